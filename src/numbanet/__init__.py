@@ -1,0 +1,37 @@
+"""Neural networks on flat arrays, compiled by Numba."""
+
+from numbanet import _jit as _jit
+
+_jit.prefer_openmp()
+
+from numbanet import callbacks, initializers, metrics  # noqa: E402
+from numbanet._jit import kernel  # noqa: E402
+from numbanet.layers import (  # noqa: E402
+    Activation,
+    Dense,
+    Flatten,
+    Identity,
+    Layer,
+    LeakyReLU,
+    PerNeuron,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Step,
+    Tanh,
+)
+from numbanet.losses import (  # noqa: E402
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Quadratic,
+)
+from numbanet.network import Sequential  # noqa: E402
+from numbanet.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
+from numbanet.regularizers import L1, L2  # noqa: E402
+from numbanet.training import DivergenceError, History  # noqa: E402
+
+__version__ = "0.1.0"

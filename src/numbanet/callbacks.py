@@ -1,0 +1,63 @@
+"""Callbacks: what happens between epochs."""
+
+import math
+
+
+class Callback:
+    """Called around training. Override what you need; a true result of `on_epoch_end` stops after this epoch.
+
+    A plain function (epoch, logs, network) counts as an `on_epoch_end`. `logs` is a dict of this epoch's figures.
+    """
+
+    def on_fit_begin(self, network) -> None:
+        """Called before the first epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float], network) -> bool | None:
+        """Called after every epoch, numbered from 1 over the network's life."""
+
+    def on_fit_end(self, network) -> None:
+        """Called after the last epoch, also when training was stopped."""
+
+
+class _Function(Callback):
+    def __init__(self, function):
+        self.on_epoch_end = function
+
+
+def callback(given) -> Callback:
+    """The callback for a Callback or a function."""
+    if isinstance(given, Callback):
+        return given
+    if callable(given):
+        return _Function(given)
+    raise TypeError(f"a callback is a Callback or a function (epoch, logs, network), not {given!r}")
+
+
+class EarlyStopping(Callback):
+    """Stop when `monitor` has not become better for `patience` epochs, and go back to the best parameters.
+
+    Figures whose name ends in "accuracy" or "r2" count as better when larger, all others when smaller.
+    """
+
+    def __init__(self, monitor: str = "val_loss", patience: int = 10, restore_best: bool = True):
+        self.monitor, self.patience, self.restore_best = monitor, patience, restore_best
+        self.sign = -1 if monitor.endswith(("accuracy", "r2")) else 1
+
+    def on_fit_begin(self, network):
+        self.best, self.since, self.parameters = math.inf, 0, None
+
+    def on_epoch_end(self, epoch, logs, network):
+        if self.monitor not in logs:
+            raise ValueError(f"EarlyStopping: no figure {self.monitor!r} to watch, there are {', '.join(logs)}"
+                             + ("; pass validation_data" if self.monitor.startswith("val_") else ""))
+        value = self.sign * logs[self.monitor]
+        if value < self.best:
+            self.best, self.since = value, 0
+            self.parameters = network.parameters.copy() if self.restore_best else None
+        else:
+            self.since += 1
+        return self.since >= self.patience
+
+    def on_fit_end(self, network):
+        if self.parameters is not None:
+            network.parameters = self.parameters

@@ -1,0 +1,118 @@
+"""What comes from outside is checked here, once, before any kernel runs: inputs, targets, counts."""
+
+import numbers
+
+import numpy as np
+
+
+def count(value, name: str, least: int = 1) -> int:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def _real(array, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name} is complex ({array.dtype}); pass real numbers, for example {name}.real")
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold numbers, got dtype {array.dtype}; convert text and objects to numbers first")
+    return array
+
+
+def _finite(array, name: str) -> None:
+    """ValueError that says where, if a float array has a NaN or an infinity."""
+    if array.dtype.kind != "f":
+        return
+    for start in range(0, len(array), 4096):  # in pieces: no copy of the data
+        piece = array[start : start + 4096]
+        # a sum is finite if all terms are, and costs one pass; a doubtful one is looked at closely
+        with np.errstate(over="ignore", invalid="ignore"):
+            doubtful = not np.isfinite(piece.sum())
+        if doubtful and not np.isfinite(piece).all():
+            place = np.argwhere(~np.isfinite(piece))[0]
+            kind = "NaN" if np.isnan(piece[tuple(place)]) else "infinity"
+            spot = ", ".join(str(int(i)) for i in (place[0] + start, *place[1:]))
+            raise ValueError(f"{name} has {kind} at [{spot}]; remove or fill such values first")
+
+
+def inputs(x, shape, dtype, name: str = "x") -> np.ndarray:
+    """x as a contiguous array of (samples, *shape) in float32, float64 or uint8; copied only where it must be.
+
+    float32, float64 and uint8 (pictures, 0 … 255) are read as they are; other numbers are converted to `dtype`.
+    Raises ValueError for a wrong shape, no samples, NaN or infinity; TypeError for anything but real numbers.
+    """
+    x = _real(x, name)
+    if x.shape[1:] != tuple(shape) and not (x.ndim == 2 and x.shape[1:] == (int(np.prod(shape)),)):
+        expected = "(samples, " + ", ".join(map(str, shape)) + ")"
+        hint = ""
+        if x.shape == tuple(shape):
+            hint = f"; a single sample goes in as {name}[None]"
+        elif x.ndim == len(shape) + 1 and len(shape) == 3 and x.shape[1:] == (shape[2], *shape[:2]):
+            hint = f"; this looks like channels first: pass {name}.transpose(0, 2, 3, 1)"
+        elif x.ndim == 3 and len(shape) == 3 and shape[2] == 1 and x.shape[1:] == tuple(shape[:2]):
+            hint = f"; add the channel axis: {name}[..., None]"
+        elif x.ndim > 2 and x[:1].size == int(np.prod(shape)):
+            hint = f"; pass {name}.reshape(len({name}), -1), or begin the network with Flatten()"
+        raise ValueError(f"{name} must have shape {expected}, got {x.shape}{hint}")
+    if len(x) == 0:
+        raise ValueError(f"{name} has no samples: its shape is {x.shape}")
+    if x.dtype not in (np.float32, np.float64, np.uint8) or not x.dtype.isnative:
+        x = _converted(x, dtype, name)
+    _finite(x, name)
+    return np.ascontiguousarray(x)
+
+
+def _converted(array, dtype, name):
+    """The array in `dtype`; ValueError where a finite number becomes infinite."""
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 2 and not np.isfinite(result[np.isfinite(array)]).all():
+        raise ValueError(f"{name} has numbers too large for {np.dtype(dtype)}; scale it, or use dtype='float64'")
+    return result
+
+
+def targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str = "x"):
+    """y as int64 labels (samples,) or rows (samples, outputs) of float32 or float64, and whether it names classes.
+
+    Whole numbers in one dimension are labels; with one output they must be 0 or 1 to count as classes. Rows of zeros with a
+    single one name classes too. Raises ValueError for lengths that differ, labels out of range or fractional, NaN or infinity.
+    """
+    y = _real(y, name)
+    if y.ndim == 0 or len(y) != samples:
+        raise ValueError(f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; they must be as many")
+    _finite(y, name)
+    if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
+        y = y[:, 0]
+    if y.ndim == 1 and outputs > 1:
+        labels = y.astype(np.int64)
+        wrong = np.flatnonzero(labels != y)
+        if len(wrong):
+            raise ValueError(f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; the network has {outputs} outputs, "
+                             f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets")
+        wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
+        if len(wrong):
+            raise ValueError(f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], but the network's {outputs} outputs stand for "
+                             f"labels 0 … {outputs - 1}")
+        return np.ascontiguousarray(labels), True
+    if y.ndim == 1:
+        y = y[:, None]
+    if y.shape[1:] != (outputs,) and y[:1].size == outputs:
+        y = y.reshape(samples, outputs)
+    if y.shape[1:] != (outputs,):
+        raise ValueError(f"{name} must have shape ({samples}, {outputs}), one target per output, got {y.shape}")
+    rows = y if y.dtype in (np.float32, np.float64) and y.dtype.isnative else _converted(y, dtype, name)
+    binary = bool(((rows == 0) | (rows == 1)).all())
+    return np.ascontiguousarray(rows), binary and (outputs == 1 or bool((rows.sum(axis=1) == 1).all()))
+
+
+def probabilities(rows, name: str, loss: str) -> None:
+    """ValueError that says where, if a target lies outside 0 … 1."""
+    wrong = np.argwhere((rows < 0) | (rows > 1))
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        raise ValueError(f"{name} has {rows[place]} at {list(place)}, but {loss} needs targets between 0 and 1")

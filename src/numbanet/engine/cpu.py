@@ -1,0 +1,250 @@
+"""The CPU engine: runs a plan over the four memories, in two parallel regions per training step.
+
+    region A, over shards of the batch:   gather → forward … → loss → backward …          (BP1, BP2)
+    region B, over blocks of parameters:  gradient over the whole batch → penalty → update   (BP3, BP4)
+
+Region B splits the parameters, not the batch: each weight adds its samples in one fixed order, so the result is the same bits
+for any number of threads. `prange` stands in this file alone. Every entry point is compiled twice when needed, with threads and
+without: a small network, a forked child and a single thread never enter a parallel region.
+"""
+
+import math
+import os
+import threading
+
+import numba
+import numpy as np
+from numba import prange
+
+from numbanet import _jit
+from numbanet._jit import inline, native
+from numbanet._simd import at, call, memory
+from numbanet.plan import (BACKWARD, FORWARD, GRADIENT, HOME_X, HOME_Y, NEXT, OWN, PREVIOUS, SAMPLES, START,
+                           STEP, STEP_X, STEP_Y, WEIGHTS, WIDTH, W, X, Y, Plan, real_bits)
+from numbanet.regularizers import penalize
+
+# --- the two regions --------------------------------------------------------------------------------------------------
+
+
+@inline
+def _walk(table, params, grads, acts, deltas, lo, hi, block, train):
+    """Region A for samples lo ≤ i < hi: each block of samples through the whole network, and back."""
+    for first in range(lo, hi, block):
+        last = min(first + block, hi)
+        row = 1
+        while row:
+            op = at(table, row * WIDTH)
+            op[X] = op[HOME_X] - first * op[STEP_X]
+            op[Y] = op[HOME_Y] - first * op[STEP_Y]
+            call(op[FORWARD], op, params, grads, acts, deltas, first, last)
+            row = op[NEXT]
+        row = table[PREVIOUS] if train else 0
+        while row:
+            op = at(table, row * WIDTH)
+            if op[BACKWARD]:
+                call(op[BACKWARD], op, params, grads, acts, deltas, first, last)
+            row = op[PREVIOUS]
+
+
+@inline
+def _samples(tables, params, grads, acts, deltas, t, threads, start, size, block, train):
+    """Region A, the shard of thread t."""
+    table = at(memory(tables), t * tables.shape[1] * WIDTH)
+    table[START] = start
+    table[SAMPLES] = size
+    _walk(table, memory(params), memory(grads), memory(acts), memory(deltas), size * t // threads, size * (t + 1) // threads,
+          block, train)
+
+
+@inline
+def _parameters(tables, tasks, bounds, params, grads, acts, deltas, state, t, buffer, step):
+    """Region B, the tasks of thread t. With a buffer, gradients live only until the update; without, they fill grads."""
+    table = at(memory(tables), t * tables.shape[1] * WIDTH)
+    optimizer = at(table, (tables.shape[1] - 1) * WIDTH)
+    theta, a, da, s = memory(params), memory(acts), memory(deltas), memory(state)
+    table[STEP] = step
+    if optimizer[FORWARD]:
+        call(optimizer[FORWARD], optimizer, theta, theta, s, da, 0, 0)
+    for k in range(bounds[t], bounds[t + 1]):
+        op = at(table, tasks[k, 0] * WIDTH)
+        first, last = tasks[k, 3], tasks[k, 4]
+        g = at(memory(grads), t * buffer - first if buffer else 0)
+        call(op[GRADIENT], op, theta, g, a, da, tasks[k, 1], tasks[k, 2])
+        penalize(op, theta, g, first, min(last, op[W] + op[WEIGHTS]))
+        if optimizer[GRADIENT]:
+            call(optimizer[GRADIENT], optimizer, theta, g, s, da, first, last)
+
+
+@inline
+def _total(acts, offset, size):
+    """Σ acts[offset … offset + size), in order; 0 for a negative offset."""
+    total = 0.0
+    if offset >= 0:
+        for i in range(size):
+            total += acts[offset + i]
+    return total
+
+
+# --- entry points -----------------------------------------------------------------------------------------------------
+
+
+def _train(tables, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums):
+    """Take the steps first … last − 1 of an epoch; add loss, hits and samples to sums and stop at a loss that is not finite."""
+    samples, batch, block, threads, losses, hits, buffer = layout
+    for k in range(first, last):
+        start = k * batch
+        size = min(batch, samples - start)
+        for t in prange(threads):
+            _samples(tables, params, grads, acts, deltas, t, threads, start, size, block, True)
+        total = _total(acts, losses, size)
+        if not math.isfinite(total):
+            return k
+        sums[0] += total
+        sums[1] += _total(acts, hits, size)
+        sums[2] += size
+        for t in prange(threads):
+            _parameters(tables, tasks, bounds, params, grads, acts, deltas, state, t, buffer, step + k - first + 1)
+    return last
+
+
+def _gradient(tables, tasks, bounds, params, grads, acts, deltas, layout, start, size, sums):
+    """Fill grads with the gradient of the mean loss over one batch, penalties included; add the loss to sums."""
+    samples, batch, block, threads, losses, hits, buffer = layout
+    for t in prange(threads):
+        _samples(tables, params, grads, acts, deltas, t, threads, start, size, block, True)
+    sums[0] += _total(acts, losses, size)
+    for t in prange(threads):
+        _parameters(tables, tasks, bounds, params, grads, acts, deltas, deltas, t, 0, 1)
+
+
+def _forward(tables, params, acts, layout):
+    """Carry all samples through, batch by batch; the last op hands the outputs out."""
+    samples, batch, block, threads, losses, hits, buffer = layout
+    for start in range(0, samples, batch):
+        size = min(batch, samples - start)
+        for t in prange(threads):
+            _samples(tables, params, params, acts, acts, t, threads, start, size, block, False)
+
+
+def _evaluate(tables, params, acts, layout, sums):
+    """Add up loss and hits over all samples."""
+    samples, batch, block, threads, losses, hits, buffer = layout
+    for start in range(0, samples, batch):
+        size = min(batch, samples - start)
+        for t in prange(threads):
+            _samples(tables, params, params, acts, acts, t, threads, start, size, block, False)
+        sums[0] += _total(acts, losses, size)
+        sums[1] += _total(acts, hits, size)
+
+
+_NATIVE = {entry: {parallel: native(entry, parallel=parallel) for parallel in (False, True)}
+           for entry in (_train, _gradient, _forward, _evaluate)}
+
+# --- the Python side --------------------------------------------------------------------------------------------------
+
+_one_at_a_time = threading.Lock()
+_owner = os.getpid()
+
+
+def usable_threads(wanted: int) -> int:
+    """`wanted`, but 1 in a child of a fork, where OpenMP's threads did not come along."""
+    return wanted if os.getpid() == _owner else 1
+
+
+def _run(entry, threads, *args):
+    """Call an entry point, compiled with threads or without, under the lock that the work queue needs."""
+    threads = usable_threads(threads)
+    if threads == 1:
+        return _NATIVE[entry][False](*args)
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, _jit.max_threads()))
+    try:
+        if numba.threading_layer() == "workqueue":
+            with _one_at_a_time:
+                return _NATIVE[entry][True](*args)
+        return _NATIVE[entry][True](*args)
+    finally:
+        numba.set_num_threads(before)
+
+
+class Memory:
+    """A plan with its memories: what one kind of call on one network needs, allocated once and used again."""
+
+    def __init__(self, plan: Plan, dtype, grads: int = 0):
+        self.plan = plan
+        self.acts = np.zeros(plan.n_acts, dtype)
+        self.deltas = np.zeros(plan.n_deltas, dtype)
+        self.grads = np.zeros(grads, dtype)
+        self.sums = np.zeros(3)
+        self._keep: dict = {}
+
+    def bind(self, column: int, array: np.ndarray | None) -> None:
+        """Let the plan read (or write) a contiguous array of the caller's; None unbinds."""
+        self._keep[column] = array
+        self.plan.set_clock(column, array.ctypes.data if array is not None else 0)
+
+    def layout(self, samples: int, losses=None, hits=None, buffer: int = 0):
+        plan = self.plan
+        offsets = (plan.offsets[op] if op is not None else -1 for op in (losses, hits))
+        return (samples, plan.batch, plan.block, plan.threads, *offsets, buffer)
+
+
+class Trainer(Memory):
+    """Training by mini-batches: the plan with a loss, and an optimiser in its last row."""
+
+    def __init__(self, plan: Plan, dtype, loss_op, hits_op, optimizer):
+        super().__init__(plan, dtype, grads=plan.buffer * plan.threads)
+        self.loss_op, self.hits_op = loss_op, hits_op
+        self.pace = 16  # steps per native call, adjusted to how long they take
+        row = plan.tables[:, -1]
+        row[:, FORWARD] = optimizer.prepare.address(dtype) if optimizer.prepare else 0
+        row[:, GRADIENT] = optimizer.update.address(dtype)
+        row[:, W] = plan.n_params
+        self.set_own(optimizer.own)
+
+    def set_own(self, values) -> None:
+        """Write the optimiser's hyper-parameters."""
+        for i, value in enumerate(values):
+            self.plan.tables[:, -1, OWN + i] = real_bits(value)
+
+    def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
+        """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss, hits and samples."""
+        plan = self.plan
+        layout = self.layout(samples, self.loss_op, self.hits_op, plan.buffer)
+        return _run(_train, plan.threads, plan.tables, plan.tasks, plan.bounds, params, self.grads, self.acts, self.deltas, state,
+                    layout, first, last, step, self.sums)
+
+
+class Differentiator(Memory):
+    """The gradient of a loss over given samples."""
+
+    def __init__(self, plan: Plan, dtype, loss_op):
+        super().__init__(plan, dtype, grads=plan.n_params)
+        self.loss_op = loss_op
+
+    def gradient(self, params, samples: int) -> float:
+        """Fill grads and return the summed loss."""
+        plan = self.plan
+        self.sums[:] = 0
+        _run(_gradient, plan.threads, plan.tables, plan.tasks, plan.bounds, params, self.grads, self.acts, self.deltas,
+             self.layout(samples, self.loss_op), 0, samples, self.sums)
+        return float(self.sums[0])
+
+
+class Predictor(Memory):
+    """Forward passes: outputs, or the sums of loss and hits."""
+
+    def __init__(self, plan: Plan, dtype, loss_op=None, hits_op=None):
+        super().__init__(plan, dtype)
+        self.loss_op, self.hits_op = loss_op, hits_op
+
+    def forward(self, params, samples: int) -> None:
+        """Write the outputs of all samples to the bound array."""
+        _run(_forward, self.plan.threads, self.plan.tables, params, self.acts, self.layout(samples))
+
+    def evaluate(self, params, samples: int) -> tuple[float, float]:
+        """Return the sums of loss and hits."""
+        self.sums[:] = 0
+        _run(_evaluate, self.plan.threads, self.plan.tables, params, self.acts, self.layout(samples, self.loss_op, self.hits_op),
+             self.sums)
+        return float(self.sums[0]), float(self.sums[1])

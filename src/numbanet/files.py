@@ -1,0 +1,225 @@
+"""Keep named arrays and strings in one file, in the safetensors layout.
+
+    8 bytes     length of the header, little-endian
+    header      JSON: name → dtype, shape, data_offsets; "__metadata__" → strings; spaces to a multiple of 8
+    data        the arrays, C order, little-endian, one after the other without a hole
+
+Other programs read the file with the safetensors package. Nothing in it is ever executed.
+
+A SHA-256 over the header (without the checksum itself) and the data stands in the metadata under "sha256".
+The header has one spelling only, so that every changed byte of the file is noticed.
+
+Source   the safetensors format, https://huggingface.co/docs/safetensors
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+import stat
+from typing import Any
+
+import numpy as np
+
+HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors package
+METADATA = "__metadata__"
+CHECKSUM = "sha256"
+DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
+NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+
+Path = str | os.PathLike[str]
+
+
+def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write the arrays and the metadata to a file, all or not at all.
+
+    The bytes go to a temporary file beside the target, which then takes the target's name. A failure before
+    that leaves the old file as it was and no temporary behind. An existing file keeps its mode.
+
+    Arrays   float32 float64 int64 int32 uint8 bool, any shape; not changed
+    Raises   ValueError for another dtype, a reserved name, a value that is no string; OSError from the disk
+    """
+    header: dict[str, Any] = {METADATA: _checked_metadata(path, metadata)}
+    arrays, end = [], 0
+    for name, value in tensors.items():
+        array = np.asarray(value)
+        code = NAMES.get(array.dtype.newbyteorder("<"))
+        if not isinstance(name, str) or name == METADATA:
+            raise ValueError(f"{path}: a tensor cannot be named {name!r}")
+        if code is None:
+            known = " ".join(DTYPES)
+            raise ValueError(f"{path}: tensor {name!r} is {array.dtype}; convert it to one of {known}")
+        flat = np.asarray(array, DTYPES[code], order="C").reshape(-1).view(np.uint8)
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [end, end + flat.size]}
+        arrays.append(flat)
+        end += flat.size
+    header[METADATA][CHECKSUM] = _checksum(header, arrays)
+    text = _padded(header)
+    if len(text) > HEADER_LIMIT:
+        raise ValueError(f"{path}: the header needs {len(text)} bytes, the limit is {HEADER_LIMIT}")
+    _replace(path, [len(text).to_bytes(8, "little"), text, *arrays])
+
+
+def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read the arrays and the metadata of a file, after its checksum.
+
+    Returns  arrays in the order of their data, new, writable, native byte order; metadata without "sha256"
+    foreign  accept a safetensors file that carries no checksum; one that carries it is checked in any case
+    Raises   ValueError that names the path, what is wrong and where; OSError from the disk
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < 8:
+            raise ValueError(f"{path}: the header's length needs 8 bytes, the file has {size}")
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_LIMIT:
+            raise ValueError(f"{path}: a header of {length} bytes is announced, the limit is {HEADER_LIMIT}")
+        if length > size - 8:
+            raise ValueError(f"{path}: a header of {length} bytes is announced, {size - 8} bytes follow")
+        text = file.read(length)
+        data = file.read()
+    header = _parsed(path, text)
+    metadata = header.setdefault(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"{path}: {METADATA} must map names to strings")
+    entries = _checked_entries(path, header, len(data))
+    if CHECKSUM in metadata:
+        if text != _padded(header):
+            raise ValueError(f"{path}: the header is not spelled as numbanet spells it; the file was changed")
+        expected, found = metadata.pop(CHECKSUM), _checksum(header, [data])
+        if found != expected:
+            raise ValueError(f"{path}: wrong checksum: sha256 is {found}, the header says {expected}")
+    elif not foreign:
+        raise ValueError(f"{path}: not written by numbanet (no sha256); pass foreign=True to accept it")
+    return {name: _array(path, name, entry, data) for name, entry in entries}, metadata
+
+
+def _checked_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError(f"{path}: metadata must be strings, got {key!r}: {value!r}")
+    if CHECKSUM in metadata:
+        raise ValueError(f"{path}: the metadata key {CHECKSUM!r} is reserved for the checksum")
+    return dict(metadata)
+
+
+def _spelled(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _padded(header: dict[str, Any]) -> bytes:
+    text = _spelled(header)
+    return text + b" " * (-len(text) % 8)
+
+
+def _checksum(header: dict[str, Any], parts: list[Any]) -> str:
+    rest = {key: value for key, value in header[METADATA].items() if key != CHECKSUM}
+    digest = hashlib.sha256(_spelled({**header, METADATA: rest}))
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parsed(path: Path, text: bytes) -> dict[str, Any]:
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice.extend(key for key in found if keys.count(key) > 1)
+        return found
+
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=unique)
+        _spelled(header)  # a lone surrogate has no bytes
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: the header is not JSON: {error}") from None
+    if twice:
+        raise ValueError(f"{path}: the header holds the key {twice[0]!r} twice")
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: the header must be a JSON object, got {type(header).__name__}")
+    return header
+
+
+def _checked_entries(path: Path, header: dict[str, Any], size: int) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tensors in the order of their data, or raise: they must fill the data exactly."""
+    entries = [(name, entry) for name, entry in header.items() if name != METADATA]
+    for name, entry in entries:
+        where = f"{path}: tensor {name!r}"
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"{where} must have dtype, shape and data_offsets, and nothing else")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise ValueError(f"{where}: unknown dtype {dtype!r}, known are {' '.join(DTYPES)}")
+        if not _naturals(shape):
+            raise ValueError(f"{where}: the shape must be a list of numbers ≥ 0, got {shape!r}")
+        if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            raise ValueError(f"{where}: data_offsets must be [begin, end], got {offsets!r}")
+        needed, given = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize, offsets[1] - offsets[0]
+        if needed != given:
+            raise ValueError(f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets give {given}")
+    entries.sort(key=lambda item: item[1]["data_offsets"])
+    end = 0
+    for name, entry in entries:
+        begin, after = entry["data_offsets"]
+        if begin != end:
+            what = "overlaps the one before" if begin < end else "leaves a hole before it"
+            raise ValueError(f"{path}: tensor {name!r} {what}: it begins at {begin}, expected {end}")
+        if after > size:
+            raise ValueError(f"{path}: tensor {name!r} ends at byte {after} of the data, which has {size}")
+        end = after
+    if end != size:
+        raise ValueError(f"{path}: {size - end} trailing bytes after byte {end} of the data")
+    return entries
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _array(path: Path, name: str, entry: dict[str, Any], data: bytes) -> np.ndarray:
+    begin, end = entry["data_offsets"]
+    dtype = np.dtype(DTYPES[entry["dtype"]])
+    flat = np.frombuffer(data, np.uint8)[begin:end]
+    if dtype == np.bool_ and flat.max(initial=0) > 1:
+        raise ValueError(f"{path}: tensor {name!r} is BOOL, but holds the byte {flat.max()}")
+    try:  # The copy gives aligned memory of its own, whatever the offset.
+        return flat.copy().view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(entry["shape"])
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: tensor {name!r}: shape {entry['shape']} is impossible: {error}") from None
+
+
+def _replace(path: Path, parts: list[Any]) -> None:
+    """Write the parts to a temporary file and give it the path's name."""
+    target = os.path.realpath(path)  # A link stays a link; the file that it points to is replaced.
+    folder = os.path.dirname(target)
+    mode = os.stat(target).st_mode if os.path.exists(target) else None
+    if mode is not None and not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: exists and is not an ordinary file; choose another name")
+    temporary = os.path.join(folder, f".numbanet-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:  # Some network file systems cannot do this for a folder.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,102 @@
+"""The ends of the plan: inputs and targets are copied in by index, outputs are copied out.
+
+The data stay as the user gave them: a batch is a list of indices into them. uint8 inputs are pictures, 0 … 255, and become
+0 … 1 on the way in. The addresses of the data stand in the clock.
+"""
+
+import numpy as np
+
+from numbanet._jit import inline, kernel
+from numbanet._simd import like, pointer
+from numbanet.plan import INPUTS, N_X, N_Y, ORDER, OUTPUTS, START, TARGETS, Op, X, Y, clock
+
+
+@inline
+def _sample(op, i):
+    """The index in the data of sample i of the batch."""
+    place = clock(op, START) + i
+    if clock(op, ORDER):
+        return pointer(clock(op, ORDER), np.int64)[place]
+    return place
+
+
+@inline
+def _copy(op, x, scale, acts, lo, hi):
+    """acts[y] = scale · x, for samples lo ≤ i < hi."""
+    n = op[N_Y]
+    for i in range(lo, hi):
+        source, y = _sample(op, i) * n, op[Y] + i * n
+        for j in range(n):
+            acts[y + j] = like(acts, x[source + j]) * scale
+
+
+@kernel
+def inputs_float32(op, params, grads, acts, deltas, lo, hi):
+    """Copy float32 samples into the first slot."""
+    _copy(op, pointer(clock(op, INPUTS), np.float32), like(acts, 1), acts, lo, hi)
+
+
+@kernel
+def inputs_float64(op, params, grads, acts, deltas, lo, hi):
+    """Copy float64 samples into the first slot."""
+    _copy(op, pointer(clock(op, INPUTS), np.float64), like(acts, 1), acts, lo, hi)
+
+
+@kernel
+def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
+    """Copy pictures of bytes into the first slot, scaled to 0 … 1."""
+    _copy(op, pointer(clock(op, INPUTS), np.uint8), like(acts, 1 / 255), acts, lo, hi)
+
+
+@kernel
+def targets_float32(op, params, grads, acts, deltas, lo, hi):
+    """Copy float32 rows of targets."""
+    _copy(op, pointer(clock(op, TARGETS), np.float32), like(acts, 1), acts, lo, hi)
+
+
+@kernel
+def targets_float64(op, params, grads, acts, deltas, lo, hi):
+    """Copy float64 rows of targets."""
+    _copy(op, pointer(clock(op, TARGETS), np.float64), like(acts, 1), acts, lo, hi)
+
+
+@kernel
+def targets_int64(op, params, grads, acts, deltas, lo, hi):
+    """Write class labels as rows with a single one; a single output takes the label 0 or 1 itself."""
+    labels, n = pointer(clock(op, TARGETS), np.int64), op[N_Y]
+    for i in range(lo, hi):
+        label, y = labels[_sample(op, i)], op[Y] + i * n
+        for j in range(n):
+            acts[y + j] = like(acts, 1) if j == label else like(acts, 0)
+        if n == 1:
+            acts[y] = like(acts, label)
+
+
+@kernel
+def scatter_outputs(op, params, grads, acts, deltas, lo, hi):
+    """Copy the outputs to the caller's array, of the network's dtype."""
+    n = op[N_X]
+    outputs = pointer(clock(op, OUTPUTS), acts)
+    for i in range(lo, hi):
+        place, x = (clock(op, START) + i) * n, op[X] + i * n
+        for j in range(n):
+            outputs[place + j] = acts[x + j]
+
+
+_INPUTS = {"float32": inputs_float32, "float64": inputs_float64, "uint8": inputs_uint8}
+_TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": targets_int64}
+
+
+def inputs(n: int, dtype) -> Op:
+    """The op that brings in samples of n numbers of `dtype` (float32, float64 or uint8)."""
+    return Op("Inputs", 0, n, _INPUTS[str(dtype)])
+
+
+def targets(n: int, dtype) -> Op:
+    """The op that brings in n targets per sample, from rows (float32, float64) or labels (int64)."""
+    return Op("Targets", 0, n, _TARGETS[str(dtype)], side=True)
+
+
+def scatter(n: int) -> Op:
+    """The op that hands n outputs per sample to the caller."""
+    return Op("Outputs", n, 0, scatter_outputs)

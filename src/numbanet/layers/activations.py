@@ -1,0 +1,339 @@
+"""Activations: what a neuron makes of its weighted input, element by element.
+
+    a = f(z)        da/dz written in terms of a, so that z need not be kept and a takes its place
+
+    identity  a = z                     1
+    step      a = 1 where z > 0, else 0   (0: predicts, cannot be trained)
+    sigmoid   a = 1 / (1 + e⁻ᶻ)         a (1 − a)
+    tanh      a = tanh z                1 − a²
+    relu      a = max(z, 0)             1 where a > 0, else 0
+    leaky     a = z where z > 0, else slope · z      1 where a > 0, else slope
+    softmax   aⱼ = eᶻʲ / Σ eᶻ           a ∘ (da − Σ a da)
+
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Hannun, Ng 2013 (leaky ReLU)
+"""
+
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from numbanet import _math
+from numbanet._jit import inline, kernel
+from numbanet._simd import like, real
+from numbanet.layers.base import Layer, Shape, size
+from numbanet.names import named
+from numbanet.plan import N_Y, OWN, Op, Y
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Layer):
+    """An elementwise activation. A new one names its two kernels, which work in place on the output slot."""
+
+    forward = None
+    backward = None
+    own = ()
+    why_no_backward = ""
+
+    def ops(self, shape: Shape) -> list[Op]:
+        n, kind = size(shape), type(self)
+        return [Op(kind.__name__, n, n, kind.forward, kind.backward, in_place=True, keeps_output=True, own=self.own,
+                   why_no_backward=kind.why_no_backward)]
+
+
+# --- sigmoid --------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
+    """a = 1 / (1 + e⁻ᶻ)        acts[y]   z becomes a"""
+    y, n = op[Y], op[N_Y]
+    for i in range(y + lo * n, y + hi * n):
+        acts[i] = _math.sigmoid(acts[i])
+
+
+@kernel
+def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = da a (1 − a)        deltas[y]   da becomes dz"""
+    y, n = op[Y], op[N_Y]
+    for i in range(y + lo * n, y + hi * n):
+        a = acts[i]
+        deltas[i] *= a * (like(a, 1) - a)
+
+
+class Sigmoid(Activation):
+    """The logistic function 1 / (1 + e⁻ᶻ), between 0 and 1."""
+
+    forward, backward = sigmoid_forward, sigmoid_backward
+
+
+# --- tanh -----------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def tanh_forward(op, params, grads, acts, deltas, lo, hi):
+    """a = tanh z        acts[y]   z becomes a"""
+    y, n = op[Y], op[N_Y]
+    for i in range(y + lo * n, y + hi * n):
+        acts[i] = _math.tanh(acts[i])
+
+
+@kernel
+def tanh_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = da (1 − a²)        deltas[y]   da becomes dz"""
+    y, n = op[Y], op[N_Y]
+    for i in range(y + lo * n, y + hi * n):
+        a = acts[i]
+        deltas[i] *= like(a, 1) - a * a
+
+
+class Tanh(Activation):
+    """The hyperbolic tangent, between −1 and 1."""
+
+    forward, backward = tanh_forward, tanh_backward
+
+
+# --- relu and leaky relu --------------------------------------------------------------------------------------------
+
+
+@kernel
+def relu_forward(op, params, grads, acts, deltas, lo, hi):
+    """a = max(z, 0)        acts[y]   z becomes a; NaN stays"""
+    y, n = op[Y], op[N_Y]
+    for i in range(y + lo * n, y + hi * n):
+        z = acts[i]
+        acts[i] = like(z, 0) if z < like(z, 0) else z
+
+
+@kernel
+def relu_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = da where a > 0, else 0        deltas[y]   da becomes dz"""
+    y, n = op[Y], op[N_Y]
+    for i in range(y + lo * n, y + hi * n):
+        a, da = acts[i], deltas[i]
+        deltas[i] = da if a > like(a, 0) else like(a, 0)
+
+
+class ReLU(Activation):
+    """The rectifier max(z, 0)."""
+
+    forward, backward = relu_forward, relu_backward
+
+
+@kernel
+def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
+    """a = z where z > 0, else slope z        acts[y]   z becomes a"""
+    y, n = op[Y], op[N_Y]
+    slope = like(acts, real(op, OWN))
+    for i in range(y + lo * n, y + hi * n):
+        z = acts[i]
+        acts[i] = z if z > like(z, 0) else slope * z
+
+
+@kernel
+def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = da where a > 0, else slope da        deltas[y]   da becomes dz"""
+    y, n = op[Y], op[N_Y]
+    slope = like(acts, real(op, OWN))
+    for i in range(y + lo * n, y + hi * n):
+        a, da = acts[i], deltas[i]
+        deltas[i] = da if a > like(a, 0) else slope * da
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReLU(Activation):
+    """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
+
+    slope: float = 0.01
+    forward, backward = leaky_relu_forward, leaky_relu_backward
+
+    def __post_init__(self):
+        if not 0 <= self.slope < float("inf"):
+            raise ValueError(f"LeakyReLU needs a slope of at least 0, got {self.slope!r}")
+
+    @property
+    def own(self):
+        return (float(self.slope),)
+
+
+# --- identity and step ----------------------------------------------------------------------------------------------
+
+
+class Identity(Activation):
+    """The weighted input itself."""
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return []
+
+
+@kernel
+def step_forward(op, params, grads, acts, deltas, lo, hi):
+    """a = 1 where z > 0, else 0        acts[y]   z becomes a"""
+    y, n = op[Y], op[N_Y]
+    for i in range(y + lo * n, y + hi * n):
+        z = acts[i]
+        acts[i] = like(z, 1) if z > like(z, 0) else like(z, 0)
+
+
+class Step(Activation):
+    """The perceptron's step: 1 where z > 0, else 0. It predicts; it cannot be trained through."""
+
+    forward = step_forward
+    why_no_backward = ("a step cannot be trained: its derivative is zero, so no error passes through it; "
+                       "train with sigmoid and predict with step, or set the weights yourself")
+
+
+# --- softmax --------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def softmax_forward(op, params, grads, acts, deltas, lo, hi):
+    """aⱼ = e^(zⱼ − max z) / Σ e^(z − max z), sample by sample        acts[y]   z becomes a"""
+    n = op[N_Y]
+    for i in range(lo, hi):
+        y = op[Y] + i * n
+        top = acts[y]
+        for j in range(y, y + n):
+            z = acts[j]
+            top = z if z > top else top
+        total = like(top, 0)
+        for j in range(y, y + n):
+            acts[j] = _math.exp(acts[j] - top)
+            total += acts[j]
+        for j in range(y, y + n):
+            acts[j] /= total
+
+
+@kernel
+def softmax_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = a (da − Σ a da), sample by sample        deltas[y]   da becomes dz"""
+    n = op[N_Y]
+    for i in range(lo, hi):
+        y = op[Y] + i * n
+        mean = like(acts, 0)
+        for j in range(y, y + n):
+            mean += acts[j] * deltas[j]
+        for j in range(y, y + n):
+            deltas[j] = acts[j] * (deltas[j] - mean)
+
+
+class Softmax(Activation):
+    """Outputs that are positive and sum to 1: the probabilities of exclusive classes. Expects a vector."""
+
+    forward, backward = softmax_forward, softmax_backward
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 1:
+            raise ValueError(f"Softmax expects a vector, got {shape}; put Flatten() before it")
+        return shape
+
+
+# --- one for each neuron --------------------------------------------------------------------------------------------
+
+_CODES = {Identity: 0, Sigmoid: 1, Tanh: 2, ReLU: 3, LeakyReLU: 4, Step: 5}
+
+
+@inline
+def _value(kind, slope, z):
+    zero = like(z, 0)
+    if kind == 1:
+        return _math.sigmoid(z)
+    if kind == 2:
+        return _math.tanh(z)
+    if kind == 3:
+        return zero if z < zero else z
+    if kind == 4:
+        return z if z > zero else slope * z
+    if kind == 5:
+        return like(z, 1) if z > zero else zero
+    return z
+
+
+@inline
+def _derivative(kind, slope, a):
+    one, zero = like(a, 1), like(a, 0)
+    if kind == 1:
+        return a * (one - a)
+    if kind == 2:
+        return one - a * a
+    if kind == 3:
+        return one if a > zero else zero
+    if kind == 4:
+        return one if a > zero else slope
+    return one
+
+
+@kernel
+def mixed_forward(op, params, grads, acts, deltas, lo, hi):
+    """a = fⱼ(z) for neuron j        acts[y]   z becomes a"""
+    n = op[N_Y]
+    for i in range(lo, hi):
+        first = 0
+        for run in range(op[OWN]):
+            kind, last, slope = op[OWN + 1 + 3 * run], op[OWN + 2 + 3 * run], like(acts, real(op, OWN + 3 + 3 * run))
+            for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
+                acts[j] = _value(kind, slope, acts[j])
+            first = last
+
+
+@kernel
+def mixed_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = da fⱼ'(z) for neuron j        deltas[y]   da becomes dz"""
+    n = op[N_Y]
+    for i in range(lo, hi):
+        first = 0
+        for run in range(op[OWN]):
+            kind, last, slope = op[OWN + 1 + 3 * run], op[OWN + 2 + 3 * run], like(acts, real(op, OWN + 3 + 3 * run))
+            for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
+                deltas[j] *= _derivative(kind, slope, acts[j])
+            first = last
+
+
+@dataclass(frozen=True, eq=False)
+class PerNeuron(Activation):
+    """An activation of its own for every neuron of a vector: `PerNeuron(["relu", "relu", "tanh"])`.
+
+    Neighbours with the same activation are worked on together. Softmax needs the whole layer and cannot stand in the list.
+    """
+
+    activations: tuple = field(default=())
+
+    def __post_init__(self):
+        object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))
+        for one in self.activations:
+            if type(one) not in _CODES:
+                raise ValueError(f"{type(one).__name__} works on a whole layer and cannot be given to a single neuron")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if shape != (len(self.activations),):
+            raise ValueError(f"a list of {len(self.activations)} activations does not fit an output of shape {shape}")
+        return shape
+
+    def ops(self, shape: Shape) -> list[Op]:
+        runs, last = [], 0
+        for (kind, slope), same in groupby((_CODES[type(a)], float(getattr(a, "slope", 0))) for a in self.activations):
+            last += len(list(same))
+            runs += [kind, last, slope]
+        stepped = any(isinstance(a, Step) for a in self.activations)
+        return [Op("PerNeuron", shape[0], shape[0], mixed_forward, None if stepped else mixed_backward, in_place=True,
+                   keeps_output=True, own=(len(runs) // 3, *runs), why_no_backward=Step.why_no_backward)]
+
+
+NAMES = {"identity": Identity, "linear": Identity, "step": Step, "sigmoid": Sigmoid, "tanh": Tanh, "relu": ReLU,
+         "leaky_relu": LeakyReLU, "softmax": Softmax}
+
+
+def activation(given) -> Layer:
+    """The activation layer for a name, a layer, None (identity), or a list with one for each neuron."""
+    if given is None:
+        return Identity()
+    if isinstance(given, str):
+        return named("activation", given, NAMES)()
+    if isinstance(given, (list, tuple)):
+        each = [activation(one) for one in given]
+        if each and all(type(one) is type(each[0]) and one.own == each[0].own for one in each):
+            return each[0] if not isinstance(each[0], Softmax) else PerNeuron(tuple(each))
+        return PerNeuron(tuple(each))
+    if isinstance(given, type) and issubclass(given, Layer):
+        return given()
+    if isinstance(given, Layer):
+        return given
+    raise TypeError(f"an activation is a name, a layer or a list of them, not {given!r}")

@@ -1,0 +1,124 @@
+"""Dense: every output sees every input.
+
+    z = a W + b        a (samples, n_in) · W (n_in, n_out) · b (n_out) · z (samples, n_out)
+
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 2
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numbanet._jit import kernel
+from numbanet._simd import at, lanes, like, multiply, stack
+from numbanet.layers.base import Layer, Shape
+from numbanet.plan import N_X, N_Y, OWN, SAMPLES, W, X, Y, Op, clock
+
+BIAS = OWN
+"""1 where the layer has a bias, which follows the weights like one more row of W."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Layer):
+    """A fully connected layer of `units` neurons, followed by `activation`.
+
+    activation        a name, an activation layer, or a list with one of them for each neuron
+    initializer       a name, an initialiser, or an array (n_in, units); by default He for ReLU and its kin, else Glorot
+    bias_initializer  likewise, an array of (units,)
+    penalty           L1(…), L2(…) or a list of them, on the weights and not on the bias
+    Input (n_in,), output (units,). Raises ValueError for an input that is not a vector.
+    """
+
+    units: int
+    activation: Any = None
+    initializer: Any = None
+    bias_initializer: Any = "zeros"
+    penalty: Any = None
+    bias: bool = True
+
+    def __post_init__(self):
+        if isinstance(self.units, bool) or not hasattr(self.units, "__index__") or self.units < 1:
+            raise ValueError(f"Dense needs a positive whole number of units, got {self.units!r}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 1:
+            raise ValueError(f"Dense expects a vector, got {shape}; put Flatten() before it")
+        return (int(self.units),)
+
+    def parameters(self, shape: Shape) -> dict[str, Shape]:
+        weights = {"weights": (shape[0], int(self.units))}
+        return weights | {"bias": (int(self.units),)} if self.bias else weights
+
+    def initializers(self, following) -> dict:
+        default = "he" if type(following).__name__ in ("ReLU", "LeakyReLU") else "glorot"
+        return {"weights": default if self.initializer is None else self.initializer, "bias": self.bias_initializer}
+
+    def ops(self, shape: Shape) -> list[Op]:
+        n_in, n_out = shape[0], int(self.units)
+        return [Op("Dense", n_in, n_out, forward, backward, gradient, units=n_in + self.bias, unit=n_out,
+                   weights=n_in * n_out, own=(int(self.bias),))]
+
+
+@kernel
+def forward(op, params, grads, acts, deltas, lo, hi):
+    """Weigh the inputs: z = a W + b, for samples lo ≤ i < hi.
+
+    Reads params[W], acts[x]; overwrites acts[y]
+    """
+    n_in, n_out, w = op[N_X], op[N_Y], op[W]
+    a, z = at(acts, op[X] + lo * n_in), at(acts, op[Y] + lo * n_out)
+    bias = at(params, w + n_in * n_out)
+    multiply(bias, 0, a, n_in, 1, 0, at(params, w), n_out, 0, z, n_out, hi - lo, n_out, n_in, 1, op[BIAS])
+
+
+PANEL = 4096
+"""Numbers of the piece of Wᵀ that backward turns at a time: 16 or 32 KiB, on the stack."""
+
+
+@kernel
+def backward(op, params, grads, acts, deltas, lo, hi):
+    """Carry the error back through z = a W + b, for samples lo ≤ i < hi.
+
+    BP2, first factor    da = dz Wᵀ        deltas[x]   overwritten
+    Shapes   da (samples, n_in) · dz (samples, n_out) · W (n_in, n_out)
+    Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
+    """
+    n_in, n_out, w = op[N_X], op[N_Y], op[W]
+    width = 2 * lanes(params)
+    height = PANEL // width
+    panel = stack(params, PANEL)
+    for k in range(0, n_in, width):
+        columns = min(width, n_in - k)
+        for j in range(0, n_out, height):
+            rows = min(height, n_out - j)
+            for c in range(columns):
+                for r in range(rows):
+                    panel[r * width + c] = params[w + (k + c) * n_out + j + r]
+            da = at(deltas, op[X] + lo * n_in + k)
+            dz = at(deltas, op[Y] + lo * n_out + j)
+            multiply(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, hi - lo, columns, rows, 1, min(j, 1))
+
+
+RUN = 256
+"""Samples added up at a time, so that what a tile reads stays in cache when the batch is long."""
+
+
+@kernel
+def gradient(op, params, grads, acts, deltas, lo, hi):
+    """Take the gradient of rows lo ≤ k < hi of W, over the whole batch; row n_in is the bias.
+
+    BP4   dW = aᵀ dz      BP3   db = Σ dz      grads[W]   overwritten
+    Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP3 and BP4
+    """
+    n_in, n_out, w, samples = op[N_X], op[N_Y], op[W], clock(op, SAMPLES)
+    last = min(hi, n_in)
+    dw = at(grads, w + lo * n_out)
+    for i in range(0, samples, RUN):
+        a, dz = at(acts, op[X] + i * n_in + lo), at(deltas, op[Y] + i * n_out)
+        multiply(dw, n_out, a, 1, n_in, 0, dz, n_out, 0, dw, n_out, last - lo, n_out, min(RUN, samples - i), 1, min(i, 1))
+    if hi > n_in:
+        db, dz = at(grads, w + n_in * n_out), at(deltas, op[Y])
+        for j in range(n_out):
+            db[j] = like(db, 0)
+        for i in range(samples):
+            for j in range(n_out):
+                db[j] += dz[i * n_out + j]

@@ -1,0 +1,372 @@
+"""Sequential: the one object with state. It describes a network, holds its flat vector and lowers it for an engine."""
+
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+
+from numbanet import checks, gather, losses, metrics, training
+from numbanet.engine import cpu
+from numbanet.initializers import initial
+from numbanet.layers import Identity, activation
+from numbanet.layers.base import Layer, Shape, size
+from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op, lower
+from numbanet.regularizers import Penalty, penalties
+
+EVALUATION_BATCH = 1024
+"""Samples that a prediction or an evaluation carries at once."""
+
+
+class Placed:
+    """A layer at its place in a network: its description, shapes, and views of its parameters by name."""
+
+    def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
+        self.layer, self.input_shape, self.output_shape, self.offset = layer, input_shape, output_shape, offset
+        self.shapes = layer.parameters(input_shape)
+        self.count = sum(size(shape) for shape in self.shapes.values())
+        self.parameters: dict[str, np.ndarray] = {}
+
+    def view(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """Views of this layer's part of a flat vector, by name."""
+        views, start = {}, self.offset
+        for name, shape in self.shapes.items():
+            views[name] = flat[start : start + size(shape)].reshape(shape)
+            start += size(shape)
+        return views
+
+    def __getattr__(self, name: str):
+        parts = self.__dict__.get("parameters", {})
+        if name in parts:
+            return parts[name]
+        if name.startswith("__") or "layer" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+    def __setattr__(self, name: str, value):
+        if name in self.__dict__.get("parameters", {}):
+            self.parameters[name][...] = value
+        else:
+            super().__setattr__(name, value)
+
+    def __repr__(self):
+        return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
+
+
+class Sequential:
+    """A network of layers in a row.
+
+    layers        the layers; an `activation=` in one becomes a layer of its own behind it
+    input_shape   shape of one sample: an int for a vector, (height, width, channels) for a picture
+    dtype         "float32" or "float64", of parameters and arithmetic
+    seed          of the start, the shuffling and everything else that is random
+    penalty       L1(…), L2(…) or both, for every layer that has none of its own
+    threads       most threads to use; by default Numba's number, fewer where there is little to do
+
+    Raises ValueError where two layers do not fit, with both shapes and the way out.
+    """
+
+    def __init__(self, layers, input_shape, dtype="float32", seed: int = 0, penalty: Any = None, threads: int | None = None):
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+        self.dtype = np.dtype(dtype)
+        self.seed = checks.count(seed, "seed", 0)
+        self.penalty = penalties(penalty)
+        self.threads = None if threads is None else checks.count(threads, "threads")
+        shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
+        self.input_shape: Shape = tuple(checks.count(n, "every number in input_shape") for n in shape)
+        self.description = list(layers)
+        self.layers: list[Placed] = []
+        self._place()
+        self._parameters = np.zeros(sum(placed.count for placed in self.layers), self.dtype)
+        self._bind()
+        self._reset_machines()
+        self.initialize()
+
+    # --- building ---
+
+    def _place(self) -> None:
+        """Expand activations and give every layer its shapes and its part of the flat vector."""
+        expanded: list[Layer] = []
+        for layer in self.description:
+            if isinstance(layer, type) and issubclass(layer, Layer):
+                layer = layer()
+            if not isinstance(layer, Layer):
+                raise TypeError(f"a layer was expected at place {len(expanded)}, got {layer!r}")
+            expanded.append(layer)
+            following = activation(getattr(layer, "activation", None))
+            if not isinstance(following, Identity):
+                expanded.append(following)
+        if not expanded:
+            raise ValueError("a network needs at least one layer")
+        shape, offset = self.input_shape, 0
+        for i, layer in enumerate(expanded):
+            try:
+                result = layer.output_shape(shape)
+            except ValueError as error:
+                raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
+            placed = Placed(layer, shape, result, offset)
+            self.layers.append(placed)
+            shape, offset = result, offset + placed.count
+        self.output_shape: Shape = shape
+
+    def _bind(self) -> None:
+        for placed in self.layers:
+            placed.parameters = placed.view(self._parameters)
+
+    def _reset_machines(self) -> None:
+        self._machines: dict = {}
+        self._lock = threading.RLock()
+
+    def initialize(self, seed: int | None = None) -> None:
+        """Draw all parameters anew and forget the optimiser's state and the epochs trained."""
+        self.seed = self.seed if seed is None else checks.count(seed, "seed", 0)
+        for i, placed in enumerate(self.layers):
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, i]))
+            following = self.layers[i + 1].layer if i + 1 < len(self.layers) else None
+            chosen = placed.layer.initializers(following)
+            for name, values in placed.parameters.items():
+                where = f"layer {i} ({type(placed.layer).__name__}), {name}"
+                values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
+        self.epoch = 0
+        self.optimizer: Any = None
+        self.optimizer_state = np.zeros(0, self.dtype)
+        self.optimizer_steps = 0
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """All parameters as one vector: layer by layer, weights then bias, each in C order. Writing to it changes the network."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, values) -> None:
+        values = np.asarray(values)
+        if values.shape != self._parameters.shape:
+            raise ValueError(f"the network has {self._parameters.size} parameters, got an array of shape {values.shape}")
+        self._parameters[...] = values
+
+    # --- lowering ---
+
+    def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1) -> list[Op]:
+        """The rows of the layers before `last`, with their penalties scaled for a training set."""
+        result = []
+        for placed in self.layers[:last]:
+            own = penalties(getattr(placed.layer, "penalty", None)) or self.penalty
+            strengths = [sum(p.scaled(samples, batches) for p in own if p.power == k) for k in (1, 2)]
+            for op in placed.layer.ops(placed.input_shape):
+                if op.parameters and op.weights:
+                    object.__setattr__(op, "penalties", tuple(map(float, strengths)))
+                result.append(op)
+        return result
+
+    def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1):
+        """Ops from the data to the loss, with the ops of loss and hits."""
+        final = self.layers[-1].layer
+        if len(self.output_shape) != 1:
+            raise ValueError(f"the network's output has shape {self.output_shape}; end it with Flatten() to apply a loss")
+        n = self.output_shape[0]
+        fused = bool(loss.after)
+        if fused and type(final).__name__ != loss.after:
+            name = {"Sigmoid": "sigmoid", "Softmax": "softmax"}.get(loss.after, loss.after)
+            other = {"Softmax": "; after a softmax use loss='cross_entropy'", "Sigmoid": "; after a sigmoid use "
+                     "loss='binary_cross_entropy'"}.get(type(final).__name__, "")
+            raise ValueError(f"{type(loss).__name__} needs a network that ends in {name}, this one ends in "
+                             f"{type(final).__name__}; give the last layer activation={name!r}{other}")
+        targets = gather.targets(n, y_dtype)
+        threshold = 0.0 if fused else 0.5
+        hits = losses.hits(n, targets, threshold) if classes else None
+        last = loss.op(n, targets)
+        body = self._ops(-1 if fused else None, samples, batches)
+        ops = [gather.inputs(size(self.input_shape), x_dtype), *body, targets, *([hits] if hits else []), last]
+        return ops, last, hits
+
+    def _threads(self, wanted, flops: int) -> int:
+        """Threads for a call of that much arithmetic: a parallel region costs about as much as 100,000 operations."""
+        most = wanted or self.threads or numba.get_num_threads()
+        return cpu.usable_threads(most if wanted or self.threads else max(1, min(most, flops // 300_000)))
+
+    def _machine(self, kind, key, build):
+        """A plan with its memory, made once for each use and kept."""
+        key = (kind, *key)
+        if key not in self._machines:
+            if len(self._machines) >= 8:
+                self._machines.pop(next(iter(self._machines)))
+            self._machines[key] = build()
+        return self._machines[key]
+
+    def _flops(self) -> int:
+        return sum(op.flops for op in self._ops())
+
+    def _predictor(self, x_dtype, samples: int, threads=None) -> cpu.Predictor:
+        batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
+        threads = self._threads(threads, self._flops() * min(samples, batch))
+
+        def build():
+            ops = [gather.inputs(size(self.input_shape), x_dtype), *self._ops(), gather.scatter(size(self.output_shape))]
+            return cpu.Predictor(lower(ops, self.dtype, batch=batch, threads=threads, train=False), self.dtype)
+
+        return self._machine("predict", (x_dtype, batch, threads), build)
+
+    def _evaluator(self, loss, x_dtype, y_dtype, classes, samples, threads=None) -> cpu.Predictor:
+        batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
+        threads = self._threads(threads, self._flops() * min(samples, batch))
+
+        def build():
+            ops, last, hits = self._with_loss(loss, x_dtype, y_dtype, classes)
+            plan = lower(ops, self.dtype, batch=batch, threads=threads, train=False)
+            return cpu.Predictor(plan, self.dtype, last, hits)
+
+        return self._machine("evaluate", (loss, x_dtype, y_dtype, classes, batch, threads), build)
+
+    # --- using ---
+
+    def predict(self, x, *, threads: int | None = None) -> np.ndarray:
+        """Return the outputs (samples, *output_shape) for inputs (samples, *input_shape), in the network's dtype.
+
+        Inputs are float32, float64, uint8 (pictures: 0 … 255 become 0 … 1) or other real numbers, which are converted.
+        Raises ValueError for a wrong shape, no samples, NaN or infinity.
+        """
+        x = checks.inputs(x, self.input_shape, self.dtype)
+        outputs = np.empty((len(x), *self.output_shape), self.dtype)
+        with self._lock:
+            machine = self._predictor(x.dtype, len(x), threads)
+            machine.bind(INPUTS, x)
+            machine.bind(OUTPUTS, outputs)
+            machine.forward(self._parameters, len(x))
+        return outputs
+
+    def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
+        """Return labels (samples,): the largest output, or for a single output 1 where it is above 0.5."""
+        outputs = self.predict(x, threads=threads).reshape(len(x), -1)
+        return outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(np.int64)
+
+    def _loss(self, given) -> losses.Loss:
+        """The loss asked for, or the one that belongs to the last activation."""
+        if given is None:
+            given = {"Softmax": "cross_entropy", "Sigmoid": "binary_cross_entropy"}.get(
+                type(self.layers[-1].layer).__name__, "mean_squared_error")
+        return losses.loss(given)
+
+    def _data(self, x, y, loss, names=("x", "y")):
+        x = checks.inputs(x, self.input_shape, self.dtype, names[0])
+        y, classes = checks.targets(y, len(x), size(self.output_shape), self.dtype, names[1], names[0])
+        if loss.after and y.dtype.kind == "f":
+            checks.probabilities(y, names[1], type(loss).__name__)
+        return x, y, classes
+
+    def _score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
+        """Mean loss without penalties, and accuracy for classes, of checked data."""
+        with self._lock:
+            machine = self._evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
+            machine.bind(INPUTS, x)
+            machine.bind(TARGETS, y)
+            total, hits = machine.evaluate(self._parameters, len(x))
+        return total / len(x), hits / len(x) if classes else None
+
+    def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
+        """Return {"loss", "accuracy", "mistakes"} for classes, {"loss", "rmse", "r2"} for other targets.
+
+        The loss is the mean over samples, without penalties; by default the one that belongs to the last activation.
+        """
+        chosen = self._loss(loss)
+        x, y, classes = self._data(x, y, chosen)
+        value, hits = self._score(x, y, classes, chosen, threads)
+        if hits is not None:
+            return {"loss": value, "accuracy": hits, "mistakes": round((1 - hits) * len(x))}
+        outputs = self.predict(x, threads=threads)
+        return {"loss": value, "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
+
+    def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
+        """The sum of all penalties at the present weights, for a training set of that many samples and batches."""
+        total = 0.0
+        for placed in self.layers:
+            weights = placed.parameters.get("weights")
+            for p in penalties(getattr(placed.layer, "penalty", None)) or self.penalty if weights is not None else ():
+                w = weights.astype(np.float64)
+                total += p.scaled(samples, batches) * (np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum())
+        return float(total)
+
+    def loss(self, x, y, loss=None) -> float:
+        """Return the mean loss over the samples plus the penalties, which count x as the training set and one batch."""
+        chosen = self._loss(loss)
+        x, y, classes = self._data(x, y, chosen)
+        return self._score(x, y, classes, chosen)[0] + self.penalty_value(len(x), 1)
+
+    def gradient(self, x, y, loss=None, *, threads: int | None = None) -> np.ndarray:
+        """Return the gradient of `loss(x, y)` by all parameters, as a new vector in their order."""
+        chosen = self._loss(loss)
+        x, y, classes = self._data(x, y, chosen)
+        n = len(x)
+        threads = self._threads(threads, 3 * self._flops() * n)
+        with self._lock:
+            def build():
+                ops, last, _ = self._with_loss(chosen, x.dtype, y.dtype, False, n, 1)
+                return cpu.Differentiator(lower(ops, self.dtype, batch=n, threads=threads, train=True), self.dtype, last)
+
+            machine = self._machine("gradient", (chosen, x.dtype, y.dtype, n, threads), build)
+            machine.bind(INPUTS, x)
+            machine.bind(TARGETS, y)
+            machine.gradient(self._parameters, n)
+            return machine.grads.copy()
+
+    def fit(self, x, y, *, loss=None, optimizer="sgd", batch_size: int | None = 32, epochs: int = 1, shuffle: bool = True,
+            validation_data=None, validation_split: float = 0.0, callbacks=(), verbose: int = 1, threads: int | None = None):
+        """Train on inputs x (samples, *input_shape) and targets y, and return the history.
+
+        loss              a name or Loss; by default the one that belongs to the last activation
+        optimizer         a name or Optimizer; its state goes on where the last fit with the same kind of optimiser left it
+        batch_size        samples per step; 1 is one example at a time, None all of them
+        epochs            passes over the data
+        shuffle           a new order every epoch, a function of seed and epoch
+        validation_data   (x, y), or validation_split, the share taken from the end: measured after every epoch
+        callbacks         called after every epoch; see `numbanet.callbacks`
+        verbose           1 shows progress when the output is a terminal, 0 nothing
+
+        Raises ValueError or TypeError for bad data before anything is trained, DivergenceError when the loss is no longer finite.
+        """
+        return training.fit(self, x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
+                            validation_data=validation_data, validation_split=validation_split, callbacks=callbacks,
+                            verbose=verbose, threads=threads)
+
+    def compiled(self):
+        """Return the network as it is now, as a function that the user's own compiled code calls: `f(row, out)`."""
+        from numbanet.compiled import compiled
+
+        return compiled(self)
+
+    def save(self, path) -> None:
+        """Write the network to a file in the safetensors layout, whole or not at all."""
+        from numbanet.saving import save
+
+        save(self, path)
+
+    def summary(self) -> str:
+        """Return a table: layer, output shape, parameters, bytes."""
+        rows = [("layer", "output", "parameters", "bytes")]
+        for placed in self.layers:
+            name = type(placed.layer).__name__
+            bytes_ = placed.count * self.dtype.itemsize
+            rows.append((name, str(placed.output_shape), f"{placed.count:,}", f"{bytes_:,}"))
+        rows.append(("total", "", f"{self._parameters.size:,}", f"{self._parameters.nbytes:,}"))
+        widths = [max(len(row[k]) for row in rows) for k in range(4)]
+        lines = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
+                 for row in rows]
+        rule = "─" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def __repr__(self):
+        inside = ", ".join(type(layer).__name__ for layer in self.description)
+        return f"<Sequential {self.input_shape} → {self.output_shape}: {inside}; {self._parameters.size:,} parameters {self.dtype}>"
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        del state["_machines"], state["_lock"]
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._bind()
+        self._reset_machines()
+
+
+__all__ = ["Penalty", "Placed", "Sequential"]
