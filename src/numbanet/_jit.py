@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import numba
+from llvmlite import binding
 from numba.core import types
 from numba.core.caching import FunctionCache, NullCache, _CacheLocator
 from numba.core.ccallback import CFunc
@@ -214,6 +215,8 @@ class Kernel:
         """The machine address of the verb for float32 or float64, compiled or read from the cache on first use."""
         key = str(dtype)
         if key not in self._compiled:
+            for published in _published:
+                published.address(dtype)
             memory = types.CPointer(getattr(types, key))
             signature = types.void(types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
             made = CFunc(self.function, (signature.args, signature.return_type), locals={}, options=dict(_FLAGS))
@@ -226,6 +229,34 @@ class Kernel:
 
 
 kernel = Kernel
+
+
+_published: list["Published"] = []
+
+
+class Published:
+    """A large helper that is compiled once for each dtype and that all kernels call by name, instead of a copy in each.
+
+    `arguments(dtype)` gives its argument types; the intrinsic that calls it uses the same `symbol`.
+    """
+
+    def __init__(self, function, arguments):
+        self.function, self.arguments, self._compiled = function, arguments, {}
+        _published.append(self)
+
+    def symbol(self, dtype) -> str:
+        """The name by which compiled code finds the helper for a dtype."""
+        return f"numbanet_{self.function.__name__}_{dtype}_{source_hash()}"
+
+    def address(self, dtype) -> int:
+        """Compile or load the helper, make its name known, and return its address."""
+        key = str(dtype)
+        if key not in self._compiled:
+            made = CFunc(self.function, (self.arguments(getattr(types, key)), types.void), locals={}, options=dict(_FLAGS))
+            _cached(made, self.function).compile()
+            binding.add_symbol(self.symbol(key), made.address)
+            self._compiled[key] = made
+        return self._compiled[key].address
 
 
 # --- threads --------------------------------------------------------------------------------------------------------

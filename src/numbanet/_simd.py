@@ -3,7 +3,7 @@
 Everything here is a Numba intrinsic: a few instructions emitted where it is called. The kernels use flat memories through
 C pointers, so `params[w + k]` is one load without bounds, reference counts or negative indices.
 
-The heart is `tile`, called by `multiply`: a block of C stays in registers while one row of B after another is loaded as vectors and multiplied by
+The heart is `tile`, called by `multiply` for block after block: a block of C stays in registers while one row of B after another is loaded as vectors and multiplied by
 broadcast elements of A. K runs in two levels, an inner and an outer run with a stride each for A and B, so that the same tile
 serves a dense layer (outer run of one) and every convolution. Each element of C adds its products one after the other in the
 order of K, whatever the tile around it: results do not depend on how a matrix was cut, hence not on the number of threads.
@@ -15,7 +15,7 @@ from numba.core import cgutils, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from numbanet._jit import inline
+from numbanet._jit import Published
 
 _POINTERS = (types.CPointer, types.RawPointer)
 
@@ -246,8 +246,26 @@ def call(typingctx, address, op, params, grads, acts, deltas, lo, hi):
 # --- the matrix product -----------------------------------------------------------------------------------------------
 
 
-@inline
-def multiply(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
+@intrinsic
+def multiply(typingctx, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
+    """C = S + A·B: a call of `_multiply`, which is compiled once and shared by all kernels."""
+    if isinstance(c, types.CPointer):
+        arguments = _multiply_arguments(c.dtype)
+
+        def codegen(context, builder, signature, args):
+            kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, _shared_multiply.symbol(c.dtype)), args)
+            return context.get_dummy_value()
+
+        return types.void(*arguments), codegen
+
+
+def _multiply_arguments(dtype):
+    memory, whole = types.CPointer(dtype), types.int64
+    return (memory, whole, memory, whole, whole, whole, memory, whole, whole, memory, *[whole] * 6)
+
+
+def _multiply(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
     """C = S + A·B with C of m rows and n columns, cut into tiles that fit the registers.
 
     c[r, j] = s[r, j] + Σ_o Σ_k a[r·a_row + k·a_in + o·a_out] · b[j + k·b_in + o·b_out],  0 ≤ k < k_in, 0 ≤ o < k_out
@@ -263,6 +281,9 @@ def multiply(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_
             tile(started, at(s, i * s_row + j), s_row, at(a, i * a_row), a_row, a_in, a_out, at(b, j), b_in, b_out,
                  at(c, i * c_row + j), c_row, rows, min(n - j, panel), k_in, k_out)
             i += rows
+
+
+_shared_multiply = Published(_multiply, _multiply_arguments)
 
 
 @intrinsic
