@@ -1,10 +1,10 @@
 """Neural networks on flat arrays, compiled by Numba."""
 
-from numbanet import _jit as _jit
+from numbanet import _jit
 
 _jit.prefer_openmp()
 
-from numbanet import callbacks, initializers, metrics  # noqa: E402
+from numbanet import callbacks, datasets, initializers, metrics  # noqa: E402
 from numbanet._jit import kernel  # noqa: E402
 from numbanet.layers import (  # noqa: E402
     Activation,
@@ -31,7 +31,47 @@ from numbanet.losses import (  # noqa: E402
 )
 from numbanet.network import Sequential  # noqa: E402
 from numbanet.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
+from numbanet.plan import Op  # noqa: E402
 from numbanet.regularizers import L1, L2  # noqa: E402
 from numbanet.training import DivergenceError, History  # noqa: E402
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "L1",
+    "L2",
+    "SGD",
+    "Activation",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Dense",
+    "DivergenceError",
+    "Flatten",
+    "History",
+    "Huber",
+    "Identity",
+    "Layer",
+    "LeakyReLU",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Op",
+    "Optimizer",
+    "PerNeuron",
+    "Quadratic",
+    "RMSprop",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Step",
+    "Tanh",
+    "callbacks",
+    "datasets",
+    "initializers",
+    "kernel",
+    "metrics",
+]

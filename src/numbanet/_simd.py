@@ -3,10 +3,11 @@
 Everything here is a Numba intrinsic: a few instructions emitted where it is called. The kernels use flat memories through
 C pointers, so `params[w + k]` is one load without bounds, reference counts or negative indices.
 
-The heart is `tile`, called by `multiply` for block after block: a block of C stays in registers while one row of B after another is loaded as vectors and multiplied by
-broadcast elements of A. K runs in two levels, an inner and an outer run with a stride each for A and B, so that the same tile
-serves a dense layer (outer run of one) and every convolution. Each element of C adds its products one after the other in the
-order of K, whatever the tile around it: results do not depend on how a matrix was cut, hence not on the number of threads.
+The heart is `tile`, called by `multiply` for block after block: a block of C stays in registers while one row of B after another
+is loaded as vectors and multiplied by broadcast elements of A. K runs in two levels, an inner and an outer run with a stride each
+for A and B, so that the same tile serves a dense layer (outer run of one) and every convolution. Each element of C adds its
+products one after the other in the order of K, whatever the tile around it: results do not depend on how a matrix was cut, hence
+not on the number of threads.
 """
 
 import numba

@@ -20,7 +20,7 @@ from numbanet import _math
 from numbanet._jit import Kernel, kernel
 from numbanet._simd import like, real
 from numbanet.names import named
-from numbanet.plan import N_X, OTHER, OWN, SAMPLES, X, Y, Op, clock
+from numbanet.plan import N_X, OTHER, OWN, SAMPLES, Op, X, Y, clock
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,28 @@ from numba import prange
 from numbanet import _jit
 from numbanet._jit import inline, native
 from numbanet._simd import at, call, memory
-from numbanet.plan import (BACKWARD, FORWARD, GRADIENT, HOME_X, HOME_Y, NEXT, OWN, PREVIOUS, SAMPLES, START,
-                           STEP, STEP_X, STEP_Y, WEIGHTS, WIDTH, W, X, Y, Plan, real_bits)
+from numbanet.plan import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT,
+    HOME_X,
+    HOME_Y,
+    NEXT,
+    OWN,
+    PREVIOUS,
+    SAMPLES,
+    START,
+    STEP,
+    STEP_X,
+    STEP_Y,
+    WEIGHTS,
+    WIDTH,
+    Plan,
+    W,
+    X,
+    Y,
+    real_bits,
+)
 from numbanet.regularizers import penalize
 
 # --- the two regions --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from numbanet._jit import kernel
 from numbanet._simd import at, lanes, like, multiply, stack
 from numbanet.layers.base import Layer, Shape
-from numbanet.plan import N_X, N_Y, OWN, SAMPLES, W, X, Y, Op, clock
+from numbanet.plan import N_X, N_Y, OWN, SAMPLES, Op, W, X, Y, clock
 
 BIAS = OWN
 """1 where the layer has a bias, which follows the weights like one more row of W."""
