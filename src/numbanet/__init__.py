@@ -8,17 +8,25 @@ from numbanet import callbacks, datasets, initializers, metrics  # noqa: E402
 from numbanet._jit import kernel  # noqa: E402
 from numbanet.layers import (  # noqa: E402
     Activation,
+    AvgPool2D,
+    Conv2D,
     Dense,
     Flatten,
+    GlobalAvgPool2D,
+    GlobalMaxPool2D,
     Identity,
     Layer,
     LeakyReLU,
+    LpPool2D,
+    MaxPool2D,
     PerNeuron,
     ReLU,
+    Reshape,
     Sigmoid,
     Softmax,
     Step,
     Tanh,
+    ZeroPadding2D,
 )
 from numbanet.losses import (  # noqa: E402
     BinaryCrossEntropy,
@@ -33,6 +41,7 @@ from numbanet.network import Sequential  # noqa: E402
 from numbanet.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
 from numbanet.plan import Op  # noqa: E402
 from numbanet.regularizers import L1, L2  # noqa: E402
+from numbanet.saving import load  # noqa: E402
 from numbanet.training import DivergenceError, History  # noqa: E402
 
 __version__ = "0.1.0"
@@ -45,17 +54,23 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "AvgPool2D",
     "BinaryCrossEntropy",
+    "Conv2D",
     "CrossEntropy",
     "Dense",
     "DivergenceError",
     "Flatten",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
     "History",
     "Huber",
     "Identity",
     "Layer",
     "LeakyReLU",
     "Loss",
+    "LpPool2D",
+    "MaxPool2D",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "Op",
@@ -64,14 +79,17 @@ __all__ = [
     "Quadratic",
     "RMSprop",
     "ReLU",
+    "Reshape",
     "Sequential",
     "Sigmoid",
     "Softmax",
     "Step",
     "Tanh",
+    "ZeroPadding2D",
     "callbacks",
     "datasets",
     "initializers",
     "kernel",
+    "load",
     "metrics",
 ]

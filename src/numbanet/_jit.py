@@ -19,12 +19,17 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numba
 from llvmlite import binding
+from numba.core import config as _config
 from numba.core import types
-from numba.core.caching import FunctionCache, NullCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
 from numba.core.ccallback import CFunc
+
+config: Any = _config
+"""Numba's settings."""
 
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 """Everything but nnan and ninf: a NaN must stay visible."""
@@ -130,7 +135,7 @@ def _stamp(file: str) -> str:
         return "0"
 
 
-class _Implementation(FunctionCache._impl_class):
+class _Implementation(CompileResultCacheImpl):
     _locator_classes = (_Locator,)
 
 
@@ -268,7 +273,7 @@ def prefer_openmp() -> None:
     The user's own choice by NUMBA_THREADING_LAYER or NUMBA_THREADING_LAYER_PRIORITY stands.
     """
     if not os.environ.get("NUMBA_THREADING_LAYER_PRIORITY"):
-        numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+        config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 
 def threading_layer() -> str:
@@ -279,4 +284,4 @@ def threading_layer() -> str:
 
 def max_threads() -> int:
     """The most threads that one call may use."""
-    return numba.config.NUMBA_NUM_THREADS
+    return config.NUMBA_NUM_THREADS

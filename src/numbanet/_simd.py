@@ -10,25 +10,24 @@ products one after the other in the order of K, whatever the tile around it: res
 not on the number of threads.
 """
 
-import numba
 from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from numbanet._jit import Published
+from numbanet._jit import Published, config
 
 _POINTERS = (types.CPointer, types.RawPointer)
 
 
 def _features() -> str:
     """The processor features that Numba compiles for, as one string `+avx,+avx2,…`."""
-    return numba.config.CPU_FEATURES or (get_host_cpu_features() if numba.config.CPU_NAME in (None, "host") else "")
+    return config.CPU_FEATURES or (get_host_cpu_features() if config.CPU_NAME in (None, "host") else "")
 
 
 def _vector_bytes() -> int:
     features = _features().split(",")
-    if numba.config.CPU_NAME not in (None, "host") and not features[0]:
+    if config.CPU_NAME not in (None, "host") and not features[0]:
         return 16
     if "+avx512f" in features:
         return 64

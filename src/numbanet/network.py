@@ -280,9 +280,10 @@ class Sequential:
         """The sum of all penalties at the present weights, for a training set of that many samples and batches."""
         total = 0.0
         for placed in self.layers:
-            weights = placed.parameters.get("weights")
-            for p in penalties(getattr(placed.layer, "penalty", None)) or self.penalty if weights is not None else ():
-                w = weights.astype(np.float64)
+            if "weights" not in placed.parameters:
+                continue
+            for p in penalties(getattr(placed.layer, "penalty", None)) or self.penalty:
+                w = placed.parameters["weights"].astype(np.float64)
                 total += p.scaled(samples, batches) * (np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum())
         return float(total)
 

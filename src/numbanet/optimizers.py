@@ -20,12 +20,10 @@ from typing import ClassVar
 from numbanet._jit import Kernel, kernel
 from numbanet._simd import like, real, set_real
 from numbanet.names import named
-from numbanet.plan import OWN, STEP, W, clock
+from numbanet.plan import COUNT, OWN, STEP, clock
 
-COUNT = W
-"""In the optimiser's row: parameters in the network, the length of one state vector."""
 RATE, SECOND, THIRD, FOURTH, FIFTH = range(OWN, OWN + 5)
-"""The hyper-parameters, in the order of the fields, the learning rate first."""
+"""The hyper-parameters, in the order of the fields, the learning rate first. COUNT in that row is the length of a state vector."""
 READY, READY_TOO = OWN + 8, OWN + 9
 """What `prepare` works out once per step."""
 
@@ -206,7 +204,7 @@ def optimizer(given) -> Optimizer:
     if isinstance(given, str):
         return named("optimizer", given, NAMES)()
     if isinstance(given, type) and issubclass(given, Optimizer):
-        return given()
+        return given()  # type: ignore[call-arg]
     if isinstance(given, Optimizer):
         return given
     raise TypeError(f"an optimizer is a name or an Optimizer, not {given!r}")

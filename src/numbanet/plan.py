@@ -43,13 +43,18 @@ NEXT, PREVIOUS = 17, 18
 """Numbers of the rows of the next and the previous op; 0 ends the list."""
 OTHER = 19
 """Offset of sample 0 in the slot of the op that this one reads besides its input: a loss reads the targets."""
-OWN = 20
+SCRATCH = 20
+"""Offset in acts of the numbers that a thread has for itself while it works on this op."""
+PARTIALS, COUNT, UNIT = 21, 22, 23
+"""Offset in acts of the first shard's partial gradient, how many numbers each shard's has, and how many make a unit."""
+OWN = 24
 """First of the columns that belong to the layer. A layer that needs more than its row holds is given the following rows too."""
-WIDTH = 40
+WIDTH = 48
 
 # Columns of row 0, the clock.
-SAMPLES, START, EPOCH, SEED, TRAINING, STEP, INPUTS, TARGETS, ORDER, OUTPUTS = range(5, 15)
-"""Samples in this batch · position of its first in the epoch · … · optimiser steps taken, this one included · addresses."""
+SAMPLES, START, EPOCH, SEED, SHARDS, STEP, INPUTS, TARGETS, ORDER, OUTPUTS = range(5, 15)
+"""Samples in this batch · position of its first in the epoch · epoch · seed · shards the batch is split into · optimiser steps
+taken, this one included · addresses of the data."""
 
 
 @inline
@@ -66,8 +71,11 @@ class Op:
     `keeps_output`    its backward reads its own output, so no op in place may follow
     `side`            its output is not the next op's input (the targets, the hits); it is kept for the whole batch
     `reads`           an op before it whose output it reads besides its input
+    `partial`         instead of `gradient`: adds the gradient of samples lo … hi − 1 to grads[W …] in region A. The engine gives
+                      it a copy per shard (a fixed part of the batch) and adds the copies in order in region B
+    `scratch`         numbers that a thread needs for itself during a verb
     `units`, `unit`   the parameters form `units` blocks of `unit` numbers, the grain in which a gradient is taken;
-                      `weights` of them, from the first, are subject to penalties
+                      `weights` of them, from the first, are subject to penalties and are used `uses` times per sample
     `own`             whole or real numbers for the columns from OWN on
     """
 
@@ -82,9 +90,11 @@ class Op:
     keeps_output: bool = False
     side: bool = False
     reads: "Op | None" = None
+    scratch: int = 0
     units: int = 0
     unit: int = 0
     weights: int = 0
+    uses: int = 1
     own: tuple = ()
     why_no_backward: str = ""
     penalties: tuple = (0.0, 0.0)
@@ -96,7 +106,7 @@ class Op:
     @property
     def flops(self) -> int:
         """Floating-point operations of a forward pass per sample, roughly: two for each use of a weight."""
-        return 2 * self.weights + self.n_out
+        return 2 * self.weights * self.uses + self.n_out
 
 
 @dataclass
@@ -125,6 +135,7 @@ class Plan:
     block: int
     tables: np.ndarray
     offsets: dict[Op, int]
+    shards: int
     n_acts: int
     n_deltas: int
     n_params: int
@@ -157,6 +168,9 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
     places, slots = _slots(ops, trained, train)
     block = _block(slots, batch)
     n_acts, n_deltas, arenas = _layout(slots, batch, threads, block, train)
+    shards = min(batch, SHARDS_AT_MOST) if train and any(op.partial for op in ops) else threads
+    scratch = max(op.scratch for op in ops)
+    scratch_start, n_acts = n_acts, n_acts + scratch * threads
     starts = np.cumsum([1, *(-(-(OWN + len(op.own)) // WIDTH) for op in ops)]).tolist()
     tables = np.zeros((threads, starts[-1] + 1, WIDTH), np.int64)
     offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
@@ -166,7 +180,8 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
         carries_back = train and k > trained and op.n_in and not op.side
         if carries_back and op.backward is None:
             raise ValueError(op.why_no_backward or f"{op.name} has no backward pass, so nothing before it can be trained")
-        verbs = (op.forward, op.backward if carries_back else None, op.partial if train else None, op.gradient if train else None)
+        gradient = sum_partials if op.partial else op.gradient
+        verbs = (op.forward, op.backward if carries_back else None, op.partial if train else None, gradient if train else None)
         for column, verb in zip((FORWARD, BACKWARD, PARTIAL, GRADIENT), verbs, strict=True):
             row[:, column] = verb.address(dtype) if verb is not None else 0
         row[:, INDEX] = starts[k]
@@ -174,6 +189,11 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
         row[:, PREVIOUS] = starts[k - 1] if k else 0
         row[:, N_X], row[:, N_Y], row[:, W], row[:, WEIGHTS] = op.n_in, op.n_out, parameter, op.weights
         row[:, OTHER] = offsets[op.reads] if op.reads else 0
+        row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
+        row[:, COUNT], row[:, UNIT] = op.parameters, op.unit
+        if train and op.partial:
+            row[:, PARTIALS] = n_acts
+            n_acts += shards * op.parameters
         row[:, L1], row[:, L2] = (real_bits(strength) for strength in op.penalties)
         for column, home, step, slot in zip((X, Y), (HOME_X, HOME_Y), (STEP_X, STEP_Y), places[k], strict=True):
             if slot is not None:
@@ -185,9 +205,26 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
         parameter += op.parameters
     tables[:, -1, INDEX] = starts[-1]
     tables[:, 0, PREVIOUS] = starts[-2]
+    tables[:, 0, SHARDS] = shards
     tasks, bounds = _cut(ops, starts, threads, parameter) if train else (np.zeros((0, 5), np.int64), np.zeros(1, np.int64))
     buffer = int((tasks[:, 4] - tasks[:, 3]).max(initial=0))
-    return Plan(ops, threads, batch, block, tables, offsets, n_acts, n_deltas, parameter, tasks, bounds, buffer)
+    return Plan(ops, threads, batch, block, tables, offsets, shards, n_acts, n_deltas, parameter, tasks, bounds, buffer)
+
+
+SHARDS_AT_MOST = 16
+"""Parts of a batch whose partial gradients are kept apart: a fixed number, so that sums do not depend on the threads."""
+
+
+@kernel
+def sum_partials(op, params, grads, acts, deltas, lo, hi):
+    """grads[W + i] = Σ over shards, in their order, of their partial gradients, for units lo … hi − 1"""
+    unit, w = op[UNIT], op[W]
+    for i in range(lo * unit, hi * unit):
+        grads[w + i] = acts[op[PARTIALS] + i]
+    for shard in range(1, clock(op, SHARDS)):
+        part = op[PARTIALS] + shard * op[COUNT]
+        for i in range(lo * unit, hi * unit):
+            grads[w + i] += acts[part + i]
 
 
 def _apart(ops):

@@ -144,9 +144,9 @@ def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float
         show.step(done / batches)
     if not np.isfinite(network.parameters).all():
         _diverged(network, kept, batches)
-    logs = {"loss": trainer.sums[0] / samples}
+    logs = {"loss": float(trainer.sums[0] / samples)}
     if trainer.hits_op is not None:
-        logs["accuracy"] = trainer.sums[1] / samples
+        logs["accuracy"] = float(trainer.sums[1] / samples)
     return logs
 
 

@@ -18,17 +18,21 @@ from numba import prange
 
 from numbanet import _jit
 from numbanet._jit import inline, native
-from numbanet._simd import at, call, memory
+from numbanet._simd import at, call, like, memory
 from numbanet.plan import (
     BACKWARD,
+    COUNT,
     FORWARD,
     GRADIENT,
     HOME_X,
     HOME_Y,
     NEXT,
     OWN,
+    PARTIAL,
+    PARTIALS,
     PREVIOUS,
     SAMPLES,
+    SHARDS,
     START,
     STEP,
     STEP_X,
@@ -47,33 +51,55 @@ from numbanet.regularizers import penalize
 
 
 @inline
-def _walk(table, params, grads, acts, deltas, lo, hi, block, train):
-    """Region A for samples lo ≤ i < hi: each block of samples through the whole network, and back."""
-    for first in range(lo, hi, block):
+def _walk(table, params, acts, deltas, from_shard, to_shard, block, train):
+    """Region A for some shards of the batch: each block of samples through the whole network, and back."""
+    size, shards = table[SAMPLES], table[SHARDS]
+    hi = size * to_shard // shards
+    if train:
+        _clear_partials(table, acts, from_shard, to_shard)
+    for first in range(size * from_shard // shards, hi, block):
         last = min(first + block, hi)
         row = 1
         while row:
             op = at(table, row * WIDTH)
             op[X] = op[HOME_X] - first * op[STEP_X]
             op[Y] = op[HOME_Y] - first * op[STEP_Y]
-            call(op[FORWARD], op, params, grads, acts, deltas, first, last)
+            call(op[FORWARD], op, params, params, acts, deltas, first, last)
             row = op[NEXT]
         row = table[PREVIOUS] if train else 0
         while row:
             op = at(table, row * WIDTH)
+            if op[PARTIAL]:
+                for shard in range(from_shard, to_shard):
+                    start, end = max(first, size * shard // shards), min(last, size * (shard + 1) // shards)
+                    if start < end:
+                        grads = at(acts, op[PARTIALS] + shard * op[COUNT] - op[W])
+                        call(op[PARTIAL], op, params, grads, acts, deltas, start, end)
             if op[BACKWARD]:
-                call(op[BACKWARD], op, params, grads, acts, deltas, first, last)
+                call(op[BACKWARD], op, params, params, acts, deltas, first, last)
             row = op[PREVIOUS]
 
 
 @inline
-def _samples(tables, params, grads, acts, deltas, t, threads, start, size, block, train):
+def _clear_partials(table, acts, from_shard, to_shard):
+    """Start the partial gradients of these shards at zero."""
+    row = table[PREVIOUS]
+    while row:
+        op = at(table, row * WIDTH)
+        if op[PARTIAL]:
+            for i in range(op[PARTIALS] + from_shard * op[COUNT], op[PARTIALS] + to_shard * op[COUNT]):
+                acts[i] = like(acts, 0)
+        row = op[PREVIOUS]
+
+
+@inline
+def _samples(tables, params, acts, deltas, t, threads, start, size, block, train):
     """Region A, the shard of thread t."""
     table = at(memory(tables), t * tables.shape[1] * WIDTH)
     table[START] = start
     table[SAMPLES] = size
-    _walk(table, memory(params), memory(grads), memory(acts), memory(deltas), size * t // threads, size * (t + 1) // threads,
-          block, train)
+    shards = table[SHARDS]
+    _walk(table, memory(params), memory(acts), memory(deltas), shards * t // threads, shards * (t + 1) // threads, block, train)
 
 
 @inline
@@ -115,7 +141,7 @@ def _train(tables, tasks, bounds, params, grads, acts, deltas, state, layout, fi
         start = k * batch
         size = min(batch, samples - start)
         for t in prange(threads):
-            _samples(tables, params, grads, acts, deltas, t, threads, start, size, block, True)
+            _samples(tables, params, acts, deltas, t, threads, start, size, block, True)
         total = _total(acts, losses, size)
         if not math.isfinite(total):
             return k
@@ -131,7 +157,7 @@ def _gradient(tables, tasks, bounds, params, grads, acts, deltas, layout, start,
     """Fill grads with the gradient of the mean loss over one batch, penalties included; add the loss to sums."""
     samples, batch, block, threads, losses, hits, buffer = layout
     for t in prange(threads):
-        _samples(tables, params, grads, acts, deltas, t, threads, start, size, block, True)
+        _samples(tables, params, acts, deltas, t, threads, start, size, block, True)
     sums[0] += _total(acts, losses, size)
     for t in prange(threads):
         _parameters(tables, tasks, bounds, params, grads, acts, deltas, deltas, t, 0, 1)
@@ -143,7 +169,7 @@ def _forward(tables, params, acts, layout):
     for start in range(0, samples, batch):
         size = min(batch, samples - start)
         for t in prange(threads):
-            _samples(tables, params, params, acts, acts, t, threads, start, size, block, False)
+            _samples(tables, params, acts, acts, t, threads, start, size, block, False)
 
 
 def _evaluate(tables, params, acts, layout, sums):
@@ -152,7 +178,7 @@ def _evaluate(tables, params, acts, layout, sums):
     for start in range(0, samples, batch):
         size = min(batch, samples - start)
         for t in prange(threads):
-            _samples(tables, params, params, acts, acts, t, threads, start, size, block, False)
+            _samples(tables, params, acts, acts, t, threads, start, size, block, False)
         sums[0] += _total(acts, losses, size)
         sums[1] += _total(acts, hits, size)
 
@@ -219,7 +245,7 @@ class Trainer(Memory):
         row = plan.tables[:, -1]
         row[:, FORWARD] = optimizer.prepare.address(dtype) if optimizer.prepare else 0
         row[:, GRADIENT] = optimizer.update.address(dtype)
-        row[:, W] = plan.n_params
+        row[:, COUNT] = plan.n_params
         self.set_own(optimizer.own)
 
     def set_own(self, values) -> None:

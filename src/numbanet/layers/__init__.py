@@ -13,8 +13,32 @@ from numbanet.layers.activations import (
     activation,
 )
 from numbanet.layers.base import Layer
+from numbanet.layers.conv2d import Conv2D
 from numbanet.layers.dense import Dense
-from numbanet.layers.shape import Flatten
+from numbanet.layers.padding2d import ZeroPadding2D
+from numbanet.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
+from numbanet.layers.shape import Flatten, Reshape
 
-__all__ = ["Activation", "Dense", "Flatten", "Identity", "Layer", "LeakyReLU", "PerNeuron", "ReLU", "Sigmoid", "Softmax", "Step",
-           "Tanh", "activation"]
+__all__ = [
+    "Activation",
+    "AvgPool2D",
+    "Conv2D",
+    "Dense",
+    "Flatten",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
+    "Identity",
+    "Layer",
+    "LeakyReLU",
+    "LpPool2D",
+    "MaxPool2D",
+    "PerNeuron",
+    "ReLU",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Step",
+    "Tanh",
+    "ZeroPadding2D",
+    "activation",
+]

@@ -15,9 +15,10 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Han
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import ClassVar
 
 from numbanet import _math
-from numbanet._jit import inline, kernel
+from numbanet._jit import Kernel, inline, kernel
 from numbanet._simd import like, real
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.names import named
@@ -28,10 +29,14 @@ from numbanet.plan import N_Y, OWN, Op, Y
 class Activation(Layer):
     """An elementwise activation. A new one names its two kernels, which work in place on the output slot."""
 
-    forward = None
-    backward = None
-    own = ()
-    why_no_backward = ""
+    forward: ClassVar[Kernel]
+    backward: ClassVar[Kernel | None] = None
+    why_no_backward: ClassVar[str] = ""
+
+    @property
+    def own(self) -> tuple:
+        """Numbers for the columns from OWN on, such as a slope."""
+        return ()
 
     def ops(self, shape: Shape) -> list[Op]:
         n, kind = size(shape), type(self)
@@ -329,7 +334,7 @@ def activation(given) -> Layer:
         return named("activation", given, NAMES)()
     if isinstance(given, (list, tuple)):
         each = [activation(one) for one in given]
-        if each and all(type(one) is type(each[0]) and one.own == each[0].own for one in each):
+        if each and all(type(one) is type(each[0]) and one.config() == each[0].config() for one in each):
             return each[0] if not isinstance(each[0], Softmax) else PerNeuron(tuple(each))
         return PerNeuron(tuple(each))
     if isinstance(given, type) and issubclass(given, Layer):

@@ -45,8 +45,8 @@ class Dense(Layer):
         return (int(self.units),)
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
-        weights = {"weights": (shape[0], int(self.units))}
-        return weights | {"bias": (int(self.units),)} if self.bias else weights
+        shapes: dict[str, Shape] = {"weights": (shape[0], int(self.units))}
+        return shapes | {"bias": (int(self.units),)} if self.bias else shapes
 
     def initializers(self, following) -> dict:
         default = "he" if type(following).__name__ in ("ReLU", "LeakyReLU") else "glorot"

@@ -1,0 +1,98 @@
+"""The compiled engine and the reference engine with its naive twins do the same, to rounding."""
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from checkers import close, reference_evaluate, reference_fit, reference_gradient, reference_predict
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+
+ROUNDING = 1e-12
+LOSS = LOSSES[0]
+
+
+@pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_outputs_agree(example, threads):
+    net, x = network(example), inputs(example, 21)
+    close(net.predict(x, threads=threads), reference_predict(net, x, threads=threads), ROUNDING)
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_gradients_agree_for_every_layer(example, threads):
+    net, x, y = network(example, LOSS, penalty=PENALTIES[3]), inputs(example, 13), targets(LOSS, 13)
+    close(net.gradient(x, y, LOSS.loss, threads=threads), reference_gradient(net, x, y, LOSS.loss, threads=threads)[0], ROUNDING)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+@pytest.mark.parametrize("samples", [1, 11])
+def test_losses_gradients_and_hits_agree(loss, samples):
+    net, x, y = network(TRAINABLE[0], loss, width=4), inputs(TRAINABLE[0], samples), targets(loss, samples, 4)
+    gradient, value = reference_gradient(net, x, y, loss.loss)
+    found = net.evaluate(x, y, loss=loss.loss)
+    close(net.gradient(x, y, loss.loss), gradient, ROUNDING)
+    close(found["loss"], value, ROUNDING)
+    mean, hits = reference_evaluate(net, x, y, loss.loss)
+    close(found["loss"], mean, ROUNDING)
+    assert found.get("accuracy", 0) == hits
+
+
+@pytest.mark.parametrize("bits", ["labels", "bits"])
+def test_hits_of_a_single_output_agree(bits):
+    x = inputs(TRAINABLE[0], 19)
+    y = np.random.default_rng(4).integers(0, 2, 19)
+    for loss, final in ((nn.BinaryCrossEntropy(), "sigmoid"), (nn.Quadratic(), "sigmoid")):
+        net = nn.Sequential([nn.Dense(1, activation=final)], 7, "float64", seed=3)
+        given = y if bits == "labels" else y[:, None].astype(float)
+        found = net.evaluate(x, given, loss=loss)
+        assert 0 < found["accuracy"] < 1
+        assert found["accuracy"] == reference_evaluate(net, x, given, loss)[1]
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+def test_three_steps_agree_for_every_layer(example):
+    net, x, y = network(example, LOSS, penalty=nn.L2(0.1)), inputs(example, 14), targets(LOSS, 14)
+    params, _, losses = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS["momentum"], 6, 1)
+    history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=6, epochs=1)
+    close(net.parameters, params, ROUNDING)
+    close(history.history["loss"][0] - net.penalty_value(14, 3), losses[0], ROUNDING)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads):
+    example = TRAINABLE[6]
+    net, x, y = network(example, LOSS, penalty=PENALTIES[1]), inputs(example, 14), targets(LOSS, 14)
+    before = net.parameters.copy()
+    params, state, _ = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS[optimizer], 6, 2, threads=threads)
+    net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2, threads=threads)
+    close(net.parameters - before, params - before, 1e-10)
+    close(net.optimizer_state, state, 1e-11)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+def test_three_steps_agree_for_every_loss(loss):
+    example = TRAINABLE[7]
+    net, x, y = network(example, loss, width=5), inputs(example, 14), targets(loss, 14, 5)
+    params, _, losses = reference_fit(net, x, y, loss.loss, nn.SGD(0.3), 5, 1)
+    history = net.fit(x, y, loss=loss.loss, optimizer=nn.SGD(0.3), batch_size=5)
+    close(net.parameters, params, ROUNDING)
+    close(history.history["loss"], losses, ROUNDING)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_inputs_of_every_type_agree(dtype):
+    example = TRAINABLE[1]
+    net = network(example, LOSS)
+    x = np.random.default_rng(6).integers(0, 256, (12, 3)).astype(dtype)
+    y = targets(LOSS, 12).astype("float32")
+    close(net.predict(x), reference_predict(net, x), ROUNDING)
+    close(net.gradient(x, y, LOSS.loss), reference_gradient(net, x, y, LOSS.loss)[0], ROUNDING)
+
+
+def test_a_network_larger_than_a_block_agrees():
+    net = nn.Sequential([nn.Dense(70, activation="tanh"), nn.Dense(3, activation="softmax")], 33, "float64", seed=2)
+    generator = np.random.default_rng(8)
+    x, y = generator.normal(size=(150, 33)), generator.integers(0, 3, 150)
+    close(net.gradient(x, y, threads=2), reference_gradient(net, x, y, nn.CrossEntropy(), threads=2)[0], ROUNDING)

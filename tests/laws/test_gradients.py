@@ -1,0 +1,86 @@
+"""The gradient is the derivative of the loss: central differences in float64, for random configurations of everything."""
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from checkers import Kink, gradient_error
+from examples import LOSSES, PENALTIES, TRAINABLE, inputs, network, targets
+
+TOLERANCE = 1e-6
+CONFIGURATIONS = [(example, loss) for example in TRAINABLE for loss in LOSSES]
+
+
+def error_away_from_kinks(example, loss, penalty, samples, width, seed):
+    """The gradient's error at the first point drawn where the loss is smooth."""
+    for draw in range(40):
+        net = network(example, loss, width=width, penalty=penalty, seed=seed + 1000 * draw)
+        x, y = inputs(example, samples, seed + 1000 * draw), targets(loss, samples, width, seed)
+        try:
+            return gradient_error(net, x, y, loss.loss)
+        except Kink:
+            continue
+    raise AssertionError("no smooth point found")
+
+
+@pytest.mark.parametrize("number", range(len(CONFIGURATIONS)),
+                         ids=[f"{example.name}, {loss.name}" for example, loss in CONFIGURATIONS])
+def test_the_gradient_agrees_with_differences(number):
+    example, loss = CONFIGURATIONS[number]
+    generator = np.random.default_rng(number)
+    penalty = PENALTIES[generator.integers(len(PENALTIES))]
+    samples, width = int(generator.integers(1, 8)), int(generator.integers(1 if loss.targets in ("real", "unit") else 2, 6))
+    assert error_away_from_kinks(example, loss, penalty, samples, width, number) <= TOLERANCE
+
+
+def test_there_are_enough_configurations():
+    assert len(CONFIGURATIONS) >= 100
+
+
+# --- kinks ------------------------------------------------------------------------------------------------------------
+
+
+def slopes_at(activation, z):
+    """The derivative of a network that only weighs, by its single bias, at the weighted inputs z."""
+    found = []
+    for value in z:
+        net = nn.Sequential([nn.Dense(1, activation=activation)], 1, "float64")
+        net.layers[0].weights, net.layers[0].bias = 1.5, value
+        outputs = net.predict(np.zeros((1, 1)))
+        found.append(net.gradient(np.zeros((1, 1)), outputs - 1, "quadratic")[1])  # the loss's derivative there is 1
+    return found
+
+
+def test_relu_has_slope_nought_at_nought():
+    assert slopes_at("relu", [0.0, -0.0, 1e-300, -1e-300]) == [0, 0, 1, 0]
+
+
+def test_leaky_relu_has_its_slope_at_nought():
+    assert slopes_at(nn.LeakyReLU(0.25), [0.0, 1e-300, -1e-300]) == [0.25, 1, 0.25]
+
+
+def test_a_mixed_layer_has_the_same_slopes_at_nought():
+    net = nn.Sequential([nn.Dense(2, activation=["relu", nn.LeakyReLU(0.25)])], 1, "float64")
+    net.parameters = [1.5, -0.5, 0.0, 0.0]
+    assert net.gradient(np.zeros((1, 1)), -np.ones((1, 2)), "quadratic").tolist()[2:] == [0, 0.25]
+
+
+def bias_gradient(loss, bias, target):
+    net = nn.Sequential([nn.Dense(1)], 1, "float64")
+    net.parameters = [0.7, bias]
+    return net.gradient(np.zeros((1, 1)), np.array([[target]]), loss)[1]
+
+
+def test_the_absolute_error_pulls_nowhere_where_it_is_nought():
+    assert [bias_gradient("mean_absolute_error", a, 0.5) for a in (0.5, 0.75, 0.25)] == [0, 1, -1]
+
+
+def test_huber_is_smooth_where_its_parts_meet():
+    assert [bias_gradient(nn.Huber(0.25), a, 0.5) for a in (0.75, 0.25, 0.625, 3.0, -3.0)] == [0.25, -0.25, 0.125, 0.25, -0.25]
+
+
+def test_a_penalty_does_not_pull_a_weight_that_is_nought():
+    net = nn.Sequential([nn.Dense(3)], 1, "float64", penalty=[nn.L1(0.5), nn.L2(0.25)])
+    net.parameters = [0.0, 2.0, -2.0, 1.0, 1.0, 1.0]
+    found = net.gradient(np.zeros((1, 1)), np.ones((1, 3)), "quadratic")
+    assert found.tolist() == [0, 1, -1, 0, 0, 0]

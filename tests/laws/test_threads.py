@@ -1,0 +1,116 @@
+"""The number of threads does not change a single bit."""
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from llvmlite import ir
+
+import numbanet as nn
+from examples import LAYERS, LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
+from numbanet._simd import like
+from numbanet.plan import N_Y, Y
+
+LOSS = LOSSES[2]
+
+
+def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
+    net = build()
+    history = net.fit(x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, threads=threads)
+    return net.parameters.tobytes(), net.optimizer_state.tobytes(), history.history["loss"]
+
+
+def large():
+    """Enough parameters that each number of threads cuts them into other tasks, and odd numbers everywhere."""
+    return nn.Sequential([nn.Dense(123, activation="tanh"), nn.Dense(57, activation="leaky_relu"),
+                          nn.Dense(11, activation="softmax")], 97, "float32", seed=5, penalty=nn.L2(1e-3))
+
+
+def large_data(samples):
+    generator = np.random.default_rng(samples)
+    return generator.normal(size=(samples, 97)).astype("float32"), generator.integers(0, 11, samples)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("batch_size", [10, 64])
+def test_a_large_network_is_the_same_bits_with_every_optimizer(optimizer, batch_size):
+    x, y = large_data(147)
+    alone = trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, 1)
+    for threads in (2, 4):
+        assert trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, threads) == alone
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 29, 30, 100])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_batch_size_is_the_same_bits(batch_size, dtype):
+    example = TRAINABLE[7]
+    x, y = inputs(example, 30), targets(LOSS, 30)
+    results = [trained(lambda: network(example, LOSS, dtype=dtype), x, y, LOSS.loss, nn.Adam(0.01), batch_size, threads)
+               for threads in (1, 2, 3, 4)]
+    assert results.count(results[0]) == 4
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_more_threads_than_samples_are_the_same_bits(samples):
+    x, y = large_data(samples)
+    results = [trained(large, x, y, "cross_entropy", nn.SGD(0.1, momentum=0.5), 8, threads) for threads in (1, 4, 7)]
+    assert results.count(results[0]) == 3
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+def test_every_layer_is_the_same_bits(example):
+    x, y = inputs(example, 37), targets(LOSS, 37)
+    for dtype in ("float32", "float64"):
+        results = [trained(lambda dtype=dtype: network(example, LOSS, dtype=dtype), x, y, LOSS.loss, nn.SGD(0.1), 16, threads)
+                   for threads in (1, 2, 4)]
+        assert results.count(results[0]) == 3
+
+
+@pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
+def test_outputs_are_the_same_bits(example):
+    net, x = network(example, dtype="float32"), inputs(example, 51)
+    results = [net.predict(x, threads=threads).tobytes() for threads in (1, 2, 4, 60)]
+    assert results.count(results[0]) == 4
+
+
+def test_loss_accuracy_and_gradient_are_the_same_bits():
+    x, y = large_data(301)
+    net = large()
+    results = [(net.evaluate(x, y, threads=threads), net.gradient(x, y, threads=threads).tobytes()) for threads in (1, 2, 4)]
+    assert results.count(results[0]) == 3
+
+
+# --- threads are really used ------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def thread_number(typingctx):
+    """The number of the running thread in its team."""
+
+    def codegen(context, builder, signature, args):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), "get_thread_id")
+        return builder.sext(builder.call(function, []), ir.IntType(64))
+
+    return types.int64(), codegen
+
+
+@nn.kernel
+def mark(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y], op[Y] + hi * op[N_Y]):
+        acts[i] = like(acts, thread_number())
+
+
+class Marked(nn.Activation):
+    """Writes which thread was here."""
+
+    forward = mark
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="Numba has one thread here")
+def test_two_threads_share_the_samples_and_one_does_not():
+    nn._jit.threading_layer()
+    net, x = nn.Sequential([Marked()], 3), np.ones((40, 3), "float32")
+    assert set(net.predict(x, threads=1).ravel()) == {0}
+    assert set(net.predict(x, threads=2).ravel()) == {0, 1}

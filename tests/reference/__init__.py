@@ -1,0 +1,57 @@
+"""Naive twins: for every kernel a plain Python function of the same name and arguments, in a file named after the kernel's.
+
+`TWINS` maps `module.function` of a kernel to its twin, as the reference engine wants it.
+"""
+
+import importlib
+import inspect
+import pkgutil
+
+import numbanet
+from numbanet._jit import Kernel
+
+
+def modules():
+    """Every module of the package that can be imported here, and those of the tests that define layers."""
+    yield importlib.import_module("scale")
+    for found in pkgutil.walk_packages(numbanet.__path__, "numbanet."):
+        if found.name != "numbanet.__main__":
+            try:
+                yield importlib.import_module(found.name)
+            except ImportError:  # an extra that is not installed here
+                continue
+
+
+def kernels():
+    """Every kernel that is defined in those modules, once."""
+    found = {}
+    for module in modules():
+        for value in vars(module).values():
+            if isinstance(value, Kernel) and value.function.__module__ == module.__name__:
+                found[f"{module.__name__}.{value.function.__qualname__}"] = value
+    return found
+
+
+def twin(kernel):
+    """The twin of a kernel; LookupError where none is written."""
+    stem = kernel.function.__module__.rpartition(".")[2]
+    try:
+        return getattr(importlib.import_module(f"reference.{stem}"), kernel.function.__name__)
+    except (ModuleNotFoundError, AttributeError):
+        raise LookupError(f"{kernel!r} has no twin in tests/reference/{stem}.py") from None
+
+
+class _Twins(dict):
+    """The twins by name, found when they are first asked for."""
+
+    def __missing__(self, key):
+        self[key] = twin(kernels()[key])
+        return self[key]
+
+
+TWINS = _Twins()
+
+
+def arguments(function):
+    """The names of a function's arguments."""
+    return list(inspect.signature(function).parameters)

@@ -1,0 +1,106 @@
+"""Twins of the kernels in layers/activations.py."""
+
+import math
+
+from numbanet.plan import N_Y, OWN, Y
+
+
+def places(op, lo, hi):
+    return range(op[Y] + lo * op[N_Y], op[Y] + hi * op[N_Y])
+
+
+def sigmoid(z):
+    return 1 / (1 + math.exp(-z)) if z > 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        acts[i] = sigmoid(acts[i])
+
+
+def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        deltas[i] = deltas[i] * acts[i] * (1 - acts[i])
+
+
+def tanh_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        acts[i] = math.tanh(acts[i])
+
+
+def tanh_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        deltas[i] = deltas[i] * (1 - acts[i] ** 2)
+
+
+def relu_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        acts[i] = 0 if acts[i] < 0 else acts[i]
+
+
+def relu_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        deltas[i] = deltas[i] if acts[i] > 0 else 0
+
+
+def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        acts[i] = acts[i] if acts[i] > 0 else op.real(OWN) * acts[i]
+
+
+def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        deltas[i] = deltas[i] if acts[i] > 0 else op.real(OWN) * deltas[i]
+
+
+def step_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        acts[i] = 1 if acts[i] > 0 else 0
+
+
+def softmax_forward(op, params, grads, acts, deltas, lo, hi):
+    n = op[N_Y]
+    for i in range(lo, hi):
+        here = range(op[Y] + i * n, op[Y] + i * n + n)
+        top = max(acts[j] for j in here)
+        powers = [math.exp(acts[j] - top) for j in here]
+        for j, power in zip(here, powers, strict=True):
+            acts[j] = power / sum(powers)
+
+
+def softmax_backward(op, params, grads, acts, deltas, lo, hi):
+    """dzⱼ = Σₖ daₖ aₖ (δⱼₖ − aⱼ), the Jacobian written out."""
+    n = op[N_Y]
+    for i in range(lo, hi):
+        first = op[Y] + i * n
+        dz = [0.0] * n
+        for j in range(n):
+            for k in range(n):
+                dz[j] += deltas[first + k] * acts[first + k] * ((j == k) - acts[first + j])
+        for j in range(n):
+            deltas[first + j] = dz[j]
+
+
+def _neurons(op):
+    """(kind, slope) for each neuron of a row that lists runs of neurons."""
+    neurons = []
+    for run in range(op[OWN]):
+        kind, last, slope = op[OWN + 1 + 3 * run], op[OWN + 2 + 3 * run], op.real(OWN + 3 + 3 * run)
+        neurons += [(kind, slope)] * (last - len(neurons))
+    return neurons
+
+
+def mixed_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        for j, (kind, slope) in enumerate(_neurons(op)):
+            place = op[Y] + i * op[N_Y] + j
+            z = acts[place]
+            acts[place] = [z, sigmoid(z), math.tanh(z), max(z, 0), z if z > 0 else slope * z, float(z > 0)][kind]
+
+
+def mixed_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        for j, (kind, slope) in enumerate(_neurons(op)):
+            place = op[Y] + i * op[N_Y] + j
+            a = acts[place]
+            deltas[place] *= [1, a * (1 - a), 1 - a * a, float(a > 0), 1 if a > 0 else slope][kind]

@@ -1,0 +1,27 @@
+"""Every kernel has a naive twin."""
+
+import pytest
+
+import reference
+from numbanet._jit import Kernel
+
+KERNELS = reference.kernels()
+
+
+def test_the_kernels_of_the_package_are_found():
+    assert {"numbanet.layers.dense.forward", "numbanet.losses.quadratic_backward", "numbanet.optimizers.adam",
+            "numbanet.gather.inputs_uint8", "numbanet.plan.copy_forward"} <= KERNELS.keys()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_has_a_twin_with_the_same_arguments(name):
+    kernel = KERNELS[name]
+    assert reference.arguments(reference.twin(kernel)) == reference.arguments(kernel.function)
+
+
+def test_a_kernel_without_a_twin_is_named():
+    def alone(op, params, grads, acts, deltas, lo, hi):
+        pass
+
+    with pytest.raises(LookupError, match="alone"):
+        reference.twin(Kernel(alone))

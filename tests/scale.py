@@ -1,0 +1,55 @@
+"""Scale, a layer of the tests' own: z = w ∘ a for a sample of any shape, a weight for each number.
+
+Put before another layer, its gradient needs that layer's delta for every number of its input. It is also an example of a layer
+that a user adds.
+"""
+
+from dataclasses import dataclass
+
+import numbanet as nn
+from numbanet._simd import like
+from numbanet.layers.base import size
+from numbanet.plan import N_X, SAMPLES, Op, W, X, Y, clock
+
+
+@nn.kernel
+def forward(op, params, grads, acts, deltas, lo, hi):
+    """z = w a"""
+    n = op[N_X]
+    for i in range(lo, hi):
+        for k in range(n):
+            acts[op[Y] + i * n + k] = params[op[W] + k] * acts[op[X] + i * n + k]
+
+
+@nn.kernel
+def backward(op, params, grads, acts, deltas, lo, hi):
+    """da = w dz"""
+    n = op[N_X]
+    for i in range(lo, hi):
+        for k in range(n):
+            deltas[op[X] + i * n + k] = params[op[W] + k] * deltas[op[Y] + i * n + k]
+
+
+@nn.kernel
+def gradient(op, params, grads, acts, deltas, lo, hi):
+    """dw = Σ a dz, for weights lo ≤ k < hi"""
+    n = op[N_X]
+    for k in range(lo, hi):
+        grads[op[W] + k] = like(grads, 0)
+        for i in range(clock(op, SAMPLES)):
+            grads[op[W] + k] += acts[op[X] + i * n + k] * deltas[op[Y] + i * n + k]
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(nn.Layer):
+    """A weight for each number of a sample; shape unchanged."""
+
+    def parameters(self, shape):
+        return {"weights": shape}
+
+    def initializers(self, following):
+        return {"weights": nn.initializers.Uniform(0.5, 1.5)}
+
+    def ops(self, shape):
+        n = size(shape)
+        return [Op("Scale", n, n, forward, backward, gradient, units=n, unit=1, weights=n)]
