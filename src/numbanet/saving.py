@@ -125,10 +125,9 @@ def load(path, custom: dict[str, type] | None = None) -> Sequential:
     content = _content(path, metadata)
     classes = {**known(), **(custom or {})}
     try:
-        network = _Unfilled(_decoded(content["layers"], classes, "layers"), _decoded(content["input_shape"], {}, "input_shape"),
-                            content["dtype"], content["seed"], _decoded(content["penalty"], classes, "penalty") or None,
-                            content["threads"])
-        optimizer = _decoded(content["optimizer"], classes, "optimizer")
+        parts = (_decoded(content[key], classes, key) for key in ("layers", "input_shape", "penalty", "optimizer"))
+        described, shape, penalty, optimizer = parts
+        network: Sequential = _Unfilled(described, shape, content["dtype"], content["seed"], penalty, content["threads"])
         if optimizer is not None:
             optimizer = optimizers.optimizer(optimizer)
         epoch, steps = (checks.count(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
@@ -152,7 +151,8 @@ def _content(path, metadata: dict[str, str]) -> dict[str, Any]:
     if metadata.get("format") != FORMAT["format"] or "network" not in metadata:
         raise ValueError(f"{path}: a container without a network; nn.load reads what net.save has written")
     if metadata.get("version") != FORMAT["version"]:
-        raise ValueError(f"{path}: version {metadata.get('version')!r} of the file layout; this numbanet reads {FORMAT['version']!r}")
+        found = metadata.get("version")
+        raise ValueError(f"{path}: version {found!r} of the file layout; this numbanet reads {FORMAT['version']!r}")
     try:
         content = json.loads(metadata["network"])
     except (ValueError, RecursionError) as error:

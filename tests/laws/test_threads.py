@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 from llvmlite import ir
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 from numbanet._simd import like
 from numbanet.plan import N_Y, Y
 
@@ -22,10 +22,10 @@ def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
     return net.parameters.tobytes(), net.optimizer_state.tobytes(), history.history["loss"]
 
 
-def large():
+def large(penalty=None):
     """Enough parameters that each number of threads cuts them into other tasks, and odd numbers everywhere."""
     return nn.Sequential([nn.Dense(123, activation="tanh"), nn.Dense(57, activation="leaky_relu"),
-                          nn.Dense(11, activation="softmax")], 97, "float32", seed=5, penalty=nn.L2(1e-3))
+                          nn.Dense(11, activation="softmax")], 97, "float32", seed=5, penalty=penalty)
 
 
 def large_data(samples):
@@ -40,6 +40,13 @@ def test_a_large_network_is_the_same_bits_with_every_optimizer(optimizer, batch_
     alone = trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, 1)
     for threads in (2, 4):
         assert trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, threads) == alone
+
+
+@pytest.mark.parametrize("penalty", PENALTIES[1:], ids=str)
+def test_a_large_network_is_the_same_bits_with_every_penalty(penalty):
+    x, y = large_data(40)
+    results = [trained(lambda: large(penalty), x, y, "cross_entropy", nn.SGD(0.1), 16, threads) for threads in (1, 2, 4)]
+    assert results.count(results[0]) == 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 29, 30, 100])

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import like, real
+from numbanet._simd import at, lanes, like, real
+from numbanet._simd.vectors import add, largest, load, store, where_equal, zeros
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.layers.window import window
 from numbanet.plan import N_X, N_Y, OWN, Op, X, Y
@@ -76,45 +77,74 @@ class MaxPool2D(_Pool2D):
         return [self._op(shape, max_forward, max_backward)]
 
 
+@inline
+def _is_pair(op):
+    """Whether the window is the usual one: 2 by 2, each number in one window, none of it outside."""
+    return op[ROWS] == 2 and op[COLUMNS] == 2 and op[STRIDE_V] == 2 and op[STRIDE_H] == 2 and op[TOP] == 0 and op[LEFT] == 0 and (
+        2 * op[OUT_HEIGHT] <= op[HEIGHT] and 2 * op[OUT_WIDTH] <= op[WIDTH_IN])
+
+
 @kernel
 def max_forward(op, params, grads, acts, deltas, lo, hi):
     """y = max x over each window        acts[y] overwritten"""
-    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
+    c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
+    out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
     for i in range(lo, hi):
         for h in range(op[OUT_HEIGHT]):
+            y = at(acts, op[Y] + i * op[N_Y] + h * out_width * c)
             top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            for w in range(op[OUT_WIDTH]):
-                left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
-                x = op[X] + i * op[N_X] + top * line + left * c
-                for k in range(c):
-                    acts[y + k] = acts[x + k]
-                for r in range(top, bottom):
-                    for s in range(left, right):
-                        x = op[X] + i * op[N_X] + r * line + s * c
-                        for k in range(c):
-                            acts[y + k] = acts[x + k] if acts[x + k] > acts[y + k] else acts[y + k]
+            x = at(acts, op[X] + i * op[N_X] + top * line)
+            for k in range(0, c, width):
+                n = min(width, c - k)
+                if pair:
+                    for w in range(out_width):
+                        here = at(x, w * step + k)
+                        upper = largest(load(here, n), load(at(here, c), n))
+                        lower = largest(load(at(here, line), n), load(at(here, line + c), n))
+                        store(at(y, w * c + k), largest(upper, lower), n)
+                else:
+                    for w in range(out_width):
+                        left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        most = load(at(x, left * c + k), n)
+                        for r in range(bottom - top):
+                            for s in range(left, right):
+                                most = largest(most, load(at(x, r * line + s * c + k), n))
+                        store(at(y, w * c + k), most, n)
 
 
 @kernel
 def max_backward(op, params, grads, acts, deltas, lo, hi):
     """Give dy to the first of the largest        deltas[x] overwritten"""
-    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
+    c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
+    out_width, step, zero = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS], zeros(acts)
     for i in range(lo, hi):
-        _clear(op, deltas, i)
+        if not (pair and 2 * op[OUT_HEIGHT] == op[HEIGHT] and 2 * op[OUT_WIDTH] == op[WIDTH_IN]):
+            _clear(op, deltas, i)
         for h in range(op[OUT_HEIGHT]):
+            y = op[Y] + i * op[N_Y] + h * out_width * c
             top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            for w in range(op[OUT_WIDTH]):
-                left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
-                for k in range(c):
-                    largest, rest = acts[y + k], deltas[y + k]
-                    for r in range(top, bottom):
-                        for s in range(left, right):
-                            x = op[X] + i * op[N_X] + r * line + s * c + k
-                            here = acts[x] == largest
-                            deltas[x] += rest if here else like(deltas, 0)
-                            rest = like(deltas, 0) if here else rest
+            x = op[X] + i * op[N_X] + top * line
+            for k in range(0, c, width):
+                n = min(width, c - k)
+                if pair:
+                    for w in range(out_width):
+                        most, rest = load(at(acts, y + w * c + k), n), load(at(deltas, y + w * c + k), n)
+                        for part in range(4):
+                            place = x + w * step + k + (part >> 1) * line + (part & 1) * c
+                            here = load(at(acts, place), n)
+                            store(at(deltas, place), where_equal(here, most, rest, zero), n)
+                            rest = where_equal(here, most, zero, rest)
+                else:
+                    for w in range(out_width):
+                        left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        most, rest = load(at(acts, y + w * c + k), n), load(at(deltas, y + w * c + k), n)
+                        for r in range(bottom - top):
+                            for s in range(left, right):
+                                place = x + r * line + s * c + k
+                                here = load(at(acts, place), n)
+                                given = where_equal(here, most, rest, zero)
+                                store(at(deltas, place), add(load(at(deltas, place), n), given), n)
+                                rest = where_equal(here, most, zero, rest)
 
 
 # --- mean ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,208 @@
+"""Pointers into flat memories, calls by address, reinterpreted bits.
+
+`params[w + k]` through a C pointer is one load, without bounds, reference counts or negative indices.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from numbanet._simd.width import lanes_of
+
+# --- pointers -------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def at(typingctx, pointer, offset):
+    """The pointer moved by `offset` elements."""
+    if isinstance(pointer, types.CPointer) and isinstance(offset, types.Integer):
+
+        def codegen(context, builder, signature, args):
+            return builder.gep(args[0], [args[1]])
+
+        return pointer(pointer, types.int64), codegen
+
+
+@intrinsic
+def pointer(typingctx, address, dtype):
+    """The int64 `address` as a pointer to elements of `dtype`, or of the type that a given pointer has."""
+    if isinstance(address, types.Integer):
+        result = dtype if isinstance(dtype, types.CPointer) else types.CPointer(dtype.instance_type)
+
+        def codegen(context, builder, signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(result))
+
+        return result(types.int64, dtype), codegen
+
+
+@intrinsic
+def address(typingctx, pointer):
+    """The pointer as an int64 address."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            return builder.ptrtoint(args[0], ir.IntType(64))
+
+        return types.int64(pointer), codegen
+
+
+@intrinsic
+def memory(typingctx, array):
+    """A pointer to the first element of a contiguous array."""
+    if isinstance(array, types.Array):
+        result = types.CPointer(array.dtype)
+
+        def codegen(context, builder, signature, args):
+            return cgutils.create_struct_proxy(array)(context, builder, value=args[0]).data
+
+        return result(array), codegen
+
+
+@intrinsic
+def lanes(typingctx, pointer):
+    """How many elements of the type that `pointer` points to fill one vector register (a constant)."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            return ir.IntType(64)(lanes_of(pointer.dtype))
+
+        return types.int64(pointer), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typingctx, like, count):
+    """Room for `count` (a literal) elements of the type that `like` points to, on the thread's own stack."""
+    if isinstance(like, types.CPointer) and isinstance(count, types.IntegerLiteral):
+        size = count.literal_value
+
+        def codegen(context, builder, signature, args):
+            room = cgutils.alloca_once(builder, context.get_value_type(like.dtype), size=size)
+            room.align = 64
+            return room
+
+        return like(like, types.int64), codegen
+
+
+# --- bits -----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def real(typingctx, integers, index):
+    """The float64 whose bits stand at `integers[index]` (an attribute of an op, such as a slope)."""
+    if isinstance(integers, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            word = builder.load(builder.gep(args[0], [args[1]]))
+            return builder.bitcast(word, ir.DoubleType())
+
+        return types.float64(integers, types.int64), codegen
+
+
+@intrinsic
+def set_real(typingctx, integers, index, value):
+    """Store the bits of the float64 `value` at `integers[index]`."""
+    if isinstance(integers, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            word = builder.bitcast(args[2], ir.IntType(64))
+            builder.store(word, builder.gep(args[0], [args[1]]))
+            return context.get_dummy_value()
+
+        return types.void(integers, types.int64, types.float64), codegen
+
+
+@intrinsic
+def like(typingctx, x, value):
+    """`value` in the type of x, or of what x points to: a plain 0.5 is float64 and would drag float32 code with it."""
+    kind = x.dtype if isinstance(x, types.CPointer) else x
+    if isinstance(kind, types.Float):
+
+        def codegen(context, builder, signature, args):
+            return context.cast(builder, args[1], signature.args[1], signature.return_type)
+
+        return kind(x, value), codegen
+
+
+@intrinsic
+def is_single(typingctx, x):
+    """True for float32 and false for float64, known when the code is compiled."""
+    if isinstance(x, types.Float):
+
+        def codegen(context, builder, signature, args):
+            return ir.IntType(1)(x == types.float32)
+
+        return types.boolean(x), codegen
+
+
+def _exponent_bits(kind):
+    """(integer type of the float's width, bits of its fraction, bias of its exponent)."""
+    return (ir.IntType(32), 23, 127) if kind == types.float32 else (ir.IntType(64), 52, 1023)
+
+
+@intrinsic
+def nearest(typingctx, x):
+    """The whole number nearest to x, as a float."""
+    if isinstance(x, types.Float):
+
+        def codegen(context, builder, signature, args):
+            kind = args[0].type
+            name = f"llvm.rint.f{x.bitwidth}"
+            return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name), args)
+
+        return x(x), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, n):
+    """2ⁿ for a whole float n within the range of normal exponents."""
+    if isinstance(n, types.Float):
+
+        def codegen(context, builder, signature, args):
+            integer, fraction, bias = _exponent_bits(n)
+            shifted = builder.shl(builder.add(builder.fptosi(args[0], integer), integer(bias)), integer(fraction))
+            return builder.bitcast(shifted, args[0].type)
+
+        return n(n), codegen
+
+
+@intrinsic
+def exponent(typingctx, x):
+    """⌊log₂ x⌋ of a positive normal number, as a float."""
+    if isinstance(x, types.Float):
+
+        def codegen(context, builder, signature, args):
+            integer, fraction, bias = _exponent_bits(x)
+            field = builder.ashr(builder.bitcast(args[0], integer), integer(fraction))
+            return builder.sitofp(builder.sub(field, integer(bias)), args[0].type)
+
+        return x(x), codegen
+
+
+@intrinsic
+def mantissa(typingctx, x):
+    """x / 2^⌊log₂ x⌋ of a positive normal number, in [1, 2)."""
+    if isinstance(x, types.Float):
+
+        def codegen(context, builder, signature, args):
+            integer, fraction, bias = _exponent_bits(x)
+            kept = builder.and_(builder.bitcast(args[0], integer), integer((1 << fraction) - 1))
+            return builder.bitcast(builder.or_(kept, integer(bias << fraction)), args[0].type)
+
+        return x(x), codegen
+
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def call(typingctx, address, op, params, grads, acts, deltas, lo, hi):
+    """Call the kernel at `address`: every kernel has these seven arguments and returns nothing."""
+    arguments = (op, params, grads, acts, deltas, types.int64, types.int64)
+
+    def codegen(context, builder, signature, args):
+        kinds = [context.get_value_type(kind) for kind in arguments]
+        function = ir.FunctionType(ir.VoidType(), kinds)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *arguments), codegen

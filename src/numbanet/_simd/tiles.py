@@ -1,0 +1,171 @@
+"""The matrix product, the heart of the project.
+
+In a `tile` a block of C stays in registers while one row of B after another
+is loaded as vectors and multiplied by broadcast elements of A. K runs in two levels, an inner and an outer run with a stride each
+for A and B, so that the same tile serves a dense layer (outer run of one) and every convolution. Each element of C adds its
+products one after the other in the order of K, whatever the tile around it: results do not depend on how a matrix was cut, hence
+not on the number of threads.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from numbanet._jit import Published
+from numbanet._simd.pointers import at, lanes
+from numbanet._simd.vectors import mask_before, masked_load, masked_store, named, spread
+from numbanet._simd.width import ROWS, lanes_of
+
+
+@intrinsic
+def multiply(typingctx, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
+    """C = S + A·B: a call of `_multiply`, which is compiled once and shared by all kernels."""
+    if isinstance(c, types.CPointer):
+        arguments = _multiply_arguments(c.dtype)
+
+        def codegen(context, builder, signature, args):
+            kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, _shared_multiply.symbol(c.dtype)), args)
+            return context.get_dummy_value()
+
+        return types.void(*arguments), codegen
+
+
+def _multiply_arguments(dtype):
+    memory, whole = types.CPointer(dtype), types.int64
+    return (memory, whole, memory, whole, whole, whole, memory, whole, whole, memory, *[whole] * 6)
+
+
+def _multiply(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
+    """C = S + A·B with C of m rows and n columns, cut into tiles that fit the registers.
+
+    c[r, j] = s[r, j] + Σ_o Σ_k a[r·a_row + k·a_in + o·a_out] · b[j + k·b_in + o·b_out],  0 ≤ k < k_in, 0 ≤ o < k_out
+    Strides are in elements; rows of B, C and S are contiguous along j. With started = 0, S counts as zero and is not read;
+    with s = c the product is added to what is there; with s_row = 0 every row starts from the same row (a bias).
+    """
+    panel = 2 * lanes(c)
+    tiles = (m + ROWS - 1) // ROWS
+    for j in range(0, n, panel):
+        i = 0
+        for t in range(tiles):
+            rows = (m - i) // (tiles - t)
+            tile(started, at(s, i * s_row + j), s_row, at(a, i * a_row), a_row, a_in, a_out, at(b, j), b_in, b_out,
+                 at(c, i * c_row + j), c_row, rows, min(n - j, panel), k_in, k_out)
+            i += rows
+
+
+_shared_multiply = Published(_multiply, _multiply_arguments)
+
+
+@intrinsic
+def tile(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, rows, columns, k_in, k_out):
+    """One block of `multiply`: 1 to ROWS rows, 1 to 2 vectors of columns; nothing beyond is read or written.
+
+    A body of its own is emitted for every number of rows and for one vector, two, or two of which the last is masked.
+    """
+    whole = types.int64
+    signature = types.void(whole, c, whole, c, whole, whole, whole, c, whole, whole, c, whole, whole, whole, whole, whole)
+
+    def codegen(context, builder, signature, args):
+        width, bitwidth = lanes_of(c.dtype), c.dtype.bitwidth
+        names = ("started", "s", "s_row", "a", "a_row", "a_in", "a_out", "b", "b_in", "b_out", "c", "c_row", "rows", "columns",
+                 "k_in", "k_out")
+        given = dict(zip(names, args, strict=True))
+        integer = ir.IntType(64)
+        columns = given["columns"]
+        bodies = [(1, True), (2, True), (2, False)]
+        shape = builder.select(builder.icmp_signed("<=", columns, integer(width)), integer(0),
+                               builder.select(builder.icmp_signed("<", columns, integer(2 * width)), integer(1), integer(2)))
+        case = builder.add(builder.mul(shape, integer(ROWS)), given["rows"])
+        done = builder.append_basic_block("tile.done")
+        choose = builder.switch(case, done)
+        for kind, (vectors, masked) in enumerate(bodies):
+            for rows in range(1, ROWS + 1):
+                block = builder.append_basic_block(f"tile.{rows}x{vectors}")
+                choose.add_case(integer(kind * ROWS + rows), block)
+                builder.position_at_end(block)
+                _body(builder, given, rows, vectors, masked, width, bitwidth)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _body(builder, given, rows, vectors, masked, width, bitwidth):
+    """Emit one tile: load the sums or clear them, run K with the sums in registers, store them."""
+    integer = ir.IntType(64)
+    vector = ir.VectorType(ir.FloatType() if bitwidth == 32 else ir.DoubleType(), width)
+    zero = ir.Constant(vector, None)
+    last = vectors - 1 if masked else vectors
+    mask = mask_before(builder, given["columns"], width * (vectors - 1), width) if masked else None
+
+    def load(base, v):
+        place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
+        return masked_load(builder, place, vector, mask) if v == last else builder.load(place, align=bitwidth // 8)
+
+    def store(value, base, v):
+        place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
+        if v == last:
+            masked_store(builder, value, place, mask)
+        else:
+            builder.store(value, place, align=bitwidth // 8)
+
+    def row(base, stride, r):
+        return builder.gep(base, [builder.mul(stride, integer(r))])
+
+    multiply_add = named(builder, "fmuladd", vector, vector, vector, vector, vector)
+    places = [(r, v) for r in range(rows) for v in range(vectors)]
+
+    def join(sums_by_block):
+        """Phi nodes for the sums, fed from several blocks."""
+        joined = {}
+        for place in places:
+            joined[place] = builder.phi(vector)
+            for block, sums in sums_by_block:
+                joined[place].add_incoming(sums[place], block)
+        return joined
+
+    def loop(count, sums, step):
+        """`count` times sums = step(index, sums), with the sums in registers."""
+        before, head = builder.block, builder.append_basic_block("head")
+        inside, after = builder.append_basic_block("inside"), builder.append_basic_block("after")
+        builder.branch(head)
+        builder.position_at_end(head)
+        index = builder.phi(integer)
+        index.add_incoming(integer(0), before)
+        carried = join([(before, sums)])
+        builder.cbranch(builder.icmp_signed("<", index, count), inside, after)
+        builder.position_at_end(inside)
+        following = step(index, carried)
+        index.add_incoming(builder.add(index, integer(1)), builder.block)
+        for place in places:
+            carried[place].add_incoming(following[place], builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+        return carried
+
+    def outer(o, sums):
+        a_here = builder.gep(given["a"], [builder.mul(o, given["a_out"])])
+        b_here = builder.gep(given["b"], [builder.mul(o, given["b_out"])])
+
+        def inner(k, sums):
+            a_k = builder.gep(a_here, [builder.mul(k, given["a_in"])])
+            b_k = builder.gep(b_here, [builder.mul(k, given["b_in"])])
+            b_row = [load(b_k, v) for v in range(vectors)]
+            a_column = [spread(builder, builder.load(row(a_k, given["a_row"], r)), vector) for r in range(rows)]
+            return {(r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]]) for r, v in places}
+
+        return loop(given["k_in"], sums, inner)
+
+    empty, full, ready = (builder.append_basic_block(name) for name in ("empty", "full", "ready"))
+    builder.cbranch(builder.icmp_signed("==", given["started"], integer(0)), empty, full)
+    builder.position_at_end(empty)
+    builder.branch(ready)
+    builder.position_at_end(full)
+    loaded = {(r, v): load(row(given["s"], given["s_row"], r), v) for r, v in places}
+    builder.branch(ready)
+    builder.position_at_end(ready)
+    sums = loop(given["k_out"], join([(empty, dict.fromkeys(places, zero)), (full, loaded)]), outer)
+    for r, v in places:
+        store(sums[r, v], row(given["c"], given["c_row"], r), v)

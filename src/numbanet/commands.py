@@ -1,0 +1,312 @@
+"""The command line: numbanet train, evaluate, predict, info. What is wrong is said in one line, with exit code 2."""
+
+import errno
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import llvmlite
+import numba
+import numpy as np
+
+import numbanet
+from numbanet import _jit, _simd, checks, datasets, files
+from numbanet import cli as work
+from numbanet.network import Sequential
+from numbanet.saving import load
+
+OPTIONAL = ("click", "scikit-learn", "h5py", "pooch", "matplotlib", "numba-cuda", "onnx", "safetensors")
+FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
+
+
+class Refusal(click.ClickException):
+    """A bad input: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, error: BaseException):
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        super().__init__(" ".join(text.split()) or type(error).__name__)
+
+
+class Commands(click.Group):
+    """Commands whose errors are single lines."""
+
+    def make_context(self, *args, **kwargs):
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise _single(error) from None
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _single(error) from None
+        except KeyboardInterrupt:
+            click.echo("\nstopped; nothing was saved", err=True)
+            ctx.exit(130)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise Refusal(error) from None
+        except (ValueError, TypeError, ArithmeticError, ImportError, MemoryError) as error:
+            raise Refusal(error) from None
+
+
+def _single(error: click.UsageError) -> click.ClickException:
+    """The error without the usage above it; help that was asked for stays help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error
+    return click.UsageError(" ".join(error.format_message().split()))
+
+
+@click.group(cls=Commands)
+@click.version_option(numbanet.__version__, prog_name="numbanet")
+def cli() -> None:
+    """Neural networks on flat arrays, compiled by Numba."""
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("data")
+@click.option("--layers", help='Units of the hidden layers, such as "30,10", or "none"; the output layer comes from the data.')
+@click.option("--activation", help="Of the hidden layers: relu, tanh, sigmoid, leaky_relu, …")
+@click.option("--loss", help="By default the one that belongs to the targets.")
+@click.option("--optimizer", help="sgd, adagrad, rmsprop, adam or adamw.")
+@click.option("--learning-rate", type=float)
+@click.option("--momentum", type=float, help="For sgd and rmsprop.")
+@click.option("--batch-size", help='Samples per step, or "all".')
+@click.option("--epochs", type=int, help="Passes over the data.")
+@click.option("--l1", type=float, help="Strength of the penalty s Σ|w|.")
+@click.option("--l2", type=float, help="Strength of the penalty s/2 Σ w².")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the start, the order of the samples and the split.")
+@click.option("--threads", type=int, help="Most threads to use.")
+@click.option("--task", type=click.Choice(["classes", "regression"]), help="What y of a file means; by default it is decided.")
+@click.option("--output", type=click.Path(), help="The network's file; by default NAME.safetensors.")
+@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def train(data, seed, threads, task, output, json_file, force, **given) -> None:
+    """Train a network on DATA and save it.
+
+    DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y, or FILE.csv, numbers
+    with y in the last column. A fifth of a file is held out for the figures at the end.
+    """
+    seed = checks.count(seed, "--seed", 0)
+    given = {name: value for name, value in given.items() if value is not None}
+    if "layers" in given:
+        given["layers"] = _layers(given["layers"])
+    if "batch_size" in given:
+        given["batch_size"] = _batch_size(given["batch_size"])
+    chosen = work.settings(data, given)
+    optimizer = work.optimizer(chosen)
+    output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
+    _free(output, force, "--output")
+    if json_file:
+        if os.path.realpath(json_file) == os.path.realpath(output):
+            raise ValueError(f"--json and --output are both {output}")
+        _free(json_file, force, "--json")
+    d = work.read(data, seed, task)
+    net = work.network(d, chosen, seed, threads)
+    click.echo(f"{d}\n\n{net.summary()}\n")
+    batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
+    click.echo(f"{type(net._loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}")
+    began = time.perf_counter()
+    history = work.train(net, d, chosen)
+    seconds = time.perf_counter() - began
+    found = work.figures(net, d.x_test, d.y_test)
+    click.echo(f"trained in {seconds:.1f} s\nheld out: {work.sentence(found, d.unit)}")
+    net.save(output)
+    if json_file:
+        record = {"data": data, "model": output, "task": "classes" if d.classes else "regression", **found, "unit": d.unit,
+                  "seconds": seconds, "seed": seed, "settings": chosen, "history": history.history}
+        _write(json_file, json.dumps(_finite(record), indent=1) + "\n")
+    click.echo(f"saved {output}; the figures again:\n"
+               + shlex.join(["numbanet", "evaluate", output, data, *(["--held-out"] if work.is_file(data) else [])]))
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    if text.strip().lower() in ("", "none"):
+        return ()
+    try:
+        units = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f'--layers must be numbers of units such as "30,10", or "none", got {text!r}') from None
+    return tuple(checks.count(n, "every number in --layers") for n in units)
+
+
+def _batch_size(text: str) -> int | None:
+    if text.strip().lower() == "all":
+        return None
+    try:
+        return checks.count(int(text), "--batch-size")
+    except ValueError:
+        raise ValueError(f'--batch-size must be a whole number of at least 1, or "all", got {text!r}') from None
+
+
+def _free(path: str, force: bool, option: str) -> None:
+    """ValueError if the file exists or has no folder: found out before the training, not after it."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"{option} {path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise ValueError(f"{option} {path}: this is a folder; give a file's name")
+    if os.path.exists(path) and not force:
+        raise ValueError(f"{path} exists; choose another name with {option}, or replace it with --force")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{option} {path}: the folder {folder} cannot be written to")
+
+
+def _write(path: str, text: str) -> None:
+    files._replace(path, [text.encode()])
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- evaluate, predict ------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
+@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def evaluate(model, data, held_out, json_file, force) -> None:
+    """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
+    if json_file:
+        _free(json_file, force, "--json")
+    net = load(model)
+    unit = ""
+    if work.is_file(data):
+        x, y = work.read_table(data)
+        if held_out:
+            chosen = datasets._split(len(x), net.seed)[1]
+            x, y = x[chosen], y[chosen]
+    else:
+        d = work.read(data, net.seed)
+        x, y, unit = d.x_test, d.y_test, d.unit
+    found = work.figures(net, x, y, f"{data}: ")
+    if json_file:
+        _write(json_file, json.dumps(_finite({"data": data, "model": model, **found, "unit": unit}), indent=1) + "\n")
+    click.echo(work.sentence(found, unit))
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("file")
+@click.option("--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed.")
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def predict(model, file, output, force) -> None:
+    """Print MODEL's outputs for the samples in FILE.csv (numbers) or FILE.npz (the array x) as CSV.
+
+    A CSV file may still have its last column, y; it is left out. Pictures of bytes are read from an .npz file, as uint8.
+    """
+    if output:
+        _free(output, force, "--output")
+    net = load(model)
+    x = _inputs(file, net)
+    outputs = net.predict(checks.inputs(x, net.input_shape, net.dtype, f"{file}: x")).reshape(len(x), -1)
+    head = [f"output_{j}" for j in range(outputs.shape[1])]
+    rows = [[str(value) for value in row] for row in outputs]
+    if work.names_classes(net):
+        labels = outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(int)
+        head, rows = ["label", *head], [[str(label), *row] for label, row in zip(labels, rows, strict=True)]
+    text = "".join(",".join(row) + "\n" for row in [head, *rows])
+    if output:
+        _write(output, text)
+        click.echo(f"wrote {len(rows)} rows to {output}", err=True)
+    else:
+        click.echo(text, nl=False)
+
+
+def _inputs(file: str, net: Sequential) -> np.ndarray:
+    if Path(file).suffix.lower() == ".csv":
+        table = datasets._read_table(Path(file))
+        n = math.prod(net.input_shape)
+        if table.shape[1] == n + 1:
+            click.echo(f"{file}: the last of {n + 1} columns is taken for y and left out", err=True)
+            table = table[:, :-1]
+        return table
+    if Path(file).suffix.lower() != ".npz":
+        raise ValueError(f"{file}: inputs come from a .csv or a .npz file, got {Path(file).suffix!r}")
+    with open(file, "rb") as stream:
+        content = io.BytesIO(stream.read())
+    try:
+        with np.load(content, allow_pickle=False) as arrays:
+            x = arrays["x"]
+    except (LookupError, ValueError, AttributeError, TypeError, EOFError, *datasets.ZIP_ERRORS) as error:
+        raise ValueError(f"{file}: not an .npz file with the array x: {error}") from None
+    return work.read_inputs(file, x)
+
+
+# --- info -------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--system", is_flag=True, help="Versions, processor, threads and cache instead of a model.")
+def info(model, system) -> None:
+    """Describe the network in MODEL, or with --system where it would run."""
+    if bool(model) == system:
+        raise ValueError("info needs a MODEL or --system, one of them")
+    for name, value in _system() if system else _model(model):
+        click.echo(f"{name:<12}{value}" if name else value)
+
+
+def _model(path: str) -> list[tuple[str, Any]]:
+    net = load(path)
+    state = f"{net.optimizer}, {net.optimizer_steps} steps" if net.optimizer else "no state kept; a new training starts afresh"
+    return [("", net.summary()), ("", ""), ("input", net.input_shape), ("output", net.output_shape), ("dtype", net.dtype),
+            ("seed", net.seed), ("penalty", ", ".join(map(str, net.penalty)) or "none"), ("epochs", f"{net.epoch} trained"),
+            ("optimizer", state), ("file", f"{os.path.getsize(path):,} bytes")]
+
+
+def _system() -> list[tuple[str, Any]]:
+    present = numba.core.config.CPU_FEATURES or numba.core.codegen.get_host_cpu_features()
+    features = [name for name in FEATURES if f"+{name}" in present.split(",")]
+    return [("numbanet", numbanet.__version__), ("numba", numba.__version__), ("llvmlite", llvmlite.__version__),
+            ("numpy", np.__version__), ("python", platform.python_version()), ("system", platform.platform()),
+            ("processor", _processor()), ("vectors", f"{8 * _simd.VECTOR_BYTES} bits ({' '.join(features) or 'baseline'})"),
+            ("threads", f"{numba.get_num_threads()} by {_jit.threading_layer()}"),
+            ("cache", _jit.cache_directory() or "none: no folder can be written to, so kernels are compiled in every process"),
+            ("optional", ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        found = []
+    return f"{found[0] if found else platform.processor() or platform.machine()}, compiled for {_host()}"
+
+
+def _host() -> str:
+    return getattr(numba.config, "CPU_NAME", None) or llvmlite.binding.get_host_cpu_name()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,134 @@
+"""A kernel writes its own slot, all of it and nothing else; no number is read before it was written."""
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from checkers import Bench, close, stray_writes
+from examples import LOSSES, TRAINABLE, inputs, named, network, targets
+from numbanet.engine import cpu
+from numbanet.plan import BACKWARD, FORWARD, GRADIENT
+
+LOSS = LOSSES[2]
+DTYPES = ["float32", "float64"]
+RANGES = [(0, 9), (0, 1), (2, 7), (8, 9)]
+
+
+def verbs(bench):
+    """(op, row, verb, kernel) for every kernel that the plan calls."""
+    for op, row in bench.rows.items():
+        for verb, column in (("forward", FORWARD), ("backward", BACKWARD), ("gradient", GRADIENT)):
+            if row[column] and getattr(op, verb) is not None:
+                yield op, row, verb, getattr(op, verb)
+
+
+def ranges(op, verb):
+    """Samples, or units of parameters."""
+    return RANGES if verb != "gradient" else [(0, op.units), (op.units // 3, op.units), (0, 1), (op.units - 1, op.units)]
+
+
+def bench(example, loss, dtype):
+    width = 5
+    net = network(example, loss, width=width, dtype=dtype)
+    return Bench(net, inputs(example, 9, dtype=dtype), targets(loss, 9, width).astype(dtype if loss.targets != "labels" else "int64"),
+                 loss.loss)
+
+
+CASES = [(example, LOSS) for example in TRAINABLE] + [(TRAINABLE[0], loss) for loss in LOSSES]
+IDS = [f"{example.name}, {loss.name}" for example, loss in CASES]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
+    here = bench(*case, dtype)
+    for op, row, verb, kernel in verbs(here):
+        for lo, hi in ranges(op, verb):
+            if verb != "gradient":
+                here.place(row, lo, hi)
+            assert stray_writes(here, kernel, row, verb, lo, hi) == {}, f"{op.name}.{verb}({lo}, {hi})"
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_kernel_fills_its_slot(case):
+    here = bench(*case, "float64")
+    for op, row, verb, kernel in verbs(here):
+        if op.in_place:
+            continue
+        for lo, hi in ranges(op, verb):
+            if verb != "gradient":
+                here.place(row, lo, hi)
+            memory, numbers = here.slot(row, verb, lo, hi)
+            slot = here.memories()[memory]
+            kept = slot.copy()
+            slot[sorted(numbers)] = np.nan
+            here.call(kernel, row, lo, hi)
+            assert np.isfinite(slot).all(), f"{op.name}.{verb}({lo}, {hi})"
+            slot[:] = kept
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_kernel_does_what_its_twin_does_on_any_range(case):
+    here = bench(*case, "float64")
+    for op, row, verb, kernel in verbs(here):
+        for lo, hi in ranges(op, verb):
+            if verb != "gradient":
+                here.place(row, lo, hi)
+            expected = here.call_twin(kernel, row, lo, hi)
+            here.call(kernel, row, lo, hi)
+            for name, memory in here.memories().items():
+                close(memory, expected[name], 1e-13)
+
+
+def test_an_empty_range_changes_nothing():
+    here = bench(TRAINABLE[0], LOSS, "float64")
+    for _, row, _, kernel in verbs(here):
+        assert not any(here.call(kernel, row, 4, 4).values())
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fenced(monkeypatch):
+    """Let the engine's memories begin as NaN and lie between guards; the fence tells whether a guard was touched."""
+    guards, original = [], cpu.Memory.__init__
+
+    def fence(memory, n, dtype):
+        whole = np.full(n + 256, np.nan, dtype)
+        whole[:128] = whole[-128:] = 0.625
+        guards.append(whole)
+        return whole[128 : 128 + n]
+
+    def init(self, plan, dtype, grads=0):
+        original(self, plan, dtype, grads)
+        self.acts, self.deltas, self.grads = (fence(self, len(a), dtype) for a in (self.acts, self.deltas, self.grads))
+
+    monkeypatch.setattr(cpu.Memory, "__init__", init)
+    return lambda: len(guards) > 0 and all((whole[:128] == 0.625).all() and (whole[-128:] == 0.625).all() for whole in guards)
+
+
+def everything(example, loss, threads):
+    """What a network gives in prediction, evaluation, gradient and training, as bytes."""
+    net, x, y = network(example, loss, dtype="float32", penalty=nn.L2(0.1)), inputs(example, 37), targets(loss, 37)
+    found = [net.predict(x, threads=threads).tobytes(), net.gradient(x, y, loss.loss, threads=threads).tobytes(),
+             repr(net.evaluate(x, y, loss=loss.loss, threads=threads))]
+    net.fit(x, y, loss=loss.loss, optimizer=nn.Adam(), batch_size=16, epochs=2, threads=threads)
+    return [*found, net.parameters.tobytes()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_runs_stay_in_their_memories_and_read_nothing_unwritten(case, threads, request):
+    expected = everything(*case, threads)
+    intact = request.getfixturevalue("fenced")
+    assert everything(*case, threads) == expected
+    assert intact()
+
+
+def test_a_step_leaves_inputs_and_targets_alone():
+    net, x, y = network(TRAINABLE[0], LOSS), inputs(TRAINABLE[0], 37), targets(LOSS, 37)
+    before = x.tobytes(), y.tobytes()
+    net.fit(x, y, loss=LOSS.loss, batch_size=5, epochs=2)
+    net.predict(x)
+    assert (x.tobytes(), y.tobytes()) == before

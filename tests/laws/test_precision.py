@@ -1,0 +1,75 @@
+"""float32 and float64 do the same, to the rounding of float32."""
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from checkers import close
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+
+ROUNDING = 32 * np.finfo(np.float32).eps
+LOSS = LOSSES[0]
+
+
+def both(example, loss=None, **arguments):
+    """The same network in both precisions, from weights that float32 holds exactly."""
+    single, double = (network(example, loss, dtype=dtype, **arguments) for dtype in ("float32", "float64"))
+    double.parameters = single.parameters
+    return single, double
+
+
+@pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
+def test_outputs_agree(example):
+    single, double = both(example)
+    x = inputs(example, 33)
+    found = single.predict(x)
+    assert found.dtype == np.float32 and double.predict(x).dtype == np.float64
+    close(found, double.predict(x), ROUNDING)
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+def test_gradients_agree(example):
+    single, double = both(example, LOSS, penalty=PENALTIES[3])
+    x, y = inputs(example, 9), targets(LOSS, 9)
+    found = single.gradient(x, y, LOSS.loss)
+    assert found.dtype == np.float32
+    close(found, double.gradient(x, y, LOSS.loss), ROUNDING)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+def test_losses_and_their_gradients_agree(loss):
+    single, double = both(TRAINABLE[0], loss, width=4)
+    x, y = inputs(TRAINABLE[0], 17), targets(loss, 17, 4)
+    close(single.loss(x, y, loss.loss), double.loss(x, y, loss.loss), ROUNDING)
+    close(single.gradient(x, y, loss.loss), double.gradient(x, y, loss.loss), ROUNDING)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_some_steps_agree(optimizer):
+    single, double = both(TRAINABLE[7], LOSS)
+    x, y = inputs(TRAINABLE[7], 24), targets(LOSS, 24)
+    before = double.parameters.copy()
+    for net in (single, double):
+        net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=8, epochs=2)
+    moved = np.abs(double.parameters - before).max()
+    assert moved > 0.01
+    assert np.abs(single.parameters - double.parameters).max() <= 64 * np.finfo(np.float32).eps * max(1, moved)
+
+
+def test_the_two_precisions_are_not_the_same_numbers():
+    single, double = both(TRAINABLE[0])
+    x = inputs(TRAINABLE[0], 33)
+    assert (single.predict(x) != double.predict(x)).any()
+
+
+def test_a_network_of_the_other_precision_reads_its_inputs_as_they_are():
+    example = TRAINABLE[0]
+    for dtype in ("float32", "float64"):
+        net = network(example, dtype=dtype)
+        assert (net.predict(inputs(example, 5, dtype="float32")) == net.predict(inputs(example, 5, dtype="float64"))).all()
+
+
+def test_a_number_beyond_float32_is_refused_or_stays_in_float64():
+    net = nn.Sequential([nn.Dense(1)], 1, "float64")
+    net.parameters = [1e-200, 0.0]
+    assert net.predict(np.array([[1e200]]))[0, 0] == pytest.approx(1, rel=1e-15)

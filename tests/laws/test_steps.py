@@ -1,0 +1,71 @@
+"""A step applies the gradient, and a resumed training is the uninterrupted one."""
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from examples import LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+
+LOSS = LOSSES[2]
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_of_sgd_with_rate_one_subtracts_the_gradient(example, threads):
+    for penalty in PENALTIES:
+        net, x, y = network(example, LOSS, penalty=penalty), inputs(example, 17), targets(LOSS, 17)
+        before, gradient = net.parameters.copy(), net.gradient(x, y, LOSS.loss, threads=threads)
+        net.fit(x, y, loss=LOSS.loss, optimizer=nn.SGD(1.0), batch_size=None, shuffle=False, threads=threads)
+        assert np.abs(gradient).max() > 1e-3
+        np.testing.assert_array_equal(net.parameters, before - gradient)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+def test_a_step_subtracts_the_gradient_of_every_loss(loss):
+    net, x, y = network(TRAINABLE[0], loss), inputs(TRAINABLE[0], 17), targets(loss, 17)
+    before, gradient = net.parameters.copy(), net.gradient(x, y, loss.loss)
+    history = net.fit(x, y, loss=loss.loss, optimizer=nn.SGD(1.0), batch_size=None, shuffle=False)
+    np.testing.assert_array_equal(net.parameters, before - gradient)
+    net.parameters = before
+    assert history.history["loss"][0] == pytest.approx(net.loss(x, y, loss.loss), rel=1e-14)
+
+
+def test_the_gradient_leaves_the_network_alone():
+    net, x, y = network(TRAINABLE[0], LOSS), inputs(TRAINABLE[0], 17), targets(LOSS, 17)
+    before = net.parameters.tobytes()
+    first = net.gradient(x, y, LOSS.loss)
+    second = net.gradient(x, y, LOSS.loss)
+    assert net.parameters.tobytes() == before
+    assert first.tobytes() == second.tobytes() and first is not second
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_resuming_is_going_on(optimizer, dtype):
+    example = TRAINABLE[7]
+    x, y = inputs(example, 26), targets(LOSS, 26)
+
+    def trained(*parts):
+        net = network(example, LOSS, dtype=dtype, penalty=nn.L2(0.01))
+        losses = []
+        for epochs in parts:
+            history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=8, epochs=epochs)
+            losses += history.history["loss"]
+        return net.parameters.tobytes(), net.optimizer_state.tobytes(), losses
+
+    whole = trained(5)
+    assert trained(2, 3) == whole
+    assert trained(1, 1, 1, 1, 1) == whole
+    assert len(set(whole[2])) == 5
+
+
+def test_the_same_seed_gives_the_same_training_and_another_another():
+    x, y = inputs(TRAINABLE[0], 20), targets(LOSS, 20)
+
+    def trained(seed):
+        net = network(TRAINABLE[0], LOSS, seed=seed)
+        net.parameters = np.random.default_rng(9).normal(size=net.parameters.shape)  # only the order differs
+        net.fit(x, y, loss=LOSS.loss, batch_size=3, optimizer=nn.SGD(0.1))
+        return net.parameters.tobytes()
+
+    assert trained(1) == trained(1) != trained(2)

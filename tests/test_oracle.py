@@ -1,0 +1,164 @@
+"""PyTorch agrees: trajectories of every optimiser, values and gradients of every loss and activation, in float64."""
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from checkers import close
+from numbanet.training import order
+
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
+
+SAMPLES, N_IN, HIDDEN, CLASSES = 50, 7, 9, 4
+
+
+def tensor(array):
+    return torch.tensor(np.asarray(array), dtype=torch.float64)
+
+
+# --- optimisers -------------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "sgd": (nn.SGD(0.2), lambda p: torch.optim.SGD(p, 0.2)),
+    "momentum": (nn.SGD(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
+    "nesterov": (nn.SGD(0.1, momentum=0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True)),
+    "adagrad": (nn.Adagrad(0.05), lambda p: torch.optim.Adagrad(p, 0.05)),
+    "rmsprop": (nn.RMSprop(0.01), lambda p: torch.optim.RMSprop(p, 0.01)),
+    "rmsprop with momentum": (nn.RMSprop(0.003, alpha=0.9, epsilon=1e-6, momentum=0.8),
+                              lambda p: torch.optim.RMSprop(p, 0.003, alpha=0.9, eps=1e-6, momentum=0.8)),
+    "adam": (nn.Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
+    "adam with betas": (nn.Adam(0.02, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
+                        lambda p: torch.optim.Adam(p, 0.02, betas=(0.7, 0.95), eps=1e-6)),
+    "adamw": (nn.AdamW(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
+    "default sgd": (nn.SGD(), lambda p: torch.optim.SGD(p)),
+    "default adagrad": (nn.Adagrad(), lambda p: torch.optim.Adagrad(p)),
+    "default rmsprop": (nn.RMSprop(), lambda p: torch.optim.RMSprop(p)),
+    "default adam": (nn.Adam(), lambda p: torch.optim.Adam(p)),
+    "default adamw": (nn.AdamW(), lambda p: torch.optim.AdamW(p)),
+}
+
+
+def classifier(penalty=None):
+    return nn.Sequential([nn.Dense(HIDDEN, activation="tanh"), nn.Dense(CLASSES, activation="softmax")], N_IN, "float64", seed=4,
+                         penalty=penalty)
+
+
+def data():
+    generator = np.random.default_rng(11)
+    return generator.normal(size=(SAMPLES, N_IN)), generator.integers(0, CLASSES, SAMPLES)
+
+
+def torch_parameters(net):
+    return [tensor(values).requires_grad_() for placed in net.layers for values in placed.parameters.values()]
+
+
+def flat(tensors):
+    return np.concatenate([one.detach().numpy().ravel() for one in tensors])
+
+
+def cross_entropy(parameters, x, y):
+    w, b, v, c = parameters
+    return functional.cross_entropy(torch.tanh(x @ w + b) @ v + c, y)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_hundred_steps_are_those_of_torch(name):
+    ours, theirs = OPTIMIZERS[name]
+    net, (x, y) = classifier(), data()
+    parameters = torch_parameters(net)
+    before, stepper = net.parameters.copy(), theirs(parameters)
+    for epoch in range(20):
+        shuffled = order(net.seed, epoch, SAMPLES)
+        for first in range(0, SAMPLES, 10):
+            here = shuffled[first : first + 10]
+            stepper.zero_grad()
+            cross_entropy(parameters, tensor(x[here]), torch.tensor(y[here])).backward()
+            stepper.step()
+    net.fit(x, y, optimizer=ours, batch_size=10, epochs=20)
+    assert net.optimizer_steps == 100
+    assert np.abs(net.parameters - before).max() > 0.01
+    np.testing.assert_allclose(net.parameters, flat(parameters), rtol=1e-9, atol=1e-12)
+
+
+def test_l2_is_the_weight_decay_of_torch_on_weights_alone():
+    net, (x, y) = classifier(nn.L2(0.05)), data()
+    parameters = torch_parameters(net)
+    stepper = torch.optim.SGD([{"params": parameters[0::2], "weight_decay": 0.05}, {"params": parameters[1::2]}], 0.1)
+    for _ in range(30):
+        stepper.zero_grad()
+        cross_entropy(parameters, tensor(x), torch.tensor(y)).backward()
+        stepper.step()
+    net.fit(x, y, optimizer=nn.SGD(0.1), batch_size=None, epochs=30)
+    np.testing.assert_allclose(net.parameters, flat(parameters), rtol=1e-9, atol=1e-12)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+LOSSES = {
+    "quadratic": ("quadratic", None, lambda a, y: 0.5 * functional.mse_loss(a, y, reduction="sum") / len(a)),
+    "mean_squared_error": ("mean_squared_error", None, functional.mse_loss),
+    "mean_absolute_error": ("mean_absolute_error", None, functional.l1_loss),
+    "huber": (nn.Huber(0.7), None, lambda a, y: functional.huber_loss(a, y, delta=0.7)),
+    "binary_cross_entropy": ("binary_cross_entropy", "sigmoid",
+                             lambda a, y: functional.binary_cross_entropy(a, y, reduction="sum") / len(a)),
+    "cross_entropy": ("cross_entropy", "softmax", lambda a, y: -(y * a.log()).sum() / len(a)),
+}
+ACTIVATIONS = {
+    "identity": lambda z: z,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "leaky_relu": lambda z: functional.leaky_relu(z, 0.01),
+    "softmax": lambda z: torch.softmax(z, dim=1),
+}
+
+
+def compare(activation, name, reference):
+    """Loss and gradient of one dense layer against torch's."""
+    generator = np.random.default_rng(len(activation))
+    net = nn.Sequential([nn.Dense(5, activation=activation)], 6, "float64", seed=8)
+    net.layers[0].bias = generator.normal(size=5)
+    x, y = 2 * generator.normal(size=(13, 6)), generator.uniform(0.05, 0.95, (13, 5))
+    y /= y.sum(axis=1, keepdims=True) if name == "cross_entropy" else 1
+    parameters = torch_parameters(net)
+    outputs = ACTIVATIONS[activation](tensor(x) @ parameters[0] + parameters[1])
+    value = reference(outputs, tensor(y))
+    value.backward()
+    close(net.predict(x), outputs.detach().numpy(), 1e-14)
+    close(net.loss(x, y, name), value.item(), 1e-13)
+    close(net.gradient(x, y, name), flat([one.grad for one in parameters]), 1e-13)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["quadratic", "mean_squared_error", "mean_absolute_error", "huber"])
+def test_a_loss_after_any_activation_is_that_of_torch(name, activation):
+    given, _, reference = LOSSES[name]
+    compare(activation, given, reference)
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy"])
+def test_a_cross_entropy_is_that_of_torch(name):
+    given, activation, reference = LOSSES[name]
+    compare(activation, given, reference)
+
+
+def test_cross_entropies_stay_exact_where_probabilities_vanish():
+    """torch's losses of weighted inputs are exact there, too."""
+    x = np.array([[-80.0], [-3.0], [0.5], [40.0], [90.0]])
+    net = nn.Sequential([nn.Dense(2, activation="sigmoid")], 1, "float64")
+    net.parameters = [1.0, -0.75, 0.25, 0.5]
+    y = np.array([[1, 0], [0, 1], [0.25, 0.5], [1, 1], [0, 0.125]])
+    z = tensor(x @ net.layers[0].weights + net.layers[0].bias).requires_grad_()
+    value = functional.binary_cross_entropy_with_logits(z, tensor(y), reduction="sum") / 5
+    value.backward()
+    close(net.loss(x, y, "binary_cross_entropy"), value.item(), 1e-14)
+    close(net.gradient(x, y, "binary_cross_entropy")[2:], z.grad.sum(dim=0).numpy(), 1e-14)
+    net = nn.Sequential([nn.Dense(3, activation="softmax")], 1, "float64")
+    net.parameters = [1.0, -1.25, 0.5, 0.25, 0.5, -0.125]
+    labels = np.array([0, 1, 2, 1, 2])
+    z = tensor(x @ net.layers[0].weights + net.layers[0].bias).requires_grad_()
+    value = functional.cross_entropy(z, torch.tensor(labels))
+    value.backward()
+    close(net.loss(x, labels), value.item(), 1e-14)
+    close(net.gradient(x, labels)[3:], z.grad.sum(dim=0).numpy(), 1e-14)

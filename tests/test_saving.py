@@ -1,0 +1,355 @@
+"""A saved network comes back whole: the same outputs, the same training from there on; anything else is refused by name."""
+
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from examples import LAYERS, OPTIMIZERS, PENALTIES, named
+from numbanet import files, saving
+from numbanet.initializers import Glorot, He, Initializer, LeCun, Normal, Uniform, Zeros
+from scale import Scale
+
+
+def network(*, dtype="float32", seed=3, penalty=None, threads=None, activation="tanh", **options):
+    return nn.Sequential([nn.Dense(6, activation=activation, **options), nn.Dense(3, activation="softmax")], 4, dtype, seed,
+                         penalty, threads)
+
+
+def data(samples=50, seed=5):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(samples, 4)).astype("float32"), generator.integers(0, 3, samples)
+
+
+def there_and_back(net, folder, **options):
+    net.save(folder / "net.safetensors")
+    return nn.load(folder / "net.safetensors", **options)
+
+
+def rewritten(path, change=None, tensors=None, **metadata):
+    """The file again with a valid checksum, after a change to its description, its tensors or its metadata."""
+    found, strings = files.read(path)
+    content = json.loads(strings["network"])
+    if change is not None:
+        change(content)
+    files.write(path, {**found, **tensors} if tensors else found, {**strings, "network": json.dumps(content), **metadata})
+
+
+@dataclass(frozen=True, eq=False)
+class Doubled(nn.Activation):
+    """A user's own activation, with a field."""
+
+    factor: float = 2.0
+    forward, backward = nn.Sigmoid.forward, nn.Sigmoid.backward
+
+
+@dataclass(frozen=True)
+class Thirds(Initializer):
+    """A user's own initialiser."""
+
+    def __call__(self, shape, generator):
+        return np.full(shape, 1 / 3)
+
+
+# --- there and back -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
+def test_every_layer_comes_back(example, tmp_path):
+    net = nn.Sequential([Scale(), *example.layers()], example.input_shape, "float64", 7)
+    net.parameters = np.random.default_rng(1).normal(size=net.parameters.size)
+    net.save(tmp_path / "net")
+    back = nn.load(tmp_path / "net", custom={"Scale": Scale})
+    assert [type(placed.layer) for placed in back.layers] == [type(placed.layer) for placed in net.layers]
+    assert [placed.shapes for placed in back.layers] == [placed.shapes for placed in net.layers]
+    np.testing.assert_array_equal(back.parameters, net.parameters)
+    x = np.random.default_rng(2).normal(size=(5, *example.input_shape))
+    np.testing.assert_array_equal(back.predict(x), net.predict(x))
+
+
+def test_every_public_layer_is_in_the_table_of_known_classes():
+    layers = {name for name in vars(nn) if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], nn.Layer)}
+    assert layers - {"Layer", "Activation"} <= set(saving.known())
+
+
+@pytest.mark.parametrize("activation", [
+    None, "sigmoid", "leaky_relu", "step", nn.ReLU, nn.LeakyReLU(0.25), ["relu", "tanh", "relu", nn.LeakyReLU(0.5), nn.Sigmoid, "step"],
+    nn.PerNeuron(["tanh"] * 5 + ["relu"]), "softmax",
+], ids=repr)
+def test_every_way_to_give_an_activation(activation, tmp_path):
+    net = network(activation=activation)
+    back = there_and_back(net, tmp_path)
+    assert list(map(repr, back.layers)) == list(map(repr, net.layers))
+    for one, other in zip(net.layers, back.layers, strict=True):
+        assert getattr(one.layer, "slope", None) == getattr(other.layer, "slope", None)
+    x = data()[0]
+    np.testing.assert_array_equal(back.predict(x), net.predict(x))
+
+
+@pytest.mark.parametrize("penalty", [*PENALTIES, nn.L2(0.5, per="batch")], ids=repr)
+def test_every_penalty(penalty, tmp_path):
+    back = there_and_back(network(penalty=penalty), tmp_path)
+    assert back.penalty == network(penalty=penalty).penalty
+    back = there_and_back(nn.Sequential([nn.Dense(2, penalty=penalty)], 3), tmp_path)
+    assert back.penalty_value() == nn.Sequential([nn.Dense(2, penalty=penalty)], 3).penalty_value()
+
+
+@pytest.mark.parametrize("initializer", ["he", He, Glorot(), LeCun(), Normal(0.5, 0.25), Uniform(-1.0, 2.0), Zeros()], ids=repr)
+def test_every_initializer(initializer, tmp_path):
+    net = network(initializer=initializer, bias_initializer="normal")
+    back = there_and_back(net, tmp_path)
+    net.initialize(11)
+    back.initialize(11)
+    np.testing.assert_array_equal(back.parameters, net.parameters)
+
+
+@pytest.mark.parametrize("initial", [np.full((4, 6), 0.5), np.full((4, 6), 0.5).tolist(), lambda shape, generator: np.ones(shape)],
+                         ids=["array", "list", "function"])
+def test_initial_numbers_of_the_user_are_in_the_tensors_alone(initial, tmp_path):
+    net = network(initializer=initial, bias_initializer=np.arange(6.0))
+    back = there_and_back(net, tmp_path)
+    np.testing.assert_array_equal(back.parameters, net.parameters)
+    assert back.description[0].initializer is None and back.description[0].bias_initializer == "zeros"
+
+
+def test_what_stands_beside_the_layers(tmp_path):
+    net = nn.Sequential([nn.Flatten, nn.Dense(np.int64(2))], (np.int64(3), 2), "float64", seed=2**40, threads=1)
+    back = there_and_back(net, tmp_path)
+    assert type(back) is nn.Sequential
+    assert (back.input_shape, back.dtype, back.seed, back.threads, back.epoch, back.optimizer) == ((3, 2), "float64", 2**40, 1, 0, None)
+    assert back.summary() == net.summary() and repr(back) == repr(net)
+    assert back.layers[1].weights.base is not None and np.shares_memory(back.layers[1].weights, back.parameters)
+    assert set(vars(back)) == set(vars(net))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_training_goes_on_bit_for_bit(optimizer, dtype, tmp_path):
+    x, y = data()
+    options = {"optimizer": optimizer, "batch_size": 8, "verbose": 0}
+    straight = network(dtype=dtype, penalty=nn.L2(0.01))
+    losses = straight.fit(x, y, epochs=5, **options).history["loss"]
+    first = network(dtype=dtype, penalty=nn.L2(0.01))
+    first.fit(x, y, epochs=2, **options)
+    second = there_and_back(first, tmp_path)
+    assert (second.optimizer, second.optimizer_steps, second.epoch) == (optimizer, 14, 2)
+    assert second.fit(x, y, epochs=3, **options).history["loss"] == losses[2:]
+    np.testing.assert_array_equal(second.parameters, straight.parameters)
+    np.testing.assert_array_equal(second.optimizer_state, straight.optimizer_state)
+    assert (second.epoch, second.optimizer_steps) == (straight.epoch, straight.optimizer_steps) == (5, 35)
+
+
+def test_saving_changes_nothing(tmp_path):
+    x, y = data()
+    net = network()
+    net.fit(x, y, optimizer="adam", verbose=0)
+    before = net.parameters.copy(), net.optimizer_state.copy(), net.epoch
+    there_and_back(net, tmp_path)
+    np.testing.assert_array_equal(net.parameters, before[0])
+    np.testing.assert_array_equal(net.optimizer_state, before[1])
+    assert net.epoch == before[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_the_safetensors_package_reads_the_file(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    x, y = data()
+    net = network()
+    net.fit(x, y, optimizer=nn.SGD(0.1, momentum=0.5), verbose=0)
+    net.save(tmp_path / "net")
+    found = numpy.load_file(tmp_path / "net")
+    assert set(found) == {"0.weights", "0.bias", "2.weights", "2.bias", "optimizer.velocity"}
+    np.testing.assert_array_equal(found["2.weights"], net.layers[2].weights)
+
+
+# --- classes of the user ------------------------------------------------------------------------------------------------
+
+
+def test_own_classes_come_back_by_name(tmp_path):
+    net = nn.Sequential([nn.Dense(3, activation=Doubled(4.0), initializer=Thirds()), Doubled], 2)
+    back = there_and_back(net, tmp_path, custom={"Doubled": Doubled, "Thirds": Thirds})
+    assert [placed.layer.factor for placed in back.layers[1:]] == [4.0, 2.0]
+    assert back.description[0].initializer == Thirds()
+
+
+@pytest.mark.parametrize("missing", ["Doubled", "Thirds"])
+def test_an_unknown_class_is_named_with_the_way_out(missing, tmp_path):
+    net = nn.Sequential([nn.Dense(3, activation=Doubled(), initializer=Thirds())], 2)
+    custom = {"Doubled": Doubled, "Thirds": Thirds}
+    del custom[missing]
+    with pytest.raises(ValueError, match=f"net.safetensors: .*unknown type '{missing}'.*custom="):
+        there_and_back(net, tmp_path, custom=custom)
+
+
+def test_custom_must_map_names_to_classes(tmp_path):
+    network().save(tmp_path / "net")
+    with pytest.raises(TypeError, match="custom maps names to classes"):
+        nn.load(tmp_path / "net", custom={"Doubled": "os.system"})
+
+
+def test_a_class_with_the_name_of_one_of_ours_is_refused(tmp_path):
+    @dataclass(frozen=True, eq=False)
+    class ReLU(nn.Activation):
+        forward, backward = nn.ReLU.forward, nn.ReLU.backward
+
+    with pytest.raises(ValueError, match="layer 0: the class ReLU has the name of one of numbanet's"):
+        nn.Sequential([ReLU()], 2).save(tmp_path / "net")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_field_that_no_file_can_hold_is_refused(tmp_path):
+    net = nn.Sequential([Doubled(np.ones((2, 3)))], 2)
+    with pytest.raises(ValueError, match=r"layer 0 \(Doubled\), factor holds an array of shape \(2, 3\)"):
+        net.save(tmp_path / "net")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Layer", "Activation", "Initializer", "Optimizer", "Penalty", "Op", "Sequential", "eval", "os.system"])
+def test_only_the_table_is_looked_up(name, tmp_path):
+    network().save(tmp_path / "net")
+    rewritten(tmp_path / "net", lambda content: content["layers"].append({"type": name}))
+    with pytest.raises(ValueError, match=f"unknown type '{name}'"):
+        nn.load(tmp_path / "net")
+
+
+# --- files that are no networks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"PK\3\4" + bytes(100), b"\x80\4\x95" + bytes(50), b"{}" * 30, bytes(500)], ids=range(6))
+def test_foreign_files_are_refused(content, tmp_path):
+    path = tmp_path / "foreign"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="foreign: "):
+        nn.load(path)
+
+
+def test_a_container_without_a_network_is_refused(tmp_path):
+    files.write(tmp_path / "other", {"a": np.ones(3)}, {"kind": "weights"})
+    with pytest.raises(ValueError, match="other: a container without a network"):
+        nn.load(tmp_path / "other")
+
+
+def test_a_foreign_safetensors_file_is_refused_without_a_useless_hint(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    numpy.save_file({"0.weights": np.ones((2, 2))}, tmp_path / "foreign", {"format": "numbanet"})
+    with pytest.raises(ValueError, match=r"not written by numbanet \(no sha256\)$"):
+        nn.load(tmp_path / "foreign")
+
+
+def test_truncated_at_any_length(tmp_path):
+    path = tmp_path / "net"
+    network().save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 29):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="net: "):
+            nn.load(path)
+
+
+def test_a_changed_byte_anywhere(tmp_path):
+    path = tmp_path / "net"
+    network().save(path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 23):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1:])
+        with pytest.raises(ValueError, match="net: "):
+            nn.load(path)
+
+
+CHANGES = {
+    "no layers": (lambda c: c.update(layers=[]), "at least one layer"),
+    "layers are a number": (lambda c: c.update(layers=5), ""),
+    "a layer is a text": (lambda c: c.update(layers=["Dense"]), "a layer was expected"),
+    "a layer is an optimiser": (lambda c: c["layers"].append({"type": "SGD"}), "a layer was expected"),
+    "an object without a type": (lambda c: c["layers"].append({"units": 3}), "without a type"),
+    "a type that is a list": (lambda c: c["layers"].append({"type": ["Dense"]}), "without a type"),
+    "an unknown field": (lambda c: c["layers"][0].update(colour=3), "Dense cannot be built"),
+    "a field is missing": (lambda c: c["layers"][0].pop("units"), "Dense cannot be built"),
+    "negative units": (lambda c: c["layers"][0].update(units=-3), "positive whole number"),
+    "another number of units": (lambda c: c["layers"][0].update(units=7), r"tensor '0.weights' is float32 \(4, 6\)"),
+    "a penalty that is none": (lambda c: c["layers"][0].update(penalty="L2"), "a penalty is"),
+    "another dtype": (lambda c: c.update(dtype="float64"), "the network needs float64"),
+    "no dtype": (lambda c: c.update(dtype="int32"), "dtype must be"),
+    "half a sample": (lambda c: c.update(input_shape=[2.5]), "input_shape"),
+    "an enormous input": (lambda c: c.update(input_shape=[10**13]), ""),
+    "an impossible input": (lambda c: c.update(input_shape=[10**30]), ""),
+    "a negative seed": (lambda c: c.update(seed=-1), "seed must be"),
+    "an epoch of text": (lambda c: c.update(epoch="1"), "epoch must be"),
+    "an optimiser that is a layer": (lambda c: c.update(optimizer={"type": "ReLU"}), "an optimizer is"),
+    "an optimiser without its state": (lambda c: c.update(optimizer={"type": "Adam"}), "tensor 'optimizer.(mean|squares)' is missing"),
+    "a bad learning rate": (lambda c: c.update(optimizer={"type": "SGD", "learning_rate": "nan"}), "learning_rate"),
+    "a key is missing": (lambda c: c.pop("seed"), "description must have"),
+    "a key too many": (lambda c: c.update(more=1), "description must have"),
+    "deep nesting": (lambda c: c.update(penalty=json.loads("[" * 900 + "]" * 900)), ""),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_wrong_description_is_refused(name, tmp_path):
+    path = tmp_path / "net"
+    network().save(path)
+    change, message = CHANGES[name]
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=rf"net: .*{message}"):
+        nn.load(path)
+
+
+@pytest.mark.parametrize(("tensors", "message"), [
+    ({"0.bias": np.zeros(5, "float32")}, r"tensor '0.bias' is float32 \(5,\), the network needs float32 \(6,\)"),
+    ({"0.bias": np.zeros(6)}, r"tensor '0.bias' is float64 \(6,\), the network needs float32"),
+    ({"0.bias": np.zeros((6, 1), "float32")}, "tensor '0.bias'"),
+    ({"1.weights": np.zeros(2, "float32")}, "tensor '1.weights' belongs to no layer"),
+    ({"optimizer.mean": np.zeros(2, "float32")}, "tensor 'optimizer.mean' belongs to no layer"),
+], ids=["shape", "dtype", "axes", "extra", "optimiser"])
+def test_wrong_tensors_are_refused(tensors, message, tmp_path):
+    path = tmp_path / "net"
+    network().save(path)
+    rewritten(path, tensors=tensors)
+    with pytest.raises(ValueError, match=f"net: {message}"):
+        nn.load(path)
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    path = tmp_path / "net"
+    network().save(path)
+    tensors, strings = files.read(path)
+    del tensors["2.bias"]
+    files.write(path, tensors, strings)
+    with pytest.raises(ValueError, match=r"net: tensor '2\.bias' is missing"):
+        nn.load(path)
+
+
+def test_another_version_and_a_description_that_is_not_json(tmp_path):
+    path = tmp_path / "net"
+    network().save(path)
+    rewritten(path, version="2")
+    with pytest.raises(ValueError, match="version '2'.*reads '1'"):
+        nn.load(path)
+    rewritten(path, version="1", network="{")
+    with pytest.raises(ValueError, match="net: the network's description is not JSON"):
+        nn.load(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        nn.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_an_interrupted_save_keeps_the_old_file(moment, tmp_path, monkeypatch):
+    path = tmp_path / "net"
+    net = network()
+    net.save(path)
+    old = path.read_bytes()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    net.initialize(99)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, moment, interrupt)
+        net.save(path)
+    assert path.read_bytes() == old and os.listdir(tmp_path) == ["net"]
