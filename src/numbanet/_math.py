@@ -1,14 +1,14 @@
-"""exp, log, tanh, sigmoid and softplus that the compiler turns into vector code, for float32 and float64.
+"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for one number or a vector register full of them.
 
-Each stays within a few units in the last place (tests/test_math.py holds the bounds) and passes NaN on. The same lines serve
-both precisions; where float32 needs fewer terms, a branch known to the compiler leaves the rest out. The coefficients are those
-of the Taylor series, which suffice after the reduction to |r| ≤ ln 2 / 2 (exp) and |s| ≤ 0.172 (log).
+Each is free of branches, stays within a few units in the last place (tests/test_math.py holds the bounds) and passes NaN on. The
+same lines serve both precisions; where float32 needs fewer terms, a branch known to the compiler leaves the rest out. The
+coefficients are those of the Taylor series, which suffice after the reduction to |r| ≤ ln 2 / 2 (exp) and |s| ≤ 0.172 (log).
 """
 
 import math
 
 from numbanet._jit import inline_exact
-from numbanet._simd import exponent, is_single, like, mantissa, nearest, power_of_two
+from numbanet._simd import exponent, is_single, like, mantissa, nearest, power_of_two, where_greater
 
 _LOG2_E = 1 / math.log(2)
 _LN2_HIGH_SINGLE = 0.693359375
@@ -55,9 +55,9 @@ def _expm1_short(r):
 @inline_exact
 def _limit(x, bound):
     """x kept within ±bound; NaN stays."""
-    high = like(x, bound)
-    x = high if x > high else x
-    return -high if x < -high else x
+    high, low = like(x, bound), like(x, -bound)
+    x = where_greater(x, high, high, x)
+    return where_greater(low, x, low, x)
 
 
 @inline_exact
@@ -82,7 +82,7 @@ def tanh(x):
 def sigmoid(x):
     """1 / (1 + e⁻ˣ)."""
     one = like(x, 1)
-    return one / (one + exp(-x))
+    return one / (one + exp(like(x, 0) - x))
 
 
 @inline_exact
@@ -90,9 +90,9 @@ def log(x):
     """The natural logarithm of a positive normal number; below the smallest one −∞, NaN below zero."""
     one = like(x, 1)
     m, e = mantissa(x), exponent(x)
-    large = m > like(x, _ROOT2)
-    m = m * like(x, 0.5) if large else m
-    e = e + one if large else e
+    root = like(x, _ROOT2)
+    e = where_greater(m, root, e + one, e)
+    m = where_greater(m, root, m * like(x, 0.5), m)
     s = (m - one) / (m + one)
     q = s * s
     if is_single(x):
@@ -114,18 +114,17 @@ def log(x):
     else:
         value = e * like(x, _LN2_HIGH_DOUBLE) + ((s + s) + (e * like(x, _LN2_LOW_DOUBLE) + s * q * p))
     smallest = like(x, 1.17549435e-38) if is_single(x) else like(x, 2.2250738585072014e-308)
-    value = like(x, -math.inf) if x < smallest else value
-    value = like(x, math.nan) if x < like(x, 0) else value
-    return value if x < like(x, math.inf) else x
+    value = where_greater(smallest, x, like(x, -math.inf), value)
+    value = where_greater(like(x, 0), x, like(x, math.nan), value)
+    return where_greater(like(x, math.inf), x, value, x)
 
 
 @inline_exact
 def softplus(x):
     """log(1 + eˣ), without overflow: max(x, 0) + log(1 + e^−|x|)."""
     zero = like(x, 0)
-    far = -x if x > zero else x
-    near = x if x > zero else zero
-    return near + log1p_of(exp(far))
+    far = where_greater(x, zero, zero - x, x)
+    return where_greater(x, zero, x, zero) + log1p_of(exp(far))
 
 
 @inline_exact

@@ -167,8 +167,11 @@ def optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
 def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None) -> Sequential:
     """The network for the data: hidden layers as chosen, and the output layer that the targets ask for."""
     outputs, last = size(data.y.shape[1:]), "identity"
+    after = losses.loss(chosen["loss"]).after if chosen["loss"] else ""
+    if after and not data.classes:
+        raise ValueError(f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; choose mean_squared_error, "
+                         "mean_absolute_error, huber or quadratic")
     if data.classes:
-        after = losses.loss(chosen["loss"]).after if chosen["loss"] else ""
         alone = data.classes == 2 and after != "Softmax"
         outputs = 1 if alone else data.classes
         last = "sigmoid" if alone or (chosen["loss"] and after != "Softmax") else "softmax"

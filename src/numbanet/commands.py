@@ -104,13 +104,15 @@ def train(data, seed, threads, task, output, json_file, force, **given) -> None:
     DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y, or FILE.csv, numbers
     with y in the last column. A fifth of a file is held out for the figures at the end.
     """
-    seed = checks.count(seed, "--seed", 0)
+    if checks.count(seed, "--seed", 0) >= 2**63:
+        raise ValueError(f"--seed must be below 2^63, got {seed}")
     given = {name: value for name, value in given.items() if value is not None}
     if "layers" in given:
         given["layers"] = _layers(given["layers"])
     if "batch_size" in given:
         given["batch_size"] = _batch_size(given["batch_size"])
     chosen = work.settings(data, given)
+    checks.count(chosen["epochs"], "--epochs", 0)
     optimizer = work.optimizer(chosen)
     output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
     _free(output, force, "--output")
@@ -282,7 +284,7 @@ def _model(path: str) -> list[tuple[str, Any]]:
 
 
 def _system() -> list[tuple[str, Any]]:
-    present = numba.core.config.CPU_FEATURES or numba.core.codegen.get_host_cpu_features()
+    present = getattr(numba.config, "CPU_FEATURES", None) or numba.core.codegen.get_host_cpu_features()
     features = [name for name in FEATURES if f"+{name}" in present.split(",")]
     return [("numbanet", numbanet.__version__), ("numba", numba.__version__), ("llvmlite", llvmlite.__version__),
             ("numpy", np.__version__), ("python", platform.python_version()), ("system", platform.platform()),

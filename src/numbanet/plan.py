@@ -312,8 +312,11 @@ def _layout(slots, batch, threads, block, train):
 
 
 def _cut(ops, starts, threads, n_params):
-    """Cut the parameters into tasks of at most a few thousand numbers, and share them out among the threads by cost."""
-    grain = min(4096, max(256, n_params // (8 * threads)))
+    """Cut the parameters into tasks of at most a few thousand numbers, and share them out among the threads by cost.
+
+    The cuts do not depend on the threads: a compiled loop may round its last, odd numbers differently from the others.
+    """
+    grain = min(4096, max(256, n_params // 32))
     tasks, costs, offset = [], [0], 0
     for start, op in zip(starts, ops, strict=False):
         if op.parameters:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from numbanet._jit import inline
+from numbanet._jit import inline_exact
 from numbanet._simd import like, real
 from numbanet.plan import L1 as STRENGTH_1
 from numbanet.plan import L2 as STRENGTH_2
@@ -61,7 +61,7 @@ def penalties(given) -> tuple[Penalty, ...]:
     return each
 
 
-@inline
+@inline_exact
 def penalize(op, params, grads, lo, hi):
     """grads += s₁ sign(w) + s₂ w, for parameters lo ≤ i < hi, with the strengths in the op's row."""
     s, t, zero = like(params, real(op, STRENGTH_1)), like(params, real(op, STRENGTH_2)), like(params, 0)

@@ -2,27 +2,35 @@
 
 `pointers`  pointers into flat memories, calls by address, bits
 `vectors`   one vector register as a value
+`numbers`   the steps of elementary functions, for a number or a vector
 `tiles`     the matrix product
 """
 
-from numbanet._simd.pointers import (
-    at,
-    call,
-    exponent,
-    is_single,
-    lanes,
-    like,
-    mantissa,
-    memory,
-    nearest,
-    pointer,
-    power_of_two,
-    real,
-    set_real,
-    stack,
-)
+from numbanet._simd.numbers import exponent, is_single, like, mantissa, nearest, power_of_two, where_equal, where_greater
+from numbanet._simd.pointers import at, call, lanes, memory, pointer, real, set_real, stack
 from numbanet._simd.tiles import multiply
+from numbanet._simd.vectors import load, store
 from numbanet._simd.width import VECTOR_BYTES
 
-__all__ = ["VECTOR_BYTES", "at", "call", "exponent", "is_single", "lanes", "like", "mantissa", "memory", "multiply", "nearest",
-           "pointer", "power_of_two", "real", "set_real", "stack"]
+__all__ = [
+    "VECTOR_BYTES",
+    "at",
+    "call",
+    "exponent",
+    "is_single",
+    "lanes",
+    "like",
+    "load",
+    "mantissa",
+    "memory",
+    "multiply",
+    "nearest",
+    "pointer",
+    "power_of_two",
+    "real",
+    "set_real",
+    "stack",
+    "store",
+    "where_equal",
+    "where_greater",
+]

@@ -1,7 +1,7 @@
 """One vector register as a value in a kernel: for loops over few channels, which a compiler leaves scalar.
 
 `load(p, n)` reads the first n numbers at p (at most a register full) and fills the rest with zeros; `store(p, v, n)` writes the
-first n. Between them: + − · through `add`, `multiply_add`, `scale`, and `largest`, `where_equal`.
+first n. What can be done with it between them stands in `numbers`.
 """
 
 from llvmlite import ir
@@ -75,7 +75,18 @@ def load(typingctx, pointer, count):
         def codegen(context, builder, signature, args):
             kind = vector_of(pointer.dtype)
             place = builder.bitcast(args[0], kind.as_pointer())
-            return masked_load(builder, place, kind, mask_before(builder, args[1], 0, kind.count))
+            full = builder.icmp_signed(">=", args[1], ir.IntType(64)(kind.count))
+            with builder.if_else(full, likely=True) as (whole, part):
+                with whole:
+                    all_ = builder.load(place, align=pointer.dtype.bitwidth // 8)
+                    from_whole = builder.block
+                with part:
+                    some = masked_load(builder, place, kind, mask_before(builder, args[1], 0, kind.count))
+                    from_part = builder.block
+            value = builder.phi(kind)
+            value.add_incoming(all_, from_whole)
+            value.add_incoming(some, from_part)
+            return value
 
         return Vector(pointer.dtype)(pointer, types.int64), codegen
 
@@ -88,70 +99,12 @@ def store(typingctx, pointer, value, count):
         def codegen(context, builder, signature, args):
             kind = vector_of(pointer.dtype)
             place = builder.bitcast(args[0], kind.as_pointer())
-            masked_store(builder, args[1], place, mask_before(builder, args[2], 0, kind.count))
+            full = builder.icmp_signed(">=", args[2], ir.IntType(64)(kind.count))
+            with builder.if_else(full, likely=True) as (whole, part):
+                with whole:
+                    builder.store(args[1], place, align=pointer.dtype.bitwidth // 8)
+                with part:
+                    masked_store(builder, args[1], place, mask_before(builder, args[2], 0, kind.count))
             return context.get_dummy_value()
 
         return types.void(pointer, value, types.int64), codegen
-
-
-@intrinsic
-def zeros(typingctx, pointer):
-    """A vector of zeros of the type that `pointer` points to."""
-    if isinstance(pointer, types.CPointer):
-
-        def codegen(context, builder, signature, args):
-            return ir.Constant(vector_of(pointer.dtype), None)
-
-        return Vector(pointer.dtype)(pointer), codegen
-
-
-@intrinsic
-def filled(typingctx, number):
-    """A vector with `number` in every lane."""
-    if isinstance(number, types.Float):
-
-        def codegen(context, builder, signature, args):
-            return spread(builder, args[0], vector_of(number))
-
-        return Vector(number)(number), codegen
-
-
-def _binary(emit, doc):
-    def typed(typingctx, a, b):
-        if isinstance(a, Vector) and a == b:
-
-            def codegen(context, builder, signature, args):
-                return emit(builder, *args)
-
-            return a(a, b), codegen
-
-    typed.__doc__ = doc
-    return intrinsic(typed)
-
-
-add = _binary(lambda builder, a, b: builder.fadd(a, b), "a + b")
-product = _binary(lambda builder, a, b: builder.fmul(a, b), "a · b")
-largest = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", b, a), b, a), "The larger; a where equal.")
-
-
-@intrinsic
-def multiply_add(typingctx, a, b, c):
-    """a · b + c"""
-    if isinstance(a, Vector) and a == b == c:
-
-        def codegen(context, builder, signature, args):
-            kind = args[0].type
-            return builder.call(named(builder, "fmuladd", kind, kind, kind, kind, kind), args)
-
-        return a(a, b, c), codegen
-
-
-@intrinsic
-def where_equal(typingctx, a, b, then, otherwise):
-    """`then` in the lanes where a = b, `otherwise` elsewhere."""
-    if isinstance(a, Vector) and a == b == then == otherwise:
-
-        def codegen(context, builder, signature, args):
-            return builder.select(builder.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
-
-        return a(a, b, then, otherwise), codegen

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from numbanet import _math
 from numbanet._jit import Kernel, inline, kernel
-from numbanet._simd import like, real
+from numbanet._simd import at, lanes, like, load, real, store, where_greater
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.names import named
 from numbanet.plan import N_Y, OWN, Op, Y
@@ -50,18 +50,19 @@ class Activation(Layer):
 @kernel
 def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
     """a = 1 / (1 + e⁻ᶻ)        acts[y]   z becomes a"""
-    y, n = op[Y], op[N_Y]
-    for i in range(y + lo * n, y + hi * n):
-        acts[i] = _math.sigmoid(acts[i])
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        z = load(at(acts, i), end - i)
+        store(at(acts, i), _math.sigmoid(z), end - i)
 
 
 @kernel
 def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da a (1 − a)        deltas[y]   da becomes dz"""
-    y, n = op[Y], op[N_Y]
-    for i in range(y + lo * n, y + hi * n):
-        a = acts[i]
-        deltas[i] *= a * (like(a, 1) - a)
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
+        store(at(deltas, i), da * a * (like(a, 1) - a), end - i)
 
 
 class Sigmoid(Activation):
@@ -76,18 +77,19 @@ class Sigmoid(Activation):
 @kernel
 def tanh_forward(op, params, grads, acts, deltas, lo, hi):
     """a = tanh z        acts[y]   z becomes a"""
-    y, n = op[Y], op[N_Y]
-    for i in range(y + lo * n, y + hi * n):
-        acts[i] = _math.tanh(acts[i])
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        z = load(at(acts, i), end - i)
+        store(at(acts, i), _math.tanh(z), end - i)
 
 
 @kernel
 def tanh_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da (1 − a²)        deltas[y]   da becomes dz"""
-    y, n = op[Y], op[N_Y]
-    for i in range(y + lo * n, y + hi * n):
-        a = acts[i]
-        deltas[i] *= like(a, 1) - a * a
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
+        store(at(deltas, i), da * (like(a, 1) - a * a), end - i)
 
 
 class Tanh(Activation):
@@ -102,19 +104,19 @@ class Tanh(Activation):
 @kernel
 def relu_forward(op, params, grads, acts, deltas, lo, hi):
     """a = max(z, 0)        acts[y]   z becomes a; NaN stays"""
-    y, n = op[Y], op[N_Y]
-    for i in range(y + lo * n, y + hi * n):
-        z = acts[i]
-        acts[i] = like(z, 0) if z < like(z, 0) else z
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        z = load(at(acts, i), end - i)
+        store(at(acts, i), where_greater(like(z, 0), z, like(z, 0), z), end - i)
 
 
 @kernel
 def relu_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da where a > 0, else 0        deltas[y]   da becomes dz"""
-    y, n = op[Y], op[N_Y]
-    for i in range(y + lo * n, y + hi * n):
-        a, da = acts[i], deltas[i]
-        deltas[i] = da if a > like(a, 0) else like(a, 0)
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
+        store(at(deltas, i), where_greater(a, like(a, 0), da, like(a, 0)), end - i)
 
 
 class ReLU(Activation):
@@ -126,21 +128,21 @@ class ReLU(Activation):
 @kernel
 def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
     """a = z where z > 0, else slope z        acts[y]   z becomes a"""
-    y, n = op[Y], op[N_Y]
-    slope = like(acts, real(op, OWN))
-    for i in range(y + lo * n, y + hi * n):
-        z = acts[i]
-        acts[i] = z if z > like(z, 0) else slope * z
+    slope = real(op, OWN)
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        z = load(at(acts, i), end - i)
+        store(at(acts, i), where_greater(z, like(z, 0), z, like(z, slope) * z), end - i)
 
 
 @kernel
 def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da where a > 0, else slope da        deltas[y]   da becomes dz"""
-    y, n = op[Y], op[N_Y]
-    slope = like(acts, real(op, OWN))
-    for i in range(y + lo * n, y + hi * n):
-        a, da = acts[i], deltas[i]
-        deltas[i] = da if a > like(a, 0) else slope * da
+    slope = real(op, OWN)
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
+        store(at(deltas, i), where_greater(a, like(a, 0), da, like(a, slope) * da), end - i)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +174,10 @@ class Identity(Activation):
 @kernel
 def step_forward(op, params, grads, acts, deltas, lo, hi):
     """a = 1 where z > 0, else 0        acts[y]   z becomes a"""
-    y, n = op[Y], op[N_Y]
-    for i in range(y + lo * n, y + hi * n):
-        z = acts[i]
-        acts[i] = like(z, 1) if z > like(z, 0) else like(z, 0)
+    width, end = lanes(acts), op[Y] + hi * op[N_Y]
+    for i in range(op[Y] + lo * op[N_Y], end, width):
+        z = load(at(acts, i), end - i)
+        store(at(acts, i), where_greater(z, like(z, 0), like(z, 1), like(z, 0)), end - i)
 
 
 class Step(Activation):

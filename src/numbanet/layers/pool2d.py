@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, lanes, like, real
-from numbanet._simd.vectors import add, largest, load, store, where_equal, zeros
+from numbanet._simd import at, lanes, like, load, real, store, where_equal, where_greater
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.layers.window import window
 from numbanet.plan import N_X, N_Y, OWN, Op, X, Y
@@ -50,6 +49,12 @@ class _Pool2D(Layer):
     def _op(self, shape: Shape, forward, backward, power: float = 0.0) -> Op:
         return Op(type(self).__name__, size(shape), size(self.output_shape(shape)), forward, backward,
                   own=(*self._own(shape), power))
+
+
+@inline
+def _largest(a, b):
+    """The larger of two vectors, a where equal."""
+    return where_greater(b, a, b, a)
 
 
 @inline
@@ -99,16 +104,16 @@ def max_forward(op, params, grads, acts, deltas, lo, hi):
                 if pair:
                     for w in range(out_width):
                         here = at(x, w * step + k)
-                        upper = largest(load(here, n), load(at(here, c), n))
-                        lower = largest(load(at(here, line), n), load(at(here, line + c), n))
-                        store(at(y, w * c + k), largest(upper, lower), n)
+                        upper = _largest(load(here, n), load(at(here, c), n))
+                        lower = _largest(load(at(here, line), n), load(at(here, line + c), n))
+                        store(at(y, w * c + k), _largest(upper, lower), n)
                 else:
                     for w in range(out_width):
                         left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
                         most = load(at(x, left * c + k), n)
                         for r in range(bottom - top):
                             for s in range(left, right):
-                                most = largest(most, load(at(x, r * line + s * c + k), n))
+                                most = _largest(most, load(at(x, r * line + s * c + k), n))
                         store(at(y, w * c + k), most, n)
 
 
@@ -116,7 +121,8 @@ def max_forward(op, params, grads, acts, deltas, lo, hi):
 def max_backward(op, params, grads, acts, deltas, lo, hi):
     """Give dy to the first of the largest        deltas[x] overwritten"""
     c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
-    out_width, step, zero = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS], zeros(acts)
+    out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
+    zero = like(load(acts, 0), 0)
     for i in range(lo, hi):
         if not (pair and 2 * op[OUT_HEIGHT] == op[HEIGHT] and 2 * op[OUT_WIDTH] == op[WIDTH_IN]):
             _clear(op, deltas, i)
@@ -143,7 +149,7 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
                                 place = x + r * line + s * c + k
                                 here = load(at(acts, place), n)
                                 given = where_equal(here, most, rest, zero)
-                                store(at(deltas, place), add(load(at(deltas, place), n), given), n)
+                                store(at(deltas, place), load(at(deltas, place), n) + given, n)
                                 rest = where_equal(here, most, zero, rest)
 
 
