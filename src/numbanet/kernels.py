@@ -1,0 +1,34 @@
+"""What a kernel of one's own needs: the decorator, the columns of the plan, and a few helpers. See docs/extending.md."""
+
+from numbanet._jit import inline, kernel
+from numbanet._simd import at, lanes, like, load, multiply, real, stack, store
+from numbanet.plan import EPOCH, N_X, N_Y, OTHER, OWN, SAMPLES, SCRATCH, SEED, START, STEP, UNIT, WEIGHTS, W, X, Y, clock
+
+__all__ = [
+    "EPOCH",
+    "N_X",
+    "N_Y",
+    "OTHER",
+    "OWN",
+    "SAMPLES",
+    "SCRATCH",
+    "SEED",
+    "START",
+    "STEP",
+    "UNIT",
+    "WEIGHTS",
+    "W",
+    "X",
+    "Y",
+    "at",
+    "clock",
+    "inline",
+    "kernel",
+    "lanes",
+    "like",
+    "load",
+    "multiply",
+    "real",
+    "stack",
+    "store",
+]
