@@ -8,16 +8,7 @@ import numpy as np
 
 from numbanet._jit import inline, kernel
 from numbanet._simd import like, pointer
-from numbanet.plan import INPUTS, N_X, N_Y, ORDER, OUTPUTS, START, TARGETS, Op, X, Y, clock
-
-
-@inline
-def _sample(op, i):
-    """The index in the data of sample i of the batch."""
-    place = clock(op, START) + i
-    if clock(op, ORDER):
-        return pointer(clock(op, ORDER), np.int64)[place]
-    return place
+from numbanet.plan import INPUTS, N_X, N_Y, OUTPUTS, START, TARGETS, Op, X, Y, clock, sample_index
 
 
 @inline
@@ -25,7 +16,7 @@ def _copy(op, x, scale, acts, lo, hi):
     """acts[y] = scale · x, for samples lo ≤ i < hi."""
     n = op[N_Y]
     for i in range(lo, hi):
-        source, y = _sample(op, i) * n, op[Y] + i * n
+        source, y = sample_index(op, i) * n, op[Y] + i * n
         for j in range(n):
             acts[y + j] = like(acts, x[source + j]) * scale
 
@@ -65,7 +56,7 @@ def targets_int64(op, params, grads, acts, deltas, lo, hi):
     """Write class labels as rows with a single one; a single output takes the label 0 or 1 itself."""
     labels, n = pointer(clock(op, TARGETS), np.int64), op[N_Y]
     for i in range(lo, hi):
-        label, y = labels[_sample(op, i)], op[Y] + i * n
+        label, y = labels[sample_index(op, i)], op[Y] + i * n
         for j in range(n):
             acts[y + j] = like(acts, 1) if j == label else like(acts, 0)
         if n == 1:

@@ -23,34 +23,37 @@ class Placed:
 
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
         self.layer, self.input_shape, self.output_shape, self.offset = layer, input_shape, output_shape, offset
-        self.shapes = layer.parameters(input_shape)
+        self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
         self.count = sum(size(shape) for shape in self.shapes.values())
         self.parameters: dict[str, np.ndarray] = {}
-
-    def view(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """Views of this layer's part of a flat vector, by name."""
-        views, start = {}, self.offset
-        for name, shape in self.shapes.items():
-            views[name] = flat[start : start + size(shape)].reshape(shape)
-            start += size(shape)
-        return views
+        self.buffers: dict[str, np.ndarray] = {}
 
     def __getattr__(self, name: str):
-        parts = self.__dict__.get("parameters", {})
-        if name in parts:
-            return parts[name]
+        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
+            if name in parts:
+                return parts[name]
         if name.startswith("__") or "layer" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.layer, name)
 
     def __setattr__(self, name: str, value):
-        if name in self.__dict__.get("parameters", {}):
-            self.parameters[name][...] = value
-        else:
-            super().__setattr__(name, value)
+        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
+            if name in parts:
+                parts[name][...] = value
+                return
+        super().__setattr__(name, value)
 
     def __repr__(self):
         return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
+
+
+def _views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
+    """Views of a flat memory by name, one behind the other."""
+    views = {}
+    for name, shape in shapes.items():
+        views[name] = memory[start : start + size(shape)].reshape(shape)
+        start += size(shape)
+    return views
 
 
 class Sequential:
@@ -78,7 +81,9 @@ class Sequential:
         self.description = list(layers)
         self.layers: list[Placed] = []
         self._place()
-        self._parameters = np.zeros(sum(placed.count for placed in self.layers), self.dtype)
+        count = sum(placed.count for placed in self.layers)
+        buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
+        self._memory = np.zeros(count + buffers, self.dtype)
         self._bind()
         self._reset_machines()
         self.initialize()
@@ -111,8 +116,13 @@ class Sequential:
         self.output_shape: Shape = shape
 
     def _bind(self) -> None:
+        """Give every layer views of its parameters, and behind all parameters of its buffers."""
+        count = sum(placed.count for placed in self.layers)
+        self._parameters, start = self._memory[:count], count
         for placed in self.layers:
-            placed.parameters = placed.view(self._parameters)
+            placed.parameters = _views(self._memory, placed.offset, placed.shapes)
+            placed.buffers = _views(self._memory, start, placed.buffer_shapes)
+            start += sum(view.size for view in placed.buffers.values())
 
     def _reset_machines(self) -> None:
         self._machines: dict = {}
@@ -128,6 +138,7 @@ class Sequential:
             for name, values in placed.parameters.items():
                 where = f"layer {i} ({type(placed.layer).__name__}), {name}"
                 values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
+            placed.layer.start_buffers(placed.buffers)
         self.epoch = 0
         self.optimizer: Any = None
         self.optimizer_state = np.zeros(0, self.dtype)
@@ -147,19 +158,20 @@ class Sequential:
 
     # --- lowering ---
 
-    def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1) -> list[Op]:
+    def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
         """The rows of the layers before `last`, with their penalties scaled for a training set."""
         result = []
         for placed in self.layers[:last]:
             own = penalties(getattr(placed.layer, "penalty", None)) or self.penalty
             strengths = [sum(p.scaled(samples, batches) for p in own if p.power == k) for k in (1, 2)]
-            for op in placed.layer.ops(placed.input_shape):
+            rows = placed.layer.ops if training else placed.layer.prediction_ops
+            for op in rows(placed.input_shape):
                 if op.parameters and op.weights:
                     object.__setattr__(op, "penalties", tuple(map(float, strengths)))
                 result.append(op)
         return result
 
-    def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1):
+    def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False):
         """Ops from the data to the loss, with the ops of loss and hits."""
         final = self.layers[-1].layer
         if len(self.output_shape) != 1:
@@ -176,7 +188,7 @@ class Sequential:
         threshold = 0.0 if fused else 0.5
         hits = losses.hits(n, targets, threshold) if classes else None
         last = loss.op(n, targets)
-        body = self._ops(-1 if fused else None, samples, batches)
+        body = self._ops(-1 if fused else None, samples, batches, training)
         ops = [gather.inputs(size(self.input_shape), x_dtype), *body, targets, *([hits] if hits else []), last]
         return ops, last, hits
 
@@ -232,7 +244,7 @@ class Sequential:
             machine = self._predictor(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
-            machine.forward(self._parameters, len(x))
+            machine.forward(self._memory, len(x))
         return outputs
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
@@ -260,7 +272,7 @@ class Sequential:
             machine = self._evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
-            total, hits = machine.evaluate(self._parameters, len(x))
+            total, hits = machine.evaluate(self._memory, len(x))
         return total / len(x), hits / len(x) if classes else None
 
     def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
@@ -307,7 +319,7 @@ class Sequential:
             machine = self._machine("gradient", (chosen, x.dtype, y.dtype, n, threads), build)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
-            machine.gradient(self._parameters, n)
+            machine.gradient(self._memory, n)
             return machine.grads.copy()
 
     def fit(self, x, y, *, loss=None, optimizer="sgd", batch_size: int | None = 32, epochs: int = 1, shuffle: bool = True,

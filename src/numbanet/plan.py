@@ -21,10 +21,11 @@ from itertools import pairwise
 import numpy as np
 
 from numbanet._jit import Kernel, inline, kernel
+from numbanet._simd import pointer
 
 # Columns of an op's row.
 FORWARD, BACKWARD, PARTIAL, GRADIENT = range(4)
-"""Addresses of the verbs; 0 where there is nothing to do."""
+"""Addresses of the verbs; 0 where there is nothing to do. An op that needs the whole batch has a fifth, in PREPARE."""
 INDEX = 4
 """The row's own number."""
 X, Y = 5, 6
@@ -47,7 +48,9 @@ SCRATCH = 20
 """Offset in acts of the numbers that a thread has for itself while it works on this op."""
 PARTIALS, COUNT, UNIT = 21, 22, 23
 """Offset in acts of the first shard's partial gradient, how many numbers each shard's has, and how many make a unit."""
-OWN = 24
+PREPARE, BUFFERS = 24, 25
+"""Address of the verb whose result for the whole batch `forward` waits for; offset in params of numbers that are not trained."""
+OWN = 26
 """First of the columns that belong to the layer. A layer that needs more than its row holds is given the following rows too."""
 WIDTH = 48
 
@@ -63,6 +66,15 @@ def clock(op, column):
     return op[column - op[INDEX] * WIDTH]
 
 
+@inline
+def sample_index(op, i):
+    """The index in the data of sample i of the batch."""
+    place = clock(op, START) + i
+    if clock(op, ORDER):
+        return pointer(clock(op, ORDER), np.int64)[place]
+    return place
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One row of the plan as a layer describes it: kernels, sizes and its own attributes, no offsets yet.
@@ -73,6 +85,10 @@ class Op:
     `reads`           an op before it whose output it reads besides its input
     `partial`         instead of `gradient`: adds the gradient of samples lo … hi − 1 to grads[W …] in region A. The engine gives
                       it a copy per shard (a fixed part of the batch) and adds the copies in order in region B
+    `prepare`         for an op whose samples depend on one another: sums over samples lo … hi − 1, into grads, before any `forward`
+                      of the op; the engine lets all threads finish it first, and likewise `partial` before `backward`
+    `extra`           numbers behind a shard's partial gradient for that
+    `buffers`         numbers that are kept and saved with the network, but not trained
     `scratch`         numbers that a thread needs for itself during a verb
     `units`, `unit`   the parameters form `units` blocks of `unit` numbers, the grain in which a gradient is taken;
                       `weights` of them, from the first, are subject to penalties and are used `uses` times per sample
@@ -90,6 +106,9 @@ class Op:
     keeps_output: bool = False
     side: bool = False
     reads: "Op | None" = None
+    prepare: Kernel | None = None
+    extra: int = 0
+    buffers: int = 0
     scratch: int = 0
     units: int = 0
     unit: int = 0
@@ -127,6 +146,7 @@ class Plan:
     `tasks`   int64 (tasks, 5): row, lo, hi, first and last parameter of a block that region B treats at once
     `bounds`  int64 (threads + 1): the tasks of each thread
     `buffer`  parameters in the largest task
+    `phases`  int64 (phases, 4): rows from and to which region A goes forwards, then backwards, before all threads meet
     """
 
     ops: list[Op]
@@ -142,6 +162,7 @@ class Plan:
     tasks: np.ndarray
     bounds: np.ndarray
     buffer: int
+    phases: np.ndarray
 
     def set_clock(self, column: int, value: int) -> None:
         """Write a column of the clock in every thread's copy."""
@@ -166,6 +187,9 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
     trained = next((k for k, op in enumerate(ops) if op.parameters), len(ops))
     ops = _apart(ops)
     places, slots = _slots(ops, trained, train)
+    waits = train and any(op.prepare for op in ops)
+    for slot in slots if waits else ():
+        slot.batch = True
     block = _block(slots, batch)
     n_acts, n_deltas, arenas = _layout(slots, batch, threads, block, train)
     shards = min(batch, SHARDS_AT_MOST) if train and any(op.partial for op in ops) else threads
@@ -174,7 +198,7 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
     starts = np.cumsum([1, *(-(-(OWN + len(op.own)) // WIDTH) for op in ops)]).tolist()
     tables = np.zeros((threads, starts[-1] + 1, WIDTH), np.int64)
     offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
-    parameter = 0
+    parameter, buffers = 0, sum(op.parameters for op in ops)
     for k, op in enumerate(ops):
         row = tables[:, starts[k] :].reshape(threads, -1)
         carries_back = train and k > trained and op.n_in and not op.side
@@ -190,10 +214,11 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
         row[:, N_X], row[:, N_Y], row[:, W], row[:, WEIGHTS] = op.n_in, op.n_out, parameter, op.weights
         row[:, OTHER] = offsets[op.reads] if op.reads else 0
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
-        row[:, COUNT], row[:, UNIT] = op.parameters, op.unit
+        row[:, COUNT], row[:, UNIT], row[:, BUFFERS] = op.parameters + op.extra, op.unit, buffers
+        row[:, PREPARE] = op.prepare.address(dtype) if train and op.prepare else 0
         if train and op.partial:
             row[:, PARTIALS] = n_acts
-            n_acts += shards * op.parameters
+            n_acts += shards * (op.parameters + op.extra)
         row[:, L1], row[:, L2] = (real_bits(strength) for strength in op.penalties)
         for column, home, step, slot in zip((X, Y), (HOME_X, HOME_Y), (STEP_X, STEP_Y), places[k], strict=True):
             if slot is not None:
@@ -203,12 +228,25 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
         for i, value in enumerate(op.own):
             row[:, OWN + i] = real_bits(value) if isinstance(value, float) else value
         parameter += op.parameters
+        buffers += op.buffers
     tables[:, -1, INDEX] = starts[-1]
     tables[:, 0, PREVIOUS] = starts[-2]
     tables[:, 0, SHARDS] = shards
     tasks, bounds = _cut(ops, starts, threads, parameter) if train else (np.zeros((0, 5), np.int64), np.zeros(1, np.int64))
     buffer = int((tasks[:, 4] - tasks[:, 3]).max(initial=0))
-    return Plan(ops, threads, batch, block, tables, offsets, shards, n_acts, n_deltas, parameter, tasks, bounds, buffer)
+    return Plan(ops, threads, batch, block, tables, offsets, shards, n_acts, n_deltas, parameter, tasks, bounds, buffer,
+                _phases(ops, starts))
+
+
+def _phases(ops, starts):
+    """Forwards up to each op that waits for the whole batch, then to the end and back, then back from each such op."""
+    waiting = [start for start, op in zip(starts, ops, strict=False) if op.prepare]
+    forward = [1, *waiting]
+    phases = [(row, to, 0, 0) for row, to in pairwise(forward)]
+    back = [starts[-2], *waiting[::-1]]
+    phases.append((forward[-1], 0, back[0], back[1] if waiting else 0))
+    phases += [(0, 0, row, to) for row, to in pairwise([*back[1:], 0])]
+    return np.array(phases, np.int64)
 
 
 SHARDS_AT_MOST = 16

@@ -7,7 +7,7 @@ import numpy as np
 from numbanet import checks, optimizers
 from numbanet.callbacks import callback
 from numbanet.engine import cpu
-from numbanet.plan import INPUTS, ORDER, TARGETS, lower
+from numbanet.plan import EPOCH, INPUTS, ORDER, SEED, TARGETS, lower
 from numbanet.progress import Progress
 
 SLICE = 0.05
@@ -68,6 +68,11 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
+    smallest = samples % batch or batch
+    for placed in network.layers:
+        if getattr(placed.layer, "needs_batch", False) and smallest * len(placed.input_shape) == 1:
+            raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in batches of "
+                             f"{batch} leave one of a single sample: choose another batch_size")
     threads = network._threads(threads, 3 * network._flops() * batch)
     trainer = _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads)
     _continue(network, optimizer)
@@ -106,7 +111,7 @@ def _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads) -
     """The plan and memory for this kind of fit, from an earlier one if there was one."""
 
     def build():
-        ops, last, hits = network._with_loss(loss, x.dtype, y.dtype, classes, len(x), batches)
+        ops, last, hits = network._with_loss(loss, x.dtype, y.dtype, classes, len(x), batches, training=True)
         if not any(op.parameters for op in ops):
             raise ValueError("the network has no parameters to train")
         plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
@@ -127,14 +132,16 @@ def _continue(network, optimizer) -> None:
 
 def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float]:
     """One pass over the data, in native calls of about SLICE seconds; the means of loss and accuracy."""
-    kept = network.parameters.copy()
+    kept = network._memory.copy()
     trainer.bind(ORDER, order(network.seed, network.epoch, samples) if shuffle else None)
+    trainer.plan.set_clock(EPOCH, network.epoch)
+    trainer.plan.set_clock(SEED, network.seed)
     trainer.sums[:] = 0
     done = 0
     while done < batches:
         began = time.perf_counter()
         last = min(batches, done + trainer.pace)
-        reached = trainer.steps(network.parameters, network.optimizer_state, samples, done, last, network.optimizer_steps)
+        reached = trainer.steps(network._memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
         network.optimizer_steps += reached - done
         if reached < last:
             _diverged(network, kept, reached + 1)
@@ -152,7 +159,7 @@ def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float
 
 def _diverged(network, kept, batch) -> None:
     if not np.isfinite(network.parameters).all():
-        network.parameters = kept
+        network._memory[:] = kept
     network.optimizer_state[:] = 0
     network.optimizer_steps = 0
     raise DivergenceError(f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a finite number. "

@@ -4,10 +4,12 @@
 `vectors`   one vector register as a value
 `numbers`   the steps of elementary functions, for a number or a vector
 `tiles`     the matrix product
+`random`    counter-based random numbers
 """
 
 from numbanet._simd.numbers import exponent, is_single, like, mantissa, nearest, power_of_two, where_equal, where_greater
 from numbanet._simd.pointers import at, call, lanes, memory, pointer, real, set_real, stack
+from numbanet._simd.random import mixed, uniform
 from numbanet._simd.tiles import multiply
 from numbanet._simd.vectors import load, store
 from numbanet._simd.width import VECTOR_BYTES
@@ -23,6 +25,7 @@ __all__ = [
     "load",
     "mantissa",
     "memory",
+    "mixed",
     "multiply",
     "nearest",
     "pointer",
@@ -31,6 +34,7 @@ __all__ = [
     "set_real",
     "stack",
     "store",
+    "uniform",
     "where_equal",
     "where_greater",
 ]

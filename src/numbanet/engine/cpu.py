@@ -30,6 +30,7 @@ from numbanet.plan import (
     OWN,
     PARTIAL,
     PARTIALS,
+    PREPARE,
     PREVIOUS,
     SAMPLES,
     SHARDS,
@@ -43,6 +44,7 @@ from numbanet.plan import (
     W,
     X,
     Y,
+    clock,
     real_bits,
 )
 from numbanet.regularizers import penalize
@@ -51,33 +53,55 @@ from numbanet.regularizers import penalize
 
 
 @inline
-def _walk(table, params, acts, deltas, from_shard, to_shard, block, train):
-    """Region A for some shards of the batch: each block of samples through the whole network, and back."""
+def _walk(table, params, acts, deltas, from_shard, to_shard, block, phases, phase, train):
+    """Region A for some shards of the batch: each block of samples through the network, and back.
+
+    Where an op waits for the whole batch, a phase ends: a block is then one shard, and all threads meet before the next phase.
+    """
     size, shards = table[SAMPLES], table[SHARDS]
-    hi = size * to_shard // shards
-    if train:
+    forward_from, forward_to, back_from, back_to = phases[phase, 0], phases[phase, 1], phases[phase, 2], phases[phase, 3]
+    if train and phase == 0:
         _clear_partials(table, acts, from_shard, to_shard)
-    for first in range(size * from_shard // shards, hi, block):
-        last = min(first + block, hi)
-        row = 1
-        while row:
+    shard = from_shard
+    lo, hi = size * from_shard // shards, size * to_shard // shards
+    while lo < hi:
+        last = min(lo + block, hi)
+        if len(phases) > 1:
+            while size * (shard + 1) // shards == lo:  # an empty shard: the batch has fewer samples than shards
+                shard += 1
+            last = size * (shard + 1) // shards
+        row = forward_from
+        while row != forward_to:
             op = at(table, row * WIDTH)
-            op[X] = op[HOME_X] - first * op[STEP_X]
-            op[Y] = op[HOME_Y] - first * op[STEP_Y]
-            call(op[FORWARD], op, params, params, acts, deltas, first, last)
+            op[X] = op[HOME_X] - lo * op[STEP_X]
+            op[Y] = op[HOME_Y] - lo * op[STEP_Y]
+            call(op[FORWARD], op, params, params, acts, deltas, lo, last)
             row = op[NEXT]
-        row = table[PREVIOUS] if train else 0
+        if row:
+            op = at(table, row * WIDTH)
+            call(op[PREPARE], op, params, at(acts, op[PARTIALS] + shard * op[COUNT]), acts, deltas, lo, last)
+        row = back_from if train else 0
         while row:
             op = at(table, row * WIDTH)
-            if op[PARTIAL]:
-                for shard in range(from_shard, to_shard):
-                    start, end = max(first, size * shard // shards), min(last, size * (shard + 1) // shards)
-                    if start < end:
-                        grads = at(acts, op[PARTIALS] + shard * op[COUNT] - op[W])
-                        call(op[PARTIAL], op, params, grads, acts, deltas, start, end)
+            if op[PARTIAL] and not (op[PREPARE] and row == back_from):
+                _partial(op, params, acts, deltas, from_shard, to_shard, lo, last)
+            if row == back_to:
+                break
             if op[BACKWARD]:
-                call(op[BACKWARD], op, params, params, acts, deltas, first, last)
+                call(op[BACKWARD], op, params, params, acts, deltas, lo, last)
             row = op[PREVIOUS]
+        lo = last
+        shard += 1
+
+
+@inline
+def _partial(op, params, acts, deltas, from_shard, to_shard, lo, hi):
+    """Add the gradient of samples lo ≤ i < hi to the partial gradients of their shards."""
+    size, shards = clock(op, SAMPLES), clock(op, SHARDS)
+    for shard in range(from_shard, to_shard):
+        first, last = max(lo, size * shard // shards), min(hi, size * (shard + 1) // shards)
+        if first < last:
+            call(op[PARTIAL], op, params, at(acts, op[PARTIALS] + shard * op[COUNT] - op[W]), acts, deltas, first, last)
 
 
 @inline
@@ -93,13 +117,14 @@ def _clear_partials(table, acts, from_shard, to_shard):
 
 
 @inline
-def _samples(tables, params, acts, deltas, t, threads, start, size, block, train):
-    """Region A, the shard of thread t."""
+def _samples(tables, phases, params, acts, deltas, t, threads, start, size, block, phase, train):
+    """Region A, the shards of thread t."""
     table = at(memory(tables), t * tables.shape[1] * WIDTH)
     table[START] = start
     table[SAMPLES] = size
     shards = table[SHARDS]
-    _walk(table, memory(params), memory(acts), memory(deltas), shards * t // threads, shards * (t + 1) // threads, block, train)
+    _walk(table, memory(params), memory(acts), memory(deltas), shards * t // threads, shards * (t + 1) // threads, block, phases,
+          phase, train)
 
 
 @inline
@@ -134,14 +159,15 @@ def _total(acts, offset, size):
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
-def _train(tables, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums):
+def _train(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums):
     """Take the steps first … last − 1 of an epoch; add loss, hits and samples to sums and stop at a loss that is not finite."""
     samples, batch, block, threads, losses, hits, buffer = layout
     for k in range(first, last):
         start = k * batch
         size = min(batch, samples - start)
-        for t in prange(threads):
-            _samples(tables, params, acts, deltas, t, threads, start, size, block, True)
+        for phase in range(len(phases)):
+            for t in prange(threads):
+                _samples(tables, phases, params, acts, deltas, t, threads, start, size, block, phase, True)
         total = _total(acts, losses, size)
         if not math.isfinite(total):
             return k
@@ -153,32 +179,33 @@ def _train(tables, tasks, bounds, params, grads, acts, deltas, state, layout, fi
     return last
 
 
-def _gradient(tables, tasks, bounds, params, grads, acts, deltas, layout, start, size, sums):
+def _gradient(tables, phases, tasks, bounds, params, grads, acts, deltas, layout, start, size, sums):
     """Fill grads with the gradient of the mean loss over one batch, penalties included; add the loss to sums."""
     samples, batch, block, threads, losses, hits, buffer = layout
-    for t in prange(threads):
-        _samples(tables, params, acts, deltas, t, threads, start, size, block, True)
+    for phase in range(len(phases)):
+        for t in prange(threads):
+            _samples(tables, phases, params, acts, deltas, t, threads, start, size, block, phase, True)
     sums[0] += _total(acts, losses, size)
     for t in prange(threads):
         _parameters(tables, tasks, bounds, params, grads, acts, deltas, deltas, t, 0, 1)
 
 
-def _forward(tables, params, acts, layout):
+def _forward(tables, phases, params, acts, layout):
     """Carry all samples through, batch by batch; the last op hands the outputs out."""
     samples, batch, block, threads, losses, hits, buffer = layout
     for start in range(0, samples, batch):
         size = min(batch, samples - start)
         for t in prange(threads):
-            _samples(tables, params, acts, acts, t, threads, start, size, block, False)
+            _samples(tables, phases, params, acts, acts, t, threads, start, size, block, 0, False)
 
 
-def _evaluate(tables, params, acts, layout, sums):
+def _evaluate(tables, phases, params, acts, layout, sums):
     """Add up loss and hits over all samples."""
     samples, batch, block, threads, losses, hits, buffer = layout
     for start in range(0, samples, batch):
         size = min(batch, samples - start)
         for t in prange(threads):
-            _samples(tables, params, acts, acts, t, threads, start, size, block, False)
+            _samples(tables, phases, params, acts, acts, t, threads, start, size, block, 0, False)
         sums[0] += _total(acts, losses, size)
         sums[1] += _total(acts, hits, size)
 
@@ -257,8 +284,8 @@ class Trainer(Memory):
         """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss, hits and samples."""
         plan = self.plan
         layout = self.layout(samples, self.loss_op, self.hits_op, plan.buffer)
-        return _run(_train, plan.threads, plan.tables, plan.tasks, plan.bounds, params, self.grads, self.acts, self.deltas, state,
-                    layout, first, last, step, self.sums)
+        return _run(_train, plan.threads, plan.tables, plan.phases, plan.tasks, plan.bounds, params, self.grads, self.acts,
+                    self.deltas, state, layout, first, last, step, self.sums)
 
 
 class Differentiator(Memory):
@@ -272,7 +299,7 @@ class Differentiator(Memory):
         """Fill grads and return the summed loss."""
         plan = self.plan
         self.sums[:] = 0
-        _run(_gradient, plan.threads, plan.tables, plan.tasks, plan.bounds, params, self.grads, self.acts, self.deltas,
+        _run(_gradient, plan.threads, plan.tables, plan.phases, plan.tasks, plan.bounds, params, self.grads, self.acts, self.deltas,
              self.layout(samples, self.loss_op), 0, samples, self.sums)
         return float(self.sums[0])
 
@@ -286,11 +313,11 @@ class Predictor(Memory):
 
     def forward(self, params, samples: int) -> None:
         """Write the outputs of all samples to the bound array."""
-        _run(_forward, self.plan.threads, self.plan.tables, params, self.acts, self.layout(samples))
+        _run(_forward, self.plan.threads, self.plan.tables, self.plan.phases, params, self.acts, self.layout(samples))
 
     def evaluate(self, params, samples: int) -> tuple[float, float]:
         """Return the sums of loss and hits."""
         self.sums[:] = 0
-        _run(_evaluate, self.plan.threads, self.plan.tables, params, self.acts, self.layout(samples, self.loss_op, self.hits_op),
-             self.sums)
+        layout = self.layout(samples, self.loss_op, self.hits_op)
+        _run(_evaluate, self.plan.threads, self.plan.tables, self.plan.phases, params, self.acts, layout, self.sums)
         return float(self.sums[0]), float(self.sums[1])

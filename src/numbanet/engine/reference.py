@@ -94,7 +94,7 @@ class Reference:
         self.data = {INPUTS: inputs, TARGETS: targets, ORDER: order, OUTPUTS: outputs}
         self.acts, self.deltas, self.grads = (np.full(n, np.nan, dtype) for n in (plan.n_acts, plan.n_deltas, plan.n_params))
         self.sums = np.zeros(3)
-        self.ops = {row[INDEX]: op for row, op in zip(self.rows(self.tables[0]), plan.ops, strict=True)}
+        self.ops = {row[INDEX]: op for row, op in zip(self.rows(self.tables[0], 1, NEXT), plan.ops, strict=True)}
         if optimizer is not None:
             for table in self.tables:
                 last = Row(table, len(table) - 1, self.data)
@@ -107,44 +107,63 @@ class Reference:
         self.twins[name(kernel)](row, params, grads, acts, deltas, lo, hi)
 
     def samples(self, params, start: int, size: int, train: bool) -> None:
-        """Region A for one batch: every block of samples of every thread's shards through the network, and back."""
+        """Region A for one batch, phase by phase: every thread's samples through a part of the network, and back."""
         plan = self.plan
-        shards = [range(size * k // plan.shards, size * (k + 1) // plan.shards) for k in range(plan.shards)]
-        for t, table in enumerate(self.tables):
-            table[0, START], table[0, SAMPLES], table[0, SHARDS] = start, size, plan.shards
-            mine = range(plan.shards * t // plan.threads, plan.shards * (t + 1) // plan.threads)
-            if train:
-                for row in self.rows(table):
-                    if row[PARTIAL]:
-                        for shard in mine:
-                            self.partial(row, shard)[:] = 0
-            samples = [i for shard in mine for i in shards[shard]]
-            for block in range(0, len(samples), plan.block):
-                here = samples[block : block + plan.block]
-                first, last = here[0], here[-1] + 1
-                for row in self.rows(table):
-                    row[X] = row[HOME_X] - first * row[STEP_X]
-                    row[Y] = row[HOME_Y] - first * row[STEP_Y]
-                    self.call(self.op(row).forward, row, params, params, self.acts, self.deltas, first, last)
-                for row in self.rows(table, backwards=True) if train else ():
-                    for shard in mine:
-                        both = [i for i in here if i in shards[shard]]
-                        if row[PARTIAL] and both:
-                            grads = np.zeros_like(self.grads)
-                            part = self.partial(row, shard)
-                            grads[row[W] : row[W] + row[COUNT]] = part
-                            self.call(self.op(row).partial, row, params, grads, self.acts, self.deltas, both[0], both[-1] + 1)
-                            part[:] = grads[row[W] : row[W] + row[COUNT]]
-                    if row[BACKWARD]:
-                        self.call(self.op(row).backward, row, params, params, self.acts, self.deltas, first, last)
+        bounds = [size * k // plan.shards for k in range(plan.shards + 1)]
+        for number, phase in enumerate(plan.phases.tolist() if train else [[1, 0, 0, 0]]):
+            for t, table in enumerate(self.tables):
+                table[0, START], table[0, SAMPLES], table[0, SHARDS] = start, size, plan.shards
+                mine = range(plan.shards * t // plan.threads, plan.shards * (t + 1) // plan.threads)
+                if train and number == 0:
+                    self.clear_partials(table, mine)
+                if len(plan.phases) > 1:
+                    blocks = [(shard, bounds[shard], bounds[shard + 1]) for shard in mine]
+                else:
+                    end = bounds[mine.stop]
+                    blocks = [(-1, lo, min(lo + plan.block, end)) for lo in range(bounds[mine.start], end, plan.block)]
+                for shard, lo, hi in blocks:
+                    self.forwards(table, params, phase, shard, lo, hi)
+                    if train:
+                        self.backwards(table, params, phase, [(k, max(lo, bounds[k]), min(hi, bounds[k + 1])) for k in mine], lo, hi)
 
-    def rows(self, table, backwards: bool = False):
-        """The rows of the ops in a thread's table, from the first to the last or from the last to the first."""
-        number = int(table[0, PREVIOUS]) if backwards else 1
-        while number:
-            row = Row(table, number, self.data)
+    def clear_partials(self, table, shards) -> None:
+        """Start these shards' partial gradients at zero."""
+        for row in self.rows(table, 1, NEXT):
+            for shard in shards if row[PARTIAL] else ():
+                self.partial(row, shard)[:] = 0
+
+    def forwards(self, table, params, phase, shard: int, lo: int, hi: int) -> None:
+        """A block of samples through the ops of a phase; the op that ends it prepares for the next."""
+        for row in self.rows(table, phase[0], NEXT):
+            row[X] = row[HOME_X] - lo * row[STEP_X]
+            row[Y] = row[HOME_Y] - lo * row[STEP_Y]
+            if row[INDEX] == phase[1]:
+                self.call(self.op(row).prepare, row, params, self.partial(row, shard), self.acts, self.deltas, lo, hi)
+                return
+            self.call(self.op(row).forward, row, params, params, self.acts, self.deltas, lo, hi)
+
+    def backwards(self, table, params, phase, shards, lo: int, hi: int) -> None:
+        """A block of samples back through the ops of a phase; the op that ends it takes its partial sums only."""
+        for row in self.rows(table, phase[2], PREVIOUS):
+            begins, ends = row[PREPARE] and row[INDEX] == phase[2], row[INDEX] == phase[3]
+            if row[PARTIAL] and not begins:
+                for shard, first, last in shards:
+                    if first < last:
+                        part, w = self.partial(row, shard), row[W]
+                        grads = np.concatenate([np.zeros(w, part.dtype), part])
+                        self.call(self.op(row).partial, row, params, grads, self.acts, self.deltas, first, last)
+                        part[:] = grads[w:]
+            if ends:
+                return
+            if row[BACKWARD]:
+                self.call(self.op(row).backward, row, params, params, self.acts, self.deltas, lo, hi)
+
+    def rows(self, table, first: int, following: int):
+        """The rows of ops in a thread's table from the first on, each linked to the following by its column NEXT or PREVIOUS."""
+        while first:
+            row = Row(table, first, self.data)
             yield row
-            number = row[PREVIOUS if backwards else NEXT]
+            first = row[following]
 
     def op(self, row: Row) -> Op:
         """The op that a row was made from."""

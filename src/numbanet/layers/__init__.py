@@ -15,6 +15,8 @@ from numbanet.layers.activations import (
 from numbanet.layers.base import Layer
 from numbanet.layers.conv2d import Conv2D
 from numbanet.layers.dense import Dense
+from numbanet.layers.dropout import Dropout
+from numbanet.layers.norm import BatchNorm, LayerNorm
 from numbanet.layers.padding2d import ZeroPadding2D
 from numbanet.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
 from numbanet.layers.shape import Flatten, Reshape
@@ -22,13 +24,16 @@ from numbanet.layers.shape import Flatten, Reshape
 __all__ = [
     "Activation",
     "AvgPool2D",
+    "BatchNorm",
     "Conv2D",
     "Dense",
+    "Dropout",
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
     "Identity",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "LpPool2D",
     "MaxPool2D",

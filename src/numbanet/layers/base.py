@@ -31,6 +31,17 @@ class Layer:
         """Return the rows that this layer adds to the plan for an input of `shape`."""
         return []
 
+    def prediction_ops(self, shape: Shape) -> list[Op]:
+        """Return the rows for prediction, where they are others than in training."""
+        return self.ops(shape)
+
+    def buffers(self, shape: Shape) -> dict[str, Shape]:
+        """Return numbers by name that are kept and saved with the network but not trained."""
+        return {}
+
+    def start_buffers(self, views) -> None:
+        """Write the first values into views of the buffers, by name."""
+
     def config(self) -> dict:
         """Return the fields by name, as the constructor takes them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

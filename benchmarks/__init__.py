@@ -1,0 +1,1 @@
+"""Measurements: what numbanet is compared with, and with itself over time."""
