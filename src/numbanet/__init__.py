@@ -6,6 +6,7 @@ _jit.prefer_openmp()
 
 from numbanet import callbacks, datasets, initializers, metrics  # noqa: E402
 from numbanet._jit import kernel  # noqa: E402
+from numbanet.augment import Augment, expand  # noqa: E402
 from numbanet.layers import (  # noqa: E402
     Activation,
     AvgPool2D,
@@ -57,6 +58,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Augment",
     "AvgPool2D",
     "BatchNorm",
     "BinaryCrossEntropy",
@@ -94,6 +96,7 @@ __all__ = [
     "ZeroPadding2D",
     "callbacks",
     "datasets",
+    "expand",
     "initializers",
     "kernel",
     "load",

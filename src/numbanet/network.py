@@ -171,7 +171,8 @@ class Sequential:
                 result.append(op)
         return result
 
-    def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False):
+    def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
+                   augment=None):
         """Ops from the data to the loss, with the ops of loss and hits."""
         final = self.layers[-1].layer
         if len(self.output_shape) != 1:
@@ -189,7 +190,8 @@ class Sequential:
         hits = losses.hits(n, targets, threshold) if classes else None
         last = loss.op(n, targets)
         body = self._ops(-1 if fused else None, samples, batches, training)
-        ops = [gather.inputs(size(self.input_shape), x_dtype), *body, targets, *([hits] if hits else []), last]
+        begin = [gather.inputs(size(self.input_shape), x_dtype), *([augment.op(self.input_shape)] if augment else [])]
+        ops = [*begin, *body, targets, *([hits] if hits else []), last]
         return ops, last, hits
 
     def _threads(self, wanted, flops: int) -> int:
@@ -323,7 +325,8 @@ class Sequential:
             return machine.grads.copy()
 
     def fit(self, x, y, *, loss=None, optimizer="sgd", batch_size: int | None = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data=None, validation_split: float = 0.0, callbacks=(), verbose: int = 1, threads: int | None = None):
+            validation_data=None, validation_split: float = 0.0, augment=None, callbacks=(), verbose: int = 1,
+            threads: int | None = None):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
         loss              a name or Loss; by default the one that belongs to the last activation
@@ -332,14 +335,15 @@ class Sequential:
         epochs            passes over the data
         shuffle           a new order every epoch, a function of seed and epoch
         validation_data   (x, y), or validation_split, the share taken from the end: measured after every epoch
+        augment           Augment(…): pictures moved, turned and disturbed anew in every epoch
         callbacks         called after every epoch; see `numbanet.callbacks`
         verbose           1 shows progress when the output is a terminal, 0 nothing
 
         Raises ValueError or TypeError for bad data before anything is trained, DivergenceError when the loss is no longer finite.
         """
         return training.fit(self, x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
-                            validation_data=validation_data, validation_split=validation_split, callbacks=callbacks,
-                            verbose=verbose, threads=threads)
+                            validation_data=validation_data, validation_split=validation_split, augment=augment,
+                            callbacks=callbacks, verbose=verbose, threads=threads)
 
     def compiled(self):
         """Return the network as it is now, as a function that the user's own compiled code calls: `f(row, out)`."""

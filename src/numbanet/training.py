@@ -41,8 +41,8 @@ def order(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
 
-def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validation_data, validation_split, callbacks, verbose,
-        threads) -> History:
+def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validation_data, validation_split, augment, callbacks,
+        verbose, threads) -> History:
     """Train the network; see Sequential.fit."""
     loss, optimizer = network._loss(loss), optimizers.optimizer(optimizer)
     callbacks = [callback(one) for one in callbacks]
@@ -71,10 +71,10 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
     smallest = samples % batch or batch
     for placed in network.layers:
         if getattr(placed.layer, "needs_batch", False) and smallest * len(placed.input_shape) == 1:
-            raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in batches of "
-                             f"{batch} leave one of a single sample: choose another batch_size")
+            raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in "
+                             f"batches of {batch} leave one of a single sample: choose another batch_size")
     threads = network._threads(threads, 3 * network._flops() * batch)
-    trainer = _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads)
+    trainer = _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads, augment)
     _continue(network, optimizer)
     history, show = History(), Progress(epochs if verbose else 0)
     trainer.bind(INPUTS, x)
@@ -107,17 +107,17 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
     return history
 
 
-def _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads) -> cpu.Trainer:
+def _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads, augment) -> cpu.Trainer:
     """The plan and memory for this kind of fit, from an earlier one if there was one."""
 
     def build():
-        ops, last, hits = network._with_loss(loss, x.dtype, y.dtype, classes, len(x), batches, training=True)
+        ops, last, hits = network._with_loss(loss, x.dtype, y.dtype, classes, len(x), batches, True, augment)
         if not any(op.parameters for op in ops):
             raise ValueError("the network has no parameters to train")
         plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
         return cpu.Trainer(plan, network.dtype, last, hits, optimizer)
 
-    key = (loss, type(optimizer), optimizer.update, x.dtype, y.dtype, classes, batch, batches, len(x), threads)
+    key = (loss, type(optimizer), optimizer.update, x.dtype, y.dtype, classes, batch, batches, len(x), threads, augment)
     return network._machine("train", key, build)
 
 

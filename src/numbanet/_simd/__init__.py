@@ -9,7 +9,7 @@
 
 from numbanet._simd.numbers import exponent, is_single, like, mantissa, nearest, power_of_two, where_equal, where_greater
 from numbanet._simd.pointers import at, call, lanes, memory, pointer, real, set_real, stack
-from numbanet._simd.random import mixed, uniform
+from numbanet._simd.random import chance, mixed, uniform
 from numbanet._simd.tiles import multiply
 from numbanet._simd.vectors import load, store
 from numbanet._simd.width import VECTOR_BYTES
@@ -18,6 +18,7 @@ __all__ = [
     "VECTOR_BYTES",
     "at",
     "call",
+    "chance",
     "exponent",
     "is_single",
     "lanes",

@@ -30,31 +30,46 @@ def mixed(typingctx, a, b):
         return types.int64(types.int64, types.int64), codegen
 
 
+def _uniform(builder, kind, key, first):
+    """Numbers in [0, 1) of the LLVM type `kind`, a float or a vector, for the counters from `first` on."""
+    half, count = ir.IntType(32), getattr(kind, "count", 0)
+
+    def every(*numbers):
+        constants = [half(n) for n in numbers] * (count if len(numbers) == 1 and count else 1)
+        return ir.Constant(ir.VectorType(half, count), constants) if count else constants[0]
+
+    def shared(number):
+        number = builder.trunc(number, half)
+        return spread(builder, number, ir.VectorType(half, count)) if count else number
+
+    counter = builder.add(shared(first), every(*range(count))) if count else shared(first)
+    z = builder.xor(builder.mul(counter, every(0x9E3779B9)), shared(key))
+    for salt in (shared(builder.lshr(key, ir.IntType(64)(32))), None):
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            z = builder.mul(builder.xor(z, builder.lshr(z, every(shift))), every(factor))
+        z = builder.xor(z, builder.lshr(z, every(16)))
+        z = builder.add(z, salt) if salt is not None else z
+    scale = ir.Constant(kind, [kind.element(2.0**-24)] * count) if count else kind(2.0**-24)
+    return builder.fmul(builder.uitofp(builder.lshr(z, every(8)), kind), scale)
+
+
 @intrinsic
 def uniform(typingctx, pointer, key, first):
     """A vector of numbers in [0, 1), of the type that `pointer` points to, for the counters first, first + 1, …"""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            kind = vector_of(pointer.dtype)
-            half = ir.IntType(32)
-            many = ir.VectorType(half, kind.count)
-
-            def every(number):
-                return ir.Constant(many, [half(number)] * kind.count)
-
-            lanes = ir.Constant(many, [half(i) for i in range(kind.count)])
-            counter = builder.add(spread(builder, builder.trunc(args[2], half), many), lanes)
-            low = spread(builder, builder.trunc(args[1], half), many)
-            high = spread(builder, builder.trunc(builder.lshr(args[1], ir.IntType(64)(32)), half), many)
-            z = builder.xor(builder.mul(counter, every(0x9E3779B9)), low)
-            for salt in (high, None):
-                for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-                    z = builder.mul(builder.xor(z, builder.lshr(z, every(shift))), every(factor))
-                z = builder.xor(z, builder.lshr(z, every(16)))
-                z = builder.add(z, salt) if salt is not None else z
-            return builder.fmul(
-                builder.uitofp(builder.lshr(z, every(8)), kind), ir.Constant(kind, [kind.element(2.0**-24)] * kind.count)
-            )
+            return _uniform(builder, vector_of(pointer.dtype), args[1], args[2])
 
         return Vector(pointer.dtype)(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def chance(typingctx, key, counter):
+    """One number in [0, 1), the one that `uniform` has for this counter, as float64."""
+    if isinstance(key, types.Integer):
+
+        def codegen(context, builder, signature, args):
+            return _uniform(builder, ir.DoubleType(), args[0], args[1])
+
+        return types.float64(types.int64, types.int64), codegen

@@ -27,6 +27,7 @@ from numbanet.plan import (
     OWN,
     PARTIAL,
     PARTIALS,
+    PREPARE,
     PREVIOUS,
     SAMPLES,
     SHARDS,
