@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import llvmlite
 import numba
 import numpy as np
 
@@ -286,7 +285,7 @@ def _model(path: str) -> list[tuple[str, Any]]:
 def _system() -> list[tuple[str, Any]]:
     present = getattr(numba.config, "CPU_FEATURES", None) or numba.core.codegen.get_host_cpu_features()
     features = [name for name in FEATURES if f"+{name}" in present.split(",")]
-    return [("numbanet", numbanet.__version__), ("numba", numba.__version__), ("llvmlite", llvmlite.__version__),
+    return [("numbanet", numbanet.__version__), ("numba", numba.__version__), ("llvmlite", _version("llvmlite")),
             ("numpy", np.__version__), ("python", platform.python_version()), ("system", platform.platform()),
             ("processor", _processor()), ("vectors", f"{8 * _simd.VECTOR_BYTES} bits ({' '.join(features) or 'baseline'})"),
             ("threads", f"{numba.get_num_threads()} by {_jit.threading_layer()}"),
@@ -300,11 +299,8 @@ def _processor() -> str:
         found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     except OSError:
         found = []
-    return f"{found[0] if found else platform.processor() or platform.machine()}, compiled for {_host()}"
-
-
-def _host() -> str:
-    return getattr(numba.config, "CPU_NAME", None) or llvmlite.binding.get_host_cpu_name()
+    chosen = getattr(numba.config, "CPU_NAME", None)
+    return (found[0] if found else platform.processor() or platform.machine()) + (f", compiled for {chosen}" if chosen else "")
 
 
 def _version(package: str) -> str:

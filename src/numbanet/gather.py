@@ -7,15 +7,23 @@ The data stay as the user gave them: a batch is a list of indices into them. uin
 import numpy as np
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import like, pointer
-from numbanet.plan import INPUTS, N_X, N_Y, OUTPUTS, START, TARGETS, Op, X, Y, clock, sample_index
+from numbanet._simd import VECTOR_BYTES, at, lanes, like, pointer
+from numbanet._simd.threads import prefetch
+from numbanet.plan import INPUTS, N_X, N_Y, OUTPUTS, SAMPLES, START, TARGETS, TOTAL, Op, X, Y, clock, sample_index
+
+CACHE_LINE = 64
+"""Bytes that memory hands over at once."""
 
 
 @inline
 def _copy(op, x, scale, acts, lo, hi):
-    """acts[y] = scale · x, for samples lo ≤ i < hi."""
-    n = op[N_Y]
+    """acts[y] = scale · x, for samples lo ≤ i < hi, and ask for the samples of the next batch."""
+    n, batch, line = op[N_Y], clock(op, SAMPLES), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
     for i in range(lo, hi):
+        if clock(op, START) + batch + i < clock(op, TOTAL):
+            following = sample_index(op, batch + i) * n
+            for j in range(0, n, line):
+                prefetch(at(x, following + j))
         source, y = sample_index(op, i) * n, op[Y] + i * n
         for j in range(n):
             acts[y + j] = like(acts, x[source + j]) * scale

@@ -55,9 +55,9 @@ OWN = 26
 WIDTH = 48
 
 # Columns of row 0, the clock.
-SAMPLES, START, EPOCH, SEED, SHARDS, STEP, INPUTS, TARGETS, ORDER, OUTPUTS = range(5, 15)
+SAMPLES, START, EPOCH, SEED, SHARDS, STEP, INPUTS, TARGETS, ORDER, OUTPUTS, TOTAL = range(5, 16)
 """Samples in this batch · position of its first in the epoch · epoch · seed · shards the batch is split into · optimiser steps
-taken, this one included · addresses of the data."""
+taken, this one included · addresses of the data · samples in the epoch, 0 if the next batch is not worth asking for."""
 
 
 @inline

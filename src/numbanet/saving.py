@@ -3,7 +3,7 @@
     metadata   "format"        "numbanet"
                "version"       "1"
                "network"       JSON: input_shape dtype seed threads epoch penalty layers optimizer optimizer_steps
-    tensors    "0.weights"     the parameters of layers[0], by name, and so on for every layer that has some
+    tensors    "0.weights"     the parameters and buffers of layers[0], by name, and so on for every layer that has some
                "optimizer.mean"  the optimiser's state vectors, by name, each in the order of the flat vector
 
 A layer, penalty, initialiser or optimiser stands in the JSON as {"type": name of its class, field: value, …}. Classes are found
@@ -51,11 +51,17 @@ def save(network, path) -> None:
         "layers": [_encoded(layer, f"layer {i}") for i, layer in enumerate(network.description)],
         "optimizer": _encoded(network.optimizer, "optimizer"), "optimizer_steps": network.optimizer_steps,
     }
-    tensors = {f"{i}.{name}": values for i, placed in enumerate(network.layers) for name, values in placed.parameters.items()}
+    tensors = _numbers(network)
     state = np.reshape(network.optimizer_state, (-1, network.parameters.size)) if network.optimizer_state.size else ()
     for name, vector in zip(getattr(network.optimizer, "vectors", ()), state, strict=True):
         tensors[f"optimizer.{name}"] = vector
     files.write(path, tensors, {**FORMAT, "network": json.dumps(content)})
+
+
+def _numbers(network) -> dict[str, np.ndarray]:
+    """Views of all parameters and buffers by the names they have in a file."""
+    return {f"{i}.{name}": values for i, placed in enumerate(network.layers)
+            for name, values in {**placed.parameters, **placed.buffers}.items()}
 
 
 def _encoded(value, where: str) -> Any:
@@ -137,9 +143,8 @@ def load(path, custom: dict[str, type] | None = None) -> Sequential:
     _compare(path, network, optimizer, tensors)
     network.__class__ = Sequential
     network.initialize()
-    for i, placed in enumerate(network.layers):
-        for name, values in placed.parameters.items():
-            values[...] = tensors[f"{i}.{name}"]
+    for name, values in _numbers(network).items():
+        values[...] = tensors[name]
     network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
     vectors = [tensors[f"optimizer.{name}"] for name in getattr(optimizer, "vectors", ())]
     network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])
@@ -183,7 +188,7 @@ def _decoded(value, classes: dict[str, type], where: str) -> Any:
 
 def _compare(path, network, optimizer, tensors) -> None:
     """ValueError where the tensors are not exactly those that the layers and the optimiser need."""
-    shapes = {f"{i}.{name}": shape for i, placed in enumerate(network.layers) for name, shape in placed.shapes.items()}
+    shapes = {name: values.shape for name, values in _numbers(network).items()}
     shapes |= {f"optimizer.{name}": (network.parameters.size,) for name in getattr(optimizer, "vectors", ())}
     for name in shapes.keys() - tensors.keys():
         raise ValueError(f"{path}: tensor {name!r} is missing")
@@ -191,5 +196,5 @@ def _compare(path, network, optimizer, tensors) -> None:
         raise ValueError(f"{path}: tensor {name!r} belongs to no layer; the network has {', '.join(shapes) or 'none'}")
     for name, shape in shapes.items():
         found = tensors[name]
-        if found.shape != tuple(shape) or found.dtype != network.dtype:
+        if found.shape != shape or found.dtype != network.dtype:
             raise ValueError(f"{path}: tensor {name!r} is {found.dtype} {found.shape}, the network needs {network.dtype} {shape}")

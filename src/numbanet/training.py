@@ -10,9 +10,6 @@ from numbanet.engine import cpu
 from numbanet.plan import EPOCH, INPUTS, ORDER, SEED, TARGETS, lower
 from numbanet.progress import Progress
 
-SLICE = 0.05
-"""Seconds that one native call should last, so that Ctrl-C and progress are never far."""
-
 
 class DivergenceError(ArithmeticError):
     """The loss was no longer finite. The network keeps its last finite parameters."""
@@ -131,7 +128,7 @@ def _continue(network, optimizer) -> None:
 
 
 def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float]:
-    """One pass over the data, in native calls of about SLICE seconds; the means of loss and accuracy."""
+    """One pass over the data, in native calls of about 50 ms; the means of loss and accuracy."""
     kept = network._memory.copy()
     trainer.bind(ORDER, order(network.seed, network.epoch, samples) if shuffle else None)
     trainer.plan.set_clock(EPOCH, network.epoch)
@@ -139,14 +136,11 @@ def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float
     trainer.sums[:] = 0
     done = 0
     while done < batches:
-        began = time.perf_counter()
-        last = min(batches, done + trainer.pace)
+        last = min(batches, done + trainer.slice())
         reached = trainer.steps(network._memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
         network.optimizer_steps += reached - done
         if reached < last:
             _diverged(network, kept, reached + 1)
-        seconds = time.perf_counter() - began
-        trainer.pace = int(min(4 * trainer.pace, max(1, (last - done) * SLICE / max(seconds, 1e-6))))
         done = reached
         show.step(done / batches)
     if not np.isfinite(network.parameters).all():

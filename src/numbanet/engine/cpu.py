@@ -11,6 +11,7 @@ without: a small network, a forked child and a single thread never enter a paral
 import math
 import os
 import threading
+import time
 
 import numba
 import numpy as np
@@ -19,6 +20,7 @@ from numba import prange
 from numbanet import _jit
 from numbanet._jit import inline, native
 from numbanet._simd import at, call, like, memory
+from numbanet._simd.threads import all_here, meet
 from numbanet.plan import (
     BACKWARD,
     COUNT,
@@ -38,6 +40,7 @@ from numbanet.plan import (
     STEP,
     STEP_X,
     STEP_Y,
+    TOTAL,
     WEIGHTS,
     WIDTH,
     Plan,
@@ -117,11 +120,12 @@ def _clear_partials(table, acts, from_shard, to_shard):
 
 
 @inline
-def _samples(tables, phases, params, acts, deltas, t, threads, start, size, block, phase, train):
+def _samples(tables, phases, params, acts, deltas, t, threads, total, start, size, block, phase, train):
     """Region A, the shards of thread t."""
     table = at(memory(tables), t * tables.shape[1] * WIDTH)
     table[START] = start
     table[SAMPLES] = size
+    table[TOTAL] = total
     shards = table[SHARDS]
     _walk(table, memory(params), memory(acts), memory(deltas), shards * t // threads, shards * (t + 1) // threads, block, phases,
           phase, train)
@@ -159,24 +163,51 @@ def _total(acts, offset, size):
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
-def _train(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums):
-    """Take the steps first … last − 1 of an epoch; add loss, hits and samples to sums and stop at a loss that is not finite."""
+def _train(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums, meeting, workers):
+    """Take the steps first … last − 1 of an epoch; add loss, hits and samples to sums and stop at a loss that is not finite.
+
+    The workers enter one parallel region and meet at a spinning barrier after each region of a step. `meeting` is their counter,
+    zeroed; behind the decision it returns the step that was reached, or −1 if the workers never all came.
+    """
+    meeting[16] = -1
+    for worker in prange(workers):
+        _work(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums, meeting, worker,
+              workers)
+    return meeting[16]
+
+
+@inline
+def _work(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums, meeting, worker,
+          workers):
+    """The steps of one worker, which stands for one or more of the threads that the plan was made for."""
     samples, batch, block, threads, losses, hits, buffer = layout
-    for k in range(first, last):
+    counter = memory(meeting)
+    from_thread, to_thread = threads * worker // workers, threads * (worker + 1) // workers
+    turn, k = 1, first
+    if workers > 1 and not all_here(counter, workers):
+        return
+    while k < last:
         start = k * batch
         size = min(batch, samples - start)
         for phase in range(len(phases)):
-            for t in prange(threads):
-                _samples(tables, phases, params, acts, deltas, t, threads, start, size, block, phase, True)
+            for t in range(from_thread, to_thread):
+                _samples(tables, phases, params, acts, deltas, t, threads, samples, start, size, block, phase, True)
+            turn += 1
+            meet(counter, workers, turn)
         total = _total(acts, losses, size)
         if not math.isfinite(total):
-            return k
-        sums[0] += total
-        sums[1] += _total(acts, hits, size)
-        sums[2] += size
-        for t in prange(threads):
-            _parameters(tables, tasks, bounds, params, grads, acts, deltas, state, t, buffer, step + k - first + 1)
-    return last
+            break
+        if worker == 0:
+            sums[0] += total
+            sums[1] += _total(acts, hits, size)
+            sums[2] += size
+        k += 1
+        for t in range(from_thread, to_thread):
+            _parameters(tables, tasks, bounds, params, grads, acts, deltas, state, t, buffer, step + k - first)
+        turn += 1
+        meet(counter, workers, turn)
+    if worker == 0:
+        meeting[16] = k
 
 
 def _gradient(tables, phases, tasks, bounds, params, grads, acts, deltas, layout, start, size, sums):
@@ -184,7 +215,7 @@ def _gradient(tables, phases, tasks, bounds, params, grads, acts, deltas, layout
     samples, batch, block, threads, losses, hits, buffer = layout
     for phase in range(len(phases)):
         for t in prange(threads):
-            _samples(tables, phases, params, acts, deltas, t, threads, start, size, block, phase, True)
+            _samples(tables, phases, params, acts, deltas, t, threads, 0, start, size, block, phase, True)
     sums[0] += _total(acts, losses, size)
     for t in prange(threads):
         _parameters(tables, tasks, bounds, params, grads, acts, deltas, deltas, t, 0, 1)
@@ -196,7 +227,7 @@ def _forward(tables, phases, params, acts, layout):
     for start in range(0, samples, batch):
         size = min(batch, samples - start)
         for t in prange(threads):
-            _samples(tables, phases, params, acts, acts, t, threads, start, size, block, 0, False)
+            _samples(tables, phases, params, acts, acts, t, threads, 0, start, size, block, 0, False)
 
 
 def _evaluate(tables, phases, params, acts, layout, sums):
@@ -205,7 +236,7 @@ def _evaluate(tables, phases, params, acts, layout, sums):
     for start in range(0, samples, batch):
         size = min(batch, samples - start)
         for t in prange(threads):
-            _samples(tables, phases, params, acts, acts, t, threads, start, size, block, 0, False)
+            _samples(tables, phases, params, acts, acts, t, threads, 0, start, size, block, 0, False)
         sums[0] += _total(acts, losses, size)
         sums[1] += _total(acts, hits, size)
 
@@ -224,10 +255,13 @@ def usable_threads(wanted: int) -> int:
     return wanted if os.getpid() == _owner else 1
 
 
-def _run(entry, threads, *args):
-    """Call an entry point, compiled with threads or without, under the lock that the work queue needs."""
-    threads = usable_threads(threads)
-    if threads == 1:
+def _run(entry, threads, *args, most=1):
+    """Call an entry point, compiled with threads or without, under the lock that the work queue needs.
+
+    `most` is the number of threads that other calls of this kind use: where it is more than one, the parallel version serves.
+    """
+    threads, most = usable_threads(threads), usable_threads(max(threads, most))
+    if most == 1:
         return _NATIVE[entry][False](*args)
     before = numba.get_num_threads()
     numba.set_num_threads(min(threads, _jit.max_threads()))
@@ -268,7 +302,8 @@ class Trainer(Memory):
     def __init__(self, plan: Plan, dtype, loss_op, hits_op, optimizer):
         super().__init__(plan, dtype, grads=plan.buffer * plan.threads)
         self.loss_op, self.hits_op = loss_op, hits_op
-        self.pace = 16  # steps per native call, adjusted to how long they take
+        self.meeting = np.zeros(32, np.int64)
+        self.team = Team(plan.threads)
         row = plan.tables[:, -1]
         row[:, FORWARD] = optimizer.prepare.address(dtype) if optimizer.prepare else 0
         row[:, GRADIENT] = optimizer.update.address(dtype)
@@ -282,10 +317,58 @@ class Trainer(Memory):
 
     def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
         """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss, hits and samples."""
-        plan = self.plan
+        plan, workers = self.plan, min(usable_threads(self.team.size), _jit.max_threads())
         layout = self.layout(samples, self.loss_op, self.hits_op, plan.buffer)
-        return _run(_train, plan.threads, plan.tables, plan.phases, plan.tasks, plan.bounds, params, self.grads, self.acts,
-                    self.deltas, state, layout, first, last, step, self.sums)
+        began = time.perf_counter()
+        while True:
+            self.meeting[:] = 0
+            reached = _run(_train, workers, plan.tables, plan.phases, plan.tasks, plan.bounds, params, self.grads, self.acts,
+                           self.deltas, state, layout, first, last, step, self.sums, self.meeting, workers, most=plan.threads)
+            if reached >= 0:
+                break
+            workers = self.team.most = 1  # the threading layer gave fewer threads than it said
+        self.team.note((time.perf_counter() - began) / max(1, reached - first))
+        return reached
+
+    def slice(self) -> int:
+        """How many steps the next native call should take."""
+        return self.team.slice()
+
+
+class Team:
+    """Chooses how many threads work: all, or one where meeting costs more than it brings (small steps, a busy machine).
+
+    The weights are the same bits either way, so both are tried now and then, and the faster one is kept.
+    """
+
+    SLICE = 0.05
+    """Seconds that one native call should last, so that Ctrl-C and progress are never far."""
+    TRIAL = 0.002
+    """Seconds of a trial of the other choice."""
+    EVERY = 20
+    """Slices between trials."""
+
+    def __init__(self, most: int):
+        self.most, self.size, self.calls = most, most, 0
+        self.seconds: dict[int, float] = {}
+
+    def slice(self) -> int:
+        """Choose the size for the next call and return its number of steps."""
+        choices = (self.most, 1) if self.most > 1 else (1,)
+        untried = [n for n in choices if n not in self.seconds]
+        best = min(self.seconds, key=self.seconds.__getitem__, default=self.most)
+        self.calls += 1
+        if untried:
+            self.size = untried[0]
+            return 4 if not self.seconds else max(1, int(self.TRIAL / self.seconds[best]))
+        trial = len(choices) > 1 and self.calls % self.EVERY == 0
+        self.size = next(n for n in choices if n != best) if trial else best
+        return max(1, int((self.TRIAL if trial else self.SLICE) / self.seconds[self.size]))
+
+    def note(self, seconds: float) -> None:
+        """Take in how long a step of the last call took."""
+        known = self.seconds.get(self.size)
+        self.seconds[self.size] = max(seconds, 1e-7) if known is None or self.calls < 6 else 0.5 * (known + seconds)
 
 
 class Differentiator(Memory):

@@ -125,7 +125,8 @@ class Reference:
                 for shard, lo, hi in blocks:
                     self.forwards(table, params, phase, shard, lo, hi)
                     if train:
-                        self.backwards(table, params, phase, [(k, max(lo, bounds[k]), min(hi, bounds[k + 1])) for k in mine], lo, hi)
+                        inside = [(k, max(lo, bounds[k]), min(hi, bounds[k + 1])) for k in mine]
+                        self.backwards(table, params, phase, inside, lo, hi)
 
     def clear_partials(self, table, shards) -> None:
         """Start these shards' partial gradients at zero."""

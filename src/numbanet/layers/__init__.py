@@ -13,6 +13,7 @@ from numbanet.layers.activations import (
     activation,
 )
 from numbanet.layers.base import Layer
+from numbanet.layers.conv1d import AvgPool1D, Conv1D, MaxPool1D
 from numbanet.layers.conv2d import Conv2D
 from numbanet.layers.dense import Dense
 from numbanet.layers.dropout import Dropout
@@ -23,8 +24,10 @@ from numbanet.layers.shape import Flatten, Reshape
 
 __all__ = [
     "Activation",
+    "AvgPool1D",
     "AvgPool2D",
     "BatchNorm",
+    "Conv1D",
     "Conv2D",
     "Dense",
     "Dropout",
@@ -36,6 +39,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "LpPool2D",
+    "MaxPool1D",
     "MaxPool2D",
     "PerNeuron",
     "ReLU",
