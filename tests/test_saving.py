@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from examples import LAYERS, OPTIMIZERS, PENALTIES, named
+from scale import Scale
 
 import numbanet as nn
-from examples import LAYERS, OPTIMIZERS, PENALTIES, named
 from numbanet import files, saving
 from numbanet.initializers import Glorot, He, Initializer, LeCun, Normal, Uniform, Zeros
-from scale import Scale
 
 
 def network(*, dtype="float32", seed=3, penalty=None, threads=None, activation="tanh", **options):
@@ -61,6 +61,9 @@ class Thirds(Initializer):
 def test_every_layer_comes_back(example, tmp_path):
     net = nn.Sequential([Scale(), *example.layers()], example.input_shape, "float64", 7)
     net.parameters = np.random.default_rng(1).normal(size=net.parameters.size)
+    for k, placed in enumerate(net.layers):
+        for values in placed.buffers.values():
+            values[...] = np.random.default_rng([2, k]).uniform(0.5, 1.5, values.shape)
     net.save(tmp_path / "net")
     back = nn.load(tmp_path / "net", custom={"Scale": Scale})
     assert [type(placed.layer) for placed in back.layers] == [type(placed.layer) for placed in net.layers]
@@ -76,8 +79,8 @@ def test_every_public_layer_is_in_the_table_of_known_classes():
 
 
 @pytest.mark.parametrize("activation", [
-    None, "sigmoid", "leaky_relu", "step", nn.ReLU, nn.LeakyReLU(0.25), ["relu", "tanh", "relu", nn.LeakyReLU(0.5), nn.Sigmoid, "step"],
-    nn.PerNeuron(["tanh"] * 5 + ["relu"]), "softmax",
+    None, "sigmoid", "leaky_relu", "step", "softmax", nn.ReLU, nn.LeakyReLU(0.25), nn.PerNeuron(["tanh"] * 5 + ["relu"]),
+    ["relu", "tanh", "relu", nn.LeakyReLU(0.5), nn.Sigmoid, "step"],
 ], ids=repr)
 def test_every_way_to_give_an_activation(activation, tmp_path):
     net = network(activation=activation)
@@ -119,7 +122,8 @@ def test_what_stands_beside_the_layers(tmp_path):
     net = nn.Sequential([nn.Flatten, nn.Dense(np.int64(2))], (np.int64(3), 2), "float64", seed=2**40, threads=1)
     back = there_and_back(net, tmp_path)
     assert type(back) is nn.Sequential
-    assert (back.input_shape, back.dtype, back.seed, back.threads, back.epoch, back.optimizer) == ((3, 2), "float64", 2**40, 1, 0, None)
+    assert (back.input_shape, back.dtype, back.seed, back.threads) == ((3, 2), "float64", 2**40, 1)
+    assert (back.epoch, back.optimizer) == (0, None)
     assert back.summary() == net.summary() and repr(back) == repr(net)
     assert back.layers[1].weights.base is not None and np.shares_memory(back.layers[1].weights, back.parameters)
     assert set(vars(back)) == set(vars(net))
@@ -140,6 +144,22 @@ def test_training_goes_on_bit_for_bit(optimizer, dtype, tmp_path):
     np.testing.assert_array_equal(second.parameters, straight.parameters)
     np.testing.assert_array_equal(second.optimizer_state, straight.optimizer_state)
     assert (second.epoch, second.optimizer_steps) == (straight.epoch, straight.optimizer_steps) == (5, 35)
+
+
+def test_training_goes_on_with_running_means_and_dropout(tmp_path):
+    def build():
+        layers = [nn.Dense(8), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(3, activation="softmax")]
+        return nn.Sequential(layers, 4, seed=2)
+
+    x, y = data()
+    options = {"optimizer": "adam", "batch_size": 16, "verbose": 0}
+    straight, first = build(), build()
+    straight.fit(x, y, epochs=4, **options)
+    first.fit(x, y, epochs=2, **options)
+    second = there_and_back(first, tmp_path)
+    np.testing.assert_array_equal(second.predict(x), first.predict(x))
+    second.fit(x, y, epochs=2, **options)
+    np.testing.assert_array_equal(second.predict(x), straight.predict(x))
 
 
 def test_saving_changes_nothing(tmp_path):
@@ -207,7 +227,7 @@ def test_a_field_that_no_file_can_hold_is_refused(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["Layer", "Activation", "Initializer", "Optimizer", "Penalty", "Op", "Sequential", "eval", "os.system"])
+@pytest.mark.parametrize("name", ["Layer", "Activation", "Initializer", "Optimizer", "Penalty", "Op", "Sequential", "os.system"])
 def test_only_the_table_is_looked_up(name, tmp_path):
     network().save(tmp_path / "net")
     rewritten(tmp_path / "net", lambda content: content["layers"].append({"type": name}))
@@ -218,7 +238,10 @@ def test_only_the_table_is_looked_up(name, tmp_path):
 # --- files that are no networks -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"PK\3\4" + bytes(100), b"\x80\4\x95" + bytes(50), b"{}" * 30, bytes(500)], ids=range(6))
+FOREIGN = [b"", b"x", b"PK\3\4" + bytes(100), b"\x80\4\x95" + bytes(50), b"{}" * 30, bytes(500)]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=range(6))
 def test_foreign_files_are_refused(content, tmp_path):
     path = tmp_path / "foreign"
     path.write_bytes(content)
@@ -279,7 +302,7 @@ CHANGES = {
     "a negative seed": (lambda c: c.update(seed=-1), "seed must be"),
     "an epoch of text": (lambda c: c.update(epoch="1"), "epoch must be"),
     "an optimiser that is a layer": (lambda c: c.update(optimizer={"type": "ReLU"}), "an optimizer is"),
-    "an optimiser without its state": (lambda c: c.update(optimizer={"type": "Adam"}), "tensor 'optimizer.(mean|squares)' is missing"),
+    "an optimiser without its state": (lambda c: c.update(optimizer={"type": "Adam"}), "tensor 'optimizer.(mean|squares)' is"),
     "a bad learning rate": (lambda c: c.update(optimizer={"type": "SGD", "learning_rate": "nan"}), "learning_rate"),
     "a key is missing": (lambda c: c.pop("seed"), "description must have"),
     "a key too many": (lambda c: c.update(more=1), "description must have"),
@@ -326,7 +349,7 @@ def test_another_version_and_a_description_that_is_not_json(tmp_path):
     path = tmp_path / "net"
     network().save(path)
     rewritten(path, version="2")
-    with pytest.raises(ValueError, match="version '2'.*reads '1'"):
+    with pytest.raises(ValueError, match=r"version '2'.*reads '1'"):
         nn.load(path)
     rewritten(path, version="1", network="{")
     with pytest.raises(ValueError, match="net: the network's description is not JSON"):

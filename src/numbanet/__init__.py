@@ -7,6 +7,7 @@ _jit.prefer_openmp()
 from numbanet import callbacks, datasets, initializers, metrics  # noqa: E402
 from numbanet._jit import kernel  # noqa: E402
 from numbanet.augment import Augment, expand  # noqa: E402
+from numbanet.ensemble import Ensemble  # noqa: E402
 from numbanet.layers import (  # noqa: E402
     Activation,
     AvgPool1D,
@@ -72,6 +73,7 @@ __all__ = [
     "Dense",
     "DivergenceError",
     "Dropout",
+    "Ensemble",
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",

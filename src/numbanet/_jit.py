@@ -19,7 +19,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 from llvmlite import binding
@@ -136,7 +136,7 @@ def _stamp(file: str) -> str:
 
 
 class _Implementation(CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
+    _locator_classes: ClassVar[list] = [_Locator]
 
 
 class _Cache(FunctionCache):
@@ -144,9 +144,9 @@ class _Cache(FunctionCache):
 
     _impl_class = _Implementation
 
-    def __init__(self, function):
+    def __init__(self, function, variant=""):
         super().__init__(function)
-        self._cache_file = _Files(Path(self._cache_path), self._impl.filename_base)
+        self._cache_file = _Files(Path(self._cache_path), self._impl.filename_base + variant)
 
     def load_overload(self, sig, target_context):
         with contextlib.suppress(Exception):
@@ -158,10 +158,13 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
 
 
-def _cached(compiled, function):
-    """Give a dispatcher or C function our cache, unless the function has no source file to stamp it with."""
+def _cached(compiled, function, variant=""):
+    """Give a dispatcher or C function our cache, unless the function has no source file to stamp it with.
+
+    `variant` keeps apart what is compiled from the same function with other flags.
+    """
     known = os.path.isfile(inspect.getfile(function)) and cache_directory() is not None
-    compiled._cache = _Cache(function) if known and function.__closure__ is None else NullCache()
+    compiled._cache = _Cache(function, variant) if known and function.__closure__ is None else NullCache()
     return compiled
 
 
@@ -197,7 +200,7 @@ class _Native:
         made = self.__dict__.get("_compiled")
         if made is None:
             made = numba.jit(nogil=True, parallel=self.parallel, **_FLAGS)(self.function)
-            made = self.__dict__["_compiled"] = _cached(made, self.function)
+            made = self.__dict__["_compiled"] = _cached(made, self.function, "-parallel" if self.parallel else "")
         return made
 
     def __call__(self, *args):

@@ -6,9 +6,11 @@ import numpy as np
 
 
 def count(value, name: str, least: int = 1) -> int:
-    """A whole number of at least `least`."""
+    """A whole number of at least `least` that fits 63 bits."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if int(value) >= 1 << 63:
+        raise ValueError(f"{name} must be below 2**63, got {value!r}")
     return int(value)
 
 

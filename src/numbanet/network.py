@@ -246,7 +246,10 @@ class Sequential:
             machine = self._predictor(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
-            machine.forward(self._memory, len(x))
+            try:
+                machine.forward(self._memory, len(x))
+            finally:
+                machine.release()
         return outputs
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
@@ -274,7 +277,10 @@ class Sequential:
             machine = self._evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
-            total, hits = machine.evaluate(self._memory, len(x))
+            try:
+                total, hits = machine.forward(self._memory, len(x))
+            finally:
+                machine.release()
         return total / len(x), hits / len(x) if classes else None
 
     def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
@@ -321,7 +327,10 @@ class Sequential:
             machine = self._machine("gradient", (chosen, x.dtype, y.dtype, n, threads), build)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
-            machine.gradient(self._memory, n)
+            try:
+                machine.gradient(self._memory, n)
+            finally:
+                machine.release()
             return machine.grads.copy()
 
     def fit(self, x, y, *, loss=None, optimizer="sgd", batch_size: int | None = 32, epochs: int = 1, shuffle: bool = True,
@@ -372,7 +381,7 @@ class Sequential:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def __repr__(self):
-        inside = ", ".join(type(layer).__name__ for layer in self.description)
+        inside = ", ".join((layer if isinstance(layer, type) else type(layer)).__name__ for layer in self.description)
         return f"<Sequential {self.input_shape} → {self.output_shape}: {inside}; {self._parameters.size:,} parameters {self.dtype}>"
 
     def __getstate__(self):

@@ -1,5 +1,6 @@
 """A line of progress on a terminal; silent elsewhere."""
 
+import os
 import sys
 import time
 
@@ -36,5 +37,9 @@ class Progress:
             self.stream.flush()
 
     def _write(self, text: str) -> None:
-        self.stream.write("\r\x1b[K" + text[:160])
+        try:
+            width = os.get_terminal_size(self.stream.fileno()).columns
+        except (OSError, ValueError):
+            width = 80
+        self.stream.write("\r\x1b[K" + text[: max(1, width - 1)])
         self.stream.flush()

@@ -1,10 +1,12 @@
-"""Save a network to one file and load it again: architecture, parameters and the optimiser's state.
+"""Save a network or an ensemble to one file and load it again: architecture, parameters and the optimiser's state.
 
     metadata   "format"        "numbanet"
                "version"       "1"
                "network"       JSON: input_shape dtype seed threads epoch penalty layers optimizer optimizer_steps
+               "ensemble"      instead of "network", JSON: combine, and the list of networks
     tensors    "0.weights"     the parameters and buffers of layers[0], by name, and so on for every layer that has some
                "optimizer.mean"  the optimiser's state vectors, by name, each in the order of the flat vector
+               "2/0.weights"   in an ensemble the tensors of network 2, and so on
 
 A layer, penalty, initialiser or optimiser stands in the JSON as {"type": name of its class, field: value, …}. Classes are found
 in a table of numbanet's own and in the one that the caller passes; nothing is imported or executed because a file says so.
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from numbanet import checks, files, initializers, layers, optimizers, regularizers
+from numbanet.ensemble import Ensemble
 from numbanet.network import Sequential
 
 FORMAT = {"format": "numbanet", "version": "1"}
@@ -40,11 +43,23 @@ def known() -> dict[str, type]:
 
 
 def save(network, path) -> None:
-    """Write the network to a file, whole or not at all.
+    """Write the network or the ensemble to a file, whole or not at all.
 
     Initial values given as arrays or functions are left out, because the parameters themselves are in the file.
     Raises   ValueError for a layer with a field that is no number, text, layer or list of them; OSError from the disk
     """
+    if isinstance(network, Ensemble):
+        described = [_described(one) for one in network.networks]
+        tensors = {f"{i}/{name}": values for i, (_, own) in enumerate(described) for name, values in own.items()}
+        content: dict[str, Any] = {"combine": network.combine, "networks": [one for one, _ in described]}
+        files.write(path, tensors, {**FORMAT, "ensemble": json.dumps(content)})
+    else:
+        content, tensors = _described(network)
+        files.write(path, tensors, {**FORMAT, "network": json.dumps(content)})
+
+
+def _described(network) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A network as JSON has it, and its tensors by name."""
     content = {
         "input_shape": list(network.input_shape), "dtype": str(network.dtype), "seed": network.seed,
         "threads": network.threads, "epoch": network.epoch, "penalty": _encoded(network.penalty, "penalty"),
@@ -55,7 +70,7 @@ def save(network, path) -> None:
     state = np.reshape(network.optimizer_state, (-1, network.parameters.size)) if network.optimizer_state.size else ()
     for name, vector in zip(getattr(network.optimizer, "vectors", ()), state, strict=True):
         tensors[f"optimizer.{name}"] = vector
-    files.write(path, tensors, {**FORMAT, "network": json.dumps(content)})
+    return content, tensors
 
 
 def _numbers(network) -> dict[str, np.ndarray]:
@@ -115,8 +130,8 @@ class _Unfilled(Sequential):
         """Wait."""
 
 
-def load(path, custom: dict[str, type] | None = None) -> Sequential:
-    """Read a network that `save` has written.
+def load(path, custom: dict[str, type] | None = None) -> Any:
+    """Read what `save` has written: a Sequential, or an Ensemble.
 
     custom   your own classes of layers, penalties, initialisers and optimisers by name: {"Mine": Mine}
     Raises   ValueError that names the path and what is wrong: damaged, not written by numbanet, an unknown class, tensors that
@@ -128,8 +143,26 @@ def load(path, custom: dict[str, type] | None = None) -> Sequential:
         tensors, metadata = files.read(path)
     except ValueError as error:  # its way out, foreign=True, is none for a network
         raise ValueError(str(error).partition("; pass foreign=True")[0]) from None
-    content = _content(path, metadata)
+    kind, content = _content(path, metadata)
     classes = {**known(), **(custom or {})}
+    if kind == "network":
+        return _built(path, content, classes, tensors)
+    described = content["networks"]
+    own: list[dict[str, np.ndarray]] = [{} for _ in described]
+    for name, values in tensors.items():
+        number, _, rest = name.partition("/")
+        if number not in map(str, range(len(described))):
+            raise ValueError(f"{path}: tensor {name!r} belongs to none of the {len(described)} networks")
+        own[int(number)][rest] = values
+    networks = [_built(f"{path}, network {i}", one, classes, own[i]) for i, one in enumerate(described)]
+    try:
+        return Ensemble(networks, content["combine"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _built(path, content: dict[str, Any], classes: dict[str, type], tensors: dict[str, np.ndarray]) -> Sequential:
+    """The network of a description, with its tensors; `path` stands in errors."""
     try:
         parts = (_decoded(content[key], classes, key) for key in ("layers", "input_shape", "penalty", "optimizer"))
         described, shape, penalty, optimizer = parts
@@ -151,21 +184,34 @@ def load(path, custom: dict[str, type] | None = None) -> Sequential:
     return network
 
 
-def _content(path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The network's description, after a look at who wrote it."""
-    if metadata.get("format") != FORMAT["format"] or "network" not in metadata:
+def _content(path, metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """Whether it is a "network" or an "ensemble", and the description, after a look at who wrote it."""
+    kind = "ensemble" if "ensemble" in metadata else "network"
+    if metadata.get("format") != FORMAT["format"] or kind not in metadata:
         raise ValueError(f"{path}: a container without a network; nn.load reads what net.save has written")
     if metadata.get("version") != FORMAT["version"]:
         found = metadata.get("version")
         raise ValueError(f"{path}: version {found!r} of the file layout; this numbanet reads {FORMAT['version']!r}")
     try:
-        content = json.loads(metadata["network"])
+        content = json.loads(metadata[kind])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the network's description is not JSON: {error}") from None
-    if not isinstance(content, dict) or set(content) != KEYS:
+        raise ValueError(f"{path}: the {kind}'s description is not JSON: {error}") from None
+    if kind == "network":
+        _complete(path, content, kind, KEYS)
+        return kind, content
+    _complete(path, content, kind, {"combine", "networks"})
+    if not isinstance(content["networks"], list):
+        raise ValueError(f"{path}: the ensemble's networks must be a list, got {type(content['networks']).__name__}")
+    for i, one in enumerate(content["networks"]):
+        _complete(f"{path}, network {i}", one, "network", KEYS)
+    return kind, content
+
+
+def _complete(path, content, kind: str, keys: set[str]) -> None:
+    """ValueError where a description is not a dict with just those keys."""
+    if not isinstance(content, dict) or set(content) != keys:
         found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: the network's description must have {', '.join(sorted(KEYS))}, got {found}")
-    return content
+        raise ValueError(f"{path}: the {kind}'s description must have {', '.join(sorted(keys))}, got {found}")
 
 
 def _decoded(value, classes: dict[str, type], where: str) -> Any:

@@ -12,7 +12,7 @@ from numbanet.progress import Progress
 
 
 class DivergenceError(ArithmeticError):
-    """The loss was no longer finite. The network keeps its last finite parameters."""
+    """The loss was no longer finite. The network is back at the parameters it had before that epoch."""
 
 
 class History:
@@ -96,9 +96,7 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
                 break
     finally:
         show.close()
-        trainer.bind(INPUTS, None)
-        trainer.bind(TARGETS, None)
-        trainer.bind(ORDER, None)
+        trainer.release()
         for one in callbacks:
             one.on_fit_end(network)
     return history
@@ -152,9 +150,8 @@ def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float
 
 
 def _diverged(network, kept, batch) -> None:
-    if not np.isfinite(network.parameters).all():
-        network._memory[:] = kept
+    network._memory[:] = kept
     network.optimizer_state[:] = 0
     network.optimizer_steps = 0
     raise DivergenceError(f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a finite number. "
-                          "The network keeps its last finite parameters. Lower the learning rate, or scale the inputs")
+                          "The network is back at its parameters from before it. Lower the learning rate, or scale the inputs")

@@ -221,19 +221,11 @@ def _gradient(tables, phases, tasks, bounds, params, grads, acts, deltas, layout
         _parameters(tables, tasks, bounds, params, grads, acts, deltas, deltas, t, 0, 1)
 
 
-def _forward(tables, phases, params, acts, layout):
-    """Carry all samples through, batch by batch; the last op hands the outputs out."""
+def _forward(tables, phases, params, acts, layout, first, last, sums):
+    """Carry the batches first … last − 1 of the data through; the last op hands outputs out, or loss and hits are added to sums."""
     samples, batch, block, threads, losses, hits, buffer = layout
-    for start in range(0, samples, batch):
-        size = min(batch, samples - start)
-        for t in prange(threads):
-            _samples(tables, phases, params, acts, acts, t, threads, 0, start, size, block, 0, False)
-
-
-def _evaluate(tables, phases, params, acts, layout, sums):
-    """Add up loss and hits over all samples."""
-    samples, batch, block, threads, losses, hits, buffer = layout
-    for start in range(0, samples, batch):
+    for k in range(first, last):
+        start = k * batch
         size = min(batch, samples - start)
         for t in prange(threads):
             _samples(tables, phases, params, acts, acts, t, threads, 0, start, size, block, 0, False)
@@ -242,7 +234,7 @@ def _evaluate(tables, phases, params, acts, layout, sums):
 
 
 _NATIVE = {entry: {parallel: native(entry, parallel=parallel) for parallel in (False, True)}
-           for entry in (_train, _gradient, _forward, _evaluate)}
+           for entry in (_train, _gradient, _forward)}
 
 # --- the Python side --------------------------------------------------------------------------------------------------
 
@@ -289,6 +281,12 @@ class Memory:
         """Let the plan read (or write) a contiguous array of the caller's; None unbinds."""
         self._keep[column] = array
         self.plan.set_clock(column, array.ctypes.data if array is not None else 0)
+
+    def release(self) -> None:
+        """Unbind all data: neither the network nor the plan keeps the caller's arrays."""
+        for column in self._keep:
+            self.plan.set_clock(column, 0)
+        self._keep.clear()
 
     def layout(self, samples: int, losses=None, hits=None, buffer: int = 0):
         plan = self.plan
@@ -393,14 +391,19 @@ class Predictor(Memory):
     def __init__(self, plan: Plan, dtype, loss_op=None, hits_op=None):
         super().__init__(plan, dtype)
         self.loss_op, self.hits_op = loss_op, hits_op
+        self.pace = 1  # batches per native call, adjusted to how long they take
 
-    def forward(self, params, samples: int) -> None:
-        """Write the outputs of all samples to the bound array."""
-        _run(_forward, self.plan.threads, self.plan.tables, self.plan.phases, params, self.acts, self.layout(samples))
-
-    def evaluate(self, params, samples: int) -> tuple[float, float]:
-        """Return the sums of loss and hits."""
+    def forward(self, params, samples: int) -> tuple[float, float]:
+        """Carry all samples through and return the sums of loss and hits (0 without a loss)."""
+        plan, layout = self.plan, self.layout(samples, self.loss_op, self.hits_op)
         self.sums[:] = 0
-        layout = self.layout(samples, self.loss_op, self.hits_op)
-        _run(_evaluate, self.plan.threads, self.plan.tables, self.plan.phases, params, self.acts, layout, self.sums)
+        batches, done = -(-samples // plan.batch), 0
+        while done < batches:
+            began = time.perf_counter()
+            last = min(batches, done + self.pace)
+            _run(_forward, plan.threads, plan.tables, plan.phases, params, self.acts, layout, done, last, self.sums)
+            if batches > 1:
+                seconds = (time.perf_counter() - began) / (last - done)
+                self.pace = int(min(4 * self.pace, max(1, Team.SLICE / max(seconds, 1e-7))))
+            done = last
         return float(self.sums[0]), float(self.sums[1])

@@ -118,7 +118,7 @@ class Reference:
                 if train and number == 0:
                     self.clear_partials(table, mine)
                 if len(plan.phases) > 1:
-                    blocks = [(shard, bounds[shard], bounds[shard + 1]) for shard in mine]
+                    blocks = [(shard, bounds[shard], bounds[shard + 1]) for shard in mine if bounds[shard] < bounds[shard + 1]]
                 else:
                     end = bounds[mine.stop]
                     blocks = [(-1, lo, min(lo + plan.block, end)) for lo in range(bounds[mine.start], end, plan.block)]

@@ -38,10 +38,11 @@ class _Norm(Layer):
     def initializers(self, following) -> dict:
         return {"weights": _ones, "bias": "zeros"}
 
-    def _op(self, shape: Shape, *verbs, extra=0, **more) -> Op:
+    def _op(self, shape: Shape, forward, backward, partial, prepare=None, extra: int = 0, buffers: int = 0) -> Op:
         c, n = shape[-1], size(shape)
-        return Op(type(self).__name__, n, n, *verbs, units=2, unit=c,
-                  own=(c, float(self.epsilon), float(getattr(self, "momentum", 0.0))), extra=extra, **more)
+        own = (c, float(self.epsilon), float(getattr(self, "momentum", 0.0)))
+        return Op(type(self).__name__, n, n, forward, backward, partial=partial, prepare=prepare, extra=extra, buffers=buffers,
+                  units=2, unit=c, own=own)
 
 
 def _ones(shape, generator):

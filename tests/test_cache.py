@@ -1,0 +1,123 @@
+"""Compiled code that cannot be kept or read again never stops a training: it is compiled anew."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import numbanet as nn
+
+SOURCES = str(Path(nn.__file__).parents[1])
+SCRIPT = """
+import sys
+import numpy as np
+import numbanet as nn
+from numbanet import _jit
+
+x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+net = nn.Sequential([nn.Dense(1)], 3, seed=1)
+if "remove" in sys.argv:
+    import shutil
+    shutil.rmtree(_jit.cache_directory())
+net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=2 if "parallel" in sys.argv else 1, verbose=0)
+print(_jit.cache_directory(), net.parameters.tobytes().hex())
+"""
+
+
+def train(*args, **places):
+    """Train in a new process that has these places and no other; return its cache directory and its weights."""
+    env = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "TMPDIR")}
+    env |= {"PYTHONPATH": SOURCES} | {key: str(value) for key, value in places.items()}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, *args]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder in which a training has left its compiled code, and the weights it came to."""
+    base = tmp_path_factory.mktemp("cache")
+    directory, weights = train(NUMBA_CACHE_DIR=base)
+    return base, Path(directory), weights
+
+
+def test_code_is_kept_and_read_again(kept):
+    base, directory, weights = kept
+    files = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert directory.is_relative_to(base) and len(files) > 4
+    assert train(NUMBA_CACHE_DIR=base) == [str(directory), weights]
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == files
+
+
+def test_code_for_one_thread_and_for_many_is_kept_apart(kept):
+    base, directory, weights = kept
+    alone = set(directory.glob("cpu._train*"))
+    assert train("parallel", NUMBA_CACHE_DIR=base) == [str(directory), weights]
+    added = set(directory.glob("cpu._train*")) - alone
+    assert len(alone) == len(added) == 1
+    added.pop().unlink()  # the other tests train with one thread and would not mend it
+
+
+def test_damaged_files_are_compiled_anew(kept):
+    base, directory, weights = kept
+    files = sorted(directory.iterdir())
+    for k, path in enumerate(files):
+        content = path.read_bytes()
+        path.write_bytes([b"", content[:20], content[: len(content) // 2], content[:-1], content[:99] + b"?" + content[100:],
+                          bytes(len(content)), b"\x80\x04not a pickle."][k % 7])
+    assert train(NUMBA_CACHE_DIR=base) == [str(directory), weights]
+    assert sorted(directory.iterdir()) == files
+    for path in files:
+        content = path.read_bytes()
+        assert hashlib.sha256(content[32:]).digest() == content[:32]
+
+
+def test_a_folder_where_a_file_should_be(kept):
+    base, directory, weights = kept
+    path = min(directory.iterdir())
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    try:
+        assert train(NUMBA_CACHE_DIR=base) == [str(directory), weights]
+    finally:
+        path.rmdir()
+        path.write_bytes(content)
+
+
+def test_nowhere_to_write(kept, tmp_path):
+    (tmp_path / f"numbanet-{os.getuid() if os.name == 'posix' else 'user'}").write_text("a file in the way")
+    (tmp_path / "file").write_text("")
+    nowhere = tmp_path / "file" / "below"
+    directory, weights = train(NUMBA_CACHE_DIR=nowhere, XDG_CACHE_HOME=nowhere, HOME=nowhere, TMPDIR=tmp_path)
+    assert (directory, weights) == ("None", kept[2])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions of files")
+def test_a_home_that_cannot_be_written_gives_way_to_a_private_temporary_folder(kept, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o500)
+    if os.access(home, os.W_OK):  # the superuser writes everywhere, but not below a file
+        (home / ".cache").write_text("")
+    directory, weights = train(HOME=home, TMPDIR=tmp_path)
+    assert Path(directory).parent == tmp_path / f"numbanet-{os.getuid()}" and weights == kept[2]
+    assert Path(directory).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions of files")
+def test_a_folder_that_others_can_write_to_is_not_used(kept, tmp_path):
+    _, directory, weights = kept
+    open_to_all = tmp_path / "numbanet" / directory.name
+    open_to_all.mkdir(parents=True)
+    open_to_all.chmod(0o777)
+    used, found = train(NUMBA_CACHE_DIR=tmp_path, XDG_CACHE_HOME=tmp_path / "other")
+    assert Path(used).is_relative_to(tmp_path / "other") and found == weights and not list(open_to_all.iterdir())
+
+
+def test_a_folder_that_goes_away(tmp_path, kept):
+    assert train("remove", NUMBA_CACHE_DIR=tmp_path)[1] == kept[2]

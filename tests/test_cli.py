@@ -1,0 +1,391 @@
+"""The command line: what it trains, what it says again, what it refuses, and in how many words."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from numbanet import cli as work
+from numbanet import datasets
+
+pytest.importorskip("click")
+from click.testing import CliRunner
+
+from numbanet.commands import cli
+
+SOURCES = str(Path(nn.__file__).parents[1])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args):
+    return CliRunner().invoke(cli, [str(arg) for arg in args])
+
+
+def done(*args):
+    result = run(*args)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def refused(*args):
+    """The one line on stderr."""
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    result = run(*args)
+    assert result.exit_code == 2 and "saved" not in result.stdout
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: "), result.stderr
+    assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+    return result.stderr
+
+
+def needs(name):
+    try:
+        work.read(name, 0)
+    except (FileNotFoundError, ImportError) as error:
+        pytest.skip(str(error).splitlines()[0])
+
+
+def classes_file(name="three.csv", samples=120, seed=1):
+    """Three clouds of two raw features, far from 0 and of different sizes."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(samples) % 3
+    x = np.array([[1000.0, 0.001], [1004.0, 0.001], [1000.0, 0.005]])[y] + generator.normal(size=(samples, 2)) * [0.5, 0.0005]
+    if name.endswith(".npz"):
+        np.savez(name, x=x, y=y)
+    else:
+        write_csv(name, np.column_stack([x, y]))
+    return x, y
+
+
+def regression_file(name="line.npz", samples=200):
+    generator = np.random.default_rng(2)
+    x = generator.normal(size=(samples, 3)) * [1, 100, 0.01] + [5, -3000, 0]
+    y = 1e5 + 2e4 * x[:, 0] - 30 * x[:, 1] + 1e6 * x[:, 2]
+    np.savez(name, x=x, y=y)
+    return x, y
+
+
+def write_csv(name, rows, header=None):
+    lines = [",".join(header)] if header else []
+    Path(name).write_text("\n".join(lines + [",".join(map(repr, map(float, row))) for row in rows]) + "\n")
+
+
+def figures(text):
+    """The line with the figures, without what comes before it."""
+    return re.search(r"(accuracy .*|rmse .*)", text).group(1)
+
+
+# --- train and evaluate -------------------------------------------------------------------------------------------------
+
+
+def test_digits_by_default(folder):
+    needs("digits")
+    said = done("train", "digits", "--json", "figures.json")
+    record = json.loads(Path("figures.json").read_text())
+    assert record["accuracy"] >= 0.97 and record["samples"] == 359
+    assert len(record["history"]["loss"]) == record["settings"]["epochs"]
+    assert record["mistakes"] == round((1 - record["accuracy"]) * 359)
+    assert "1438 samples for training, 359 held out; 64 inputs, 10 classes" in said and "Dense" in said and "4,810" in said
+    assert said.splitlines()[-1] == "numbanet evaluate digits.safetensors digits"
+    assert figures(done("evaluate", "digits.safetensors", "digits")) == figures(said)
+    assert sorted(os.listdir()) == ["digits.safetensors", "figures.json"]
+
+
+def test_the_split_follows_the_seed_of_the_model(folder):
+    needs("digits")
+    said = done("train", "digits", "--seed", "5", "--epochs", "3", "--output", "net", "--json", "a.json")
+    done("evaluate", "net", "digits", "--json", "b.json")
+    first, second = (json.loads(Path(name).read_text()) for name in ("a.json", "b.json"))
+    assert (first["accuracy"], first["mistakes"]) == (second["accuracy"], second["mistakes"])
+    assert figures(done("evaluate", "net", "digits")) == figures(said)
+
+
+def test_a_saved_network_takes_raw_measurements(folder):
+    needs("breast_cancer")
+    said = done("train", "breast_cancer", "--epochs", "30")
+    d = datasets.breast_cancer()
+    raw = d.x_scaling.invert(d.x_test)
+    net = nn.load("breast_cancer.safetensors")
+    assert net.output_shape == (1,)
+    found = net.evaluate(raw, d.y_test)
+    assert found["accuracy"] >= 0.93
+    assert f"accuracy {100 * found['accuracy']:.2f} %, {found['mistakes']} mistakes" in said
+
+
+def test_houses_are_predicted_in_dollars(folder):
+    needs("houses")
+    said = done("train", "houses", "--epochs", "15", "--json", "figures.json")
+    record = json.loads(Path("figures.json").read_text())
+    d = datasets.houses(standardize=False)
+    prices = nn.load("houses.safetensors").predict(d.x_test.astype("float64"))
+    rmse = np.sqrt(np.mean((prices - d.y_test) ** 2))
+    assert record["rmse"] == pytest.approx(rmse, rel=1e-6) and 2e5 < rmse < 6e5 and record["r2"] > 0.5
+    assert f"rmse {rmse:,.6g} dollars" in said and figures(done("evaluate", "houses.safetensors", "houses")) == figures(said)
+
+
+def test_cats_have_one_output(folder):
+    needs("cats")
+    said = done("train", "cats", "--epochs", "2", "--layers", "3")
+    assert nn.load("cats.safetensors").output_shape == (1,) and "Sigmoid" in said
+    assert figures(done("evaluate", "cats.safetensors", "cats")) == figures(said)
+
+
+@pytest.mark.parametrize("name", ["three.csv", "three.npz"])
+def test_a_file_with_classes(name, folder):
+    x, y = classes_file(name)
+    said = done("train", name)
+    assert "y has 3 different whole numbers: classes; --task regression decides otherwise" in said
+    assert "96 samples for training, 24 held out; 2 inputs, 3 classes" in said
+    command = said.splitlines()[-1].split()
+    assert command[1:] == ["evaluate", "three.safetensors", name, "--held-out"]
+    assert figures(done(*command[1:])) == figures(said)
+    net = nn.load("three.safetensors")
+    assert net.dtype == "float64" and net.evaluate(x, y)["accuracy"] > 0.95
+    assert figures(done("evaluate", "three.safetensors", name)).endswith("120 samples")
+
+
+def test_a_file_with_real_targets(folder):
+    x, y = regression_file()
+    said = done("train", "line.npz", "--layers", "none", "--optimizer", "sgd", "--epochs", "60")
+    assert "regression" in said and "1 real target" in said
+    net = nn.load("line.safetensors")
+    assert len(net.layers) == 1
+    np.testing.assert_allclose(net.layers[0].weights[:, 0], [2e4, -30, 1e6], rtol=0.02)
+    assert net.evaluate(x, y)["r2"] > 0.999
+    assert figures(done("evaluate", "line.safetensors", "line.npz", "--held-out")) == figures(said)
+
+
+def test_task_overrides_what_was_decided(folder):
+    classes_file()
+    assert "1 real target" in done("train", "three.csv", "--task", "regression", "--epochs", "2")
+    assert nn.load("three.safetensors").output_shape == (1,)
+    assert "whole number per sample" in refused("train", regression_file() and "line.npz", "--task", "classes")
+
+
+def test_pictures_in_bytes_are_flattened(folder):
+    generator = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    x = (generator.uniform(0, 99, (60, 5, 4, 1)) + 150 * y[:, None, None, None]).astype(np.uint8)
+    np.savez("bars.npz", x=x, y=y)
+    said = done("train", "bars.npz", "--epochs", "300")
+    net = nn.load("bars.safetensors")
+    assert "Flatten" in said and net.input_shape == (5, 4, 1) and net.dtype == "float32"
+    assert net.evaluate(x, y)["accuracy"] > 0.95
+    assert figures(done("evaluate", "bars.safetensors", "bars.npz", "--held-out")) == figures(said)
+
+
+@pytest.mark.parametrize(("loss", "last", "outputs"), [
+    ("cross_entropy", "Softmax", 3), ("binary_cross_entropy", "Sigmoid", 3), ("quadratic", "Sigmoid", 3)])
+def test_the_output_layer_follows_the_loss(loss, last, outputs, folder):
+    classes_file()
+    said = done("train", "three.csv", "--loss", loss, "--layers", "8,5", "--activation", "tanh", "--optimizer", "sgd", "--momentum",
+                "0.5", "--batch-size", "all", "--epochs", "3", "--l1", "1e-5", "--l2", "1e-4", "--threads", "1")
+    net = nn.load("three.safetensors")
+    assert [type(placed.layer).__name__ for placed in net.layers] == ["Dense", "Tanh", "Dense", "Tanh", "Dense", last]
+    assert net.output_shape == (outputs,) and net.threads == 1 and net.epoch == 3 and len(net.penalty) == 2
+    assert "SGD(learning_rate=0.1, momentum=0.5" in said and "3 epochs of all samples" in said
+
+
+def test_scaling_goes_into_the_layers():
+    generator = np.random.default_rng(0)
+    x = np.column_stack([generator.normal(1e6, 3, 50), np.full(50, 0.1), generator.normal(0, 1e-5, 50)])
+    y = generator.normal(-7, 1e4, (50, 2))
+    net = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(2)], 3, "float64", seed=1)
+    scaled, expected = work.scaling(x), work.scaling(y)
+    assert scaled.scale[1] == 1
+    outputs = expected.invert(net.predict(scaled.apply(x)))
+    work.fold(net, scaled, expected)
+    np.testing.assert_allclose(net.predict(x), outputs, rtol=1e-7)
+
+
+def test_a_network_whose_weights_were_not_scaled_keeps_its_optimizer(folder):
+    np.savez("bytes.npz", x=np.random.default_rng(0).integers(0, 256, (30, 4), dtype=np.uint8), y=np.arange(30) % 2)
+    done("train", "bytes.npz", "--epochs", "2")
+    assert "Adam(learning_rate=0.001" in done("info", "bytes.safetensors") and nn.load("bytes.safetensors").optimizer_steps == 2
+
+
+# --- predict and info ---------------------------------------------------------------------------------------------------
+
+
+def test_predict_writes_labels_and_outputs(folder):
+    x, y = classes_file()
+    done("train", "three.csv")
+    write_csv("inputs.csv", x, ["a", "b"])
+    done("predict", "three.safetensors", "inputs.csv", "--output", "out.csv")
+    rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
+    net = nn.load("three.safetensors")
+    assert list(rows[0]) == ["label", "output_0", "output_1", "output_2"] and len(rows) == 120
+    assert [int(row["label"]) for row in rows] == net.predict_classes(x).tolist()
+    np.testing.assert_array_equal([[float(row[f"output_{j}"]) for j in range(3)] for row in rows], net.predict(x))
+    result = run("predict", "three.safetensors", "three.csv")
+    assert result.stdout == Path("out.csv").read_text() and "last of 3 columns" in result.stderr
+    np.savez("inputs.npz", x=x)
+    assert done("predict", "three.safetensors", "inputs.npz") == result.stdout
+
+
+def test_predict_real_outputs_without_labels(folder):
+    x, _ = regression_file()
+    done("train", "line.npz", "--epochs", "2")
+    lines = done("predict", "line.safetensors", "line.npz").splitlines()
+    assert lines[0] == "output_0" and len(lines) == 201
+    np.testing.assert_array_equal([float(line) for line in lines[1:]], nn.load("line.safetensors").predict(x)[:, 0])
+
+
+def test_info_tells_the_state(folder):
+    nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], 4, "float64", seed=8, penalty=nn.L1(0.5)).save("net")
+    said = done("info", "net")
+    for part in ("Dense", "float64", "0 trained", "L1(strength=0.5", "total", "23", "no state kept"):
+        assert part in said
+
+
+def test_info_tells_the_system():
+    said = done("info", "--system")
+    for part in ("numbanet", "numba", "llvmlite", "numpy", "processor", "bits", "threads", "cache", "click"):
+        assert part in said
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten_without_force(folder):
+    classes_file()
+    done("train", "three.csv", "--epochs", "1", "--json", "figures.json")
+    assert "three.safetensors exists" in refused("train", "three.csv", "--epochs", "1")
+    assert "figures.json exists" in refused("train", "three.csv", "--output", "new", "--json", "figures.json")
+    assert "figures.json exists" in refused("evaluate", "three.safetensors", "three.csv", "--json", "figures.json")
+    assert "three.csv exists" in refused("predict", "three.safetensors", "three.csv", "--output", "three.csv")
+    old = Path("three.safetensors").read_bytes()
+    done("train", "three.csv", "--epochs", "2", "--json", "figures.json", "--force")
+    assert Path("three.safetensors").read_bytes() != old
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["digts"], "did you mean 'digits'"),
+    (["none.csv"], "none.csv: No such file"),
+    (["three.csv", "--optimizer", "adm"], "did you mean 'adam'"),
+    (["three.csv", "--activation", "rellu"], "did you mean 'relu'"),
+    (["three.csv", "--activation", "step"], "a step cannot be trained"),
+    (["three.csv", "--loss", "cross_entrpy"], "did you mean 'cross_entropy'"),
+    (["three.csv", "--task", "regression", "--loss", "cross_entropy"], "cross_entropy is a loss for classes"),
+    (["three.csv", "--layers", "3,x"], "--layers must be"),
+    (["three.csv", "--layers", "3,0"], "--layers must be"),
+    (["three.csv", "--epochs", "-1"], "epochs must be"),
+    (["three.csv", "--epochs", "many"], "not a valid integer"),
+    (["three.csv", "--batch-size", "0"], "--batch-size must be"),
+    (["three.csv", "--learning-rate", "nan"], "learning_rate must be"),
+    (["three.csv", "--momentum", "0.9"], "Adam has no momentum"),
+    (["three.csv", "--optimizer", "sgd", "--momentum", "1"], "momentum must be below 1"),
+    (["three.csv", "--seed", "-1"], "--seed must be"),
+    (["three.csv", "--seed", str(2**70)], "--seed must be below 2^63"),
+    (["three.csv", "--threads", "0"], "threads must be"),
+    (["three.csv", "--l2", "-1"], "L2 needs"),
+    (["three.csv", "--output", "no/where"], "there is no folder"),
+    (["three.csv", "--output", "."], "this is a folder"),
+    (["three.csv", "--output", "new", "--json", "new"], "--json and --output are both new"),
+    (["three.csv", "--colour", "red"], "No such option"),
+    (["three.csv", "--task", "regression", "--optimizer", "sgd", "--learning-rate", "1e9"], "diverged"),
+    (["text.csv"], "line 2, column 2: 'red' is not a finite number"),
+    (["one.csv"], "hold a fifth out"),
+    (["minus.csv"], "labels must lie in 0"),
+    (["nan.npz"], r"nan.npz: x has NaN at [1, 0]"),
+    (["words.npz"], "words.npz"),
+    (["empty.npz"], "empty.npz"),
+    (["notes.txt"], "a table is a .npz or a .csv file"),
+    (["digits", "--task", "classes"], "--task is for files"),
+    ([], "Missing argument"),
+], ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "")
+def test_one_line_for_every_bad_training(options, message, folder):
+    classes_file()
+    Path("text.csv").write_text("1,2,0\n3,red,1\n")
+    Path("one.csv").write_text("1,2,0\n")
+    Path("notes.txt").write_text("hello")
+    write_csv("minus.csv", [[0.5, -1], [0.25, 1]] * 5)
+    np.savez("nan.npz", x=[[1.0], [np.nan], [3.0]] * 3, y=np.arange(9) % 2)
+    np.savez("words.npz", x=[["a"], ["b"]], y=[0, 1])
+    np.savez("empty.npz", x=np.zeros((0, 3)), y=np.zeros(0))
+    assert message in refused("train", *options)
+
+
+def test_one_line_for_every_bad_use(folder):
+    x, _ = classes_file()
+    done("train", "three.csv", "--epochs", "1")
+    write_csv("wide.csv", np.ones((2, 5)))
+    Path("broken").write_bytes(Path("three.safetensors").read_bytes()[:-9])
+    Path("foreign").write_bytes(b"PK\3\4" * 30)
+    np.savez("y.npz", y=[1.0])
+    for args, message in [
+        (["evaluate", "none", "three.csv"], "none: No such file"),
+        (["evaluate", "broken", "three.csv"], "broken: "),
+        (["evaluate", "foreign", "three.csv"], "foreign: "),
+        (["evaluate", ".", "three.csv"], ".: Is a directory"),
+        (["evaluate", "three.safetensors", "wide.csv"], "wide.csv: x must have shape (samples, 2), got (2, 4)"),
+        (["evaluate", "three.safetensors", "digts"], "did you mean 'digits'"),
+        (["evaluate", "three.safetensors"], "Missing argument"),
+        (["predict", "three.safetensors", "wide.csv"], "wide.csv: x must have shape (samples, 2), got (2, 5)"),
+        (["predict", "three.safetensors", "y.npz"], "y.npz: not an .npz file with the array x"),
+        (["predict", "three.safetensors", "none.npz"], "none.npz: No such file"),
+        (["predict", "three.safetensors", "foreign"], "a .csv or a .npz file"),
+        (["info", "foreign"], "foreign: "),
+        (["info"], "info needs a MODEL or --system"),
+        (["info", "three.safetensors", "--system"], "info needs a MODEL or --system"),
+        (["tarin"], "No such command"),
+        (["--colour"], "No such option"),
+    ]:
+        assert message in refused(*args), args
+
+
+# --- as a program -------------------------------------------------------------------------------------------------------
+
+
+def program(*args, code="from numbanet.cli import main; main()"):
+    env = {**os.environ, "PYTHONPATH": SOURCES}
+    return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def test_as_a_program(folder):
+    classes_file()
+    process = program("train", "three.csv", "--epochs", "5")
+    said, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "") and "saved three.safetensors" in said
+    process = program("evaluate", "three.safetensors", "none.csv")
+    said, errors = process.communicate()
+    assert (process.returncode, said, errors) == (2, "", "Error: none.csv: No such file or directory\n")
+
+
+def test_stopped_by_the_keyboard(folder):
+    classes_file()
+    process = program("train", "three.csv", "--epochs", "100000000")
+    for line in process.stdout:
+        if "epochs of" in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "nothing was saved" in errors and "Traceback" not in errors
+    assert os.listdir() == ["three.csv"]
+
+
+def test_without_click(folder):
+    process = program("info", code="import sys; sys.modules['click'] = None; from numbanet.cli import main; main()")
+    said, errors = process.communicate()
+    assert (process.returncode, said) == (2, "") and "pip install numbanet[cli]" in errors and errors.count("\n") == 1
+
+
+def test_the_package_does_not_import_the_command_line():
+    code = "import sys, numbanet; sys.exit(bool({'click', 'sklearn', 'numbanet.cli', 'numbanet.commands'} & set(sys.modules)))"
+    process = program(code=code)
+    process.communicate()
+    assert process.returncode == 0

@@ -1,0 +1,446 @@
+"""The loop of fit: what it measures, when it stops, what it leaves behind, and what may happen around it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+from numbanet.callbacks import Callback, EarlyStopping
+
+SOURCES = str(Path(nn.__file__).parents[1])
+
+
+def network(seed=1, last="softmax", outputs=3, **options):
+    return nn.Sequential([nn.Dense(7, activation="tanh"), nn.Dense(outputs, activation=last)], 4, seed=seed, **options)
+
+
+def data(samples=60, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(samples, 4)).astype("float32"), generator.integers(0, 3, samples)
+
+
+def fit(net, x, y, **options):
+    return net.fit(x, y, **{"verbose": 0, "optimizer": nn.SGD(0.1, momentum=0.9), "batch_size": 8, **options})
+
+
+# --- history ------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_classes():
+    x, y = data()
+    net = network()
+    history = fit(net, x, y, epochs=3, validation_data=(x[:20], y[:20]))
+    assert list(history.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+    assert {len(values) for values in history.history.values()} == {3} == {len(history.seconds)}
+    found = net.evaluate(x[:20], y[:20])
+    assert history.history["val_loss"][-1] == found["loss"] and history.history["val_accuracy"][-1] == found["accuracy"]
+    assert all(seconds > 0 for seconds in history.seconds)
+    assert "3 epochs" in repr(history) and "val_accuracy" in repr(history)
+
+
+def test_figures_of_real_targets():
+    x, _ = data()
+    history = fit(network(last=None, outputs=2), x, x[:, :2], epochs=2, validation_split=0.25)
+    assert list(history.history) == ["loss", "val_loss"]
+
+
+def test_the_loss_is_measured_before_each_step_and_the_penalty_after_the_last():
+    x, y = data(10)
+    net = network(penalty=nn.L2(0.5))
+    before = net.evaluate(x, y)["loss"]
+    measured = fit(net, x, y, batch_size=None).history["loss"]
+    assert measured == [pytest.approx(before + net.penalty_value(10, 1), rel=1e-6)] and net.penalty_value(10, 1) > 0.1
+
+
+def test_epochs_are_counted_over_the_life_of_a_network():
+    x, y = data()
+    once, twice = network(), network()
+    losses = fit(once, x, y, epochs=4).history["loss"]
+    assert fit(twice, x, y, epochs=1).history["loss"] + fit(twice, x, y, epochs=3).history["loss"] == losses
+    np.testing.assert_array_equal(once.parameters, twice.parameters)
+    assert once.epoch == twice.epoch == 4
+
+
+def test_no_epochs():
+    x, y = data()
+    net = network()
+    before = net.parameters.copy()
+    assert fit(net, x, y, epochs=0).history == {}
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_a_split_is_the_end_of_the_data():
+    x, y = data()
+    one, other = network(), network()
+    split = fit(one, x, y, epochs=2, validation_split=0.25)
+    given = fit(other, x[:45], y[:45], epochs=2, validation_data=(x[45:], y[45:]))
+    assert split.history == given.history
+    np.testing.assert_array_equal(one.parameters, other.parameters)
+
+
+def test_batches_larger_than_the_data_are_the_data():
+    x, y = data()
+    nets = [network(), network(), network()]
+    for net, batch_size in zip(nets, (None, 60, 1000), strict=True):
+        fit(net, x, y, epochs=2, batch_size=batch_size)
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+    np.testing.assert_array_equal(nets[0].parameters, nets[2].parameters)
+    assert nets[2].optimizer_steps == 2
+
+
+def test_without_shuffling_the_samples_come_in_their_order():
+    x, y = data()
+    straight, shuffled, turned = network(), network(), network()
+    fit(straight, x, y, shuffle=False)
+    fit(shuffled, x, y)
+    fit(turned, x[::-1], y[::-1], shuffle=False)
+    assert not np.array_equal(straight.parameters, shuffled.parameters)
+    assert not np.array_equal(straight.parameters, turned.parameters)
+    same = network()
+    for start in range(0, 60, 8):
+        fit(same, x[start : start + 8], y[start : start + 8], batch_size=None, shuffle=False)
+    np.testing.assert_allclose(same.parameters, straight.parameters, rtol=2e-5, atol=1e-6)
+
+
+# --- divergence ---------------------------------------------------------------------------------------------------------
+
+
+def test_divergence_names_the_epoch_and_keeps_finite_weights():
+    x, _ = data()
+    net = network(last=None, outputs=2)
+    fit(net, x, x[:, :2], epochs=2)
+    good = net.parameters.copy()
+    with pytest.raises(nn.DivergenceError, match=r"diverged in epoch 3, batch \d+: .*Lower the learning rate"):
+        fit(net, x, x[:, :2], epochs=5, optimizer=nn.SGD(1e38))
+    assert np.isfinite(net.parameters).all() and net.epoch == 2
+    np.testing.assert_array_equal(net.parameters, good)
+    assert net.optimizer_steps == 0 and not net.optimizer_state.any()
+    assert fit(net, x, x[:, :2], optimizer=nn.SGD(0.01)).history["loss"][0] < 10
+
+
+def test_divergence_in_the_last_batch_of_all():
+    x, _ = data(8)
+    net = network(last=None, outputs=2)
+    before = net.parameters.copy()
+    with pytest.raises(nn.DivergenceError, match="epoch 1, batch 1"):
+        fit(net, x, x[:, :2] * np.float32(1e12), optimizer=nn.SGD(1e38))
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_callbacks_end_after_divergence():
+    x, _ = data()
+    ended = []
+
+    class Watcher(Callback):
+        def on_fit_end(self, network):
+            ended.append(np.isfinite(network.parameters).all())
+
+    with pytest.raises(nn.DivergenceError):
+        fit(network(last=None, outputs=2), x, x[:, :2], optimizer=nn.SGD(1e38), callbacks=[Watcher()])
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("activation", ["step", ["tanh", "step"] + ["relu"] * 5])
+def test_a_step_cannot_be_trained(activation):
+    x, y = data()
+    net = nn.Sequential([nn.Dense(7, activation=activation), nn.Dense(3, activation="softmax")], 4)
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match=r"a step cannot be trained: its derivative is zero.*train with sigmoid"):
+        fit(net, x, y)
+    np.testing.assert_array_equal(net.parameters, before)
+    assert net.predict(x).shape == (60, 3)
+
+
+# --- callbacks ----------------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_are_called_in_order_and_stop_the_training():
+    x, y = data()
+    net = network()
+    calls = []
+
+    class Recorder(Callback):
+        def on_fit_begin(self, network):
+            calls.append("begin")
+
+        def on_epoch_end(self, epoch, logs, network):
+            calls.append((epoch, set(logs), network is net))
+
+        def on_fit_end(self, network):
+            calls.append("end")
+
+    history = fit(net, x, y, epochs=9, callbacks=[lambda epoch, logs, network: epoch == 2, Recorder()])
+    assert calls == ["begin", (1, {"loss", "accuracy"}, True), (2, {"loss", "accuracy"}, True), "end"]
+    assert len(history.history["loss"]) == 2
+    fit(net, x, y, epochs=1, callbacks=[Recorder()])
+    assert calls[-2][0] == 3
+
+
+def test_an_error_in_a_callback_is_the_users_to_see():
+    x, y = data()
+    net = network()
+
+    def fail(epoch, logs, network):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(net, x, y, epochs=5, callbacks=[fail])
+    assert net.epoch == 1
+    fit(net, x, y)
+
+
+@pytest.mark.parametrize(("monitor", "scores"), [("score", [3, 2, 1, 5, 1, 7, 0]), ("score_accuracy", [1, 2, 3, 0, 3, 1, 9])])
+def test_early_stopping_goes_back_to_the_best(monitor, scores):
+    x, y = data()
+    net = network()
+    seen = []
+
+    def score(epoch, logs, network):
+        logs[monitor] = scores[epoch - 1]
+        seen.append(network.parameters.copy())
+
+    fit(net, x, y, epochs=7, callbacks=[score, EarlyStopping(monitor, patience=3)])
+    assert len(seen) == 6
+    np.testing.assert_array_equal(net.parameters, seen[2])
+    other = network()
+    seen.clear()
+    fit(other, x, y, epochs=7, callbacks=[score, EarlyStopping(monitor, patience=3, restore_best=False)])
+    np.testing.assert_array_equal(other.parameters, seen[5])
+
+
+def test_early_stopping_goes_back_to_the_running_means_too():
+    x, y = data()
+    net = nn.Sequential([nn.Dense(7), nn.BatchNorm(), nn.Dense(3, activation="softmax")], 4)
+    seen = []
+
+    def score(epoch, logs, network):
+        logs["score"] = abs(epoch - 2)
+        seen.append(network.predict(x))
+
+    fit(net, x, y, epochs=5, callbacks=[score, EarlyStopping("score", patience=2)])
+    np.testing.assert_array_equal(net.predict(x), seen[1])
+
+
+def test_early_stopping_names_the_figures_there_are():
+    x, y = data()
+    with pytest.raises(ValueError, match="no figure 'val_loss' to watch, there are loss, accuracy; pass validation_data"):
+        fit(network(), x, y, callbacks=[EarlyStopping()])
+
+
+def test_early_stopping_watches_validation():
+    x, y = data()
+    history = fit(network(), x, y, epochs=500, validation_split=0.5, callbacks=[EarlyStopping(patience=5)])
+    best = int(np.argmin(history.history["val_loss"]))
+    assert len(history.seconds) == best + 6 < 500
+
+
+# --- progress -----------------------------------------------------------------------------------------------------------
+
+
+def test_quiet_when_the_output_is_no_terminal(capfd):
+    x, y = data()
+    fit(network(), x, y, verbose=1, epochs=3)
+    assert capfd.readouterr() == ("", "")
+
+
+PROGRESS = """
+import numpy as np
+import numbanet as nn
+net = nn.Sequential([nn.Dense(3, activation="softmax")], 4)
+x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+y = np.arange(50) % 3
+net.fit(x, y, epochs=400, validation_data=(x, y), verbose=VERBOSE)
+"""
+
+
+def shown(verbose, columns):
+    """What a training writes to a terminal of so many columns."""
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    env = {**os.environ, "PYTHONPATH": SOURCES}
+    env.pop("COLUMNS", None)
+    process = subprocess.Popen([sys.executable, "-c", PROGRESS.replace("VERBOSE", str(verbose))], stderr=theirs, env=env)
+    os.close(theirs)
+    text = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # the other end was closed
+            break
+        if not piece:
+            break
+        text += piece
+    os.close(ours)
+    assert process.wait() == 0
+    return text.decode()
+
+
+def test_progress_on_a_terminal():
+    text = shown(1, 200)
+    assert re.search(r"epoch \d+/400 .*s left", text) and re.search(r"400 epochs in \d+\.\d s .*val_accuracy", text)
+    assert text.count("\n") == 1 and shown(0, 200) == ""
+
+
+def test_progress_fits_a_narrow_terminal():
+    lines = [line.replace("\x1b[K", "").rstrip("\r\n") for line in re.split(r"\r(?!\n)", shown(1, 60))]
+    assert max(map(len, lines)) <= 60
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------------------------------
+
+STOPPED = """
+import threading, time
+import numpy as np
+import numbanet as nn
+
+generator = np.random.default_rng(0)
+x = generator.integers(0, 256, (300_000, 64), dtype="uint8")
+y = generator.integers(0, 10, 300_000)
+net = nn.Sequential([nn.Dense(1024, activation="relu"), nn.Dense(1024, activation="relu"), nn.Dense(10, activation="softmax")], 64)
+net.fit(x[:200], y[:200], batch_size=100, verbose=0)
+net.predict(x[:10])
+before = net.parameters.copy()
+threading.Timer(1.0, lambda: print("running", flush=True)).start()
+try:
+    net.fit(x, y, batch_size=100, epochs=1000, verbose=0)
+except KeyboardInterrupt:
+    print("stopped", net.epoch, flush=True)
+assert np.isfinite(net.parameters).all() and not np.array_equal(net.parameters, before)
+net.fit(x[:200], y[:200], batch_size=100, verbose=0)
+print(np.isfinite(net.predict(x[:10])).all(), flush=True)
+"""
+
+
+def script(code, **env):
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "PYTHONPATH": SOURCES, **env})
+
+
+def test_the_keyboard_stops_within_an_epoch():
+    process = script(STOPPED)
+    assert process.stdout.readline() == "running\n", process.stderr.read()
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "stopped 1\n"  # the one epoch is the short one before
+    assert time.monotonic() - sent < 1.5
+    assert process.stdout.readline() == "True\n"
+    assert process.wait() == 0
+
+
+# --- threads and processes ----------------------------------------------------------------------------------------------
+
+TOGETHER = """
+import sys, threading
+import numpy as np
+import numbanet as nn
+
+x = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
+y = np.arange(500) % 3
+
+def train(seed, results):
+    net = nn.Sequential([nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")], 40, seed=seed)
+    net.fit(x, y, batch_size=50, epochs=20, optimizer=nn.Adam(), threads=2, verbose=0)
+    results[seed] = net.parameters.tobytes() + net.predict(x).tobytes()
+
+alone, together = {}, {}
+for seed in (1, 2):
+    train(seed, alone)
+threads = [threading.Thread(target=train, args=(seed, together)) for seed in (1, 2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert alone == together and alone[1] != alone[2]
+print(nn._jit.threading_layer())
+"""
+
+
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_two_threads_train_as_one_would(layer):
+    process = script(TOGETHER, **({} if layer == "default" else {"NUMBA_THREADING_LAYER": layer}))
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert layer == "default" or said.strip() == layer
+
+
+def test_two_threads_use_one_network_to_predict():
+    x, _ = data(700)
+    net = network()
+    expected = net.predict(x)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append([net.predict(x) for _ in range(20)])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3 and all(np.array_equal(one, expected) for each in results for one in each)
+
+
+FORKED = """
+import os
+import numpy as np
+import numbanet as nn
+
+x = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
+y = np.arange(500) % 3
+
+def train(net):
+    net.fit(x, y, batch_size=50, epochs=3, optimizer=nn.Adam(), threads=2, verbose=0)
+    return net.parameters.tobytes() + net.predict(x).tobytes()
+
+def build():
+    return nn.Sequential([nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")], 40, seed=3)
+
+net = build()
+once = train(net)
+ours, theirs = os.pipe()
+child = os.fork()
+if child == 0:
+    same = train(build()) == once
+    further = train(net)
+    os.write(theirs, (b"same" if same else b"other") + b" " + further)
+    os._exit(0)
+os.close(theirs)
+with os.fdopen(ours, "rb") as pipe:
+    word, _, further = pipe.read().partition(b" ")
+assert os.waitpid(child, 0)[1] == 0, "the child died"
+assert word == b"same"
+assert further == train(net)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_a_forked_child_trains_as_its_parent(layer):
+    process = script(FORKED, **({} if layer == "default" else {"NUMBA_THREADING_LAYER": layer}))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+
+# --- what is left behind ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use", [
+    lambda net, x, y: fit(net, x, y),
+    lambda net, x, y: fit(net, x[:20].copy(), y[:20].copy(), validation_data=(x, y)),
+    lambda net, x, y: net.predict(x),
+    lambda net, x, y: net.evaluate(x, y),
+    lambda net, x, y: net.gradient(x, y),
+], ids=["fit", "validation", "predict", "evaluate", "gradient"])
+def test_the_network_keeps_no_data(use):
+    x, y = data()
+    net = network()
+    use(net, x, y)
+    inputs, targets = weakref.ref(x), weakref.ref(y)
+    del x, y
+    assert inputs() is None and targets() is None
