@@ -4,7 +4,7 @@ from numbanet import _jit
 
 _jit.prefer_openmp()
 
-from numbanet import callbacks, datasets, initializers, metrics  # noqa: E402
+from numbanet import callbacks, datasets, initializers, metrics, models, plotting  # noqa: E402
 from numbanet._jit import kernel  # noqa: E402
 from numbanet.augment import Augment, expand  # noqa: E402
 from numbanet.ensemble import Ensemble  # noqa: E402
@@ -109,4 +109,6 @@ __all__ = [
     "kernel",
     "load",
     "metrics",
+    "models",
+    "plotting",
 ]

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numba
 from llvmlite import binding
@@ -136,7 +136,7 @@ def _stamp(file: str) -> str:
 
 
 class _Implementation(CompileResultCacheImpl):
-    _locator_classes: ClassVar[list] = [_Locator]
+    _locator_classes: list = [_Locator]  # noqa: RUF012
 
 
 class _Cache(FunctionCache):

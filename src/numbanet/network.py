@@ -1,6 +1,7 @@
 """Sequential: the one object with state. It describes a network, holds its flat vector and lowers it for an engine."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -9,7 +10,7 @@ import numpy as np
 from numbanet import checks, gather, losses, metrics, training
 from numbanet.engine import cpu
 from numbanet.initializers import initial
-from numbanet.layers import Identity, activation
+from numbanet.layers import Identity, activation, planar
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op, lower
 from numbanet.regularizers import Penalty, penalties
@@ -160,16 +161,26 @@ class Sequential:
 
     def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
         """The rows of the layers before `last`, with their penalties scaled for a training set."""
-        result = []
-        for placed in self.layers[:last]:
-            own = penalties(getattr(placed.layer, "penalty", None)) or self.penalty
-            strengths = [sum(p.scaled(samples, batches) for p in own if p.power == k) for k in (1, 2)]
-            rows = placed.layer.ops if training else placed.layer.prediction_ops
-            for op in rows(placed.input_shape):
-                if op.parameters and op.weights:
-                    object.__setattr__(op, "penalties", tuple(map(float, strengths)))
-                result.append(op)
+        result, layers, k = [], self.layers[:last], 0
+        trained = next((k for k, placed in enumerate(layers) if placed.count), None)
+        while k < len(layers):
+            taken, rows = 0, []
+            if k == trained and training:
+                taken, rows = planar.chain([(placed.layer, placed.input_shape) for placed in layers[k:]])
+            if not taken:
+                placed = layers[k]
+                taken, rows = 1, (placed.layer.ops if training else placed.layer.prediction_ops)(placed.input_shape)
+            result += [self._penalised(op, layers[k], samples, batches) for op in rows]
+            k += taken
         return result
+
+    def _penalised(self, op: Op, placed: Placed, samples: int, batches: int) -> Op:
+        """The op with the strengths of its layer's penalties, or of the network's."""
+        if not op.weights:
+            return op
+        own = penalties(getattr(placed.layer, "penalty", None)) or self.penalty
+        strengths = tuple(float(sum(p.scaled(samples, batches) for p in own if p.power == power)) for power in (1, 2))
+        return replace(op, penalties=strengths)
 
     def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
                    augment=None):
@@ -300,7 +311,7 @@ class Sequential:
         """The sum of all penalties at the present weights, for a training set of that many samples and batches."""
         total = 0.0
         for placed in self.layers:
-            if "weights" not in placed.parameters:
+            if not any(op.weights for op in placed.layer.ops(placed.input_shape)):
                 continue
             for p in penalties(getattr(placed.layer, "penalty", None)) or self.penalty:
                 w = placed.parameters["weights"].astype(np.float64)

@@ -7,10 +7,21 @@
 `random`    counter-based random numbers
 """
 
-from numbanet._simd.numbers import exponent, is_single, like, mantissa, nearest, power_of_two, where_equal, where_greater
+from numbanet._simd.numbers import (
+    exponent,
+    is_single,
+    like,
+    mantissa,
+    nearest,
+    neighbours,
+    odd_lanes,
+    power_of_two,
+    where_equal,
+    where_greater,
+)
 from numbanet._simd.pointers import at, call, lanes, memory, pointer, real, set_real, stack
 from numbanet._simd.random import chance, mixed, uniform
-from numbanet._simd.tiles import multiply
+from numbanet._simd.tiles import dots, multiply
 from numbanet._simd.vectors import load, store
 from numbanet._simd.width import VECTOR_BYTES
 
@@ -19,6 +30,7 @@ __all__ = [
     "at",
     "call",
     "chance",
+    "dots",
     "exponent",
     "is_single",
     "lanes",
@@ -29,6 +41,8 @@ __all__ = [
     "mixed",
     "multiply",
     "nearest",
+    "neighbours",
+    "odd_lanes",
     "pointer",
     "power_of_two",
     "real",

@@ -161,3 +161,28 @@ def where_equal(typingctx, a, b, then, otherwise):
             return builder.select(builder.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
 
         return a(a, b, then, otherwise), codegen
+
+
+@intrinsic
+def neighbours(typingctx, v):
+    """The vector with every pair of lanes exchanged: 1, 0, 3, 2, …"""
+    if isinstance(v, Vector):
+
+        def codegen(context, builder, signature, args):
+            count = vector_of(v.element).count
+            order = ir.Constant(ir.VectorType(ir.IntType(32), count), [ir.IntType(32)(i ^ 1) for i in range(count)])
+            return builder.shuffle_vector(args[0], args[0], order)
+
+        return v(v), codegen
+
+
+@intrinsic
+def odd_lanes(typingctx, v):
+    """A vector like v with 1 in its odd lanes and 0 in the others."""
+    if isinstance(v, Vector):
+
+        def codegen(context, builder, signature, args):
+            kind = vector_of(v.element)
+            return ir.Constant(kind, [kind.element(float(i & 1)) for i in range(kind.count)])
+
+        return v(v), codegen

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from numbanet._jit import Published
 from numbanet._simd.pointers import at, lanes
-from numbanet._simd.vectors import mask_before, masked_load, masked_store, named, spread
+from numbanet._simd.vectors import mask_before, masked_load, masked_store, named, spread, vector_of
 from numbanet._simd.width import ROWS, lanes_of
 
 
@@ -117,34 +117,6 @@ def _body(builder, given, rows, vectors, masked, width, bitwidth):
     multiply_add = named(builder, "fmuladd", vector, vector, vector, vector, vector)
     places = [(r, v) for r in range(rows) for v in range(vectors)]
 
-    def join(sums_by_block):
-        """Phi nodes for the sums, fed from several blocks."""
-        joined = {}
-        for place in places:
-            joined[place] = builder.phi(vector)
-            for block, sums in sums_by_block:
-                joined[place].add_incoming(sums[place], block)
-        return joined
-
-    def loop(count, sums, step):
-        """`count` times sums = step(index, sums), with the sums in registers."""
-        before, head = builder.block, builder.append_basic_block("head")
-        inside, after = builder.append_basic_block("inside"), builder.append_basic_block("after")
-        builder.branch(head)
-        builder.position_at_end(head)
-        index = builder.phi(integer)
-        index.add_incoming(integer(0), before)
-        carried = join([(before, sums)])
-        builder.cbranch(builder.icmp_signed("<", index, count), inside, after)
-        builder.position_at_end(inside)
-        following = step(index, carried)
-        index.add_incoming(builder.add(index, integer(1)), builder.block)
-        for place in places:
-            carried[place].add_incoming(following[place], builder.block)
-        builder.branch(head)
-        builder.position_at_end(after)
-        return carried
-
     def outer(o, sums):
         a_here = builder.gep(given["a"], [builder.mul(o, given["a_out"])])
         b_here = builder.gep(given["b"], [builder.mul(o, given["b_out"])])
@@ -156,7 +128,7 @@ def _body(builder, given, rows, vectors, masked, width, bitwidth):
             a_column = [spread(builder, builder.load(row(a_k, given["a_row"], r)), vector) for r in range(rows)]
             return {(r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]]) for r, v in places}
 
-        return loop(given["k_in"], sums, inner)
+        return _loop(builder, given["k_in"], sums, inner)
 
     empty, full, ready = (builder.append_basic_block(name) for name in ("empty", "full", "ready"))
     builder.cbranch(builder.icmp_signed("==", given["started"], integer(0)), empty, full)
@@ -166,6 +138,145 @@ def _body(builder, given, rows, vectors, masked, width, bitwidth):
     loaded = {(r, v): load(row(given["s"], given["s_row"], r), v) for r, v in places}
     builder.branch(ready)
     builder.position_at_end(ready)
-    sums = loop(given["k_out"], join([(empty, dict.fromkeys(places, zero)), (full, loaded)]), outer)
+    starts = _join(builder, [(empty, dict.fromkeys(places, zero)), (full, loaded)])
+    sums = _loop(builder, given["k_out"], starts, outer)
     for r, v in places:
         store(sums[r, v], row(given["c"], given["c_row"], r), v)
+
+
+def _join(builder, sums_by_block):
+    """Phi nodes for sums that come from several blocks."""
+    joined = {}
+    for place, first in sums_by_block[0][1].items():
+        joined[place] = builder.phi(first.type)
+        for block, sums in sums_by_block:
+            joined[place].add_incoming(sums[place], block)
+    return joined
+
+
+def _loop(builder, count, sums, step):
+    """Emit `count` times sums = step(index, sums), with the sums in registers."""
+    integer = ir.IntType(64)
+    before, head = builder.block, builder.append_basic_block("head")
+    inside, after = builder.append_basic_block("inside"), builder.append_basic_block("after")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(integer)
+    index.add_incoming(integer(0), before)
+    carried = _join(builder, [(before, sums)])
+    builder.cbranch(builder.icmp_signed("<", index, count), inside, after)
+    builder.position_at_end(inside)
+    following = step(index, carried)
+    index.add_incoming(builder.add(index, integer(1)), builder.block)
+    for place, phi in carried.items():
+        phi.add_incoming(following[place], builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return carried
+
+
+# --- dot products -------------------------------------------------------------------------------------------------------
+
+DOT_ROWS, DOT_COLUMNS = (5, 4) if ROWS == 8 else (3, 3)
+"""Largest block of sums that `dots` keeps in registers."""
+
+
+@intrinsic
+def dots(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
+    """C += A·Bᵀ for few, long rows: a call of `_dots`, which is compiled once and shared by all kernels."""
+    if isinstance(c, types.CPointer):
+        arguments = _dots_arguments(c.dtype)
+
+        def codegen(context, builder, signature, args):
+            kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, _shared_dots.symbol(c.dtype)), args)
+            return context.get_dummy_value()
+
+        return types.void(*arguments), codegen
+
+
+def _dots_arguments(dtype):
+    memory, whole = types.CPointer(dtype), types.int64
+    return (memory, whole, whole, memory, whole, whole, memory, *[whole] * 5)
+
+
+def _dots(a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
+    """C += A·Bᵀ, the vectors along the rows and one sum across the lanes at the end.
+
+    c[i, j] += Σ_t Σ_p a[i·a_row + p + t·a_out] · b[j·b_row + p + t·b_out],  0 ≤ p < length, 0 ≤ t < times
+    Rows of A may overlap (a_row = 1: one picture seen through a moving window).
+    """
+    for i in range(0, m, DOT_ROWS):
+        for j in range(0, n, DOT_COLUMNS):
+            dot_block(at(a, i * a_row), a_row, a_out, at(b, j * b_row), b_row, b_out, at(c, i * c_row + j), c_row,
+                      min(DOT_ROWS, m - i), min(DOT_COLUMNS, n - j), length, times)
+
+
+_shared_dots = Published(_dots, _dots_arguments)
+
+
+@intrinsic
+def dot_block(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows, columns, length, times):
+    """One block of `_dots`, with a body of its own for every number of rows and columns."""
+    arguments = _dots_arguments(c.dtype)
+    names = ("a", "a_row", "a_out", "b", "b_row", "b_out", "c", "c_row", "rows", "columns", "length", "times")
+
+    def codegen(context, builder, signature, args):
+        given = dict(zip(names, args, strict=True))
+        integer = ir.IntType(64)
+        case = builder.add(builder.mul(given["rows"], integer(DOT_COLUMNS + 1)), given["columns"])
+        done = builder.append_basic_block("dots.done")
+        choose = builder.switch(case, done)
+        for rows in range(1, DOT_ROWS + 1):
+            for columns in range(1, DOT_COLUMNS + 1):
+                block = builder.append_basic_block(f"dots.{rows}x{columns}")
+                choose.add_case(integer(rows * (DOT_COLUMNS + 1) + columns), block)
+                builder.position_at_end(block)
+                _dot_body(builder, given, rows, columns, vector_of(c.dtype))
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*arguments), codegen
+
+
+def _dot_body(builder, given, rows, columns, vector):
+    """Emit one block: all sums in registers over both runs, then one sum across the lanes for each."""
+    integer, width = ir.IntType(64), vector.count
+    places = [(r, c) for r in range(rows) for c in range(columns)]
+    multiply_add = named(builder, "fmuladd", vector, vector, vector, vector, vector)
+    whole = builder.sdiv(given["length"], integer(width))
+    rest = mask_before(builder, builder.srem(given["length"], integer(width)), 0, width)
+    add_up = named(builder, "vector.reduce.fadd", vector, vector.element, vector.element, vector)
+
+    def row(base, stride, r):
+        return builder.gep(base, [builder.mul(stride, integer(r))])
+
+    def products(a, b, sums, read):
+        """sums + the products of the vectors at a and b."""
+        right = [read(row(b, given["b_row"], c)) for c in range(columns)]
+        left = [read(row(a, given["a_row"], r)) for r in range(rows)]
+        return {(r, c): builder.call(multiply_add, [left[r], right[c], sums[r, c]]) for r, c in places}
+
+    def plain(place):
+        return builder.load(builder.bitcast(place, vector.as_pointer()), align=4)
+
+    def masked(place):
+        return masked_load(builder, builder.bitcast(place, vector.as_pointer()), vector, rest)
+
+    def outer(t, sums):
+        a, b = (builder.gep(given[x], [builder.mul(t, given[f"{x}_out"])]) for x in "ab")
+
+        def inner(k, sums):
+            step = builder.mul(k, integer(width))
+            return products(builder.gep(a, [step]), builder.gep(b, [step]), sums, plain)
+
+        sums = _loop(builder, whole, sums, inner)
+        end = builder.mul(whole, integer(width))
+        return products(builder.gep(a, [end]), builder.gep(b, [end]), sums, masked)
+
+    sums = _loop(builder, given["times"], dict.fromkeys(places, ir.Constant(vector, None)), outer)
+    for r, c in places:
+        place = builder.gep(given["c"], [builder.add(builder.mul(given["c_row"], integer(r)), integer(c))])
+        total = builder.call(add_up, [vector.element(0.0), sums[r, c]], fastmath=("reassoc",))
+        builder.store(builder.fadd(builder.load(place), total), place)

@@ -32,6 +32,7 @@ class Activation(Layer):
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel | None] = None
     why_no_backward: ClassVar[str] = ""
+    elementwise: ClassVar[bool] = True
 
     @property
     def own(self) -> tuple:
@@ -226,6 +227,7 @@ class Softmax(Activation):
     """Outputs that are positive and sum to 1: the probabilities of exclusive classes. Expects a vector."""
 
     forward, backward = softmax_forward, softmax_backward
+    elementwise = False
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 1:
@@ -302,6 +304,7 @@ class PerNeuron(Activation):
     """
 
     activations: tuple = field(default=())
+    elementwise = False
 
     def __post_init__(self):
         object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))

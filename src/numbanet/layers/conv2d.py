@@ -68,6 +68,11 @@ class Conv2D(Layer):
                 raise ValueError(f"Conv2D: {self.groups} groups do not divide {channels} {name}; choose a divisor of both")
         return (*output, int(self.filters))
 
+    def planar_window(self, shape: Shape):
+        """The window, if the convolution can work on planes (planar.py): one channel in and stride 1."""
+        view = self._window(shape)
+        return view if shape[2] == 1 and view.stride == (1, 1) and not any(view.padding) else None
+
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         kernel_shape = (*self._window(shape).size, shape[2] // self.groups, int(self.filters))
         shapes: dict[str, Shape] = {"weights": kernel_shape}

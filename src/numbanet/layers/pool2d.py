@@ -81,6 +81,11 @@ class MaxPool2D(_Pool2D):
     def ops(self, shape: Shape) -> list[Op]:
         return [self._op(shape, max_forward, max_backward)]
 
+    def pools_planes(self, shape: Shape) -> bool:
+        """Whether it can read planes (planar.py): 2×2 windows side by side."""
+        view = self._window(shape)
+        return view.size == view.stride == (2, 2) and not any(view.padding)
+
 
 @inline
 def _is_pair(op):

@@ -1,0 +1,141 @@
+"""The first convolution of a picture with one channel, its activation and its max-pooling, on planes instead of pixels.
+
+With few channels a pixel fills a small part of a vector register. Here the convolution's output lies plane by plane, each plane a
+long row: the output's rows one behind the other, as wide as the input (the few columns beyond the output's edge are computed and
+ignored; their deltas are zero). The roles in the product change: rows of A are the filters, B is the picture itself, moved.
+
+    z[o, p] = b[o] + Σ_r Σ_s K[r, s, 0, o] · a[p + r·line + s]
+    dK[r, s, 0, o] = Σ_p a[p + r·line + s] · dz[o, p]                 a dot product along the plane
+
+The pooling reads planes and writes channels last, so nothing behind it sees the difference. `chain` finds where this applies: the
+first layer with parameters, stride 1, an elementwise activation or none, and a 2×2 pooling.
+"""
+
+from numbanet._jit import inline, kernel
+from numbanet._simd import at, dots, lanes, like, load, multiply, neighbours, odd_lanes, stack, store, where_equal, where_greater
+from numbanet.layers.base import size
+from numbanet.plan import N_X, N_Y, OWN, WEIGHTS, Op, W, X, Y
+
+LONGEST = 1024
+"""Numbers in a row of a picture up to which the pooling finds room on the stack."""
+
+BIAS, FILTERS, ROWS, COLUMNS, DILATION_V, DILATION_H, LINE, LENGTH = range(OWN, OWN + 8)
+"""The convolution's sizes; LINE is the width of the input, LENGTH how much of a plane is output (its last row ends early)."""
+
+
+def chain(placed) -> tuple[int, list[Op]]:
+    """How many of these layers, the first of which is to be trained first, can work on planes, and their ops; 0 where none can.
+
+    `placed` holds pairs of a layer and its input shape.
+    """
+    (convolution, shape), *others = placed
+    view = getattr(convolution, "planar_window", lambda shape: None)(shape)
+    if view is None:
+        return 0, []
+    between = []
+    for layer, inside in others:
+        if getattr(layer, "elementwise", False):
+            between.append(layer)
+        elif getattr(layer, "pools_planes", lambda shape: False)(inside) and 2 * (view.picture[1]) <= LONGEST:
+            return len(between) + 2, _ops(convolution, view, between, inside, layer.output_shape(inside))
+        else:
+            break
+    return 0, []
+
+
+def _ops(convolution, view, between, inside, outside):
+    (height, width), (out_height, out_width), (rows, columns) = view.padded, view.output, view.size
+    filters, weights = inside[2], rows * columns * inside[2]
+    plane = out_height * width
+    own = (int(convolution.bias), filters, rows, columns, *view.dilation, width, (out_height - 1) * width + out_width)
+    convolve = Op("Conv2D", height * width, filters * plane, forward, partial=partial, units=rows * columns + convolution.bias,
+                  unit=filters, weights=weights, own=own, uses=out_height * out_width)
+    pool = Op("MaxPool2D", filters * plane, size(outside), pool_forward, pool_backward, own=(*outside, width, out_height))
+    return [convolve, *(op for layer in between for op in layer.ops((filters * plane,))), pool]
+
+
+@kernel
+def forward(op, params, grads, acts, deltas, lo, hi):
+    """Slide the filters over pictures lo ≤ i < hi        acts[y] overwritten, plane by plane"""
+    filters, w, plane, width = op[FILTERS], op[W], op[N_Y] // op[FILTERS], lanes(acts)
+    for i in range(lo, hi):
+        z = at(acts, op[Y] + i * op[N_Y])
+        for o in range(filters):
+            bias = params[w + op[WEIGHTS] + o] if op[BIAS] else like(params, 0)
+            for p in range(0, plane, width):
+                store(at(z, o * plane + p), like(load(z, 0), bias), plane - p)
+        multiply(z, plane, at(params, w), 1, filters, op[COLUMNS] * filters, at(acts, op[X] + i * op[N_X]), op[DILATION_H],
+                 op[DILATION_V] * op[LINE], z, plane, filters, op[LENGTH], op[COLUMNS], op[ROWS], 1)
+
+
+@kernel
+def partial(op, params, grads, acts, deltas, lo, hi):
+    """Add the gradient that pictures lo ≤ i < hi give        grads[W] added to"""
+    filters, w, plane = op[FILTERS], op[W], op[N_Y] // op[FILTERS]
+    dz = at(deltas, op[Y] + lo * op[N_Y])
+    for r in range(op[ROWS]):
+        a = at(acts, op[X] + lo * op[N_X] + r * op[DILATION_V] * op[LINE])
+        dk = at(grads, w + r * op[COLUMNS] * filters)
+        dots(a, op[DILATION_H], op[N_X], dz, plane, op[N_Y], dk, filters, op[COLUMNS], filters, op[LENGTH], hi - lo)
+    if op[BIAS]:
+        for o in range(filters):
+            total = like(deltas, 0)
+            for i in range(hi - lo):
+                for p in range(op[LENGTH]):
+                    total += dz[i * op[N_Y] + o * plane + p]
+            grads[w + op[WEIGHTS] + o] += total
+
+
+OUT_HEIGHT, OUT_WIDTH, CHANNELS, ROW, PLANE_ROWS = range(OWN, OWN + 5)
+"""The pooling's sizes; ROW is the length of a row of a plane, PLANE_ROWS how many there are."""
+
+
+@inline
+def _largest(a, b):
+    """The larger of two vectors, a where equal."""
+    return where_greater(b, a, b, a)
+
+
+@kernel
+def pool_forward(op, params, grads, acts, deltas, lo, hi):
+    """y[h, w, c] = the largest of a 2×2 window of plane c        acts[y] overwritten"""
+    channels, out_width, row, width = op[CHANNELS], op[OUT_WIDTH], op[ROW], lanes(acts)
+    line = stack(acts, LONGEST)
+    for i in range(lo, hi):
+        for c in range(channels):
+            for h in range(op[OUT_HEIGHT]):
+                x = at(acts, op[X] + i * op[N_X] + (c * op[PLANE_ROWS] + 2 * h) * row)
+                y = at(acts, op[Y] + i * op[N_Y] + h * out_width * channels + c)
+                for k in range(0, 2 * out_width, width):
+                    both = _largest(load(at(x, k), 2 * out_width - k), load(at(x, row + k), 2 * out_width - k))
+                    store(at(line, k), _largest(both, neighbours(both)), width)
+                for w in range(out_width):
+                    y[w * channels] = line[2 * w]
+
+
+@kernel
+def pool_backward(op, params, grads, acts, deltas, lo, hi):
+    """Give dy to the first of the largest of each window        deltas[x] overwritten"""
+    channels, out_width, row, width = op[CHANNELS], op[OUT_WIDTH], op[ROW], lanes(acts)
+    most, given = stack(acts, LONGEST), stack(acts, LONGEST)
+    plane, end = op[PLANE_ROWS] * row, 2 * out_width
+    zero, one = like(load(acts, 0), 0), like(load(acts, 0), 1)
+    odd = odd_lanes(zero)
+    for i in range(lo, hi):
+        for c in range(channels):
+            x = op[X] + i * op[N_X] + c * plane
+            for h in range(op[OUT_HEIGHT]):
+                y = op[Y] + i * op[N_Y] + h * out_width * channels + c
+                for w in range(out_width):
+                    most[2 * w] = most[2 * w + 1] = acts[y + w * channels]
+                    given[2 * w] = given[2 * w + 1] = deltas[y + w * channels]
+                upper = x + 2 * h * row
+                for k in range(0, row, width):
+                    largest, dy = load(at(most, k), max(0, end - k)), load(at(given, k), max(0, end - k))
+                    above = where_equal(load(at(acts, upper + k), row - k), largest, one, zero)
+                    below = where_equal(load(at(acts, upper + row + k), row - k), largest, one, zero)
+                    found = _largest(above, neighbours(above))
+                    store(at(deltas, upper + k), dy * above * (one - odd * neighbours(above)), row - k)
+                    store(at(deltas, upper + row + k), dy * (one - found) * below * (one - odd * neighbours(below)), row - k)
+            for p in range(x + 2 * op[OUT_HEIGHT] * row, x + plane):
+                deltas[p] = like(deltas, 0)
