@@ -1,10 +1,17 @@
 """Reproduce the table of accuracies in Nielsen's *Neural Networks and Deep Learning* on MNIST.
 
     python benchmarks/nielsen.py --rows 1,8,10 --seeds 3
+    python benchmarks/nielsen.py --rows 15 --seeds 1 --epochs 5
 
-Each row trains the book's network by the book's recipe (mini-batches of 10, 50,000 training images) and prints a Markdown table:
-published, our protocol, mean and best over the seeds, seconds per run. Results go into a JSON file as they come, with the epochs
-done so far, so an interrupted run goes on where it stopped. A run with fewer epochs than the book's is a row of its own.
+Each row trains the book's network by the book's recipe (numbanet.models.nielsen) and prints a line of a Markdown table: published,
+our protocol, mean and best over the seeds, seconds per run. Before a row starts, a few hundred steps are timed, and stderr says how
+long it will take. Results go into a JSON file as they come, and the network with the optimiser's state and the epochs done stands
+beside it, so an interrupted run goes on where it stopped. A run with fewer epochs than the book's is a row of its own.
+
+    peak                      the best epoch, as the book quotes it in chapters 1 and 3
+    last                      after the last epoch
+    test at best validation   test accuracy in the first epoch of the best validation accuracy
+    vote                      of five networks of row 21, each as it was in that epoch
 """
 
 import argparse
@@ -12,150 +19,205 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import numbanet as nn
+from numbanet.models import ROWS, nielsen
+
+BATCHES = 300
+"""Steps that are timed for the estimate."""
+PAUSE = 20
+"""Seconds between two saves of a run that is under way."""
+CHOSEN = "test at best validation"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: the network as a function of nothing, and the recipe."""
+class Claim(NamedTuple):
+    """What the book says, of which data, and how we measure the same."""
 
-    name: str
     published: float
     measure: str
     protocol: str
-    layers: object
-    loss: str
-    rate: float
-    epochs: int
-    penalty: object = None
-    examples: int = 50_000
-    momentum: float = 0.0
 
 
-def dense(hidden, last="sigmoid", start="lecun"):
-    """A network of sigmoid neurons; weights N(0, 1) ("normal") or N(0, 1 / n_in) ("lecun"), biases N(0, 1)."""
-
-    def layers():
-        common = {"initializer": start, "bias_initializer": "normal"}
-        return [nn.Dense(hidden, activation="sigmoid", **common), nn.Dense(10, activation=last, **common)]
-
-    return layers
-
-
-def per_sample(strength):
-    return nn.L2(strength, per="sample")
-
-
-ROWS = {
-    1: Row("784-30-10, quadratic, large weights", 95.42, "test", "peak", dense(30, start="normal"), "quadratic", 3.0, 30),
-    2: Row("784-100-10, quadratic, large weights", 96.59, "test", "peak", dense(100, start="normal"), "quadratic", 3.0, 30),
-    4: Row("784-30-10, cross-entropy, large weights", 95.49, "test", "peak", dense(30, start="normal"),
-           "binary_cross_entropy", 0.5, 30),
-    7: Row("784-30-10, first 1,000 images, λ = 0.1, large weights", 87.1, "test", "last", dense(30, start="normal"),
-           "binary_cross_entropy", 0.5, 400, per_sample(0.1), 1000),
-    8: Row("784-30-10, cross-entropy, λ = 5, large weights", 96.49, "test", "peak", dense(30, start="normal"),
-           "binary_cross_entropy", 0.5, 30, per_sample(5.0)),
-    9: Row("784-100-10, cross-entropy, λ = 5, η = 0.5", 97.92, "validation", "peak", dense(100, start="normal"),
-           "binary_cross_entropy", 0.5, 30, per_sample(5.0)),
-    10: Row("784-100-10, cross-entropy, λ = 5, η = 0.1", 98.04, "validation", "peak", dense(100),
-            "binary_cross_entropy", 0.1, 60, per_sample(5.0)),
-    14: Row("784-100 sigmoid, softmax, log-likelihood", 97.80, "test", "test at best validation", dense(100, "softmax"),
-            "cross_entropy", 0.1, 60),
+BOOK = {
+    1: Claim(95.42, "test", "peak"), 2: Claim(96.59, "test", "peak"), 4: Claim(95.49, "test", "peak"),
+    7: Claim(87.1, "test", "last"), 8: Claim(96.49, "test", "peak"), 9: Claim(97.92, "validation", "peak"),
+    10: Claim(98.04, "validation", "peak"), 14: Claim(97.80, "test", CHOSEN), 15: Claim(98.78, "test", CHOSEN),
+    16: Claim(99.06, "test", CHOSEN), 17: Claim(99.23, "test", CHOSEN), 18: Claim(99.37, "test", CHOSEN),
+    21: Claim(99.60, "test", CHOSEN), 22: Claim(99.67, "test", "vote"),
 }
-
-
-def train(row: Row, data, seed: int, epochs: int, record: dict, save) -> None:
-    """Train one row with one seed, adding the figures of every epoch to `record`."""
-    x, y = data.x[: row.examples], data.y[: row.examples]
-    network = nn.Sequential(row.layers(), x.shape[1:], seed=seed, penalty=row.penalty)
-    state = Path(f"{save.path}.{record['key']}.safetensors")
-    if record["test"] and state.exists():
-        network = nn.load(state)
-    optimizer = nn.SGD(row.rate, momentum=row.momentum)
-    before = sum(record["seconds"])
-
-    def after(epoch, logs, network):
-        record["validation"].append(logs["val_accuracy"])
-        record["test"].append(network.evaluate(data.x_test, data.y_test, loss=row.loss)["accuracy"])
-        seconds = time.perf_counter() - after.began
-        record["seconds"].append(seconds)
-        spent = sum(record["seconds"]) - before
-        if sys.stderr.isatty() or spent > 20:
-            left = spent / (epoch - begun) * (epochs - epoch)
-            print(f"  seed {seed} epoch {epoch}/{epochs}  validation {logs['val_accuracy']:.2%}  test {record['test'][-1]:.2%}  "
-                  f"about {left:.0f} s left", file=sys.stderr)
-        if spent - after.saved > 20:
-            after.saved = spent
-            network.save(state)
-            save()
-        after.began = time.perf_counter()
-
-    after.began, after.saved, begun = time.perf_counter(), 0.0, network.epoch
-    record["validation"], record["test"], record["seconds"] = (record[k][:begun] for k in ("validation", "test", "seconds"))
-    network.fit(x, y, loss=row.loss, optimizer=optimizer, batch_size=10, epochs=epochs - begun, verbose=0,
-                validation_data=(data.x_validation, data.y_validation), callbacks=[after])
-    state.unlink(missing_ok=True)
-    save()
-
-
-def figure(row: Row, record: dict) -> float:
-    """The accuracy that the protocol names, in per cent."""
-    series = record[row.measure]
-    if row.protocol == "test at best validation":
-        return 100 * record["test"][int(np.argmax(record["validation"]))]
-    return 100 * (max(series) if row.protocol == "peak" else series[-1])
+VOTERS = 21
+"""The row whose networks vote in row 22."""
 
 
 class Store:
-    """The JSON file of results."""
+    """The JSON file of results, and the networks beside it."""
 
     def __init__(self, path: Path):
         self.path = path
         self.records = json.loads(path.read_text()) if path.exists() else {}
 
     def record(self, key: str) -> dict:
+        """The figures of one run, by epoch."""
         return self.records.setdefault(key, {"key": key, "validation": [], "test": [], "seconds": []})
 
-    def __call__(self) -> None:
-        beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps(self.records))
-        os.replace(beside, self.path)
+    def beside(self, key: str, what: str) -> Path:
+        """The file of a run's network: as it is now ("state"), or at its best validation ("best")."""
+        return Path(f"{self.path}.{key}.{what}.safetensors")
+
+    def write(self) -> None:
+        """Write the JSON file, whole or not at all."""
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.records))
+        os.replace(part, self.path)
+
+
+def data_of(row: int):
+    """(x, y), (x, y) for validation and for test, as the row wants them: vectors or pictures, cut or expanded."""
+    recipe, shape = ROWS[row].recipe, ROWS[row].input_shape
+    d = nn.datasets.mnist(flat=len(shape) == 1)
+    training = d.x[: recipe.examples], d.y[: recipe.examples]
+    if recipe.expanded:
+        training = nn.expand(*training)
+    return training, (d.x_validation, d.y_validation), (d.x_test, d.y_test)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(row: int, training, validation, test) -> float:
+    """Seconds for an epoch of the row, from a few hundred steps and one evaluation."""
+    network, recipe = nielsen(row)
+    options = recipe.options | {"epochs": 1, "verbose": 0}
+    x, y = (part[: BATCHES * recipe.batch_size] for part in training)
+    network.fit(x, y, **options)  # compiles
+    network.evaluate(*validation, loss=recipe.loss)
+    began = time.perf_counter()
+    network.fit(x, y, **options)
+    steps = time.perf_counter()
+    network.evaluate(*validation, loss=recipe.loss)
+    ended = time.perf_counter()
+    return (steps - began) * len(training[0]) / len(x) + (ended - steps) * (1 + len(test[0]) / len(validation[0]))
+
+
+class Recorder(nn.callbacks.Callback):
+    """Measure the test data after every epoch, keep the best network, and save what is done now and then."""
+
+    def __init__(self, row: int, record: dict, epochs: int, test, store: Store, name: str):
+        self.record, self.epochs, self.test, self.store, self.name = record, epochs, test, store, name
+        self.loss, self.voter = ROWS[row].recipe.loss, row == VOTERS
+        self.began = self.saved = self.said = time.perf_counter()
+        self.first = len(record["test"])
+        self.before = sum(record["seconds"])
+
+    def on_epoch_end(self, epoch, logs, network):
+        record, accuracy = self.record, logs["val_accuracy"]
+        if self.voter and accuracy > max(record["validation"], default=0):
+            network.save(self.store.beside(record["key"], "best"))
+        record["validation"].append(accuracy)
+        record["test"].append(network.evaluate(*self.test, loss=self.loss)["accuracy"])
+        now = time.perf_counter()
+        record["seconds"].append(now - self.began)
+        self.began = now
+        if now - self.said > 1 or epoch == self.epochs:
+            left = (sum(record["seconds"]) - self.before) / (epoch - self.first) * (self.epochs - epoch)
+            say(f"  {self.name} epoch {epoch}/{self.epochs}  loss {logs['loss']:.4f}  validation {accuracy:.2%}  "
+                f"test {record['test'][-1]:.2%}  {duration(left)} left")
+            self.said = now
+        if now - self.saved > PAUSE and epoch < self.epochs:
+            self.store.write()  # first: a record that is ahead of its network is cut back, the reverse could not be
+            network.save(self.store.beside(record["key"], "state"))
+            self.saved = now
+
+
+def train(row: int, seed: int, epochs: int, data, store: Store) -> dict:
+    """Train the row's network with one seed, or what is left of it, and return the record."""
+    record = store.record(f"row{row}.epochs{epochs}.seed{seed}")
+    state = store.beside(record["key"], "state")
+    if len(record["test"]) >= epochs:
+        return record
+    training, validation, test = data
+    network, recipe = nielsen(row, seed=seed)
+    if state.exists():
+        network = nn.load(state)
+        say(f"  seed {seed} goes on after epoch {network.epoch}")
+    for series in ("validation", "test", "seconds"):
+        del record[series][network.epoch :]
+    recorder = Recorder(row, record, epochs, test, store, f"seed {seed}")
+    network.fit(*training, **recipe.options | {"epochs": epochs - network.epoch}, verbose=0, validation_data=validation,
+                callbacks=[recorder])
+    store.write()
+    state.unlink(missing_ok=True)
+    return record
+
+
+def vote(records, test, store: Store) -> float:
+    """Test accuracy in per cent of the networks of these runs together."""
+    networks = [nn.load(store.beside(record["key"], "best")) for record in records]
+    return 100 * nn.Ensemble(networks, "vote").evaluate(*test)["accuracy"]
+
+
+def figure(row: int, record: dict) -> float:
+    """The accuracy that the protocol names, in per cent."""
+    series, protocol = record[BOOK[row].measure], BOOK[row].protocol
+    if protocol == CHOSEN:
+        return 100 * record["test"][int(np.argmax(record["validation"]))]
+    return 100 * (max(series) if protocol == "peak" else series[-1])
+
+
+def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
+    """Train what is not trained yet, and return the row of the table."""
+    recipe, networks = ROWS[row].recipe, ROWS[row].networks
+    trained = VOTERS if networks > 1 else row
+    epochs = min(recipe.epochs, wanted or recipe.epochs)
+    data = data_of(trained)
+    runs = [[store.record(f"row{trained}.epochs{epochs}.seed{seed}") for seed in range(s * networks, (s + 1) * networks)]
+            for s in range(seeds)]
+    left = sum(epochs - len(record["test"]) for run in runs for record in run)
+    if left:
+        an_epoch = estimate(trained, *data)
+        say(f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, about {duration(left * an_epoch)} in all")
+    figures, seconds = [], []
+    for s in range(seeds):
+        records = [train(trained, seed, epochs, data, store) for seed in range(s * networks, (s + 1) * networks)]
+        figures.append(vote(records, data[2], store) if networks > 1 else figure(row, records[0]))
+        seconds.append(sum(sum(record["seconds"]) for record in records))
+    shorter = "" if epochs == recipe.epochs else f" ({epochs} of {recipe.epochs} epochs)"
+    claim = BOOK[row]
+    return (f"| {row} | {recipe.name}{shorter} | {claim.published:.2f} {claim.measure} | {claim.protocol}, {epochs} epochs, "
+            f"{seeds} seed{'s' * (seeds > 1)} | {np.mean(figures):.2f} | {max(figures):.2f} | {np.median(seconds):.1f} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="1,2,4,7,8,9,10,14", help=f"of {', '.join(map(str, ROWS))}")
+    parser.add_argument("--rows", default="1,2,4,7,8,9,10,14", help=f"of {', '.join(map(str, BOOK))}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="fewer than the book's: another row, marked as such")
     parser.add_argument("--results", type=Path, default=Path("nielsen.json"), help="where results are kept between runs")
     given = parser.parse_args()
-    rows = [int(n) for n in given.rows.split(",")]
-    unknown = [n for n in rows if n not in ROWS]
-    if unknown:
-        parser.error(f"unknown rows {unknown}; there are {sorted(ROWS)}")
+    try:
+        rows = [int(n) for n in given.rows.split(",")]
+    except ValueError:
+        parser.error(f'--rows are numbers such as "1,8,10", got {given.rows!r}')
+    unknown = [n for n in rows if n not in BOOK]
+    if unknown or given.seeds < 1 or (given.epochs is not None and given.epochs < 1):
+        parser.error(f"unknown rows {unknown}; there are {sorted(BOOK)}" if unknown else "--seeds and --epochs must be at least 1")
     store = Store(given.results)
     lines = []
-    for n in rows:
-        row = ROWS[n]
-        data = nn.datasets.mnist(flat=not callable(getattr(row.layers, "pictures", None)), dtype="uint8")
-        epochs = min(row.epochs, given.epochs or row.epochs)
-        figures, seconds = [], []
-        for seed in range(given.seeds):
-            record = store.record(f"row{n}.epochs{epochs}.seed{seed}")
-            if len(record["test"]) < epochs:
-                train(row, data, seed, epochs, record, store)
-            figures.append(figure(row, record))
-            seconds.append(sum(record["seconds"]))
-        shorter = "" if epochs == row.epochs else f" ({epochs} of {row.epochs} epochs)"
-        lines.append(f"| {n} | {row.name}{shorter} | {row.published:.2f} {row.measure} | {row.protocol}, {epochs} epochs, "
-                     f"{given.seeds} seed{'s' * (given.seeds > 1)} | {np.mean(figures):.2f} | {max(figures):.2f} | "
-                     f"{np.median(seconds):.1f} |")
-        print(lines[-1], file=sys.stderr)
+    try:
+        for row in rows:
+            lines.append(line(row, given.epochs, given.seeds, store))
+            say(lines[-1])
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from the last saved epoch")
     print("| row | network | published % | our protocol | mean % | best % | seconds a run |\n|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 

@@ -3,14 +3,36 @@
 import ctypes
 
 import numpy as np
+from reference import TWINS
 
 import numbanet as nn
 from numbanet import gather, training
 from numbanet.engine.reference import Reference, Row
 from numbanet.layers.base import size
-from numbanet.plan import (HOME_X, HOME_Y, INPUTS, N_X, N_Y, NEXT, ORDER, OUTPUTS, STEP_X, STEP_Y, TARGETS, W, X, Y,
-                           lower)
-from reference import TWINS
+from numbanet.lowering import lower
+from numbanet.plan import (
+    BUFFERS,
+    EPOCH,
+    HOME_X,
+    HOME_Y,
+    INPUTS,
+    N_X,
+    N_Y,
+    NEXT,
+    ORDER,
+    OUTPUTS,
+    PARTIALS,
+    PREPARE,
+    SAMPLES,
+    SCRATCH,
+    SEED,
+    STEP_X,
+    STEP_Y,
+    TARGETS,
+    W,
+    X,
+    Y,
+)
 
 STEP = 1e-5
 """Half the distance of a central difference."""
@@ -36,39 +58,62 @@ def difference(f, theta):
         found[i] = (above - below) / (2 * STEP)
         gaps[i] = abs(above - 2 * middle + below) / STEP
     scale = max(1.0, np.abs(found).max())
-    if (gaps > 3e-3 * scale).any():
+    if (gaps > 2e-4 * scale).any():
         raise Kink
     return found
 
 
-def gradient_error(net, x, y, loss):
-    """The largest relative error of the gradient, over the parameters of every layer by name."""
-    numeric = difference(lambda: net.loss(x, y, loss), net.parameters)
-    found = net.gradient(x, y, loss)
-    worst = 0.0
+def parts(net, flat):
+    """The parts of a flat vector that belong to each parameter of each layer."""
+    start = 0
     for placed in net.layers:
-        expected, got = placed.view(numeric), placed.view(found)
-        for name in expected:
-            size_of = max(np.abs(expected[name]).max(), np.abs(got[name]).max(), 1e-3)
-            worst = max(worst, np.abs(expected[name] - got[name]).max() / size_of)
-    return worst
+        for values in placed.parameters.values():
+            yield flat[start : start + values.size]
+            start += values.size
+
+
+def largest_error(net, found, expected):
+    """The largest error relative to the largest number, over the parameters of every layer by name."""
+    return max(np.abs(f - e).max() / max(np.abs(f).max(), np.abs(e).max(), 1e-3)
+               for f, e in zip(parts(net, found), parts(net, expected), strict=True))
+
+
+def gradient_error(net, x, y, loss):
+    """The largest relative error of `gradient`."""
+    numeric = difference(lambda: net.loss(x, y, loss), net.parameters)
+    return largest_error(net, net.gradient(x, y, loss), numeric)
+
+
+def trained_once(net, x, y, loss, rate, threads=1):
+    """One step of SGD over all samples; what it subtracted from the parameters, and the loss that training saw."""
+    net.epoch, before = 0, net.parameters.copy()
+    history = net.fit(x, y, loss=loss, optimizer=nn.SGD(rate), batch_size=None, shuffle=False, threads=threads)
+    return before - net.parameters, history.history["loss"][0]
+
+
+def training_gradient_error(net, x, y, loss):
+    """The same for the gradient that training applies, with batch statistics and masks, by the loss that training sees."""
+    numeric = difference(lambda: trained_once(net, x, y, loss, 0.0)[1], net.parameters)
+    return largest_error(net, trained_once(net, x, y, loss, 1.0)[0], numeric)
 
 
 # --- the reference engine ---------------------------------------------------------------------------------------------
 
 
 def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, twins=TWINS):
-    """Train as fit does, but with the reference engine; return parameters, state and the loss of every epoch."""
+    """Train as fit does, but with the reference engine; return the memory of the network, state and the loss of every epoch."""
     x, y, classes = net._data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
-    ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes, samples, batches)
+    ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
-    params = net.parameters.copy()
-    state = np.zeros(len(optimizer.vectors) * params.size, net.dtype)
+    plan.set_clock(SEED, net.seed)
+    params = net._memory.copy()
+    state = np.zeros(len(optimizer.vectors) * net.parameters.size, net.dtype)
     losses = []
     for epoch in range(epochs):
         order = training.order(net.seed, epoch, samples) if shuffle else None
+        plan.set_clock(EPOCH, epoch)
         engine = Reference(plan, twins, net.dtype, loss=last, hits=hits, optimizer=optimizer, inputs=x, targets=y, order=order)
         engine.steps(params, state, samples, 0, batches, epoch * batches)
         losses.append(engine.sums[0] / samples)
@@ -81,7 +126,7 @@ def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
     ops, last, _ = net._with_loss(loss, x.dtype, y.dtype, False, len(x), 1)
     plan = lower(ops, net.dtype, batch=len(x), threads=threads, train=True)
     engine = Reference(plan, twins, net.dtype, loss=last, inputs=x, targets=y)
-    total = engine.gradient(net.parameters.copy(), len(x))
+    total = engine.gradient(net._memory.copy(), len(x))
     return engine.grads, total / len(x)
 
 
@@ -91,7 +136,7 @@ def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
     ops = [gather.inputs(size(net.input_shape), x.dtype), *net._ops(), gather.scatter(size(net.output_shape))]
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
-    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net.parameters.copy(), len(x))
+    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net._memory.copy(), len(x))
     return outputs
 
 
@@ -100,7 +145,7 @@ def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, twins=TWINS):
     x, y, classes = net._data(x, y, loss)
     ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
-    total, found = Reference(plan, twins, net.dtype, loss=last, hits=hits, inputs=x, targets=y).evaluate(net.parameters, len(x))
+    total, found = Reference(plan, twins, net.dtype, loss=last, hits=hits, inputs=x, targets=y).evaluate(net._memory.copy(), len(x))
     return total / len(x), found / len(x)
 
 
@@ -122,31 +167,45 @@ _CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64, ctypes.c_
 class Bench:
     """The plan of one training step with memories full of random numbers between guards, to call one kernel at a time."""
 
-    def __init__(self, net, x, y, loss, seed=5):
+    def __init__(self, net, x, y, loss, training=True, seed=5):
         x, y, classes = net._data(x, y, loss)
         self.samples, self.dtype = len(x), net.dtype
-        ops, _, _ = net._with_loss(loss, x.dtype, y.dtype, classes)
+        ops, _, _ = net._with_loss(loss, x.dtype, y.dtype, classes, training=training)
         self.plan = lower(ops, net.dtype, batch=len(x), threads=1, train=True)
         self.data = {INPUTS: x, TARGETS: y, ORDER: None, OUTPUTS: None}
         self.plan.set_clock(INPUTS, x.ctypes.data)
         self.plan.set_clock(TARGETS, y.ctypes.data)
-        self.plan.set_clock(5, self.samples)
+        self.plan.set_clock(SAMPLES, self.samples)
         generator = np.random.default_rng(seed)
-        sizes = {"params": self.plan.n_params, "grads": self.plan.n_params, "acts": self.plan.n_acts, "deltas": self.plan.n_deltas}
+        buffers = sum(op.buffers for op in ops)
+        sizes = {"params": self.plan.n_params + buffers, "grads": self.plan.n_params, "acts": self.plan.n_acts,
+                 "deltas": self.plan.n_deltas}
         self.guarded = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
         self.rows = {}
         number = 1
         for op in self.plan.ops:
             row = Row(self.plan.tables[0], number, self.data)
-            row[X], row[Y] = row[HOME_X], row[HOME_Y]
             self.rows[op] = row
             number = row[NEXT]
 
-    def place(self, row, lo, hi):
-        """Let the row's slots of a block begin at sample lo, as the engine does."""
+    def place(self, lo, hi, filled=True):
+        """Let a block begin at sample lo. Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas."""
         assert hi - lo <= self.plan.block
-        row[X] = row[HOME_X] - lo * row[STEP_X]
-        row[Y] = row[HOME_Y] - lo * row[STEP_Y]
+        for name in ("acts", "deltas"):
+            self.guarded[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.guarded[name]))
+        pointers = [array.ctypes.data for array in self.memories().values()]
+        for op, row in self.rows.items():
+            row[X] = row[HOME_X] - lo * row[STEP_X]
+            row[Y] = row[HOME_Y] - lo * row[STEP_Y]
+            if row[PREPARE]:
+                sums = self.memories()["acts"].ctypes.data + row[PARTIALS] * self.dtype.itemsize
+                _CALL(op.prepare.address(self.dtype))(self.address(row), pointers[0], sums, *pointers[2:], lo, hi)
+            if filled:
+                _CALL(op.forward.address(self.dtype))(self.address(row), *pointers, lo, hi)
+
+    def address(self, row):
+        """Where a row begins."""
+        return row.numbers.ctypes.data + row.start * row.numbers.itemsize
 
     def memories(self):
         """The memories without their guards."""
@@ -156,8 +215,7 @@ class Bench:
         """Call the compiled kernel and return, for every memory, which numbers it changed, counted from the first inside."""
         before = {name: array.copy() for name, array in self.guarded.items()}
         pointers = [array.ctypes.data for array in self.memories().values()]
-        address = row.numbers.ctypes.data + row.start * row.numbers.itemsize
-        _CALL(kernel.address(self.dtype))(address, *pointers, lo, hi)
+        _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)
         kind = f"u{self.dtype.itemsize}"
         return {name: set((np.flatnonzero(array.view(kind) != before[name].view(kind)) - GUARD).tolist())
                 for name, array in self.guarded.items()}
@@ -168,19 +226,31 @@ class Bench:
         twins[f"{kernel.function.__module__}.{kernel.function.__qualname__}"](row, *copies.values(), lo, hi)
         return copies
 
+    def op(self, row):
+        """The op of a row."""
+        return next(op for op, one in self.rows.items() if one is row)
+
     def slot(self, row, verb, lo, hi):
         """(memory, numbers) that a verb may write."""
+        op = self.op(row)
         if verb == "gradient":
-            op = next(op for op, r in self.rows.items() if r is row)
             return "grads", set(range(row[W] + lo * op.unit, row[W] + hi * op.unit))
+        if verb == "partial":
+            return "grads", set(range(row[W], row[W] + op.parameters))
         if verb == "forward":
             return "acts", set(range(row[Y] + lo * row[N_Y], row[Y] + hi * row[N_Y]))
         return "deltas", set(range(row[X] + lo * row[N_X], row[X] + hi * row[N_X]))
 
+    def scratch(self, row):
+        """The numbers in acts that a verb of the op may use as it likes."""
+        return range(row[SCRATCH], row[SCRATCH] + self.op(row).scratch)
+
 
 def stray_writes(bench, kernel, row, verb, lo, hi):
-    """What a verb changed outside its own slot, as {memory: numbers}."""
-    memory, allowed = bench.slot(row, verb, lo, hi)
-    changed = bench.call(kernel, row, lo, hi)
-    return {name: sorted(numbers - (allowed if name == memory else set()))
-            for name, numbers in changed.items() if numbers - (allowed if name == memory else set())}
+    """What a verb changed outside its own slot, scratch and buffers, as {memory: numbers}."""
+    memory, numbers = bench.slot(row, verb, lo, hi)
+    buffers = range(row[BUFFERS], row[BUFFERS] + bench.op(row).buffers) if verb == "forward" else ()
+    allowed = {"acts": set(bench.scratch(row)), "params": set(buffers)}
+    allowed[memory] = allowed.get(memory, set()) | numbers
+    strays = {name: sorted(changed - allowed.get(name, set())) for name, changed in bench.call(kernel, row, lo, hi).items()}
+    return {name: places for name, places in strays.items() if places}

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from checkers import close
 
 import numbanet as nn
-from checkers import close
 from numbanet.training import order
 
 torch = pytest.importorskip("torch")

@@ -181,6 +181,11 @@ def inline_exact(function):
     return numba.jit(forceinline=True, **{**_FLAGS, "fastmath": FASTMATH - {"reassoc"}})(function)
 
 
+def callable_from_user_code(function):
+    """Compile a function that the user's own compiled code calls; it may raise, and is not cached."""
+    return numba.jit(**_FLAGS)(function)
+
+
 def native(function=None, *, parallel=False):
     """Compile an entry point that Python calls; it releases the interpreter's lock."""
     if function is None:

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 import numbanet
-from numbanet import _jit, _simd, checks, datasets, files
+from numbanet import _jit, _simd, checks, datasets, files, tables
 from numbanet import cli as work
 from numbanet.network import Sequential
 from numbanet.saving import load
@@ -242,7 +242,7 @@ def predict(model, file, output, force) -> None:
 
 def _inputs(file: str, net: Sequential) -> np.ndarray:
     if Path(file).suffix.lower() == ".csv":
-        table = datasets._read_table(Path(file))
+        table = tables.read_table(Path(file), least=1)
         n = math.prod(net.input_shape)
         if table.shape[1] == n + 1:
             click.echo(f"{file}: the last of {n + 1} columns is taken for y and left out", err=True)
@@ -255,7 +255,7 @@ def _inputs(file: str, net: Sequential) -> np.ndarray:
     try:
         with np.load(content, allow_pickle=False) as arrays:
             x = arrays["x"]
-    except (LookupError, ValueError, AttributeError, TypeError, EOFError, *datasets.ZIP_ERRORS) as error:
+    except (LookupError, ValueError, AttributeError, TypeError, EOFError, *tables.ZIP_ERRORS) as error:
         raise ValueError(f"{file}: not an .npz file with the array x: {error}") from None
     return work.read_inputs(file, x)
 

@@ -6,15 +6,15 @@ stack. The parameters are those at the moment of `compiled()`; later training do
 """
 
 import numba
-from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from numbanet import gather
-from numbanet._jit import FASTMATH
-from numbanet._simd import at, call, like, memory, pointer, stack
+from numbanet._jit import callable_from_user_code
+from numbanet._simd import at, call, fixed_address, like, memory, pointer, stack
 from numbanet.layers.base import size
-from numbanet.plan import FORWARD, NEXT, PREVIOUS, WIDTH, X, Y, lower
+from numbanet.lowering import lower
+from numbanet.plan import FORWARD, NEXT, PREVIOUS, WIDTH, X, Y
 
 LARGEST = 1 << 20
 """Bytes between the layers that still fit on a thread's stack."""
@@ -43,9 +43,9 @@ def compiled(network):
     first = 0 if first == last else first
     room = int(plan.n_acts) + 16
     kind = numba.from_dtype(dtype)
-    table_address, params_address = _fixed(table), _fixed(params)
+    table_address, params_address = fixed_address(table), fixed_address(params)
 
-    @numba.njit(fastmath=FASTMATH, error_model="numpy")
+    @callable_from_user_code
     def predict_row(row, out):
         if row.size != n_in or out.size != n_out:
             raise ValueError("the compiled network was given a row or an output of another size than its own")
@@ -66,25 +66,11 @@ def compiled(network):
     return predict_row
 
 
-def _fixed(array):
-    """A compiled function that returns the array's address, marked so that no caller is cached on disk with it."""
-
-    @intrinsic
-    def address(typingctx):
-        def codegen(context, builder, signature, args):
-            place = context.add_dynamic_addr(builder, array.ctypes.data, info="numbanet.network")
-            return builder.ptrtoint(place, ir.IntType(64))
-
-        return types.int64(), codegen
-
-    return address
-
-
 def _read(row, acts, n):
     """acts[k] = row[k]; bytes of a picture are scaled to 0 … 1."""
 
 
-@overload(_read, jit_options={"fastmath": FASTMATH})
+@overload(_read)
 def _(row, acts, n):
     if not isinstance(row, types.Array) or row.layout != "C":
         return None

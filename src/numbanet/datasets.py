@@ -11,7 +11,6 @@ import math
 import os
 import struct
 import sys
-import zipfile
 import zlib
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from numbanet.tables import number
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {  # of the unpacked files
@@ -28,7 +29,6 @@ MNIST_MD5 = {  # of the unpacked files
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 MNIST_VALIDATION = 10_000
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -178,30 +178,6 @@ def cats(color: bool = True, flat: bool = True) -> Dataset:
     return Dataset(parts[0], parts[1], None, None, parts[2], parts[3], names)
 
 
-def load_table(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Read inputs and targets from FILE.npz or FILE.csv.
-
-    npz      the arrays x and y, as they are stored
-    csv      numbers between commas; the last column is y. A first line without any number is a header
-    Returns  x (samples, …), y (samples, …); of a CSV file x (samples, columns - 1), y (samples,), float64
-    Raises   ValueError that names the file and the line and column, or the two numbers that disagree
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".csv":
-        table = _read_table(path)
-        return np.ascontiguousarray(table[:, :-1]), table[:, -1].copy()
-    if path.suffix.lower() != ".npz":
-        raise ValueError(f"{path}: a table is a .npz or a .csv file, got {path.suffix!r}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
-    except (LookupError, ValueError, AttributeError, TypeError, EOFError, *ZIP_ERRORS) as error:
-        raise ValueError(f"{path}: not an .npz file with the arrays x and y: {error}") from None
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"{path}: x and y need the same number of samples, got x {x.shape} and y {y.shape}")
-    return x, y
-
-
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an IDX file, packed by gzip or not, into a new array of native byte order.
 
@@ -264,51 +240,12 @@ def _read_houses(path: Path) -> list[_House]:
             if not all(row[name] for name in columns):
                 continue
             where = f"{path}: line {reader.line_num}"
-            numbers = [_number(row[name], f"{where}, column {name!r}") for name in columns[:5]]
+            numbers = [number(row[name], f"{where}, column {name!r}") for name in columns[:5]]
             area, bedrooms, distance, built, price = numbers
-            sold = _number(row["Date"].split("/")[-1], f"{where}, year in column 'Date'")
+            sold = number(row["Date"].split("/")[-1], f"{where}, year in column 'Date'")
             if 10 <= area <= 1000 and bedrooms >= 1 and built >= 1800:
                 rows.append(_House(area, bedrooms, distance, sold - built, price))
     return rows
-
-
-def _read_table(path: Path) -> np.ndarray:
-    rows: list[list[float]] = []
-    header: list[str] | None = None
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                if not cells:
-                    continue
-                if header is None:
-                    named = not any(map(_is_number, cells))
-                    header = [repr(cell) if named else str(j + 1) for j, cell in enumerate(cells)]
-                    if named:
-                        continue
-                where = f"line {reader.line_num}"
-                if len(cells) != len(header):
-                    raise ValueError(f"{where} has {len(cells)} cells, expected {len(header)}")
-                rows.append([_number(c, f"{where}, column {n}") for c, n in zip(cells, header, strict=True)])
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not rows or len(rows[0]) < 2:
-        raise ValueError(f"{path}: expected rows and 2 or more columns, got {len(rows)}, {len(header or ())}")
-    return np.array(rows, np.float64)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(text: str, where: str) -> float:
-    if not _is_number(text) or "_" in text or not math.isfinite(float(text)):
-        raise ValueError(f"{where}: {text!r} is not a finite number")
-    return float(text)
 
 
 def _split(n: int, seed: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

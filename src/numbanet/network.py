@@ -8,53 +8,17 @@ import numba
 import numpy as np
 
 from numbanet import checks, gather, losses, metrics, training
-from numbanet.engine import cpu
+from numbanet.engine import cpu, machines
 from numbanet.initializers import initial
-from numbanet.layers import Identity, activation, planar
-from numbanet.layers.base import Layer, Shape, size
-from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op, lower
+from numbanet.layers import planar
+from numbanet.layers.base import Shape, size
+from numbanet.lowering import lower
+from numbanet.placed import Placed, place, views
+from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op
 from numbanet.regularizers import Penalty, penalties
 
 EVALUATION_BATCH = 1024
 """Samples that a prediction or an evaluation carries at once."""
-
-
-class Placed:
-    """A layer at its place in a network: its description, shapes, and views of its parameters by name."""
-
-    def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
-        self.layer, self.input_shape, self.output_shape, self.offset = layer, input_shape, output_shape, offset
-        self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
-        self.count = sum(size(shape) for shape in self.shapes.values())
-        self.parameters: dict[str, np.ndarray] = {}
-        self.buffers: dict[str, np.ndarray] = {}
-
-    def __getattr__(self, name: str):
-        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
-            if name in parts:
-                return parts[name]
-        if name.startswith("__") or "layer" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.layer, name)
-
-    def __setattr__(self, name: str, value):
-        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
-            if name in parts:
-                parts[name][...] = value
-                return
-        super().__setattr__(name, value)
-
-    def __repr__(self):
-        return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
-
-
-def _views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
-    """Views of a flat memory by name, one behind the other."""
-    views = {}
-    for name, shape in shapes.items():
-        views[name] = memory[start : start + size(shape)].reshape(shape)
-        start += size(shape)
-    return views
 
 
 class Sequential:
@@ -80,8 +44,8 @@ class Sequential:
         shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
         self.input_shape: Shape = tuple(checks.count(n, "every number in input_shape") for n in shape)
         self.description = list(layers)
-        self.layers: list[Placed] = []
-        self._place()
+        self.layers = place(self.description, self.input_shape)
+        self.output_shape: Shape = self.layers[-1].output_shape
         count = sum(placed.count for placed in self.layers)
         buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
         self._memory = np.zeros(count + buffers, self.dtype)
@@ -91,38 +55,13 @@ class Sequential:
 
     # --- building ---
 
-    def _place(self) -> None:
-        """Expand activations and give every layer its shapes and its part of the flat vector."""
-        expanded: list[Layer] = []
-        for layer in self.description:
-            if isinstance(layer, type) and issubclass(layer, Layer):
-                layer = layer()
-            if not isinstance(layer, Layer):
-                raise TypeError(f"a layer was expected at place {len(expanded)}, got {layer!r}")
-            expanded.append(layer)
-            following = activation(getattr(layer, "activation", None))
-            if not isinstance(following, Identity):
-                expanded.append(following)
-        if not expanded:
-            raise ValueError("a network needs at least one layer")
-        shape, offset = self.input_shape, 0
-        for i, layer in enumerate(expanded):
-            try:
-                result = layer.output_shape(shape)
-            except ValueError as error:
-                raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
-            placed = Placed(layer, shape, result, offset)
-            self.layers.append(placed)
-            shape, offset = result, offset + placed.count
-        self.output_shape: Shape = shape
-
     def _bind(self) -> None:
         """Give every layer views of its parameters, and behind all parameters of its buffers."""
         count = sum(placed.count for placed in self.layers)
         self._parameters, start = self._memory[:count], count
         for placed in self.layers:
-            placed.parameters = _views(self._memory, placed.offset, placed.shapes)
-            placed.buffers = _views(self._memory, start, placed.buffer_shapes)
+            placed.parameters = views(self._memory, placed.offset, placed.shapes)
+            placed.buffers = views(self._memory, start, placed.buffer_shapes)
             start += sum(view.size for view in placed.buffers.values())
 
     def _reset_machines(self) -> None:
@@ -164,8 +103,9 @@ class Sequential:
         result, layers, k = [], self.layers[:last], 0
         trained = next((k for k, placed in enumerate(layers) if placed.count), None)
         while k < len(layers):
-            taken, rows = 0, []
-            if k == trained and training:
+            taken: int = 0
+            rows: list[Op] = []
+            if k == trained:
                 taken, rows = planar.chain([(placed.layer, placed.input_shape) for placed in layers[k:]])
             if not taken:
                 placed = layers[k]
@@ -222,24 +162,24 @@ class Sequential:
     def _flops(self) -> int:
         return sum(op.flops for op in self._ops())
 
-    def _predictor(self, x_dtype, samples: int, threads=None) -> cpu.Predictor:
+    def _predictor(self, x_dtype, samples: int, threads=None) -> machines.Predictor:
         batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
         threads = self._threads(threads, self._flops() * min(samples, batch))
 
         def build():
             ops = [gather.inputs(size(self.input_shape), x_dtype), *self._ops(), gather.scatter(size(self.output_shape))]
-            return cpu.Predictor(lower(ops, self.dtype, batch=batch, threads=threads, train=False), self.dtype)
+            return machines.Predictor(lower(ops, self.dtype, batch=batch, threads=threads, train=False), self.dtype)
 
         return self._machine("predict", (x_dtype, batch, threads), build)
 
-    def _evaluator(self, loss, x_dtype, y_dtype, classes, samples, threads=None) -> cpu.Predictor:
+    def _evaluator(self, loss, x_dtype, y_dtype, classes, samples, threads=None) -> machines.Predictor:
         batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
         threads = self._threads(threads, self._flops() * min(samples, batch))
 
         def build():
             ops, last, hits = self._with_loss(loss, x_dtype, y_dtype, classes)
             plan = lower(ops, self.dtype, batch=batch, threads=threads, train=False)
-            return cpu.Predictor(plan, self.dtype, last, hits)
+            return machines.Predictor(plan, self.dtype, last, hits)
 
         return self._machine("evaluate", (loss, x_dtype, y_dtype, classes, batch, threads), build)
 
@@ -333,7 +273,7 @@ class Sequential:
         with self._lock:
             def build():
                 ops, last, _ = self._with_loss(chosen, x.dtype, y.dtype, False, n, 1)
-                return cpu.Differentiator(lower(ops, self.dtype, batch=n, threads=threads, train=True), self.dtype, last)
+                return machines.Differentiator(lower(ops, self.dtype, batch=n, threads=threads, train=True), self.dtype, last)
 
             machine = self._machine("gradient", (chosen, x.dtype, y.dtype, n, threads), build)
             machine.bind(INPUTS, x)

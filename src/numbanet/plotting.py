@@ -1,0 +1,279 @@
+"""Pictures of networks, drawn by matplotlib: filters, feature maps, mistakes, the confusion matrix, the course of a training.
+
+    figure = plotting.mistakes(network, data.x_test, data.y_test)
+    figure.savefig("mistakes.png", dpi=150)
+
+Every function returns a figure of its own; none touches pyplot or any other state. matplotlib is imported when one is called:
+pip install numbanet[plot].
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from numbanet import checks, metrics
+from numbanet.layers import Activation, Conv1D, Conv2D, Dense
+from numbanet.layers.base import Shape, size
+from numbanet.network import Sequential
+
+MOST = 64
+"""Filters or maps in a figure."""
+WIDE = 7.0
+"""Inches."""
+GREY, RED = "0.45", "#c22525"
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib; pip install numbanet[plot]") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def picture_shape(shape: Shape) -> Shape:
+    """Return (height, width, channels) for a sample of that shape: a vector is a square picture of one or three channels.
+
+    Raises ValueError where it cannot be one.
+    """
+    if len(shape) in (2, 3):
+        return (*shape, 1)[:3]
+    for channels in (1, 3):
+        side = math.isqrt(size(shape) // channels)
+        if len(shape) == 1 and side > 1 and channels * side * side == shape[0]:
+            return side, side, channels
+    raise ValueError(f"samples of shape {shape} are not pictures; (height, width), (height, width, channels), or the numbers of a "
+                     "square picture are")
+
+
+def _plain(axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _montage(tiles: np.ndarray, columns: int, gap: int, head: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """One picture of tiles (n, height, width[, 3]) in rows, NaN between them, `head` rows above; and each one's (left, top)."""
+    n, height, width = tiles.shape[:3]
+    rows = -(-n // columns)
+    whole = np.full((rows * (height + gap + head) - gap, columns * (width + gap) - gap, *tiles.shape[3:]), np.nan)
+    places = []
+    for i, tile in enumerate(tiles):
+        left, top = i % columns * (width + gap), i // columns * (height + gap + head) + head
+        whole[top : top + height, left : left + width] = tile
+        places.append((left, top))
+    return whole, places
+
+
+def _shown(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (n, height, width, channels) as numbers in 0 … 1, (n, height, width) unless they have colours."""
+    pictures = pictures.astype(np.float64)
+    low, high = pictures.min(), pictures.max()
+    pictures = (pictures - low) / (high - low or 1)
+    return pictures if pictures.shape[-1] == 3 else pictures.mean(axis=-1)
+
+
+def _draw(axes, whole: np.ndarray, **options):
+    """Show a montage: colours as they are with white between them, else by a colour map."""
+    if whole.ndim == 3:
+        whole = np.where(np.isnan(whole), 1, whole)
+    _plain(axes)
+    return axes.imshow(np.ma.masked_invalid(whole), interpolation="nearest", **options)
+
+
+# --- inside a network -------------------------------------------------------------------------------------------------
+
+
+def _weighing(network: Sequential, layer: int) -> int:
+    """The place in network.description of the layer that is number `layer` of those with weights."""
+    places = [i for i, one in enumerate(network.description) if isinstance(one, (Conv1D, Conv2D, Dense))]
+    if not -len(places) <= checks.count(layer, "layer", -len(places)) < len(places):
+        raise ValueError(f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0")
+    return places[layer]
+
+
+def filters(network: Sequential, layer: int = 0, count: int = MOST):
+    """Draw the weights of a convolution, filter by filter, or those of a dense layer that sees pictures, neuron by neuron.
+
+    layer   its number among the layers with weights, convolutional or dense
+    count   at most so many filters
+    Filters of several channels stand in columns, a channel in each row; three channels of a picture are colours.
+    Raises ValueError for a dense layer behind other layers, whose inputs are no picture.
+    """
+    described = network.description[_weighing(network, layer)]
+    placed = next(one for one in network.layers if one.layer is described)
+    weights = placed.parameters["weights"].astype(np.float64)
+    if isinstance(described, Dense):
+        if size(placed.input_shape) != size(network.input_shape) or placed.offset > 0:
+            raise ValueError(f"layer {layer} is dense and does not see the picture itself; filters draws convolutions and the "
+                             "first layer")
+        weights = weights.reshape(*picture_shape(network.input_shape), -1)
+    elif weights.ndim == 3:
+        weights = weights[None]
+    weights = weights.transpose(3, 0, 1, 2)[:count]
+    n, height, width, channels = weights.shape
+    most = np.abs(weights).max() or 1.0
+    gap = max(1, min(height, width) // 8)
+    colours = channels == 3 and placed.offset == 0
+    if colours or channels == 1:
+        columns = math.ceil(math.sqrt(1.6 * n * height / width))
+        tiles = 0.5 + 0.5 * weights / most if colours else weights[..., 0]
+    else:
+        columns, tiles = n, weights.transpose(3, 0, 1, 2).reshape(-1, height, width)
+    whole, _ = _montage(tiles, columns, gap)
+    figure = _figure(WIDE, min(9.0, WIDE * 0.9 * whole.shape[0] / whole.shape[1] + 0.6))
+    axes = figure.add_subplot()
+    drawn = _draw(axes, whole, cmap="RdBu_r", vmin=-most, vmax=most)
+    if not colours:
+        figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(False)
+    if not colours and channels > 1:
+        axes.set_ylabel(f"{channels} channels")
+    kind, of = "neurons" if isinstance(described, Dense) else "filters", placed.output_shape[-1]
+    axes.set_title(f"{type(described).__name__}, {of if n == of else f'{n} of {of}'} {kind}, {height}×{width}", fontsize=11)
+    return figure
+
+
+def _part(network: Sequential, layer: int) -> Sequential:
+    """A network of the layers up to that one and the activations behind it, with the same numbers."""
+    last = _weighing(network, layer) + 1
+    while last < len(network.description) and isinstance(network.description[last], Activation):
+        last += 1
+    part = Sequential(network.description[:last], network.input_shape, network.dtype)
+    for ours, theirs in zip(part.layers, network.layers, strict=False):
+        for name, values in {**theirs.parameters, **theirs.buffers}.items():
+            setattr(ours, name, values)
+    return part
+
+
+def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MOST):
+    """Draw what a convolution makes of one picture: the picture, and beside it the maps behind the activation.
+
+    x_one   one sample, (height, width, channels) or as a vector
+    layer   number of the convolution among the layers with weights
+    Raises ValueError for a layer whose output is no picture.
+    """
+    part = _part(network, layer)
+    if len(part.output_shape) != 3:
+        raise ValueError(f"layer {layer} gives {part.output_shape}, not maps (height, width, channels); choose a convolution")
+    x_one = np.asarray(x_one)
+    one = (x_one if size(x_one.shape) != size(network.input_shape) else x_one.reshape(network.input_shape))[None]
+    maps = part.predict(one)[0].astype(np.float64).transpose(2, 0, 1)[:count]
+    n, height, width = maps.shape
+    columns = math.ceil(math.sqrt(1.4 * n * height / width))
+    whole, _ = _montage(maps, columns, max(1, width // 8))
+    figure = _figure(WIDE + 1, max(2.2, 0.62 * WIDE * whole.shape[0] / whole.shape[1] + 0.6))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
+    _draw(left, _shown(one)[0], cmap="gray_r")
+    left.set_title("×".join(map(str, network.input_shape)), fontsize=11)
+    drawn = _draw(right, whole, cmap="magma", vmin=min(0.0, maps.min()))
+    figure.colorbar(drawn, ax=right, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(False)
+    of = part.output_shape[2]
+    right.set_title(f"{of if n == of else f'{n} of {of}'} maps, {height}×{width}", fontsize=11)
+    return figure
+
+
+# --- what it makes of data --------------------------------------------------------------------------------------------
+
+
+def _labels(network, x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True labels, those given, and how sure each was: the output of the class given."""
+    x = checks.inputs(x, network.input_shape, network.dtype)
+    y, classes = checks.targets(y, len(x), size(network.output_shape), network.dtype)
+    if not classes:
+        raise ValueError("y has real targets; this picture is for classes")
+    outputs, given = network.predict(x).reshape(len(x), -1), network.predict_classes(x)
+    true = y if y.ndim == 1 else y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(np.int64)
+    sure = outputs[np.arange(len(x)), given] if outputs.shape[1] > 1 else np.abs(outputs[:, 0] - 0.5) + 0.5
+    return true, given, sure
+
+
+def mistakes(network, x, y, count: int = 24, names=None):
+    """Draw pictures that the network puts in a wrong class, the surest mistakes first, with the true class → the one given.
+
+    names   of the classes; by default their numbers
+    Raises ValueError for samples that are no pictures or targets that are no classes.
+    """
+    true, given, sure = _labels(network, x, y)
+    wrong = np.flatnonzero(true != given)
+    chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: checks.count(count, "count")]
+    height, width, channels = picture_shape(network.input_shape)
+    columns = min(8, max(4, len(chosen)))
+    head = math.ceil(0.28 * width)
+    figure = _figure(WIDE, 1.2 if not len(chosen) else 0.6 + WIDE / columns * 1.28 * -(-len(chosen) // columns))
+    axes = figure.add_subplot()
+    axes.set_title(f"{len(wrong):,} mistakes in {len(true):,} samples" + (", the surest first: true → given" if len(wrong) else ""),
+                   fontsize=11)
+    if not len(chosen):
+        _plain(axes)
+        return figure
+    tiles = _shown(np.asarray(x)[chosen].reshape(-1, height, width, channels))
+    whole, places = _montage(tiles, columns, max(1, width // 7), head)
+    _draw(axes, whole, cmap="gray_r", vmin=0, vmax=1)
+    for i, (left, top) in zip(chosen, places, strict=True):
+        before, after = (str(label) if names is None else str(names[label]) for label in (true[i], given[i]))
+        style = {"fontsize": 10 if len(before) + len(after) < 8 else 7, "va": "center"}
+        y_text, middle = top - 0.5 - head / 2, left + (width - 1) / 2
+        axes.text(middle - 0.09 * width, y_text, before, ha="right", color="black", **style)
+        axes.text(middle, y_text, "→", ha="center", color=GREY, **style)
+        axes.text(middle + 0.09 * width, y_text, after, ha="left", color=RED, **style)
+    return figure
+
+
+def confusion(network, x, y, names=None):
+    """Draw how often each true class (row) was given each class (column); colour counts mistakes only.
+
+    Raises ValueError for targets that are no classes.
+    """
+    true, given, _ = _labels(network, x, y)
+    counts = metrics.confusion_matrix(true, given)
+    n = max(len(counts), len(names or ()))
+    counts = np.pad(counts, (0, n - len(counts)))
+    labels = [str(label) for label in (range(n) if names is None else names)]
+    wrong = np.where(np.eye(n, dtype=bool), 0, counts)
+    figure = _figure(1.6 + 0.48 * max(n, 4), 1.5 + 0.42 * max(n, 4))
+    axes = figure.add_subplot()
+    axes.imshow(wrong, cmap="Reds", vmin=0, vmax=1.4 * max(1, wrong.max()), aspect="auto")
+    for i in range(n):
+        for j in range(n):
+            right = i == j
+            if right or counts[i, j]:
+                axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=9 if n < 20 else 6,
+                          color=GREY if right else "black", fontweight="normal" if right else "bold")
+    axes.set_xticks(range(n), labels, rotation=0 if max(map(len, labels)) < 4 else 45)
+    axes.set_yticks(range(n), labels)
+    axes.set_xticks(np.arange(0.5, n - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, n - 1), minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.8)
+    axes.tick_params(which="both", length=0)
+    axes.set_xlabel("class given")
+    axes.set_ylabel("true class")
+    share = np.trace(counts) / counts.sum()
+    axes.set_title(f"accuracy {share:.2%}, {wrong.sum():,} mistakes in {counts.sum():,} samples", fontsize=11)
+    return figure
+
+
+def history(history):
+    """Draw the course of a training, from what `fit` returns or its dict: the loss, and the accuracy where there is one.
+
+    Raises ValueError for a history without an epoch.
+    """
+    series = getattr(history, "history", history)
+    if not series or not len(next(iter(series.values()))):
+        raise ValueError("the history has no epochs to draw")
+    kinds = [kind for kind in ("loss", "accuracy") if kind in series or f"val_{kind}" in series]
+    figure = _figure(4.2 * len(kinds), 3.2)
+    for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
+        scale = 100 if kind == "accuracy" else 1
+        for name, label, colour in ((kind, "training", "0.55"), (f"val_{kind}", "validation", RED)):
+            if name in series:
+                values = scale * np.asarray(series[name])
+                axes.plot(np.arange(1, len(values) + 1), values, color=colour, label=label, marker="o" if len(values) < 25 else "",
+                          markersize=3)
+        axes.set_xlabel("epoch")
+        axes.set_title("accuracy, %" if kind == "accuracy" else "loss", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(frameon=False)
+    return figure

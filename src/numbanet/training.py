@@ -6,8 +6,9 @@ import numpy as np
 
 from numbanet import checks, optimizers
 from numbanet.callbacks import callback
-from numbanet.engine import cpu
-from numbanet.plan import EPOCH, INPUTS, ORDER, SEED, TARGETS, lower
+from numbanet.engine import machines
+from numbanet.lowering import lower
+from numbanet.plan import EPOCH, INPUTS, ORDER, SEED, TARGETS
 from numbanet.progress import Progress
 
 
@@ -102,7 +103,7 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
     return history
 
 
-def _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads, augment) -> cpu.Trainer:
+def _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads, augment) -> machines.Trainer:
     """The plan and memory for this kind of fit, from an earlier one if there was one."""
 
     def build():
@@ -110,7 +111,7 @@ def _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads, a
         if not any(op.parameters for op in ops):
             raise ValueError("the network has no parameters to train")
         plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
-        return cpu.Trainer(plan, network.dtype, last, hits, optimizer)
+        return machines.Trainer(plan, network.dtype, last, hits, optimizer)
 
     key = (loss, type(optimizer), optimizer.update, x.dtype, y.dtype, classes, batch, batches, len(x), threads, augment)
     return network._machine("train", key, build)

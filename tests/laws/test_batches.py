@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-import numbanet as nn
 from checkers import close
 from examples import LAYERS, LOSSES, TRAINABLE, inputs, named, network, targets
+
+import numbanet as nn
 
 ALONE = [example for example in TRAINABLE if example.alone]
 LOSS = LOSSES[0]

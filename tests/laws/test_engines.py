@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-import numbanet as nn
 from checkers import close, reference_evaluate, reference_fit, reference_gradient, reference_predict
 from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+
+import numbanet as nn
 
 ROUNDING = 1e-12
 LOSS = LOSSES[0]
@@ -55,7 +55,7 @@ def test_three_steps_agree_for_every_layer(example):
     net, x, y = network(example, LOSS, penalty=nn.L2(0.1)), inputs(example, 14), targets(LOSS, 14)
     params, _, losses = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS["momentum"], 6, 1)
     history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=6, epochs=1)
-    close(net.parameters, params, ROUNDING)
+    close(net._memory, params, ROUNDING)
     close(history.history["loss"][0] - net.penalty_value(14, 3), losses[0], ROUNDING)
 
 
@@ -64,10 +64,10 @@ def test_three_steps_agree_for_every_layer(example):
 def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads):
     example = TRAINABLE[6]
     net, x, y = network(example, LOSS, penalty=PENALTIES[1]), inputs(example, 14), targets(LOSS, 14)
-    before = net.parameters.copy()
+    before = net._memory.copy()
     params, state, _ = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS[optimizer], 6, 2, threads=threads)
     net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2, threads=threads)
-    close(net.parameters - before, params - before, 1e-10)
+    close(net._memory - before, params - before, 1e-10)
     close(net.optimizer_state, state, 1e-11)
 
 
@@ -77,7 +77,7 @@ def test_three_steps_agree_for_every_loss(loss):
     net, x, y = network(example, loss, width=5), inputs(example, 14), targets(loss, 14, 5)
     params, _, losses = reference_fit(net, x, y, loss.loss, nn.SGD(0.3), 5, 1)
     history = net.fit(x, y, loss=loss.loss, optimizer=nn.SGD(0.3), batch_size=5)
-    close(net.parameters, params, ROUNDING)
+    close(net._memory, params, ROUNDING)
     close(history.history["loss"], losses, ROUNDING)
 
 

@@ -2,22 +2,22 @@
 
 import numpy as np
 import pytest
+from checkers import Kink, gradient_error, training_gradient_error
+from examples import LOSSES, PENALTIES, TRAINABLE, inputs, named, network, targets
 
 import numbanet as nn
-from checkers import Kink, gradient_error
-from examples import LOSSES, PENALTIES, TRAINABLE, inputs, network, targets
 
 TOLERANCE = 1e-6
 CONFIGURATIONS = [(example, loss) for example in TRAINABLE for loss in LOSSES]
 
 
-def error_away_from_kinks(example, loss, penalty, samples, width, seed):
+def error_away_from_kinks(example, loss, penalty, samples, width, seed, measure=gradient_error):
     """The gradient's error at the first point drawn where the loss is smooth."""
     for draw in range(40):
         net = network(example, loss, width=width, penalty=penalty, seed=seed + 1000 * draw)
         x, y = inputs(example, samples, seed + 1000 * draw), targets(loss, samples, width, seed)
         try:
-            return gradient_error(net, x, y, loss.loss)
+            return measure(net, x, y, loss.loss)
         except Kink:
             continue
     raise AssertionError("no smooth point found")
@@ -31,6 +31,12 @@ def test_the_gradient_agrees_with_differences(number):
     penalty = PENALTIES[generator.integers(len(PENALTIES))]
     samples, width = int(generator.integers(1, 8)), int(generator.integers(1 if loss.targets in ("real", "unit") else 2, 6))
     assert error_away_from_kinks(example, loss, penalty, samples, width, number) <= TOLERANCE
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+def test_the_gradient_that_training_applies_agrees_with_differences(example):
+    error = error_away_from_kinks(example, LOSSES[2], PENALTIES[3], 7, 3, len(example.name), training_gradient_error)
+    assert error <= TOLERANCE
 
 
 def test_there_are_enough_configurations():

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-import numbanet as nn
 from checkers import close
 from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+
+import numbanet as nn
 
 ROUNDING = 32 * np.finfo(np.float32).eps
 LOSS = LOSSES[0]

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-
-import numbanet as nn
 from examples import LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 
+import numbanet as nn
+
 LOSS = LOSSES[2]
+ALONE = [example for example in TRAINABLE if example.alone]
 
 
-@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+@pytest.mark.parametrize("example", ALONE, ids=named(ALONE))
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_step_of_sgd_with_rate_one_subtracts_the_gradient(example, threads):
     for penalty in PENALTIES:

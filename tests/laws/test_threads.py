@@ -1,15 +1,19 @@
 """The number of threads does not change a single bit."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from llvmlite import ir
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 from numbanet._simd import like
 from numbanet.plan import N_Y, Y
 
@@ -115,9 +119,26 @@ class Marked(nn.Activation):
     forward = mark
 
 
+USED = """
+import sys
+import numpy as np
+import numbanet as nn
+from test_threads import Marked
+
+nn._jit.threading_layer()
+net, x = nn.Sequential([Marked()], 3), np.ones((40, 3), "float32")
+for threads in map(int, sys.argv[1:]):
+    print(*sorted(set(net.predict(x, threads=threads).ravel().astype(int).tolist())), sep="+")
+"""
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="Numba has one thread here")
-def test_two_threads_share_the_samples_and_one_does_not():
-    nn._jit.threading_layer()
-    net, x = nn.Sequential([Marked()], 3), np.ones((40, 3), "float32")
-    assert set(net.predict(x, threads=1).ravel()) == {0}
-    assert set(net.predict(x, threads=2).ravel()) == {0, 1}
+@pytest.mark.parametrize("calls", ["12", "21"], ids=["alone first", "together first"])
+def test_two_threads_share_the_samples_and_one_does_not(calls, tmp_path):
+    """In processes of their own that share a cache of compiled code, empty at first."""
+    path = os.pathsep.join(filter(None, [os.path.dirname(__file__), *sys.path]))
+    for number in calls:
+        run = subprocess.run([sys.executable, "-c", USED, number], capture_output=True, text=True, timeout=300,
+                             env={**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path)})
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.split() == ["0+1" if number == "2" else "0"]

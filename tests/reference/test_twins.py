@@ -10,7 +10,7 @@ KERNELS = reference.kernels()
 
 def test_the_kernels_of_the_package_are_found():
     assert {"numbanet.layers.dense.forward", "numbanet.losses.quadratic_backward", "numbanet.optimizers.adam",
-            "numbanet.gather.inputs_uint8", "numbanet.plan.copy_forward"} <= KERNELS.keys()
+            "numbanet.gather.inputs_uint8", "numbanet.lowering.copy_forward"} <= KERNELS.keys()
 
 
 @pytest.mark.parametrize("name", KERNELS)

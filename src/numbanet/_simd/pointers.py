@@ -35,6 +35,20 @@ def pointer(typingctx, address, dtype):
         return result(types.int64, dtype), codegen
 
 
+def fixed_address(array):
+    """A compiled function that returns the array's address, marked so that no caller is cached on disk with it."""
+
+    @intrinsic
+    def address(typingctx):
+        def codegen(context, builder, signature, args):
+            place = context.add_dynamic_addr(builder, array.ctypes.data, info="numbanet.network")
+            return builder.ptrtoint(place, ir.IntType(64))
+
+        return types.int64(), codegen
+
+    return address
+
+
 @intrinsic
 def address(typingctx, pointer):
     """The pointer as an int64 address."""

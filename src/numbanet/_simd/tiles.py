@@ -278,5 +278,5 @@ def _dot_body(builder, given, rows, columns, vector):
     sums = _loop(builder, given["times"], dict.fromkeys(places, ir.Constant(vector, None)), outer)
     for r, c in places:
         place = builder.gep(given["c"], [builder.add(builder.mul(given["c_row"], integer(r)), integer(c))])
-        total = builder.call(add_up, [vector.element(0.0), sums[r, c]], fastmath=("reassoc",))
+        total = builder.call(add_up, [vector.element(0.0), sums[r, c]], "", None, None, ("reassoc",))
         builder.store(builder.fadd(builder.load(place), total), place)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from numbanet.lowering import sum_partials
 from numbanet.plan import (
     BACKWARD,
     COUNT,
@@ -44,7 +45,6 @@ from numbanet.plan import (
     X,
     Y,
     real_bits,
-    sum_partials,
 )
 
 

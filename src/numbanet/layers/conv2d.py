@@ -20,8 +20,7 @@ from typing import Any
 from numbanet._jit import inline, kernel
 from numbanet._simd import at, like, multiply
 from numbanet.layers.base import Layer, Shape
-from numbanet.layers.padding2d import pad
-from numbanet.layers.window import window
+from numbanet.layers.window import pad, window
 from numbanet.plan import N_X, N_Y, OWN, SCRATCH, WEIGHTS, Op, W, X, Y
 
 (BIAS, HEIGHT, WIDTH_IN, C_IN, OUT_HEIGHT, OUT_WIDTH, C_OUT, ROWS, COLUMNS, STRIDE_V, STRIDE_H, DILATION_V, DILATION_H,

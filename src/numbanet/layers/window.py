@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from numbanet._jit import kernel
+from numbanet._simd import like
 from numbanet.layers.base import Shape
+from numbanet.layers.base import size as numbers
+from numbanet.plan import N_X, N_Y, OWN, Op, X, Y
 
 
 def pair(value, name: str, least: int = 1) -> tuple[int, int]:
@@ -84,3 +88,44 @@ def _padding(layer, padding, picture, size, stride, dilation) -> tuple[int, int,
         raise ValueError(f'{layer}: padding is "valid", "same", a number, or ((top, bottom), (left, right)), not {padding!r}')
     vertical, horizontal = pair(padding, f"{layer}: padding", 0)
     return vertical, vertical, horizontal, horizontal
+
+
+# --- the padding itself ---------------------------------------------------------------------------------------------------
+
+HEIGHT, LINE, TOP, BEFORE, PADDED_LINE = range(OWN, OWN + 5)
+"""Rows of the picture, numbers in one of them, rows above, numbers to its left, numbers in a padded row."""
+
+
+def pad(window) -> list[Op]:
+    """The op that a window's padding needs, if any."""
+    if not any(window.padding):
+        return []
+    (height, width, channels), (top, _, left, _) = window.picture, window.padding
+    padded = (*window.padded, channels)
+    return [Op("ZeroPadding2D", numbers(window.picture), numbers(padded), pad_forward, pad_backward,
+               own=(height, width * channels, top, left * channels, padded[1] * channels))]
+
+
+@kernel
+def pad_forward(op, params, grads, acts, deltas, lo, hi):
+    """Set the picture into zeros        acts[y] overwritten"""
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for i in range(lo, hi):
+        y = op[Y] + i * n_y
+        for j in range(y, y + n_y):
+            acts[j] = like(acts, 0)
+        for h in range(op[HEIGHT]):
+            x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
+            for j in range(line):
+                acts[y + j] = acts[x + j]
+
+
+@kernel
+def pad_backward(op, params, grads, acts, deltas, lo, hi):
+    """Cut the frame off        deltas[x] overwritten"""
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for i in range(lo, hi):
+        for h in range(op[HEIGHT]):
+            x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
+            for j in range(line):
+                deltas[x + j] = deltas[y + j]

@@ -1,4 +1,4 @@
-"""Twins of the kernels in plan.py."""
+"""Twins of the kernels in lowering.py."""
 
 from numbanet.plan import COUNT, N_X, PARTIALS, SHARDS, UNIT, W, X, Y
 

@@ -1,0 +1,72 @@
+"""Layers at their places in a network: shapes, and views of their numbers in the flat memory."""
+
+import numpy as np
+
+from numbanet.layers import Identity, activation
+from numbanet.layers.base import Layer, Shape, size
+
+
+class Placed:
+    """A layer at its place in a network: its description, shapes, and views of its parameters by name."""
+
+    def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
+        self.layer, self.input_shape, self.output_shape, self.offset = layer, input_shape, output_shape, offset
+        self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
+        self.count = sum(size(shape) for shape in self.shapes.values())
+        self.parameters: dict[str, np.ndarray] = {}
+        self.buffers: dict[str, np.ndarray] = {}
+
+    def __getattr__(self, name: str):
+        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
+            if name in parts:
+                return parts[name]
+        if name.startswith("__") or "layer" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+    def __setattr__(self, name: str, value):
+        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
+            if name in parts:
+                parts[name][...] = value
+                return
+        super().__setattr__(name, value)
+
+    def __repr__(self):
+        return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
+
+
+def views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
+    """Views of a flat memory by name, one behind the other."""
+    views = {}
+    for name, shape in shapes.items():
+        views[name] = memory[start : start + size(shape)].reshape(shape)
+        start += size(shape)
+    return views
+
+
+def place(description, input_shape: Shape) -> list[Placed]:
+    """Expand activations into layers of their own and give every layer its shapes and its part of the flat vector.
+
+    Raises TypeError for what is not a layer, ValueError where a layer does not fit the one before it, with its number and name.
+    """
+    expanded: list[Layer] = []
+    for layer in description:
+        if isinstance(layer, type) and issubclass(layer, Layer):
+            layer = layer()
+        if not isinstance(layer, Layer):
+            raise TypeError(f"a layer was expected at place {len(expanded)}, got {layer!r}")
+        expanded.append(layer)
+        following = activation(getattr(layer, "activation", None))
+        if not isinstance(following, Identity):
+            expanded.append(following)
+    if not expanded:
+        raise ValueError("a network needs at least one layer")
+    result, shape, offset = [], input_shape, 0
+    for i, layer in enumerate(expanded):
+        try:
+            after = layer.output_shape(shape)
+        except ValueError as error:
+            raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
+        result.append(Placed(layer, shape, after, offset))
+        shape, offset = after, offset + result[-1].count
+    return result

@@ -1,0 +1,23 @@
+"""Twins of the kernels in layers/window.py."""
+
+from numbanet.layers import window as at
+from numbanet.plan import N_X, N_Y, X, Y
+
+
+def inside(op):
+    """Where each number of the picture lies in the padded picture."""
+    return [(h + op[at.TOP]) * op[at.PADDED_LINE] + op[at.BEFORE] + j for h in range(op[at.HEIGHT]) for j in range(op[at.LINE])]
+
+
+def pad_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        for place in range(op[N_Y]):
+            acts[op[Y] + i * op[N_Y] + place] = 0
+        for j, place in enumerate(inside(op)):
+            acts[op[Y] + i * op[N_Y] + place] = acts[op[X] + i * op[N_X] + j]
+
+
+def pad_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        for j, place in enumerate(inside(op)):
+            deltas[op[X] + i * op[N_X] + j] = deltas[op[Y] + i * op[N_Y] + place]
