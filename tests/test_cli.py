@@ -289,7 +289,7 @@ def test_nothing_is_overwritten_without_force(folder):
     (["three.csv", "--momentum", "0.9"], "Adam has no momentum"),
     (["three.csv", "--optimizer", "sgd", "--momentum", "1"], "momentum must be below 1"),
     (["three.csv", "--seed", "-1"], "--seed must be"),
-    (["three.csv", "--seed", str(2**70)], "--seed must be below 2^63"),
+    (["three.csv", "--seed", str(2**70)], "--seed must be below 2**63"),
     (["three.csv", "--threads", "0"], "threads must be"),
     (["three.csv", "--l2", "-1"], "L2 needs"),
     (["three.csv", "--output", "no/where"], "there is no folder"),

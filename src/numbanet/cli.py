@@ -11,18 +11,19 @@ the targets into the last, so that a saved network takes the numbers as they sta
 
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from numbanet import checks, datasets, losses, metrics, optimizers
+from numbanet import checks, datasets, losses, metrics, optimizers, tables
 from numbanet.datasets import Standardization
 from numbanet.layers import Dense, Flatten
 from numbanet.layers.base import size
 from numbanet.names import named
 from numbanet.network import Sequential
+from numbanet.plotting import picture_shape
 from numbanet.regularizers import L1, L2
 
 SETS: dict[str, dict[str, Any]] = {
@@ -37,6 +38,14 @@ ORDINARY: dict[str, Any] = {"layers": (32,), "activation": "relu", "loss": None,
                             "momentum": None, "batch_size": 32, "epochs": 100, "l1": 0.0, "l2": 0.0}
 RATES = {"sgd": 0.1}
 """Learning rates for those optimisers whose own default is small for data of this size."""
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "lenet5": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 10},
+    "vgg_small": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 15},
+    **{f"nielsen{row}": {"optimizer": "sgd", "loss": found.recipe.loss, "learning_rate": found.recipe.learning_rate,
+                         "batch_size": found.recipe.batch_size, "epochs": found.recipe.epochs}
+       for row, found in models.ROWS.items() if found.networks == 1},
+}
+"""Networks by name, with their settings."""
 MOST_CLASSES = 50
 LARGEST_LABEL = 255
 DECIDING = ("Softmax", "Sigmoid", "Step")
@@ -109,7 +118,7 @@ def read(source: str, seed: int, task: str | None = None) -> Data:
 
 def read_table(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Read x and y of a file: bytes stay pictures, other inputs become float64; one column of y becomes a vector."""
-    x, y = datasets.load_table(path)
+    x, y = tables.load_table(path)
     return read_inputs(path, x), y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
@@ -146,6 +155,12 @@ def decide(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, in
 def settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings for a training: what was given, else the data set's own, else the ordinary ones."""
     own = {} if is_file(source) else SETS[source.lower().replace("-", "_")]
+    if "model" in given:
+        own = named("model", given["model"], PUBLISHED)
+        given = {**given, "model": given["model"].lower().replace("-", "_")}
+        for name in ("layers", "activation"):
+            if name in given:
+                raise ValueError(f"--{name} is for networks without a name; drop it, or drop --model {given['model']}")
     chosen = {**ORDINARY, **own, **given}
     kind = named("optimizer", chosen["optimizer"], optimizers.NAMES)
     if kind is not named("optimizer", own.get("optimizer", ORDINARY["optimizer"]), optimizers.NAMES):
@@ -164,8 +179,58 @@ def optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
     return kind(**values)
 
 
+def augmentation(text: str | None) -> Augment | None:
+    """The Augment for "shift=1,rotation=10,flip_horizontal"; ValueError for what it has not, or an amount that is no number."""
+    amounts: dict[str, Any] = {}
+    known = {f.name: f for f in fields(Augment)}
+    for part in text.split(",") if text else ():
+        name, equals, amount = (piece.strip() for piece in part.partition("="))
+        field = named("augmentation", name, known)
+        try:
+            amounts[field.name] = True if isinstance(field.default, bool) and not equals else type(field.default)(float(amount))
+            exact = amounts[field.name] == float(amount or 1)
+        except (ValueError, OverflowError):
+            exact = False
+        if not exact:
+            raise ValueError(f'--augment: {field.name} needs {"no amount" if isinstance(field.default, bool) else "a number"}, as in '
+                             f'"shift=1,rotation=10,flip_horizontal"; got {part.strip()!r}')
+    return Augment(**amounts) if amounts else None
+
+
+def prepared(data: Data, chosen: dict[str, Any]) -> Data:
+    """The data as the network wants them: pictures for a network with a name and for --augment, cut or expanded as in the book."""
+    name = chosen.get("model")
+    if not name and not chosen.get("augment"):
+        return data
+    if name and (data.standardize or not data.classes):
+        raise ValueError(f"--model {name} is for pictures in classes, and {data.name} has "
+                         + ("columns that are standardised; save pictures as x of type uint8 in an .npz file" if data.classes else
+                            "real targets"))
+    shape = picture_shape(data.x.shape[1:])
+    x, y = data.x.reshape(-1, *shape), data.y
+    if name and name.startswith("nielsen"):
+        if shape != models.DIGIT or data.classes != 10:
+            raise ValueError(f"--model {name} is for 10 classes of pictures {models.DIGIT}, {data.name} has {data.classes} of {shape}")
+        recipe = models.ROWS[int(name[7:])].recipe
+        x, y = x[: recipe.examples], y[: recipe.examples]
+        x, y = expand(x, y) if recipe.expanded else (x, y)
+    return replace(data, x=x, y=y, x_test=data.x_test.reshape(-1, *shape))
+
+
+def published(data: Data, chosen: dict[str, Any], **options) -> Sequential:
+    """The network with that name, for the data's pictures and classes."""
+    penalty = [kind(chosen[name]) for kind, name in ((L1, "l1"), (L2, "l2")) if chosen[name]]
+    options |= {"penalty": penalty} if penalty else {}
+    name = chosen["model"]
+    if name.startswith("nielsen"):
+        return models.nielsen(int(name[7:]), **options)[0]
+    return getattr(models, name)(data.classes, data.x.shape[1:], **options)
+
+
 def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None) -> Sequential:
-    """The network for the data: hidden layers as chosen, and the output layer that the targets ask for."""
+    """The network for the data: hidden layers as chosen, and the output layer that the targets ask for; or the one with a name."""
+    if "model" in chosen:
+        return published(data, chosen, seed=seed, threads=threads)
     outputs, last = size(data.y.shape[1:]), "identity"
     after = losses.loss(chosen["loss"]).after if chosen["loss"] else ""
     if after and not data.classes:
@@ -197,8 +262,9 @@ def train(net: Sequential, data: Data, chosen: dict[str, Any]):
         if not data.classes:
             y_scaling = scaling(y)
             y = y_scaling.apply(y)
-    history = net.fit(x.reshape(data.x.shape), y, loss=chosen["loss"], optimizer=optimizer(chosen),
-                      batch_size=chosen["batch_size"], epochs=chosen["epochs"])
+    x = x.reshape(len(x), *net.input_shape)
+    history = net.fit(x, y, loss=chosen["loss"], optimizer=optimizer(chosen), batch_size=chosen["batch_size"],
+                      epochs=chosen["epochs"], augment=augmentation(chosen.get("augment")))
     fold(net, x_scaling, y_scaling)
     return history
 
@@ -224,18 +290,18 @@ def fold(net: Sequential, x_scaling: Standardization | None, y_scaling: Standard
 
 
 def names_classes(net: Sequential) -> bool:
-    """Whether the outputs stand for classes."""
-    return type(net.layers[-1].layer).__name__ in DECIDING
+    """Whether the outputs of the network, or of an ensemble, stand for classes."""
+    return type(getattr(net, "networks", [net])[0].layers[-1].layer).__name__ in DECIDING
 
 
 def figures(net: Sequential, x: np.ndarray, y: np.ndarray, where: str = "") -> dict[str, Any]:
     """Return samples, accuracy (0 … 1) and mistakes for classes; samples, rmse (in the target's unit) and r2 for real targets."""
     x = checks.inputs(x, net.input_shape, net.dtype, f"{where}x")
     y, labels = checks.targets(y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x")
-    outputs = net.predict(x).reshape(len(x), -1)
     if labels and (names_classes(net) or y.ndim == 1):
-        wrong = metrics.mistakes(y, outputs)
+        wrong = metrics.mistakes(y, net.predict_classes(x))
         return {"samples": len(x), "accuracy": 1 - wrong / len(x), "mistakes": wrong}
+    outputs = net.predict(x).reshape(len(x), -1)
     return {"samples": len(x), "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
 
 

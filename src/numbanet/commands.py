@@ -1,4 +1,4 @@
-"""The command line: numbanet train, evaluate, predict, info. What is wrong is said in one line, with exit code 2."""
+"""The command line: numbanet train, evaluate, predict, plot, info. What is wrong is said in one line, with exit code 2."""
 
 import errno
 import io
@@ -19,6 +19,7 @@ import numpy as np
 import numbanet
 from numbanet import _jit, _simd, checks, datasets, files, tables
 from numbanet import cli as work
+from numbanet.ensemble import Ensemble
 from numbanet.network import Sequential
 from numbanet.saving import load
 
@@ -82,6 +83,8 @@ def cli() -> None:
 @cli.command()
 @click.argument("data")
 @click.option("--layers", help='Units of the hidden layers, such as "30,10", or "none"; the output layer comes from the data.')
+@click.option("--model", help="Instead of --layers: lenet5, vgg_small, or nielsen1 … nielsen21, a row of the book with its recipe.")
+@click.option("--augment", help='Change pictures on the way in: "shift=1,rotation=10,zoom=0.1,flip_horizontal", …')
 @click.option("--activation", help="Of the hidden layers: relu, tanh, sigmoid, leaky_relu, …")
 @click.option("--loss", help="By default the one that belongs to the targets.")
 @click.option("--optimizer", help="sgd, adagrad, rmsprop, adam or adamw.")
@@ -113,13 +116,14 @@ def train(data, seed, threads, task, output, json_file, force, **given) -> None:
     chosen = work.settings(data, given)
     checks.count(chosen["epochs"], "--epochs", 0)
     optimizer = work.optimizer(chosen)
+    work.augmentation(chosen.get("augment"))
     output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
     _free(output, force, "--output")
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
         _free(json_file, force, "--json")
-    d = work.read(data, seed, task)
+    d = work.prepared(work.read(data, seed, task), chosen)
     net = work.network(d, chosen, seed, threads)
     click.echo(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
@@ -197,19 +201,21 @@ def evaluate(model, data, held_out, json_file, force) -> None:
     if json_file:
         _free(json_file, force, "--json")
     net = load(model)
-    unit = ""
-    if work.is_file(data):
-        x, y = work.read_table(data)
-        if held_out:
-            chosen = datasets._split(len(x), net.seed)[1]
-            x, y = x[chosen], y[chosen]
-    else:
-        d = work.read(data, net.seed)
-        x, y, unit = d.x_test, d.y_test, d.unit
+    x, y, unit = _asked(data, net.seed, held_out)
     found = work.figures(net, x, y, f"{data}: ")
     if json_file:
         _write(json_file, json.dumps(_finite({"data": data, "model": model, **found, "unit": unit}), indent=1) + "\n")
     click.echo(work.sentence(found, unit))
+
+
+def _asked(data: str, seed: int, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
+    """x, y and the unit of y: the held-out part of a named data set, or a file."""
+    if not work.is_file(data):
+        d = work.read(data, seed)
+        return d.x_test, d.y_test, d.unit
+    x, y = work.read_table(data)
+    chosen = datasets._split(len(x), seed)[1] if held_out else slice(None)
+    return x[chosen], y[chosen], ""
 
 
 @cli.command()
@@ -225,12 +231,12 @@ def predict(model, file, output, force) -> None:
     if output:
         _free(output, force, "--output")
     net = load(model)
-    x = _inputs(file, net)
-    outputs = net.predict(checks.inputs(x, net.input_shape, net.dtype, f"{file}: x")).reshape(len(x), -1)
+    x = checks.inputs(_inputs(file, net), net.input_shape, net.dtype, f"{file}: x")
+    outputs = net.predict(x).reshape(len(x), -1)
     head = [f"output_{j}" for j in range(outputs.shape[1])]
     rows = [[str(value) for value in row] for row in outputs]
     if work.names_classes(net):
-        labels = outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(int)
+        labels = net.predict_classes(x)
         head, rows = ["label", *head], [[str(label), *row] for label, row in zip(labels, rows, strict=True)]
     text = "".join(",".join(row) + "\n" for row in [head, *rows])
     if output:
@@ -260,6 +266,37 @@ def _inputs(file: str, net: Sequential) -> np.ndarray:
     return work.read_inputs(file, x)
 
 
+# --- plot -------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--filters", type=click.Path(), help="A file for the weights of the first layer.")
+@click.option("--features", type=click.Path(), help="A file for what the first convolution makes of the first sample.")
+@click.option("--mistakes", type=click.Path(), help="A file for samples in a wrong class.")
+@click.option("--confusion", type=click.Path(), help="A file for how often each class was taken for which.")
+@click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def plot(model, data, held_out, force, **files_wanted) -> None:
+    """Draw pictures of MODEL and of what it makes of DATA into files .png, .svg or .pdf."""
+    wanted = {name: path for name, path in files_wanted.items() if path}
+    if not wanted:
+        raise ValueError("plot draws --filters, --features, --mistakes or --confusion; give a file for one of them")
+    for name, path in wanted.items():
+        _free(path, force, f"--{name}")
+    net = load(model)
+    x, y, _ = _asked(data, net.seed, held_out)
+    first = getattr(net, "networks", [net])[0]
+    draw = {"filters": lambda: plotting.filters(first), "features": lambda: plotting.feature_maps(first, x[0]),
+            "mistakes": lambda: plotting.mistakes(net, x, y), "confusion": lambda: plotting.confusion(net, x, y)}
+    for name, path in wanted.items():
+        content = io.BytesIO()
+        draw[name]().savefig(content, format=Path(path).suffix[1:] or "png", dpi=150)
+        files._replace(path, [content.getvalue()])
+        click.echo(f"wrote {path}")
+
+
 # --- info -------------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +313,8 @@ def info(model, system) -> None:
 
 def _model(path: str) -> list[tuple[str, Any]]:
     net = load(path)
+    if isinstance(net, Ensemble):
+        return [("", net.summary()), ("", ""), ("file", f"{os.path.getsize(path):,} bytes")]
     state = f"{net.optimizer}, {net.optimizer_steps} steps" if net.optimizer else "no state kept; a new training starts afresh"
     return [("", net.summary()), ("", ""), ("input", net.input_shape), ("output", net.output_shape), ("dtype", net.dtype),
             ("seed", net.seed), ("penalty", ", ".join(map(str, net.penalty)) or "none"), ("epochs", f"{net.epoch} trained"),

@@ -9,7 +9,7 @@
 
 Rows 1 to 10 are chapters 1 and 3: sigmoid neurons, weights N(0, 1) or N(0, 1 / n_in), biases N(0, 1). Rows from 14 on are chapter 6
 and start as its program network3.py does: weights N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases
-N(0, 1); zeros before the softmax. The activation follows the pooling, as there: of a function that grows it is the same, and less work.
+N(0, 1); zeros before the softmax. The book pools before the activation; where that grows with z, as here, it is the same function.
 Dropout here scales up in training what the book scales down in prediction; so the dense layers that it stands before start at half
 the book's deviation, which makes the same function of the picture.
 
@@ -101,7 +101,7 @@ def _flat(hidden: int, start: str) -> Callable[[], list[Layer]]:
 def _maps(filters: int, kind: type[Activation]) -> list[Layer]:
     """A convolution of 5×5 and max-pooling."""
     start = Normal((4 / (filters * 25)) ** 0.5)
-    return [Conv2D(filters, 5, initializer=start, bias_initializer="normal"), MaxPool2D(2), kind()]
+    return [Conv2D(filters, 5, activation=kind(), initializer=start, bias_initializer="normal"), MaxPool2D(2)]
 
 
 def _units(count: int, kind: type[Activation], rate: float = 0.0) -> list[Layer]:
@@ -163,5 +163,8 @@ def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
     if chosen.networks == 1:
         return Sequential(chosen.layers(), chosen.input_shape, seed=seed, **options), chosen.recipe
     seeds = range(seed * chosen.networks, (seed + 1) * chosen.networks)
-    built = Ensemble.of(lambda one: Sequential(chosen.layers(), chosen.input_shape, seed=one, **options), seeds=seeds, combine="vote")
-    return built, chosen.recipe
+
+    def build(one):
+        return Sequential(chosen.layers(), chosen.input_shape, seed=one, **options)
+
+    return Ensemble.of(build, seeds=seeds, combine="vote"), chosen.recipe

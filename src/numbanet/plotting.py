@@ -19,6 +19,8 @@ from numbanet.network import Sequential
 
 MOST = 64
 """Filters or maps in a figure."""
+CHANNELS = 16
+"""Channels of a filter."""
 WIDE = 7.0
 """Inches."""
 GREY, RED = "0.45", "#c22525"
@@ -29,7 +31,9 @@ def _figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("pictures need matplotlib; pip install numbanet[plot]") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    return figure
 
 
 def picture_shape(shape: Shape) -> Shape:
@@ -54,11 +58,17 @@ def _plain(axes) -> None:
         spine.set_visible(False)
 
 
+def _columns(n: int, ideal: float) -> int:
+    """The number of columns, near the ideal one, that leaves the fewest places empty."""
+    near = range(max(1, math.ceil(0.6 * ideal)), max(1, math.floor(1.4 * ideal)) + 1)
+    return min(near, key=lambda columns: (-n % columns, abs(columns - ideal)), default=max(1, round(ideal)))
+
+
 def _montage(tiles: np.ndarray, columns: int, gap: int, head: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """One picture of tiles (n, height, width[, 3]) in rows, NaN between them, `head` rows above; and each one's (left, top)."""
     n, height, width = tiles.shape[:3]
     rows = -(-n // columns)
-    whole = np.full((rows * (height + gap + head) - gap, columns * (width + gap) - gap, *tiles.shape[3:]), np.nan)
+    whole = np.full((max(1, rows * (height + gap + head) - gap), columns * (width + gap) - gap, *tiles.shape[3:]), np.nan)
     places = []
     for i, tile in enumerate(tiles):
         left, top = i % columns * (width + gap), i // columns * (height + gap + head) + head
@@ -118,10 +128,11 @@ def filters(network: Sequential, layer: int = 0, count: int = MOST):
     gap = max(1, min(height, width) // 8)
     colours = channels == 3 and placed.offset == 0
     if colours or channels == 1:
-        columns = math.ceil(math.sqrt(1.6 * n * height / width))
+        columns = _columns(n, math.sqrt(1.8 * n * height / width))
         tiles = 0.5 + 0.5 * weights / most if colours else weights[..., 0]
     else:
-        columns, tiles = n, weights.transpose(3, 0, 1, 2).reshape(-1, height, width)
+        columns, rows = n, min(channels, CHANNELS)
+        tiles = weights.transpose(3, 0, 1, 2)[:rows].reshape(-1, height, width)
     whole, _ = _montage(tiles, columns, gap)
     figure = _figure(WIDE, min(9.0, WIDE * 0.9 * whole.shape[0] / whole.shape[1] + 0.6))
     axes = figure.add_subplot()
@@ -129,7 +140,7 @@ def filters(network: Sequential, layer: int = 0, count: int = MOST):
     if not colours:
         figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(False)
     if not colours and channels > 1:
-        axes.set_ylabel(f"{channels} channels")
+        axes.set_ylabel(f"{channels if rows == channels else f'{rows} of {channels}'} channels")
     kind, of = "neurons" if isinstance(described, Dense) else "filters", placed.output_shape[-1]
     axes.set_title(f"{type(described).__name__}, {of if n == of else f'{n} of {of}'} {kind}, {height}×{width}", fontsize=11)
     return figure
@@ -161,7 +172,7 @@ def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MOST):
     one = (x_one if size(x_one.shape) != size(network.input_shape) else x_one.reshape(network.input_shape))[None]
     maps = part.predict(one)[0].astype(np.float64).transpose(2, 0, 1)[:count]
     n, height, width = maps.shape
-    columns = math.ceil(math.sqrt(1.4 * n * height / width))
+    columns = _columns(n, math.sqrt(1.6 * n * height / width))
     whole, _ = _montage(maps, columns, max(1, width // 8))
     figure = _figure(WIDE + 1, max(2.2, 0.62 * WIDE * whole.shape[0] / whole.shape[1] + 0.6))
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
@@ -199,17 +210,13 @@ def mistakes(network, x, y, count: int = 24, names=None):
     wrong = np.flatnonzero(true != given)
     chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: checks.count(count, "count")]
     height, width, channels = picture_shape(network.input_shape)
-    columns = min(8, max(4, len(chosen)))
-    head = math.ceil(0.28 * width)
-    figure = _figure(WIDE, 1.2 if not len(chosen) else 0.6 + WIDE / columns * 1.28 * -(-len(chosen) // columns))
+    columns, head = max(4, _columns(len(chosen), min(8, len(chosen)))), math.ceil(0.28 * width)
+    tiles = _shown(np.asarray(x)[chosen].reshape(-1, height, width, channels)) if len(chosen) else np.zeros((0, height, width))
+    whole, places = _montage(tiles, columns, max(1, width // 7), head)
+    figure = _figure(WIDE, 0.6 + (WIDE - 0.2) * whole.shape[0] / whole.shape[1])
     axes = figure.add_subplot()
     axes.set_title(f"{len(wrong):,} mistakes in {len(true):,} samples" + (", the surest first: true → given" if len(wrong) else ""),
                    fontsize=11)
-    if not len(chosen):
-        _plain(axes)
-        return figure
-    tiles = _shown(np.asarray(x)[chosen].reshape(-1, height, width, channels))
-    whole, places = _montage(tiles, columns, max(1, width // 7), head)
     _draw(axes, whole, cmap="gray_r", vmin=0, vmax=1)
     for i, (left, top) in zip(chosen, places, strict=True):
         before, after = (str(label) if names is None else str(names[label]) for label in (true[i], given[i]))
@@ -232,7 +239,7 @@ def confusion(network, x, y, names=None):
     counts = np.pad(counts, (0, n - len(counts)))
     labels = [str(label) for label in (range(n) if names is None else names)]
     wrong = np.where(np.eye(n, dtype=bool), 0, counts)
-    figure = _figure(1.6 + 0.48 * max(n, 4), 1.5 + 0.42 * max(n, 4))
+    figure = _figure(max(4.8, 1.6 + 0.48 * n), 1.5 + 0.42 * max(n, 4))
     axes = figure.add_subplot()
     axes.imshow(wrong, cmap="Reds", vmin=0, vmax=1.4 * max(1, wrong.max()), aspect="auto")
     for i in range(n):
