@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from numbanet import checks, datasets, losses, metrics, optimizers, tables
+from numbanet import checks, datasets, losses, metrics, models, optimizers, tables
+from numbanet.augment import Augment, expand
 from numbanet.datasets import Standardization
 from numbanet.layers import Dense, Flatten
 from numbanet.layers.base import size
@@ -192,8 +193,9 @@ def augmentation(text: str | None) -> Augment | None:
         except (ValueError, OverflowError):
             exact = False
         if not exact:
-            raise ValueError(f'--augment: {field.name} needs {"no amount" if isinstance(field.default, bool) else "a number"}, as in '
-                             f'"shift=1,rotation=10,flip_horizontal"; got {part.strip()!r}')
+            needed = "no amount" if isinstance(field.default, bool) else f"a {'whole ' * isinstance(field.default, int)}number"
+            raise ValueError(f'--augment: {field.name} needs {needed}, as in "shift=1,rotation=10,flip_horizontal"; '
+                             f"got {part.strip()!r}")
     return Augment(**amounts) if amounts else None
 
 
@@ -210,9 +212,11 @@ def prepared(data: Data, chosen: dict[str, Any]) -> Data:
     x, y = data.x.reshape(-1, *shape), data.y
     if name and name.startswith("nielsen"):
         if shape != models.DIGIT or data.classes != 10:
-            raise ValueError(f"--model {name} is for 10 classes of pictures {models.DIGIT}, {data.name} has {data.classes} of {shape}")
-        recipe = models.ROWS[int(name[7:])].recipe
-        x, y = x[: recipe.examples], y[: recipe.examples]
+            raise ValueError(f"--model {name} is for 10 classes of pictures {models.DIGIT}, {data.name} has {data.classes} "
+                             f"of {shape}")
+        row = models.ROWS[int(name[7:])]
+        recipe, shape = row.recipe, row.input_shape
+        x, y = x[: recipe.examples].reshape(-1, *shape), y[: recipe.examples]
         x, y = expand(x, y) if recipe.expanded else (x, y)
     return replace(data, x=x, y=y, x_test=data.x_test.reshape(-1, *shape))
 

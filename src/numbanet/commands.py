@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 import numbanet
-from numbanet import _jit, _simd, checks, datasets, files, tables
+from numbanet import _jit, _simd, checks, datasets, files, plotting, tables
 from numbanet import cli as work
 from numbanet.ensemble import Ensemble
 from numbanet.network import Sequential

@@ -13,12 +13,14 @@ from numbanet.initializers import initial
 from numbanet.layers import planar
 from numbanet.layers.base import Shape, size
 from numbanet.lowering import lower
-from numbanet.placed import Placed, place, views
+from numbanet.placed import Placed, place, summary, views
 from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op
 from numbanet.regularizers import Penalty, penalties
 
 EVALUATION_BATCH = 1024
 """Samples that a prediction or an evaluation carries at once."""
+WORTH_A_THREAD = 300_000
+"""Floating-point operations in a call for which another thread is worth its while."""
 
 
 class Sequential:
@@ -66,6 +68,8 @@ class Sequential:
 
     def _reset_machines(self) -> None:
         self._machines: dict = {}
+        self._direct: dict[np.dtype, machines.Direct] = {}
+        self._work = sum(op.flops for op in self._ops())
         self._lock = threading.RLock()
 
     def initialize(self, seed: int | None = None) -> None:
@@ -148,7 +152,7 @@ class Sequential:
     def _threads(self, wanted, flops: int) -> int:
         """Threads for a call of that much arithmetic: a parallel region costs about as much as 100,000 operations."""
         most = wanted or self.threads or numba.get_num_threads()
-        return cpu.usable_threads(most if wanted or self.threads else max(1, min(most, flops // 300_000)))
+        return cpu.usable_threads(most if wanted or self.threads else max(1, min(most, flops // WORTH_A_THREAD)))
 
     def _machine(self, kind, key, build):
         """A plan with its memory, made once for each use and kept."""
@@ -160,17 +164,28 @@ class Sequential:
         return self._machines[key]
 
     def _flops(self) -> int:
-        return sum(op.flops for op in self._ops())
+        """Floating-point operations of a forward pass per sample, roughly."""
+        return self._work
 
     def _predictor(self, x_dtype, samples: int, threads=None) -> machines.Predictor:
         batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
         threads = self._threads(threads, self._flops() * min(samples, batch))
 
         def build():
-            ops = [gather.inputs(size(self.input_shape), x_dtype), *self._ops(), gather.scatter(size(self.output_shape))]
-            return machines.Predictor(lower(ops, self.dtype, batch=batch, threads=threads, train=False), self.dtype)
+            plan = lower(self._prediction(x_dtype), self.dtype, batch=batch, threads=threads, train=False)
+            return machines.Predictor(plan, self.dtype)
 
         return self._machine("predict", (x_dtype, batch, threads), build)
+
+    def _direct_predictor(self, x_dtype) -> machines.Direct:
+        """The machine for as many samples as one thread carries through before a second would be worth its while."""
+        batch = max(1, min(64, WORTH_A_THREAD // max(1, self._flops())))
+        plan = lower(self._prediction(x_dtype), self.dtype, batch=batch, threads=1, train=False)
+        return machines.Direct(plan, self.dtype)
+
+    def _prediction(self, x_dtype) -> list[Op]:
+        """Ops from the data to the caller's outputs."""
+        return [gather.inputs(size(self.input_shape), x_dtype), *self._ops(), gather.scatter(size(self.output_shape))]
 
     def _evaluator(self, loss, x_dtype, y_dtype, classes, samples, threads=None) -> machines.Predictor:
         batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
@@ -191,9 +206,18 @@ class Sequential:
         Inputs are float32, float64, uint8 (pictures: 0 … 255 become 0 … 1) or other real numbers, which are converted.
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
+        if type(x) is np.ndarray and threads is None:
+            direct = self._direct.get(x.dtype)
+            if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and x.flags.c_contiguous:
+                outputs = np.empty((len(x), *self.output_shape), self.dtype)
+                with self._lock:
+                    if direct(x, outputs, self._memory):
+                        return outputs
         x = checks.inputs(x, self.input_shape, self.dtype)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self._lock:
+            if threads is None and x.dtype not in self._direct:
+                self._direct[x.dtype] = self._direct_predictor(x.dtype)
             machine = self._predictor(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
@@ -319,17 +343,7 @@ class Sequential:
 
     def summary(self) -> str:
         """Return a table: layer, output shape, parameters, bytes."""
-        rows = [("layer", "output", "parameters", "bytes")]
-        for placed in self.layers:
-            name = type(placed.layer).__name__
-            bytes_ = placed.count * self.dtype.itemsize
-            rows.append((name, str(placed.output_shape), f"{placed.count:,}", f"{bytes_:,}"))
-        rows.append(("total", "", f"{self._parameters.size:,}", f"{self._parameters.nbytes:,}"))
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
-                 for row in rows]
-        rule = "─" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return summary(self.layers, self.dtype)
 
     def __repr__(self):
         inside = ", ".join((layer if isinstance(layer, type) else type(layer)).__name__ for layer in self.description)
@@ -337,7 +351,7 @@ class Sequential:
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_machines"], state["_lock"]
+        del state["_machines"], state["_direct"], state["_lock"]
         return state
 
     def __setstate__(self, state):

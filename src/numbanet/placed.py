@@ -70,3 +70,18 @@ def place(description, input_shape: Shape) -> list[Placed]:
         result.append(Placed(layer, shape, after, offset))
         shape, offset = after, offset + result[-1].count
     return result
+
+
+def summary(layers: list[Placed], dtype: np.dtype) -> str:
+    """A table: layer, output shape, parameters, bytes."""
+    rows = [("layer", "output", "parameters", "bytes")]
+    total = sum(placed.count for placed in layers)
+    for placed in layers:
+        size_ = f"{placed.count * dtype.itemsize:,}"
+        rows.append((type(placed.layer).__name__, str(placed.output_shape), f"{placed.count:,}", size_))
+    rows.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))
+    widths = [max(len(row[k]) for row in rows) for k in range(4)]
+    lines = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
+             for row in rows]
+    rule = "─" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

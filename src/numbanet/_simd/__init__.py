@@ -19,7 +19,7 @@ from numbanet._simd.numbers import (
     where_equal,
     where_greater,
 )
-from numbanet._simd.pointers import at, call, fixed_address, lanes, memory, pointer, real, set_real, stack
+from numbanet._simd.pointers import address, at, call, fixed_address, lanes, memory, pointer, real, set_real, stack
 from numbanet._simd.random import chance, mixed, uniform
 from numbanet._simd.tiles import dots, multiply
 from numbanet._simd.vectors import load, store
@@ -27,6 +27,7 @@ from numbanet._simd.width import VECTOR_BYTES
 
 __all__ = [
     "VECTOR_BYTES",
+    "address",
     "at",
     "call",
     "chance",

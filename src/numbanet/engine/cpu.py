@@ -17,7 +17,7 @@ from numba import prange
 
 from numbanet import _jit
 from numbanet._jit import inline, native
-from numbanet._simd import at, call, like, memory
+from numbanet._simd import address, at, call, like, memory
 from numbanet._simd.threads import all_here, meet
 from numbanet.plan import (
     BACKWARD,
@@ -26,7 +26,9 @@ from numbanet.plan import (
     GRADIENT,
     HOME_X,
     HOME_Y,
+    INPUTS,
     NEXT,
+    OUTPUTS,
     PARTIAL,
     PARTIALS,
     PREPARE,
@@ -228,10 +230,29 @@ def forward(tables, phases, params, acts, layout, first, last, sums):
         sums[1] += _total(acts, hits, size)
 
 
+def direct(x, outputs, tables, phases, params, acts, block):
+    """Carry a few samples through in the calling thread; False, and no outputs, if an input is not finite."""
+    total = 0.0
+    numbers = memory(x)
+    for k in range(x.size):
+        total += numbers[k] * 0.0
+    if total != 0.0:
+        return False
+    table = memory(tables)
+    table[INPUTS] = address(numbers)
+    table[OUTPUTS] = address(memory(outputs))
+    _samples(tables, phases, params, acts, acts, 0, 1, 0, 0, len(x), block, 0, False)
+    table[INPUTS] = table[OUTPUTS] = 0
+    return True
+
+
 _NATIVE = {entry: {parallel: native(entry, parallel=parallel) for parallel in (False, True)}
-           for entry in (train, gradient, forward)}
+           for entry in (train, gradient, forward, direct)}
 
 # --- the Python side --------------------------------------------------------------------------------------------------
+
+direct_call = _NATIVE[direct][False]
+"""`direct`, compiled without threads."""
 
 _one_at_a_time = threading.Lock()
 _owner = os.getpid()

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from numbanet._jit import max_threads
-from numbanet.engine.cpu import forward, gradient, run, train, usable_threads
+from numbanet.engine.cpu import direct_call, forward, gradient, run, train, usable_threads
 from numbanet.plan import COUNT, FORWARD, GRADIENT, OWN, Plan, real_bits
 
 
@@ -97,19 +97,21 @@ class Team:
         """Choose the size for the next call and return its number of steps."""
         choices = (self.most, 1) if self.most > 1 else (1,)
         untried = [n for n in choices if n not in self.seconds]
+        if not self.calls:  # the first call compiles and starts threads; what it took says nothing
+            untried = [self.most]
         best = min(self.seconds, key=self.seconds.__getitem__, default=self.most)
         self.calls += 1
-        if untried:
+        if self.calls == 1 or untried:
             self.size = untried[0]
-            return 4 if not self.seconds else max(1, int(self.TRIAL / self.seconds[best]))
+            return 1 if self.calls == 1 else 4 if not self.seconds else max(2, int(self.TRIAL / self.seconds[best]))
         trial = len(choices) > 1 and self.calls % self.EVERY == 0
         self.size = next(n for n in choices if n != best) if trial else best
-        return max(1, int((self.TRIAL if trial else self.SLICE) / self.seconds[self.size]))
+        return max(2 if trial else 1, int((self.TRIAL if trial else self.SLICE) / self.seconds[self.size]))
 
     def note(self, seconds: float) -> None:
         """Take in how long a step of the last call took."""
-        known = self.seconds.get(self.size)
-        self.seconds[self.size] = max(seconds, 1e-7) if known is None or self.calls < 6 else 0.5 * (known + seconds)
+        if self.calls > 1:
+            self.seconds[self.size] = max(seconds, 1e-7)
 
 
 class Differentiator(Memory):
@@ -150,3 +152,17 @@ class Predictor(Memory):
                 self.pace = int(min(4 * self.pace, max(1, Team.SLICE / max(seconds, 1e-7))))
             done = last
         return float(self.sums[0]), float(self.sums[1])
+
+
+class Direct(Memory):
+    """Predictions of a few samples with as little around them as possible: one thread, one native call."""
+
+    def __init__(self, plan: Plan, dtype):
+        super().__init__(plan, dtype)
+        self.most = plan.batch
+        self.call = direct_call.compiled
+        self.rest = (plan.tables, plan.phases)
+
+    def __call__(self, x, outputs, params) -> bool:
+        """Write the outputs of contiguous samples; False if an input is not finite."""
+        return self.call(x, outputs, *self.rest, params, self.acts, self.plan.block)
