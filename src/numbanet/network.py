@@ -1,7 +1,6 @@
 """Sequential: the one object with state. It describes a network, holds its flat vector and lowers it for an engine."""
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import numba
@@ -10,10 +9,9 @@ import numpy as np
 from numbanet import checks, gather, losses, metrics, training
 from numbanet.engine import cpu, machines
 from numbanet.initializers import initial
-from numbanet.layers import planar
 from numbanet.layers.base import Shape, size
 from numbanet.lowering import lower
-from numbanet.placed import Placed, place, summary, views
+from numbanet.placed import Placed, place, rows, summary, views
 from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op
 from numbanet.regularizers import Penalty, penalties
 
@@ -104,27 +102,7 @@ class Sequential:
 
     def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
         """The rows of the layers before `last`, with their penalties scaled for a training set."""
-        result, layers, k = [], self.layers[:last], 0
-        trained = next((k for k, placed in enumerate(layers) if placed.count), None)
-        while k < len(layers):
-            taken: int = 0
-            rows: list[Op] = []
-            if k == trained:
-                taken, rows = planar.chain([(placed.layer, placed.input_shape) for placed in layers[k:]])
-            if not taken:
-                placed = layers[k]
-                taken, rows = 1, (placed.layer.ops if training else placed.layer.prediction_ops)(placed.input_shape)
-            result += [self._penalised(op, layers[k], samples, batches) for op in rows]
-            k += taken
-        return result
-
-    def _penalised(self, op: Op, placed: Placed, samples: int, batches: int) -> Op:
-        """The op with the strengths of its layer's penalties, or of the network's."""
-        if not op.weights:
-            return op
-        own = penalties(getattr(placed.layer, "penalty", None)) or self.penalty
-        strengths = tuple(float(sum(p.scaled(samples, batches) for p in own if p.power == power)) for power in (1, 2))
-        return replace(op, penalties=strengths)
+        return rows(self.layers[:last], self.penalty, samples, batches, training)
 
     def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
                    augment=None):

@@ -1,9 +1,13 @@
 """Layers at their places in a network: shapes, and views of their numbers in the flat memory."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from numbanet.layers import Identity, activation
+from numbanet.layers import Identity, activation, planar
 from numbanet.layers.base import Layer, Shape, size
+from numbanet.plan import Op
+from numbanet.regularizers import penalties
 
 
 class Placed:
@@ -69,6 +73,22 @@ def place(description, input_shape: Shape) -> list[Placed]:
             raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
         result.append(Placed(layer, shape, after, offset))
         shape, offset = after, offset + result[-1].count
+    return result
+
+
+def rows(layers: list[Placed], penalty, samples: int, batches: int, training: bool) -> list[Op]:
+    """The ops of these layers, with the penalties of each (or else `penalty`) scaled for a training set."""
+    result: list[Op] = []
+    trained, k = next((k for k, placed in enumerate(layers) if placed.count), None), 0
+    while k < len(layers):
+        taken, ops = planar.chain([(placed.layer, placed.input_shape) for placed in layers[k:]]) if k == trained else (0, [])
+        placed = layers[k]
+        if not taken:
+            taken, ops = 1, (placed.layer.ops if training else placed.layer.prediction_ops)(placed.input_shape)
+        own = penalties(getattr(placed.layer, "penalty", None)) or penalty
+        strengths = tuple(float(sum(p.scaled(samples, batches) for p in own if p.power == power)) for power in (1, 2))
+        result += [replace(op, penalties=strengths) if op.weights else op for op in ops]
+        k += taken
     return result
 
 
