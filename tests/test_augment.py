@@ -137,7 +137,7 @@ def test_brightness_scales_whole_pictures():
 
 @pytest.mark.parametrize("side", [1, 4, 5])
 def test_a_cutout_is_a_square_of_zeros(side):
-    x = pictures(400)
+    x = pictures(1500)
     found, heights, widths = moved(x, nn.Augment(cutout=side)), [], []
     touched = np.zeros(SHAPE[:2], int)
     for picture, given in zip(found, x, strict=True):

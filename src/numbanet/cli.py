@@ -290,6 +290,15 @@ def fold(net: Sequential, x_scaling: Standardization | None, y_scaling: Standard
         net.optimizer, net.optimizer_state, net.optimizer_steps = None, np.zeros(0, net.dtype), 0
 
 
+def seen_as(x: np.ndarray, net) -> np.ndarray:
+    """Pictures without a channel axis, or for a network that takes vectors, as the network takes them; else x as it is."""
+    shape = x.shape[1:]
+    if shape != net.input_shape and size(shape) == size(net.input_shape):
+        if len(net.input_shape) == 1 or (len(shape) == 2 and picture_shape(shape) == net.input_shape):
+            return x.reshape(-1, *net.input_shape)
+    return x
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 

@@ -201,21 +201,21 @@ def evaluate(model, data, held_out, json_file, force) -> None:
     if json_file:
         _free(json_file, force, "--json")
     net = load(model)
-    x, y, unit = _asked(data, net.seed, held_out)
+    x, y, unit = _asked(data, net, held_out)
     found = work.figures(net, x, y, f"{data}: ")
     if json_file:
         _write(json_file, json.dumps(_finite({"data": data, "model": model, **found, "unit": unit}), indent=1) + "\n")
     click.echo(work.sentence(found, unit))
 
 
-def _asked(data: str, seed: int, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
+def _asked(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
     """x, y and the unit of y: the held-out part of a named data set, or a file."""
     if not work.is_file(data):
-        d = work.read(data, seed)
+        d = work.read(data, net.seed)
         return d.x_test, d.y_test, d.unit
     x, y = work.read_table(data)
-    chosen = datasets._split(len(x), seed)[1] if held_out else slice(None)
-    return x[chosen], y[chosen], ""
+    chosen = datasets._split(len(x), net.seed)[1] if held_out else slice(None)
+    return work.seen_as(x[chosen], net), y[chosen], ""
 
 
 @cli.command()
@@ -231,7 +231,7 @@ def predict(model, file, output, force) -> None:
     if output:
         _free(output, force, "--output")
     net = load(model)
-    x = checks.inputs(_inputs(file, net), net.input_shape, net.dtype, f"{file}: x")
+    x = checks.inputs(work.seen_as(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x")
     outputs = net.predict(x).reshape(len(x), -1)
     head = [f"output_{j}" for j in range(outputs.shape[1])]
     rows = [[str(value) for value in row] for row in outputs]
@@ -286,7 +286,7 @@ def plot(model, data, held_out, force, **files_wanted) -> None:
     for name, path in wanted.items():
         _free(path, force, f"--{name}")
     net = load(model)
-    x, y, _ = _asked(data, net.seed, held_out)
+    x, y, _ = _asked(data, net, held_out)
     first = getattr(net, "networks", [net])[0]
     draw = {"filters": lambda: plotting.filters(first), "features": lambda: plotting.feature_maps(first, x[0]),
             "mistakes": lambda: plotting.mistakes(net, x, y), "confusion": lambda: plotting.confusion(net, x, y)}

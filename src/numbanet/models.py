@@ -94,7 +94,7 @@ class _Row:
 
 def _flat(hidden: int, start: str) -> Callable[[], list[Layer]]:
     """Chapters 1 and 3: one hidden layer, all neurons sigmoid."""
-    common = {"activation": "sigmoid", "initializer": start, "bias_initializer": "normal"}
+    common: dict[str, Any] = {"activation": "sigmoid", "initializer": start, "bias_initializer": "normal"}
     return lambda: [Dense(hidden, **common), Dense(10, **common)]
 
 

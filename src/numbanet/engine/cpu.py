@@ -18,7 +18,7 @@ from numba import prange
 from numbanet import _jit
 from numbanet._jit import inline, native
 from numbanet._simd import address, at, call, like, memory
-from numbanet._simd.threads import all_here, meet
+from numbanet._simd.threads import all_here, meet, separate, take_place
 from numbanet.plan import (
     BACKWARD,
     COUNT,
@@ -157,6 +157,10 @@ def _total(acts, offset, size):
     return total
 
 
+REACHED, PLACES, MEETING = 16, 24, 24 + 1024
+"""Where in the workers' meeting place the step reached and the processors stand, and how long it is."""
+
+
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
@@ -166,11 +170,11 @@ def train(tables, phases, tasks, bounds, params, grads, acts, deltas, state, lay
     The workers enter one parallel region and meet at a spinning barrier after each region of a step. `meeting` is their counter,
     zeroed; behind the decision it returns the step that was reached, or −1 if the workers never all came.
     """
-    meeting[16] = -1
+    meeting[REACHED] = -1
     for worker in prange(workers):
         _work(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums, meeting, worker,
               workers)
-    return meeting[16]
+    return meeting[REACHED]
 
 
 @inline
@@ -181,8 +185,12 @@ def _work(tables, phases, tasks, bounds, params, grads, acts, deltas, state, lay
     counter = memory(meeting)
     from_thread, to_thread = threads * worker // workers, threads * (worker + 1) // workers
     turn, k = 1, first
-    if workers > 1 and not all_here(counter, workers):
-        return
+    if workers > 1:
+        places = at(counter, PLACES)
+        take_place(places, worker)
+        if not all_here(counter, workers):
+            return
+        separate(places, worker)
     while k < last:
         start = k * batch
         size = min(batch, samples - start)
@@ -204,7 +212,7 @@ def _work(tables, phases, tasks, bounds, params, grads, acts, deltas, state, lay
         turn += 1
         meet(counter, workers, turn)
     if worker == 0:
-        meeting[16] = k
+        meeting[REACHED] = k
 
 
 def gradient(tables, phases, tasks, bounds, params, grads, acts, deltas, layout, start, size, sums):

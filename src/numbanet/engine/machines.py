@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from numbanet._jit import max_threads
-from numbanet.engine.cpu import direct_call, forward, gradient, run, train, usable_threads
+from numbanet.engine.cpu import MEETING, PLACES, direct_call, forward, gradient, run, train, usable_threads
 from numbanet.plan import COUNT, FORWARD, GRADIENT, OWN, Plan, real_bits
 
 
@@ -43,7 +43,7 @@ class Trainer(Memory):
     def __init__(self, plan: Plan, dtype, loss_op, hits_op, optimizer):
         super().__init__(plan, dtype, grads=plan.buffer * plan.threads)
         self.loss_op, self.hits_op = loss_op, hits_op
-        self.meeting = np.zeros(32, np.int64)
+        self.meeting = np.zeros(MEETING, np.int64)
         self.team = Team(plan.threads)
         row = plan.tables[:, -1]
         row[:, FORWARD] = optimizer.prepare.address(dtype) if optimizer.prepare else 0
@@ -62,7 +62,7 @@ class Trainer(Memory):
         layout = self.layout(samples, self.loss_op, self.hits_op, plan.buffer)
         began = time.perf_counter()
         while True:
-            self.meeting[:] = 0
+            self.meeting[:PLACES] = 0
             reached = run(train, workers, plan.tables, plan.phases, plan.tasks, plan.bounds, params, self.grads, self.acts,
                            self.deltas, state, layout, first, last, step, self.sums, self.meeting, workers, most=plan.threads)
             if reached >= 0:

@@ -50,7 +50,8 @@ def _ops(convolution, view, between, inside, outside):
     own = (int(convolution.bias), filters, rows, columns, *view.dilation, width, (out_height - 1) * width + out_width)
     convolve = Op("Conv2D", height * width, filters * plane, forward, partial=partial, units=rows * columns + convolution.bias,
                   unit=filters, weights=weights, own=own, uses=out_height * out_width)
-    pool = Op("MaxPool2D", filters * plane, size(outside), pool_forward, pool_backward, own=(*outside, width, out_height))
+    pool = Op("MaxPool2D", filters * plane, size(outside), pool_forward, pool_backward, own=(*outside, width, out_height),
+              keeps_output=True)
     return [convolve, *(op for layer in between for op in layer.ops((filters * plane,))), pool]
 
 

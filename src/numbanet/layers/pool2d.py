@@ -48,7 +48,7 @@ class _Pool2D(Layer):
 
     def _op(self, shape: Shape, forward, backward, power: float = 0.0) -> Op:
         return Op(type(self).__name__, size(shape), size(self.output_shape(shape)), forward, backward,
-                  own=(*self._own(shape), power))
+                  own=(*self._own(shape), power), keeps_output=backward is not mean_backward)
 
 
 @inline

@@ -66,7 +66,7 @@ def window(layer: str, picture: Shape, size, stride=1, padding: Any = "valid", d
     result = Window(picture, size, stride, dilation, _padding(layer, padding, picture, size, stride, dilation))
     for axis, name in enumerate(("high", "wide")):
         if result.reach[axis] > result.padded[axis]:
-            first = " (channels come last: is this picture channels first?)" if picture[0] < 4 < picture[2] else ""
+            first = " (channels come last: is this picture channels first?)" if picture[0] in (1, 3) and picture[2] > 6 else ""
             raise ValueError(f"{layer}: a window {result.reach[axis]} {name} does not fit an input {result.padded[axis]} {name}, "
                              f"padding included; make it smaller or pad with padding='same'{first}")
     return result
