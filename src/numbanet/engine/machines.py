@@ -67,7 +67,7 @@ class Trainer(Memory):
                            self.deltas, state, layout, first, last, step, self.sums, self.meeting, workers, most=plan.threads)
             if reached >= 0:
                 break
-            workers = self.team.most = 1  # the threading layer gave fewer threads than it said
+            workers = 1  # the others did not come: the machine is busy, or the threading layer has fewer threads than it said
         self.team.note((time.perf_counter() - began) / max(1, reached - first))
         return reached
 
