@@ -21,7 +21,7 @@ from numbanet._simd.numbers import (
 )
 from numbanet._simd.pointers import address, at, call, fixed_address, lanes, memory, pointer, real, set_real, stack
 from numbanet._simd.random import chance, mixed, uniform
-from numbanet._simd.tiles import dots, multiply
+from numbanet._simd.tiles import dots, multiply, turn
 from numbanet._simd.vectors import load, store
 from numbanet._simd.width import VECTOR_BYTES
 
@@ -51,6 +51,7 @@ __all__ = [
     "set_real",
     "stack",
     "store",
+    "turn",
     "uniform",
     "where_equal",
     "where_greater",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, like, multiply
+from numbanet._simd import at, lanes, like, load, multiply, store, turn
 from numbanet.layers.base import Layer, Shape
 from numbanet.layers.window import pad, window
 from numbanet.plan import N_X, N_Y, OWN, SCRATCH, WEIGHTS, Op, W, X, Y
@@ -169,13 +169,9 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 @inline
 def _turn(op, params, turned):
     """turned[r, g, o, s, c] = K[r, s, c, g o]: for each group a matrix from its filters to (s, c)."""
-    groups, c_out, w = op[GROUPS], op[C_OUT], op[W]
-    wide = op[COLUMNS] * (op[C_IN] // groups)
+    c_out, wide = op[C_OUT], op[COLUMNS] * (op[C_IN] // op[GROUPS])
     for r in range(op[ROWS]):
-        for o in range(c_out):
-            row = (r * c_out + o) * wide
-            for k in range(wide):
-                turned[row + k] = params[w + (r * wide + k) * c_out + o]
+        turn(at(params, op[W] + r * wide * c_out), c_out, at(turned, r * c_out * wide), wide, wide, c_out)
 
 
 @inline
@@ -184,9 +180,11 @@ def _overlap(op, result, da):
     channels, step = op[C_IN] // op[GROUPS], op[STRIDE_H] * op[C_IN]
     wide = op[COLUMNS] * channels
     if op[DILATION_H] == 1 and op[GROUPS] == 1:
+        width = lanes(da)
         for w in range(op[OUT_WIDTH]):
-            for k in range(wide):
-                da[w * step + k] += result[w * wide + k]
+            for k in range(0, wide, width):
+                place = at(da, w * step + k)
+                store(place, load(place, wide - k) + load(at(result, w * wide + k), wide - k), wide - k)
     else:
         for w in range(op[OUT_WIDTH]):
             for s in range(op[COLUMNS]):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._jit import kernel
-from numbanet._simd import at, lanes, like, multiply, stack
+from numbanet._simd import at, lanes, like, multiply, stack, turn
 from numbanet.layers.base import Layer, Shape
 from numbanet.plan import N_X, N_Y, OWN, SAMPLES, Op, W, X, Y, clock
 
@@ -90,9 +90,7 @@ def backward(op, params, grads, acts, deltas, lo, hi):
         columns = min(width, n_in - k)
         for j in range(0, n_out, height):
             rows = min(height, n_out - j)
-            for c in range(columns):
-                for r in range(rows):
-                    panel[r * width + c] = params[w + (k + c) * n_out + j + r]
+            turn(at(params, w + k * n_out + j), n_out, panel, width, columns, rows)
             da = at(deltas, op[X] + lo * n_in + k)
             dz = at(deltas, op[Y] + lo * n_out + j)
             multiply(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, hi - lo, columns, rows, 1, min(j, 1))

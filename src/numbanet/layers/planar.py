@@ -122,17 +122,20 @@ def pool_backward(op, params, grads, acts, deltas, lo, hi):
     plane, end = op[PLANE_ROWS] * row, 2 * out_width
     zero, one = like(load(acts, 0), 0), like(load(acts, 0), 1)
     odd = odd_lanes(zero)
+    for w in range(end):
+        most[w] = given[w] = like(acts, 0)
     for i in range(lo, hi):
         for c in range(channels):
             x = op[X] + i * op[N_X] + c * plane
             for h in range(op[OUT_HEIGHT]):
                 y = op[Y] + i * op[N_Y] + h * out_width * channels + c
-                for w in range(out_width):
-                    most[2 * w] = most[2 * w + 1] = acts[y + w * channels]
-                    given[2 * w] = given[2 * w + 1] = deltas[y + w * channels]
+                for w in range(out_width):  # the odd places stay zero
+                    most[2 * w] = acts[y + w * channels]
+                    given[2 * w] = deltas[y + w * channels]
                 upper = x + 2 * h * row
                 for k in range(0, row, width):
                     largest, dy = load(at(most, k), max(0, end - k)), load(at(given, k), max(0, end - k))
+                    largest, dy = largest + neighbours(largest), dy + neighbours(dy)
                     above = where_equal(load(at(acts, upper + k), row - k), largest, one, zero)
                     below = where_equal(load(at(acts, upper + row + k), row - k), largest, one, zero)
                     found = _largest(above, neighbours(above))
