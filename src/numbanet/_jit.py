@@ -228,7 +228,7 @@ class Kernel:
         """The machine address of the verb for float32 or float64, compiled or read from the cache on first use."""
         key = str(dtype)
         if key not in self._compiled:
-            for published in _published:
+            for published in _needed(self.function, set()):
                 published.address(dtype)
             memory = types.CPointer(getattr(types, key))
             signature = types.void(types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
@@ -244,18 +244,34 @@ class Kernel:
 kernel = Kernel
 
 
-_published: list["Published"] = []
+_published: dict[int, "Published"] = {}
+
+
+def _needed(function, seen):
+    """The published helpers that a function calls, itself or through the helpers compiled into it."""
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if id(value) in _published:
+            yield _published[id(value)]
+        inner = getattr(value, "py_func", None)
+        if inner is not None and inner not in seen:
+            seen.add(inner)
+            yield from _needed(inner, seen)
 
 
 class Published:
     """A large helper that is compiled once for each dtype and that all kernels call by name, instead of a copy in each.
 
-    `arguments(dtype)` gives its argument types; the intrinsic that calls it uses the same `symbol`.
+    `arguments(dtype)` gives its argument types. `called_by` names the intrinsic that calls it by its `symbol`: a kernel that uses
+    the intrinsic has the helper compiled before it.
     """
 
     def __init__(self, function, arguments):
         self.function, self.arguments, self._compiled = function, arguments, {}
-        _published.append(self)
+
+    def called_by(self, intrinsic) -> None:
+        """Let kernels that use this intrinsic find the helper."""
+        _published[id(intrinsic)] = self
 
     def symbol(self, dtype) -> str:
         """The name by which compiled code finds the helper for a dtype."""

@@ -101,8 +101,8 @@ def fenced(monkeypatch):
         guards.append(whole)
         return whole[128 : 128 + n]
 
-    def init(self, plan, dtype, grads=0):
-        original(self, plan, dtype, grads)
+    def init(self, plan, dtype, *rest):
+        original(self, plan, dtype, *rest)
         self.acts, self.deltas, self.grads = (fence(self, len(a), dtype) for a in (self.acts, self.deltas, self.grads))
 
     monkeypatch.setattr(machines.Memory, "__init__", init)

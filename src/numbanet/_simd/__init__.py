@@ -3,7 +3,7 @@
 `pointers`  pointers into flat memories, calls by address, bits
 `vectors`   one vector register as a value
 `numbers`   the steps of elementary functions, for a number or a vector
-`tiles`     the matrix product
+`tiles`     the matrix product; `turning`, the transpose
 `random`    counter-based random numbers
 """
 
@@ -21,7 +21,8 @@ from numbanet._simd.numbers import (
 )
 from numbanet._simd.pointers import address, at, call, fixed_address, lanes, memory, pointer, real, set_real, stack
 from numbanet._simd.random import chance, mixed, uniform
-from numbanet._simd.tiles import dots, multiply, turn
+from numbanet._simd.tiles import dots, multiply
+from numbanet._simd.turning import turn
 from numbanet._simd.vectors import load, store
 from numbanet._simd.width import VECTOR_BYTES
 

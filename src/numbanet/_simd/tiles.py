@@ -55,6 +55,7 @@ def _multiply(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k
 
 
 _shared_multiply = Published(_multiply, _multiply_arguments)
+_shared_multiply.called_by(multiply)
 
 
 @intrinsic
@@ -176,6 +177,7 @@ def _loop(builder, count, sums, step):
 
 
 # --- dot products -------------------------------------------------------------------------------------------------------
+
 DOT_ROWS, DOT_COLUMNS = (5, 4) if ROWS == 8 else (3, 3)
 """Largest block of sums that `dots` keeps in registers."""
 
@@ -212,6 +214,7 @@ def _dots(a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
 
 
 _shared_dots = Published(_dots, _dots_arguments)
+_shared_dots.called_by(dots)
 
 
 @intrinsic
@@ -279,72 +282,3 @@ def _dot_body(builder, given, rows, columns, vector):
         place = builder.gep(given["c"], [builder.add(builder.mul(given["c_row"], integer(r)), integer(c))])
         total = builder.call(add_up, [vector.element(0.0), sums[r, c]], "", None, None, ("reassoc",))
         builder.store(builder.fadd(builder.load(place), total), place)
-
-
-# --- turning ------------------------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def turn(typingctx, source, source_row, target, target_row, rows, columns):
-    """target[j, i] = source[i, j]: a call of `_turn`, which is compiled once and shared by all kernels."""
-    if isinstance(target, types.CPointer):
-        arguments = _turn_arguments(target.dtype)
-
-        def codegen(context, builder, signature, args):
-            kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, _shared_turn.symbol(target.dtype)), args)
-            return context.get_dummy_value()
-
-        return types.void(*arguments), codegen
-
-
-def _turn_arguments(dtype):
-    memory, whole = types.CPointer(dtype), types.int64
-    return (memory, whole, memory, whole, whole, whole)
-
-
-def _turn(source, source_row, target, target_row, rows, columns):
-    """Transpose a matrix of `rows` × `columns`, square block by square block, each in as many registers as it has rows."""
-    width = lanes(source)
-    for i in range(0, rows, width):
-        for j in range(0, columns, width):
-            turn_block(at(source, i * source_row + j), source_row, at(target, j * target_row + i), target_row,
-                       min(width, rows - i), min(width, columns - j))
-
-
-_shared_turn = Published(_turn, _turn_arguments)
-
-
-@intrinsic
-def turn_block(typingctx, source, source_row, target, target_row, rows, columns):
-    """One block of `_turn`: in step d = 1, 2, 4, … the lanes with bit d exchange places with the rows with bit d."""
-
-    def codegen(context, builder, signature, args):
-        source, source_row, target, target_row, rows, columns = args
-        kind, integer, lane = vector_of(signature.args[0].dtype), ir.IntType(64), ir.IntType(32)
-        width = kind.count
-
-        def place(base, stride, r):
-            return builder.bitcast(builder.gep(base, [builder.mul(stride, integer(r))]), kind.as_pointer())
-
-        def count(limit, r, inside):
-            """`inside` numbers for a row r before `limit`, none beyond."""
-            return builder.select(builder.icmp_signed("<", integer(r), limit), inside, integer(0))
-
-        block = [masked_load(builder, place(source, source_row, r), kind, mask_before(builder, count(rows, r, columns), 0, width))
-                 for r in range(width)]
-        step = 1
-        while step < width:
-            for r in range(width):
-                if not r & step:
-                    upper, lower = block[r], block[r + step]
-                    first = [width + k - step if k & step else k for k in range(width)]
-                    second = [width + k if k & step else k + step for k in range(width)]
-                    order = [ir.Constant(ir.VectorType(lane, width), [lane(k) for k in chosen]) for chosen in (first, second)]
-                    block[r], block[r + step] = (builder.shuffle_vector(upper, lower, one) for one in order)
-            step *= 2
-        for r in range(width):
-            masked_store(builder, block[r], place(target, target_row, r), mask_before(builder, count(columns, r, rows), 0, width))
-        return context.get_dummy_value()
-
-    return types.void(*_turn_arguments(source.dtype)), codegen

@@ -4,8 +4,9 @@
     region B, over blocks of parameters:  gradient over the whole batch → penalty → update   (BP3, BP4)
 
 Region B splits the parameters, not the batch: each weight adds its samples in one fixed order, so the result is the same bits
-for any number of threads. `prange` stands in this file alone. Every entry point is compiled twice when needed, with threads and
-without: a small network, a forked child and a single thread never enter a parallel region.
+for any number of threads. The work is written as kernels, `train`, `differentiate` and `forward`, for one worker of several; the
+workers enter one parallel region (`enter`, the only `prange`) and meet at a spinning barrier between the regions. A worker stands
+for one or more of the threads that the plan was made for, so that any number of workers gives the same bits.
 """
 
 import math
@@ -13,11 +14,11 @@ import os
 import threading
 
 import numba
+import numpy as np
 from numba import prange
 
-from numbanet import _jit
-from numbanet._jit import inline, native
-from numbanet._simd import address, at, call, like, memory
+from numbanet._jit import inline, kernel, max_threads, native
+from numbanet._simd import address, at, call, like, memory, pointer
 from numbanet._simd.threads import all_here, meet, separate, take_place
 from numbanet.plan import (
     BACKWARD,
@@ -49,24 +50,32 @@ from numbanet.plan import (
 )
 from numbanet.regularizers import penalize
 
+(TABLES, ROWS, PHASES, N_PHASES, TASKS, BOUNDS, STATE, SUMS, MEETING, EPOCH_SAMPLES, BATCH, BLOCK, THREADS, LOSSES, HITS, BUFFER,
+ FIRST, LAST, TAKEN) = range(19)
+"""A run, what one call works on: addresses of the plan's arrays, of the optimiser's state, of where sums and workers meet; samples,
+sizes; offsets of losses and hits in acts (−1: none); numbers in a worker's gradient buffer; batches from and to; steps taken."""
+REACHED, PLACES, MEETING_SIZE = 16, 24, 24 + 1024
+"""Where in the workers' meeting place the batch reached and the processors stand, and how long it is."""
+
 # --- the two regions --------------------------------------------------------------------------------------------------
 
 
 @inline
-def _walk(table, params, acts, deltas, from_shard, to_shard, block, phases, phase, train):
+def _walk(run, table, params, acts, deltas, from_shard, to_shard, phase, train):
     """Region A for some shards of the batch: each block of samples through the network, and back.
 
-    Where an op waits for the whole batch, a phase ends: a block is then one shard, and all threads meet before the next phase.
+    Where an op waits for the whole batch, a phase ends: a block is then one shard, and all workers meet before the next phase.
     """
     size, shards = table[SAMPLES], table[SHARDS]
-    forward_from, forward_to, back_from, back_to = phases[phase, 0], phases[phase, 1], phases[phase, 2], phases[phase, 3]
+    rows = at(pointer(run[PHASES], np.int64), 4 * phase)
+    forward_from, forward_to, back_from, back_to = rows[0], rows[1], rows[2], rows[3]
     if train and phase == 0:
         _clear_partials(table, acts, from_shard, to_shard)
     shard = from_shard
     lo, hi = size * from_shard // shards, size * to_shard // shards
     while lo < hi:
-        last = min(lo + block, hi)
-        if len(phases) > 1:
+        last = min(lo + run[BLOCK], hi)
+        if run[N_PHASES] > 1:
             while size * (shard + 1) // shards == lo:  # an empty shard: the batch has fewer samples than shards
                 shard += 1
             last = size * (shard + 1) // shards
@@ -117,128 +126,147 @@ def _clear_partials(table, acts, from_shard, to_shard):
 
 
 @inline
-def _samples(tables, phases, params, acts, deltas, t, threads, total, start, size, block, phase, train):
-    """Region A, the shards of thread t."""
-    table = at(memory(tables), t * tables.shape[1] * WIDTH)
-    table[START] = start
-    table[SAMPLES] = size
-    table[TOTAL] = total
-    shards = table[SHARDS]
-    _walk(table, memory(params), memory(acts), memory(deltas), shards * t // threads, shards * (t + 1) // threads, block, phases,
-          phase, train)
+def _samples(run, params, acts, deltas, worker, workers, batch, phase, train):
+    """Region A, the shards of the threads that this worker stands for."""
+    threads, start = run[THREADS], batch * run[BATCH]
+    for t in range(threads * worker // workers, threads * (worker + 1) // workers):
+        table = at(pointer(run[TABLES], np.int64), t * run[ROWS] * WIDTH)
+        table[START], table[SAMPLES] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start)
+        table[TOTAL] = run[EPOCH_SAMPLES] if train else 0
+        shards = table[SHARDS]
+        _walk(run, table, params, acts, deltas, shards * t // threads, shards * (t + 1) // threads, phase, train)
 
 
 @inline
-def _parameters(tables, tasks, bounds, params, grads, acts, deltas, state, t, buffer, step):
-    """Region B, the tasks of thread t. With a buffer, gradients live only until the update; without, they fill grads."""
-    table = at(memory(tables), t * tables.shape[1] * WIDTH)
-    optimizer = at(table, (tables.shape[1] - 1) * WIDTH)
-    theta, a, da, s = memory(params), memory(acts), memory(deltas), memory(state)
-    table[STEP] = step
-    if optimizer[FORWARD]:
-        call(optimizer[FORWARD], optimizer, theta, theta, s, da, 0, 0)
-    for k in range(bounds[t], bounds[t + 1]):
-        op = at(table, tasks[k, 0] * WIDTH)
-        first, last = tasks[k, 3], tasks[k, 4]
-        g = at(memory(grads), t * buffer - first if buffer else 0)
-        call(op[GRADIENT], op, theta, g, a, da, tasks[k, 1], tasks[k, 2])
-        penalize(op, theta, g, first, min(last, op[W] + op[WEIGHTS]))
-        if optimizer[GRADIENT]:
-            call(optimizer[GRADIENT], optimizer, theta, g, s, da, first, last)
+def _parameters(run, params, grads, acts, deltas, worker, workers, step):
+    """Region B, the tasks of the threads that this worker stands for.
+
+    With a buffer, gradients live only until the update; without, they fill grads.
+    """
+    threads, tasks, bounds = run[THREADS], pointer(run[TASKS], np.int64), pointer(run[BOUNDS], np.int64)
+    state = pointer(run[STATE], params)
+    for t in range(threads * worker // workers, threads * (worker + 1) // workers):
+        table = at(pointer(run[TABLES], np.int64), t * run[ROWS] * WIDTH)
+        optimizer = at(table, (run[ROWS] - 1) * WIDTH)
+        table[STEP] = step
+        if optimizer[FORWARD]:
+            call(optimizer[FORWARD], optimizer, params, params, state, deltas, 0, 0)
+        for k in range(bounds[t], bounds[t + 1]):
+            task = at(tasks, 5 * k)
+            op = at(table, task[0] * WIDTH)
+            first, last = task[3], task[4]
+            g = at(grads, t * run[BUFFER] - first if run[BUFFER] else 0)
+            call(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
+            penalize(op, params, g, first, min(last, op[W] + op[WEIGHTS]))
+            if optimizer[GRADIENT]:
+                call(optimizer[GRADIENT], optimizer, params, g, state, deltas, first, last)
 
 
 @inline
-def _total(acts, offset, size):
-    """Σ acts[offset … offset + size), in order; 0 for a negative offset."""
-    total = 0.0
+def _total(run, acts, column, batch):
+    """The sum of the losses or hits of a batch, in order; 0 where there are none."""
+    offset, total = run[column], 0.0
     if offset >= 0:
-        for i in range(size):
-            total += acts[offset + i]
+        for i in range(offset, offset + min(run[BATCH], run[EPOCH_SAMPLES] - batch * run[BATCH])):
+            total += acts[i]
     return total
 
 
-REACHED, PLACES, MEETING = 16, 24, 24 + 1024
-"""Where in the workers' meeting place the step reached and the processors stand, and how long it is."""
+@inline
+def _begin(counter, worker, workers):
+    """Wait for all workers, each on a processor of its own; False if they do not all come."""
+    if workers > 1:
+        places = at(counter, PLACES)
+        take_place(places, worker)
+        if not all_here(counter, workers):
+            return False
+        separate(places, worker)
+    return True
+
+
+# --- the work ---------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def train(run, params, grads, acts, deltas, worker, workers):
+    """Take the steps FIRST … LAST − 1 of an epoch; add up loss, hits and samples, and stop at a loss that is not finite.
+
+    The meeting place's REACHED becomes the batch that was reached; it stays −1 if the workers never all came.
+    """
+    counter, sums = pointer(run[MEETING], np.int64), pointer(run[SUMS], np.float64)
+    if not _begin(counter, worker, workers):
+        return
+    turn, batch = 1, run[FIRST]
+    while batch < run[LAST]:
+        for phase in range(run[N_PHASES]):
+            _samples(run, params, acts, deltas, worker, workers, batch, phase, True)
+            turn += 1
+            meet(counter, workers, turn)
+        total = _total(run, acts, LOSSES, batch)
+        if not math.isfinite(total):
+            break
+        if worker == 0:
+            sums[0] += total
+            sums[1] += _total(run, acts, HITS, batch)
+        batch += 1
+        _parameters(run, params, grads, acts, deltas, worker, workers, run[TAKEN] + batch - run[FIRST])
+        turn += 1
+        meet(counter, workers, turn)
+    if worker == 0:
+        counter[REACHED] = batch
+
+
+@kernel
+def differentiate(run, params, grads, acts, deltas, worker, workers):
+    """Fill grads with the gradient of the mean loss over one batch, penalties included; add up the loss."""
+    counter, sums = pointer(run[MEETING], np.int64), pointer(run[SUMS], np.float64)
+    if not _begin(counter, worker, workers):
+        return
+    for phase in range(run[N_PHASES]):
+        _samples(run, params, acts, deltas, worker, workers, 0, phase, True)
+        meet(counter, workers, phase + 2)
+    _parameters(run, params, grads, acts, deltas, worker, workers, 1)
+    if worker == 0:
+        sums[0] += _total(run, acts, LOSSES, 0)
+        counter[REACHED] = 1
+
+
+@kernel
+def forward(run, params, grads, acts, deltas, worker, workers):
+    """Carry the batches FIRST … LAST − 1 through; the last op hands outputs out, or loss and hits are added up."""
+    counter, sums = pointer(run[MEETING], np.int64), pointer(run[SUMS], np.float64)
+    summing = run[LOSSES] >= 0
+    if summing and not _begin(counter, worker, workers):
+        return
+    turn = 1
+    for batch in range(run[FIRST], run[LAST]):
+        _samples(run, params, acts, deltas, worker, workers, batch, 0, False)
+        if summing:
+            turn += 1
+            meet(counter, workers, turn)
+            if worker == 0:
+                sums[0] += _total(run, acts, LOSSES, batch)
+                sums[1] += _total(run, acts, HITS, batch)
+            turn += 1
+            meet(counter, workers, turn)
+    if worker == 0:
+        counter[REACHED] = run[LAST]
 
 
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
-def train(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums, meeting, workers):
-    """Take the steps first … last − 1 of an epoch; add loss, hits and samples to sums and stop at a loss that is not finite.
-
-    The workers enter one parallel region and meet at a spinning barrier after each region of a step. `meeting` is their counter,
-    zeroed; behind the decision it returns the step that was reached, or −1 if the workers never all came.
-    """
-    meeting[REACHED] = -1
+def _enter(work, run, params, grads, acts, deltas, workers):
+    """Let all workers do their part of the work at that address."""
     for worker in prange(workers):
-        _work(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums, meeting, worker,
-              workers)
-    return meeting[REACHED]
+        call(work, memory(run), memory(params), memory(grads), memory(acts), memory(deltas), worker, workers)
 
 
-@inline
-def _work(tables, phases, tasks, bounds, params, grads, acts, deltas, state, layout, first, last, step, sums, meeting, worker,
-          workers):
-    """The steps of one worker, which stands for one or more of the threads that the plan was made for."""
-    samples, batch, block, threads, losses, hits, buffer = layout
-    counter = memory(meeting)
-    from_thread, to_thread = threads * worker // workers, threads * (worker + 1) // workers
-    turn, k = 1, first
-    if workers > 1:
-        places = at(counter, PLACES)
-        take_place(places, worker)
-        if not all_here(counter, workers):
-            return
-        separate(places, worker)
-    while k < last:
-        start = k * batch
-        size = min(batch, samples - start)
-        for phase in range(len(phases)):
-            for t in range(from_thread, to_thread):
-                _samples(tables, phases, params, acts, deltas, t, threads, samples, start, size, block, phase, True)
-            turn += 1
-            meet(counter, workers, turn)
-        total = _total(acts, losses, size)
-        if not math.isfinite(total):
-            break
-        if worker == 0:
-            sums[0] += total
-            sums[1] += _total(acts, hits, size)
-            sums[2] += size
-        k += 1
-        for t in range(from_thread, to_thread):
-            _parameters(tables, tasks, bounds, params, grads, acts, deltas, state, t, buffer, step + k - first)
-        turn += 1
-        meet(counter, workers, turn)
-    if worker == 0:
-        meeting[REACHED] = k
+_ENTER = {parallel: native(_enter, parallel=parallel) for parallel in (False, True)}
 
 
-def gradient(tables, phases, tasks, bounds, params, grads, acts, deltas, layout, start, size, sums):
-    """Fill grads with the gradient of the mean loss over one batch, penalties included; add the loss to sums."""
-    samples, batch, block, threads, losses, hits, buffer = layout
-    for phase in range(len(phases)):
-        for t in prange(threads):
-            _samples(tables, phases, params, acts, deltas, t, threads, 0, start, size, block, phase, True)
-    sums[0] += _total(acts, losses, size)
-    for t in prange(threads):
-        _parameters(tables, tasks, bounds, params, grads, acts, deltas, deltas, t, 0, 1)
-
-
-def forward(tables, phases, params, acts, layout, first, last, sums):
-    """Carry the batches first … last − 1 of the data through; the last op hands outputs out, or loss and hits are added to sums."""
-    samples, batch, block, threads, losses, hits, buffer = layout
-    for k in range(first, last):
-        start = k * batch
-        size = min(batch, samples - start)
-        for t in prange(threads):
-            _samples(tables, phases, params, acts, acts, t, threads, 0, start, size, block, 0, False)
-        sums[0] += _total(acts, losses, size)
-        sums[1] += _total(acts, hits, size)
-
-
-def direct(x, outputs, tables, phases, params, acts, block):
+@native
+def direct(x, outputs, run, params, acts):
     """Carry a few samples through in the calling thread; False, and no outputs, if an input is not finite."""
     total = 0.0
     numbers = memory(x)
@@ -246,21 +274,12 @@ def direct(x, outputs, tables, phases, params, acts, block):
         total += numbers[k] * 0.0
     if total != 0.0:
         return False
-    table = memory(tables)
-    table[INPUTS] = address(numbers)
-    table[OUTPUTS] = address(memory(outputs))
-    _samples(tables, phases, params, acts, acts, 0, 1, 0, 0, len(x), block, 0, False)
+    table = pointer(run[TABLES], np.int64)
+    table[INPUTS], table[OUTPUTS], run[EPOCH_SAMPLES] = address(numbers), address(memory(outputs)), len(x)
+    _samples(memory(run), memory(params), memory(acts), memory(acts), 0, 1, 0, 0, False)
     table[INPUTS] = table[OUTPUTS] = 0
     return True
 
-
-_NATIVE = {entry: {parallel: native(entry, parallel=parallel) for parallel in (False, True)}
-           for entry in (train, gradient, forward, direct)}
-
-# --- the Python side --------------------------------------------------------------------------------------------------
-
-direct_call = _NATIVE[direct][False]
-"""`direct`, compiled without threads."""
 
 _one_at_a_time = threading.Lock()
 _owner = os.getpid()
@@ -271,20 +290,21 @@ def usable_threads(wanted: int) -> int:
     return wanted if os.getpid() == _owner else 1
 
 
-def run(entry, threads, *args, most=1):
-    """Call an entry point, compiled with threads or without, under the lock that the work queue needs.
+def enter(work, run, params, grads, acts, deltas, workers: int, most: int) -> None:
+    """Do the work of a kernel, by its address, with that many workers, under the lock that the work queue needs.
 
-    `most` is the number of threads that other calls of this kind use: where it is more than one, the parallel version serves.
+    `most` is the number of workers that other calls of this kind have: where it is more than one, the parallel version serves.
     """
-    threads, most = usable_threads(threads), usable_threads(max(threads, most))
-    if most == 1:
-        return _NATIVE[entry][False](*args)
+    if usable_threads(most) == 1:
+        _ENTER[False](work, run, params, grads, acts, deltas, 1)
+        return
     before = numba.get_num_threads()
-    numba.set_num_threads(min(threads, _jit.max_threads()))
+    numba.set_num_threads(min(workers, max_threads()))
     try:
         if numba.threading_layer() == "workqueue":
             with _one_at_a_time:
-                return _NATIVE[entry][True](*args)
-        return _NATIVE[entry][True](*args)
+                _ENTER[True](work, run, params, grads, acts, deltas, workers)
+        else:
+            _ENTER[True](work, run, params, grads, acts, deltas, workers)
     finally:
         numba.set_num_threads(before)

@@ -5,20 +5,30 @@ import time
 import numpy as np
 
 from numbanet._jit import max_threads
-from numbanet.engine.cpu import MEETING, PLACES, direct_call, forward, gradient, run, train, usable_threads
+from numbanet.engine import cpu
 from numbanet.plan import COUNT, FORWARD, GRADIENT, OWN, Plan, real_bits
 
 
 class Memory:
     """A plan with its memories: what one kind of call on one network needs, allocated once and used again."""
 
-    def __init__(self, plan: Plan, dtype, grads: int = 0):
-        self.plan = plan
+    def __init__(self, plan: Plan, dtype, grads: int = 0, loss_op=None, hits_op=None):
+        self.plan, self.loss_op, self.hits_op = plan, loss_op, hits_op
         self.acts = np.zeros(plan.n_acts, dtype)
         self.deltas = np.zeros(plan.n_deltas, dtype)
         self.grads = np.zeros(grads, dtype)
-        self.sums = np.zeros(3)
+        self.sums = np.zeros(2)
+        self.meeting = np.zeros(cpu.MEETING_SIZE, np.int64)
         self._keep: dict = {}
+        self.run = np.zeros(24, np.int64)
+        arrays = ((cpu.TABLES, plan.tables), (cpu.PHASES, plan.phases), (cpu.TASKS, plan.tasks), (cpu.BOUNDS, plan.bounds),
+                  (cpu.SUMS, self.sums), (cpu.MEETING, self.meeting))
+        for column, array in arrays:
+            self.run[column] = array.ctypes.data
+        self.run[cpu.ROWS], self.run[cpu.N_PHASES] = plan.tables.shape[1], len(plan.phases)
+        self.run[cpu.BATCH], self.run[cpu.BLOCK], self.run[cpu.THREADS] = plan.batch, plan.block, plan.threads
+        for column, op in ((cpu.LOSSES, loss_op), (cpu.HITS, hits_op)):
+            self.run[column] = plan.offsets[op] if op is not None else -1
 
     def bind(self, column: int, array: np.ndarray | None) -> None:
         """Let the plan read (or write) a contiguous array of the caller's; None unbinds."""
@@ -31,20 +41,30 @@ class Memory:
             self.plan.set_clock(column, 0)
         self._keep.clear()
 
-    def layout(self, samples: int, losses=None, hits=None, buffer: int = 0):
-        plan = self.plan
-        offsets = (plan.offsets[op] if op is not None else -1 for op in (losses, hits))
-        return (samples, plan.batch, plan.block, plan.threads, *offsets, buffer)
+    def work(self, kernel, params, first: int, last: int, workers: int) -> int:
+        """Let a kernel of the engine do batches first … last − 1 and return the one it reached.
+
+        Where the workers do not all come (the machine is busy, or the threading layer has fewer than it said), one does it.
+        """
+        plan, address = self.plan, kernel.address(self.acts.dtype)
+        self.run[cpu.FIRST], self.run[cpu.LAST] = first, last
+        workers = min(cpu.usable_threads(workers), max_threads())
+        while True:
+            self.meeting[: cpu.PLACES] = 0
+            self.meeting[cpu.REACHED] = -1
+            cpu.enter(address, self.run, params, self.grads, self.acts, self.deltas, workers, plan.threads)
+            if self.meeting[cpu.REACHED] >= 0 or workers == 1:
+                return int(self.meeting[cpu.REACHED])
+            workers = 1
 
 
 class Trainer(Memory):
     """Training by mini-batches: the plan with a loss, and an optimiser in its last row."""
 
     def __init__(self, plan: Plan, dtype, loss_op, hits_op, optimizer):
-        super().__init__(plan, dtype, grads=plan.buffer * plan.threads)
-        self.loss_op, self.hits_op = loss_op, hits_op
-        self.meeting = np.zeros(MEETING, np.int64)
+        super().__init__(plan, dtype, plan.buffer * plan.threads, loss_op, hits_op)
         self.team = Team(plan.threads)
+        self.run[cpu.BUFFER] = plan.buffer
         row = plan.tables[:, -1]
         row[:, FORWARD] = optimizer.prepare.address(dtype) if optimizer.prepare else 0
         row[:, GRADIENT] = optimizer.update.address(dtype)
@@ -58,16 +78,9 @@ class Trainer(Memory):
 
     def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
         """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss, hits and samples."""
-        plan, workers = self.plan, min(usable_threads(self.team.size), max_threads())
-        layout = self.layout(samples, self.loss_op, self.hits_op, plan.buffer)
+        self.run[cpu.STATE], self.run[cpu.EPOCH_SAMPLES], self.run[cpu.TAKEN] = state.ctypes.data, samples, step
         began = time.perf_counter()
-        while True:
-            self.meeting[:PLACES] = 0
-            reached = run(train, workers, plan.tables, plan.phases, plan.tasks, plan.bounds, params, self.grads, self.acts,
-                           self.deltas, state, layout, first, last, step, self.sums, self.meeting, workers, most=plan.threads)
-            if reached >= 0:
-                break
-            workers = 1  # the others did not come: the machine is busy, or the threading layer has fewer threads than it said
+        reached = self.work(cpu.train, params, first, last, self.team.size)
         self.team.note((time.perf_counter() - began) / max(1, reached - first))
         return reached
 
@@ -118,15 +131,13 @@ class Differentiator(Memory):
     """The gradient of a loss over given samples."""
 
     def __init__(self, plan: Plan, dtype, loss_op):
-        super().__init__(plan, dtype, grads=plan.n_params)
-        self.loss_op = loss_op
+        super().__init__(plan, dtype, plan.n_params, loss_op)
 
     def gradient(self, params, samples: int) -> float:
         """Fill grads and return the summed loss."""
-        plan = self.plan
         self.sums[:] = 0
-        run(gradient, plan.threads, plan.tables, plan.phases, plan.tasks, plan.bounds, params, self.grads, self.acts, self.deltas,
-             self.layout(samples, self.loss_op), 0, samples, self.sums)
+        self.run[cpu.EPOCH_SAMPLES] = samples
+        self.work(cpu.differentiate, params, 0, 1, self.plan.threads)
         return float(self.sums[0])
 
 
@@ -134,19 +145,18 @@ class Predictor(Memory):
     """Forward passes: outputs, or the sums of loss and hits."""
 
     def __init__(self, plan: Plan, dtype, loss_op=None, hits_op=None):
-        super().__init__(plan, dtype)
-        self.loss_op, self.hits_op = loss_op, hits_op
+        super().__init__(plan, dtype, 0, loss_op, hits_op)
         self.pace = 1  # batches per native call, adjusted to how long they take
 
     def forward(self, params, samples: int) -> tuple[float, float]:
         """Carry all samples through and return the sums of loss and hits (0 without a loss)."""
-        plan, layout = self.plan, self.layout(samples, self.loss_op, self.hits_op)
         self.sums[:] = 0
-        batches, done = -(-samples // plan.batch), 0
+        self.run[cpu.EPOCH_SAMPLES] = samples
+        batches, done = -(-samples // self.plan.batch), 0
         while done < batches:
             began = time.perf_counter()
             last = min(batches, done + self.pace)
-            run(forward, plan.threads, plan.tables, plan.phases, params, self.acts, layout, done, last, self.sums)
+            self.work(cpu.forward, params, done, last, self.plan.threads)
             if batches > 1:
                 seconds = (time.perf_counter() - began) / (last - done)
                 self.pace = int(min(4 * self.pace, max(1, Team.SLICE / max(seconds, 1e-7))))
@@ -160,9 +170,8 @@ class Direct(Memory):
     def __init__(self, plan: Plan, dtype):
         super().__init__(plan, dtype)
         self.most = plan.batch
-        self.call = direct_call.compiled
-        self.rest = (plan.tables, plan.phases)
+        self.call = cpu.direct.compiled
 
     def __call__(self, x, outputs, params) -> bool:
         """Write the outputs of contiguous samples; False if an input is not finite."""
-        return self.call(x, outputs, *self.rest, params, self.acts, self.plan.block)
+        return self.call(x, outputs, self.run, params, self.acts)
