@@ -313,6 +313,12 @@ class Sequential:
 
         return compiled(self)
 
+    def profile(self, x, y, loss=None, batch_size: int = 128) -> str:
+        """Return a table of what each kernel of a training step costs: time, operations, bytes, share of peak, what bounds it."""
+        from numbanet.profile import costs, table
+
+        return table(costs(self, x, y, loss, batch_size))
+
     def save(self, path) -> None:
         """Write the network to a file in the safetensors layout, whole or not at all."""
         from numbanet.saving import save
