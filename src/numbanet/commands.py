@@ -1,30 +1,26 @@
-"""The command line: numbanet train, evaluate, predict, plot, info. What is wrong is said in one line, with exit code 2."""
+"""The command line: numbanet train, evaluate, predict, plot, info, bench. What is wrong is said in one line, with exit code 2."""
 
 import errno
 import io
 import json
 import math
 import os
-import platform
 import shlex
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
-import numba
 import numpy as np
 
 import numbanet
-from numbanet import _jit, _simd, checks, datasets, files, plotting, tables
+from numbanet import bench as speed
+from numbanet import checks, datasets, files, plotting, tables
 from numbanet import cli as work
 from numbanet.ensemble import Ensemble
 from numbanet.network import Sequential
 from numbanet.saving import load
-
-OPTIONAL = ("click", "scikit-learn", "h5py", "pooch", "matplotlib", "numba-cuda", "onnx", "safetensors")
-FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
+from numbanet.system import system as system_found
 
 
 class Refusal(click.ClickException):
@@ -307,7 +303,7 @@ def info(model, system) -> None:
     """Describe the network in MODEL, or with --system where it would run."""
     if bool(model) == system:
         raise ValueError("info needs a MODEL or --system, one of them")
-    for name, value in _system() if system else _model(model):
+    for name, value in system_found() if system else _model(model):
         click.echo(f"{name:<12}{value}" if name else value)
 
 
@@ -321,29 +317,33 @@ def _model(path: str) -> list[tuple[str, Any]]:
             ("optimizer", state), ("file", f"{os.path.getsize(path):,} bytes")]
 
 
-def _system() -> list[tuple[str, Any]]:
-    present = getattr(numba.config, "CPU_FEATURES", None) or numba.core.codegen.get_host_cpu_features()
-    features = [name for name in FEATURES if f"+{name}" in present.split(",")]
-    return [("numbanet", numbanet.__version__), ("numba", numba.__version__), ("llvmlite", _version("llvmlite")),
-            ("numpy", np.__version__), ("python", platform.python_version()), ("system", platform.platform()),
-            ("processor", _processor()), ("vectors", f"{8 * _simd.VECTOR_BYTES} bits ({' '.join(features) or 'baseline'})"),
-            ("threads", f"{numba.get_num_threads()} by {_jit.threading_layer()}"),
-            ("cache", _jit.cache_directory() or "none: no folder can be written to, so kernels are compiled in every process"),
-            ("optional", ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))]
+# --- bench ------------------------------------------------------------------------------------------------------------
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        found = []
-    chosen = getattr(numba.config, "CPU_NAME", None)
-    return (found[0] if found else platform.processor() or platform.machine()) + (f", compiled for {chosen}" if chosen else "")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
+@cli.command()
+@click.option("--seconds", type=float, default=1.0, show_default=True, help="Of measuring, for each line.")
+@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option("--plot", "picture", type=click.Path(), help="A file .png, .svg or .pdf for a bar chart.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def bench(seconds, json_file, picture, force) -> None:
+    """Measure how fast this machine trains and predicts, on random data. The repository's benchmarks.peers compares libraries."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"--seconds must be a number above 0, got {seconds}")
+    if json_file:
+        _free(json_file, force, "--json")
+    if picture:
+        if Path(picture).suffix.lower() not in (".png", ".svg", ".pdf") or picture == json_file:
+            raise ValueError(f"--plot {picture}: a picture is a .png, .svg or .pdf file of its own")
+        _free(picture, force, "--plot")
+        plotting._figure(1, 1)  # says at once that matplotlib is missing
+    most, found = speed.highest(), []
+    click.echo(f"{speed.heading()}\npeak {most / 1e9:,.0f} GFLOP/s, float32, all threads\n\n{speed.head()}")
+    for one in speed.measure(seconds, most):
+        click.echo(speed.row(one))
+        found.append(one)
+    if json_file:
+        _write(json_file, json.dumps(speed.record(found, most), indent=1) + "\n")
+    if picture:
+        content = io.BytesIO()
+        speed.picture(found).savefig(content, format=Path(picture).suffix[1:].lower(), dpi=150)
+        files._replace(picture, [content.getvalue()])

@@ -237,8 +237,7 @@ def _cut(ops, starts, threads, n_params):
     tasks, costs, offset = [], [0], 0
     for start, op in zip(starts, ops, strict=False):
         if op.parameters:
-            at_once = max(1, min(op.units, grain // op.unit))
-            at_once = at_once // 8 * 8 if at_once >= 8 else at_once
+            at_once = min(op.units, max(8, grain // op.unit // 8 * 8))  # whole tiles of rows
             for lo, hi in pairwise([*range(0, op.units, at_once), op.units]):
                 tasks.append((start, lo, hi, offset + lo * op.unit, offset + hi * op.unit))
                 costs.append((hi - lo) * op.unit + 64)
