@@ -221,3 +221,9 @@ def test_what_is_unusual_and_right():
     assert net.predict(np.ones((3, 4), int)).shape == net.predict(np.ones((3, 4), bool)).shape == (3, 3)
     large = np.full((4, 4), 3e38, "float32")  # its sum overflows, its numbers do not
     net.predict(large)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28)])
+def test_a_network_for_pictures_with_channels_first(shape):
+    with pytest.raises(ValueError, match="channels come last here"):
+        nn.Sequential([nn.Conv2D(4, 1)], shape)

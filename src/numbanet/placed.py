@@ -68,12 +68,21 @@ def place(description, input_shape: Shape) -> list[Placed]:
     result, shape, offset = [], input_shape, 0
     for i, layer in enumerate(expanded):
         try:
+            if shape == input_shape and hasattr(layer, "_window"):
+                _channels_last(shape)
             after = layer.output_shape(shape)
         except ValueError as error:
             raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
         result.append(Placed(layer, shape, after, offset))
         shape, offset = after, offset + result[-1].count
     return result
+
+
+def _channels_last(shape: Shape) -> None:
+    """ValueError for the shape of a square picture with its 1 or 3 channels first."""
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] >= 8:
+        raise ValueError(f"an input of {shape} looks like a picture with channels first; channels come last here: "
+                         f"input_shape={(*shape[1:], shape[0])}, and x.transpose(0, 2, 3, 1)")
 
 
 def rows(layers: list[Placed], penalty, samples: int, batches: int, training: bool) -> list[Op]:
