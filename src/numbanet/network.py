@@ -184,7 +184,7 @@ class Sequential:
         Inputs are float32, float64, uint8 (pictures: 0 … 255 become 0 … 1) or other real numbers, which are converted.
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
-        if type(x) is np.ndarray and threads is None:
+        if type(x) is np.ndarray:
             direct = self._direct.get(x.dtype)
             if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and x.flags.c_contiguous:
                 outputs = np.empty((len(x), *self.output_shape), self.dtype)
@@ -194,7 +194,7 @@ class Sequential:
         x = checks.inputs(x, self.input_shape, self.dtype)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self._lock:
-            if threads is None and x.dtype not in self._direct:
+            if x.dtype not in self._direct:
                 self._direct[x.dtype] = self._direct_predictor(x.dtype)
             machine = self._predictor(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
