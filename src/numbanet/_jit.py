@@ -204,6 +204,9 @@ class _Native:
     def compiled(self):
         made = self.__dict__.get("_compiled")
         if made is None:
+            for published in _needed(self.function, set()):
+                for dtype in ("float32", "float64"):
+                    published.address(dtype)
             made = numba.jit(nogil=True, parallel=self.parallel, **_FLAGS)(self.function)
             made = self.__dict__["_compiled"] = _cached(made, self.function, "-parallel" if self.parallel else "")
         return made

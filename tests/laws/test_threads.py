@@ -81,7 +81,7 @@ def test_every_layer_is_the_same_bits(example):
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
 def test_outputs_are_the_same_bits(example):
-    net, x = network(example, dtype="float32"), inputs(example, 51)
+    net, x = network(example, dtype="float32"), inputs(example, 83)  # more than go the short way, which has one thread
     results = [net.predict(x, threads=threads).tobytes() for threads in (1, 2, 4, 60)]
     assert results.count(results[0]) == 4
 

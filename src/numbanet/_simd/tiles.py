@@ -16,6 +16,9 @@ from numbanet._simd.pointers import at, lanes
 from numbanet._simd.vectors import mask_before, masked_load, masked_store, named, spread, vector_of
 from numbanet._simd.width import ROWS, lanes_of
 
+ROW_VECTORS = 4
+"""Vectors of the tile for a single row: more sums under way, since each waits for the one before."""
+
 
 @intrinsic
 def multiply(typingctx, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
@@ -43,7 +46,7 @@ def _multiply(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k
     Strides are in elements; rows of B, C and S are contiguous along j. With started = 0, S counts as zero and is not read;
     with s = c the product is added to what is there; with s_row = 0 every row starts from the same row (a bias).
     """
-    panel = 2 * lanes(c)
+    panel = (ROW_VECTORS if m == 1 else 2) * lanes(c)
     tiles = (m + ROWS - 1) // ROWS
     for j in range(0, n, panel):
         i = 0
@@ -60,9 +63,9 @@ _shared_multiply.called_by(multiply)
 
 @intrinsic
 def tile(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, rows, columns, k_in, k_out):
-    """One block of `multiply`: 1 to ROWS rows, 1 to 2 vectors of columns; nothing beyond is read or written.
+    """One block of `multiply`: 1 to ROWS rows of 1 to 2 vectors, or one row of up to ROW_VECTORS; nothing beyond is touched.
 
-    A body of its own is emitted for every number of rows and for one vector, two, or two of which the last is masked.
+    A body of its own is emitted for every number of rows and vectors, with the last vector masked and without.
     """
     whole = types.int64
     signature = types.void(whole, c, whole, c, whole, whole, whole, c, whole, whole, c, whole, whole, whole, whole, whole)
@@ -73,20 +76,21 @@ def tile(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c,
                  "k_in", "k_out")
         given = dict(zip(names, args, strict=True))
         integer = ir.IntType(64)
-        columns = given["columns"]
-        bodies = [(1, True), (2, True), (2, False)]
-        shape = builder.select(builder.icmp_signed("<=", columns, integer(width)), integer(0),
-                               builder.select(builder.icmp_signed("<", columns, integer(2 * width)), integer(1), integer(2)))
-        case = builder.add(builder.mul(shape, integer(ROWS)), given["rows"])
+        columns, one = given["columns"], integer(width)
+        vectors = builder.sdiv(builder.add(columns, integer(width - 1)), one)
+        several = builder.icmp_signed(">", vectors, integer(1))
+        full = builder.and_(builder.icmp_signed("==", builder.mul(vectors, one), columns), several)
+        kind = builder.add(builder.mul(vectors, integer(2)), builder.zext(full, integer))
         done = builder.append_basic_block("tile.done")
-        choose = builder.switch(case, done)
-        for kind, (vectors, masked) in enumerate(bodies):
-            for rows in range(1, ROWS + 1):
-                block = builder.append_basic_block(f"tile.{rows}x{vectors}")
-                choose.add_case(integer(kind * ROWS + rows), block)
-                builder.position_at_end(block)
-                _body(builder, given, rows, vectors, masked, width, bitwidth)
-                builder.branch(done)
+        choose = builder.switch(builder.add(builder.mul(kind, integer(ROWS + 1)), given["rows"]), done)
+        for count in range(1, ROW_VECTORS + 1):
+            for masked in (True, False) if count > 1 else (True,):
+                for rows in range(1, (ROWS if count <= 2 else 1) + 1):
+                    block = builder.append_basic_block(f"tile.{rows}x{count}")
+                    choose.add_case(integer((2 * count + (not masked)) * (ROWS + 1) + rows), block)
+                    builder.position_at_end(block)
+                    _body(builder, given, rows, count, masked, width, bitwidth)
+                    builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
