@@ -134,3 +134,9 @@ def log1p_of(t):
     u = one + t
     lost = t - (u - one)
     return log(u) + lost / u
+
+
+@inline_exact
+def largest(a, b):
+    """The larger of two numbers or vectors, a where equal."""
+    return where_greater(b, a, b, a)

@@ -140,3 +140,15 @@ def call(typingctx, address, op, params, grads, acts, deltas, lo, hi):
         return context.get_dummy_value()
 
     return types.void(types.int64, *arguments), codegen
+
+
+def call_shared(shared, dtype):
+    """(signature, code) of an intrinsic that calls a published helper for a dtype by its name."""
+    arguments = shared.arguments(dtype)
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, shared.symbol(dtype)), args)
+        return context.get_dummy_value()
+
+    return types.void(*arguments), codegen

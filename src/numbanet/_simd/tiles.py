@@ -8,11 +8,11 @@ not on the number of threads.
 """
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from numbanet._jit import Published
-from numbanet._simd.pointers import at, lanes
+from numbanet._simd.pointers import at, call_shared, lanes
 from numbanet._simd.vectors import mask_before, masked_load, masked_store, named, spread, vector_of
 from numbanet._simd.width import ROWS, lanes_of
 
@@ -24,14 +24,7 @@ ROW_VECTORS = 4
 def multiply(typingctx, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
     """C = S + A·B: a call of `_multiply`, which is compiled once and shared by all kernels."""
     if isinstance(c, types.CPointer):
-        arguments = _multiply_arguments(c.dtype)
-
-        def codegen(context, builder, signature, args):
-            kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, _shared_multiply.symbol(c.dtype)), args)
-            return context.get_dummy_value()
-
-        return types.void(*arguments), codegen
+        return call_shared(_shared_multiply, c.dtype)
 
 
 def _multiply_arguments(dtype):
@@ -190,14 +183,7 @@ DOT_ROWS, DOT_COLUMNS = (5, 4) if ROWS == 8 else (3, 3)
 def dots(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
     """C += A·Bᵀ for few, long rows: a call of `_dots`, which is compiled once and shared by all kernels."""
     if isinstance(c, types.CPointer):
-        arguments = _dots_arguments(c.dtype)
-
-        def codegen(context, builder, signature, args):
-            kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, _shared_dots.symbol(c.dtype)), args)
-            return context.get_dummy_value()
-
-        return types.void(*arguments), codegen
+        return call_shared(_shared_dots, c.dtype)
 
 
 def _dots_arguments(dtype):

@@ -1,11 +1,11 @@
 """Transposing a matrix, square blocks of it in registers."""
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from numbanet._jit import Published
-from numbanet._simd.pointers import at, lanes
+from numbanet._simd.pointers import at, call_shared, lanes
 from numbanet._simd.vectors import mask_before, masked_load, masked_store, vector_of
 
 
@@ -13,14 +13,7 @@ from numbanet._simd.vectors import mask_before, masked_load, masked_store, vecto
 def turn(typingctx, source, source_row, target, target_row, rows, columns):
     """target[j, i] = source[i, j]: a call of `_turn`, which is compiled once and shared by all kernels."""
     if isinstance(target, types.CPointer):
-        arguments = _turn_arguments(target.dtype)
-
-        def codegen(context, builder, signature, args):
-            kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, _shared_turn.symbol(target.dtype)), args)
-            return context.get_dummy_value()
-
-        return types.void(*arguments), codegen
+        return call_shared(_shared_turn, target.dtype)
 
 
 def _turn_arguments(dtype):

@@ -11,8 +11,9 @@ The pooling reads planes and writes channels last, so nothing behind it sees the
 first layer with parameters, stride 1, an elementwise activation or none, and a 2×2 pooling.
 """
 
-from numbanet._jit import inline, kernel
-from numbanet._simd import at, dots, lanes, like, load, multiply, neighbours, odd_lanes, stack, store, where_equal, where_greater
+from numbanet._jit import kernel
+from numbanet._math import largest
+from numbanet._simd import at, dots, lanes, like, load, multiply, neighbours, odd_lanes, stack, store, where_equal
 from numbanet.layers.base import size
 from numbanet.plan import N_X, N_Y, OWN, WEIGHTS, Op, W, X, Y
 
@@ -91,12 +92,6 @@ OUT_HEIGHT, OUT_WIDTH, CHANNELS, ROW, PLANE_ROWS = range(OWN, OWN + 5)
 """The pooling's sizes; ROW is the length of a row of a plane, PLANE_ROWS how many there are."""
 
 
-@inline
-def _largest(a, b):
-    """The larger of two vectors, a where equal."""
-    return where_greater(b, a, b, a)
-
-
 @kernel
 def pool_forward(op, params, grads, acts, deltas, lo, hi):
     """y[h, w, c] = the largest of a 2×2 window of plane c        acts[y] overwritten"""
@@ -108,8 +103,8 @@ def pool_forward(op, params, grads, acts, deltas, lo, hi):
                 x = at(acts, op[X] + i * op[N_X] + (c * op[PLANE_ROWS] + 2 * h) * row)
                 y = at(acts, op[Y] + i * op[N_Y] + h * out_width * channels + c)
                 for k in range(0, 2 * out_width, width):
-                    both = _largest(load(at(x, k), 2 * out_width - k), load(at(x, row + k), 2 * out_width - k))
-                    store(at(line, k), _largest(both, neighbours(both)), width)
+                    both = largest(load(at(x, k), 2 * out_width - k), load(at(x, row + k), 2 * out_width - k))
+                    store(at(line, k), largest(both, neighbours(both)), width)
                 for w in range(out_width):
                     y[w * channels] = line[2 * w]
 
@@ -134,11 +129,11 @@ def pool_backward(op, params, grads, acts, deltas, lo, hi):
                     given[2 * w] = deltas[y + w * channels]
                 upper = x + 2 * h * row
                 for k in range(0, row, width):
-                    largest, dy = load(at(most, k), max(0, end - k)), load(at(given, k), max(0, end - k))
-                    largest, dy = largest + neighbours(largest), dy + neighbours(dy)
-                    above = where_equal(load(at(acts, upper + k), row - k), largest, one, zero)
-                    below = where_equal(load(at(acts, upper + row + k), row - k), largest, one, zero)
-                    found = _largest(above, neighbours(above))
+                    top, dy = load(at(most, k), max(0, end - k)), load(at(given, k), max(0, end - k))
+                    top, dy = top + neighbours(top), dy + neighbours(dy)
+                    above = where_equal(load(at(acts, upper + k), row - k), top, one, zero)
+                    below = where_equal(load(at(acts, upper + row + k), row - k), top, one, zero)
+                    found = largest(above, neighbours(above))
                     store(at(deltas, upper + k), dy * above * (one - odd * neighbours(above)), row - k)
                     store(at(deltas, upper + row + k), dy * (one - found) * below * (one - odd * neighbours(below)), row - k)
             for p in range(x + 2 * op[OUT_HEIGHT] * row, x + plane):

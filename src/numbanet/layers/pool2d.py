@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, lanes, like, load, real, store, where_equal, where_greater
+from numbanet._math import largest
+from numbanet._simd import at, lanes, like, load, real, store, where_equal
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.layers.window import window
 from numbanet.plan import N_X, N_Y, OWN, Op, X, Y
@@ -49,12 +50,6 @@ class _Pool2D(Layer):
     def _op(self, shape: Shape, forward, backward, power: float = 0.0) -> Op:
         return Op(type(self).__name__, size(shape), size(self.output_shape(shape)), forward, backward,
                   own=(*self._own(shape), power), keeps_output=backward is not mean_backward)
-
-
-@inline
-def _largest(a, b):
-    """The larger of two vectors, a where equal."""
-    return where_greater(b, a, b, a)
 
 
 @inline
@@ -109,16 +104,16 @@ def max_forward(op, params, grads, acts, deltas, lo, hi):
                 if pair:
                     for w in range(out_width):
                         here = at(x, w * step + k)
-                        upper = _largest(load(here, n), load(at(here, c), n))
-                        lower = _largest(load(at(here, line), n), load(at(here, line + c), n))
-                        store(at(y, w * c + k), _largest(upper, lower), n)
+                        upper = largest(load(here, n), load(at(here, c), n))
+                        lower = largest(load(at(here, line), n), load(at(here, line + c), n))
+                        store(at(y, w * c + k), largest(upper, lower), n)
                 else:
                     for w in range(out_width):
                         left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
                         most = load(at(x, left * c + k), n)
                         for r in range(bottom - top):
                             for s in range(left, right):
-                                most = _largest(most, load(at(x, r * line + s * c + k), n))
+                                most = largest(most, load(at(x, r * line + s * c + k), n))
                         store(at(y, w * c + k), most, n)
 
 
