@@ -12,7 +12,7 @@ from numbanet.layers.base import size
 from numbanet.plan import N_X, SAMPLES, Op, W, X, Y, clock
 
 
-@nn.kernel
+@nn.kernel(apart=True)
 def forward(op, params, grads, acts, deltas, lo, hi):
     """z = w a"""
     n = op[N_X]
@@ -21,7 +21,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
             acts[op[Y] + i * n + k] = params[op[W] + k] * acts[op[X] + i * n + k]
 
 
-@nn.kernel
+@nn.kernel(apart=True)
 def backward(op, params, grads, acts, deltas, lo, hi):
     """da = w dz"""
     n = op[N_X]
@@ -30,7 +30,7 @@ def backward(op, params, grads, acts, deltas, lo, hi):
             deltas[op[X] + i * n + k] = params[op[W] + k] * deltas[op[Y] + i * n + k]
 
 
-@nn.kernel
+@nn.kernel(apart=True)
 def gradient(op, params, grads, acts, deltas, lo, hi):
     """dw = Σ a dz, for weights lo ≤ k < hi"""
     n = op[N_X]

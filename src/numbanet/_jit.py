@@ -220,12 +220,21 @@ class Kernel:
 
     `op` points to the op's row of integers in the plan, the four memories to flat arrays of the network's dtype; the verb
     works on samples (or parameters) lo ≤ i < hi. It never raises: shapes are proved before.
+
+    Its CUDA twin has the same name and arguments and is run by all threads of a row of blocks at once: `@verb.cuda` above it.
+    `apart=True` says that lo ≤ i < hi do not touch one another, so the verb is its own twin: each thread takes an i of its own.
     """
 
-    def __init__(self, function):
-        self.function = function
+    def __init__(self, function, apart=False):
+        self.function, self.apart = function, apart
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
         self._compiled = {}
+        self.twin = None
+
+    def cuda(self, twin) -> "Kernel":
+        """Give the verb its CUDA twin; a decorator."""
+        self.twin = twin
+        return self
 
     def address(self, dtype) -> int:
         """The machine address of the verb for float32 or float64, compiled or read from the cache on first use."""
@@ -244,7 +253,9 @@ class Kernel:
         return f"<kernel {self.function.__module__}.{self.function.__qualname__}>"
 
 
-kernel = Kernel
+def kernel(function=None, *, apart=False):
+    """Make a function a kernel; see Kernel for `apart`."""
+    return Kernel(function, apart) if function is not None else lambda f: Kernel(f, apart)
 
 
 _published: dict[int, "Published"] = {}

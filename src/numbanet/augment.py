@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from numbanet._jit import inline, kernel, native
-from numbanet._simd import at, chance, lanes, like, load, memory, mixed, real, store, uniform
+from numbanet._simd import at, chance, lanes, like, load, memory, mixed, quotient, real, store, thread, threads, uniform
 from numbanet.plan import EPOCH, N_X, OWN, SEED, Op, X, Y, clock, sample_index
 
 (HEIGHT, WIDTH_IN, CHANNELS, SHIFT_V, SHIFT_H, ROTATION, ZOOM, SHEAR, FLIP_V, FLIP_H, BRIGHTNESS, NOISE,
@@ -97,6 +97,13 @@ def _map(op, key):
     return a, b, c, d, middle_h - a * from_h - b * from_w, middle_w - c * from_h - d * from_w
 
 
+@inline
+def _hole(op, key):
+    """Where the square that is set to 0 begins."""
+    half = op[CUTOUT] // 2
+    return math.floor(chance(key, 8) * op[HEIGHT]) - half, math.floor(chance(key, 9) * op[WIDTH_IN]) - half
+
+
 @kernel
 def forward(op, params, grads, acts, deltas, lo, hi):
     """Change pictures lo ≤ i < hi        acts[y] overwritten"""
@@ -110,11 +117,34 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                 _sample(x, y, h, w, a * h + b * w + e, c * h + d * w + f, height, width, channels)
         _disturb(op, y, key)
         if op[CUTOUT]:
-            top = math.floor(chance(key, 8) * height) - op[CUTOUT] // 2
-            left = math.floor(chance(key, 9) * width) - op[CUTOUT] // 2
+            top, left = _hole(op, key)
             for h in range(max(0, top), min(height, top + op[CUTOUT])):
                 for k in range(max(0, left) * channels, min(width, left + op[CUTOUT]) * channels):
                     y[h * width * channels + k] = like(y, 0)
+
+
+@forward.cuda
+def forward(op, params, grads, acts, deltas, lo, hi):
+    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_X]
+    for i in range(lo, hi):
+        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, i)), -1)
+        x, y = at(acts, op[X] + i * n), at(acts, op[Y] + i * n)
+        a, b, c, d, e, f = _map(op, key)
+        bright, noise = 1 + _between(key, 7, real(op, BRIGHTNESS)), real(op, NOISE) * math.sqrt(3.0)
+        top, left = _hole(op, key)
+        for p in range(thread(), height * width, threads()):
+            h = quotient(p, width)
+            w = p - h * width
+            _sample(x, y, h, w, a * h + b * w + e, c * h + d * w + f, height, width, channels)
+            for k in range(p * channels, (p + 1) * channels):
+                if noise:
+                    drawn = chance(mixed(key, 1), k) + chance(mixed(key, 2), k)
+                    drawn += chance(mixed(key, 3), k) + chance(mixed(key, 4), k)
+                    y[k] = y[k] * like(y, bright) + like(y, drawn - 2) * like(y, noise)
+                else:
+                    y[k] *= like(y, bright)
+                if top <= h < top + op[CUTOUT] and left <= w < left + op[CUTOUT]:
+                    y[k] = like(y, 0)
 
 
 @inline

@@ -7,8 +7,8 @@ The data stay as the user gave them: a batch is a list of indices into them. uin
 import numpy as np
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import VECTOR_BYTES, at, lanes, like, pointer
-from numbanet._simd.threads import prefetch
+from numbanet._simd import VECTOR_BYTES, at, lanes, like, pointer, quotient, thread, threads
+from numbanet._simd.meeting import prefetch
 from numbanet.plan import INPUTS, N_X, N_Y, OUTPUTS, SAMPLES, START, TARGETS, TOTAL, Op, X, Y, clock, sample_index
 
 CACHE_LINE = 64
@@ -29,10 +29,24 @@ def _copy(op, x, scale, acts, lo, hi):
             acts[y + j] = like(acts, x[source + j]) * scale
 
 
+@inline
+def _bring(op, x, scale, acts, lo, hi):
+    """acts[y] = scale · x, for samples lo ≤ i < hi, number by number."""
+    n = op[N_Y]
+    for e in range(thread(), (hi - lo) * n, threads()):
+        i = quotient(e, n)
+        acts[op[Y] + lo * n + e] = like(acts, x[sample_index(op, lo + i) * n + e - i * n]) * scale
+
+
 @kernel
 def inputs_float32(op, params, grads, acts, deltas, lo, hi):
     """Copy float32 samples into the first slot."""
     _copy(op, pointer(clock(op, INPUTS), np.float32), like(acts, 1), acts, lo, hi)
+
+
+@inputs_float32.cuda
+def inputs_float32(op, params, grads, acts, deltas, lo, hi):
+    _bring(op, pointer(clock(op, INPUTS), np.float32), like(acts, 1), acts, lo, hi)
 
 
 @kernel
@@ -41,10 +55,20 @@ def inputs_float64(op, params, grads, acts, deltas, lo, hi):
     _copy(op, pointer(clock(op, INPUTS), np.float64), like(acts, 1), acts, lo, hi)
 
 
+@inputs_float64.cuda
+def inputs_float64(op, params, grads, acts, deltas, lo, hi):
+    _bring(op, pointer(clock(op, INPUTS), np.float64), like(acts, 1), acts, lo, hi)
+
+
 @kernel
 def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
     """Copy pictures of bytes into the first slot, scaled to 0 … 1."""
     _copy(op, pointer(clock(op, INPUTS), np.uint8), like(acts, 1 / 255), acts, lo, hi)
+
+
+@inputs_uint8.cuda
+def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
+    _bring(op, pointer(clock(op, INPUTS), np.uint8), like(acts, 1 / 255), acts, lo, hi)
 
 
 @kernel
@@ -53,13 +77,23 @@ def targets_float32(op, params, grads, acts, deltas, lo, hi):
     _copy(op, pointer(clock(op, TARGETS), np.float32), like(acts, 1), acts, lo, hi)
 
 
+@targets_float32.cuda
+def targets_float32(op, params, grads, acts, deltas, lo, hi):
+    _bring(op, pointer(clock(op, TARGETS), np.float32), like(acts, 1), acts, lo, hi)
+
+
 @kernel
 def targets_float64(op, params, grads, acts, deltas, lo, hi):
     """Copy float64 rows of targets."""
     _copy(op, pointer(clock(op, TARGETS), np.float64), like(acts, 1), acts, lo, hi)
 
 
-@kernel
+@targets_float64.cuda
+def targets_float64(op, params, grads, acts, deltas, lo, hi):
+    _bring(op, pointer(clock(op, TARGETS), np.float64), like(acts, 1), acts, lo, hi)
+
+
+@kernel(apart=True)
 def targets_int64(op, params, grads, acts, deltas, lo, hi):
     """Write class labels as rows with a single one; a single output takes the label 0 or 1 itself."""
     labels, n = pointer(clock(op, TARGETS), np.int64), op[N_Y]
@@ -80,6 +114,14 @@ def scatter_outputs(op, params, grads, acts, deltas, lo, hi):
         place, x = (clock(op, START) + i) * n, op[X] + i * n
         for j in range(n):
             outputs[place + j] = acts[x + j]
+
+
+@scatter_outputs.cuda
+def scatter_outputs(op, params, grads, acts, deltas, lo, hi):
+    n = op[N_X]
+    outputs = at(pointer(clock(op, OUTPUTS), acts), (clock(op, START) + lo) * n)
+    for e in range(thread(), (hi - lo) * n, threads()):
+        outputs[e] = acts[op[X] + lo * n + e]
 
 
 _INPUTS = {"float32": inputs_float32, "float64": inputs_float64, "uint8": inputs_uint8}

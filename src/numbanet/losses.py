@@ -50,7 +50,7 @@ class Loss:
 # --- quadratic and mean squared ---------------------------------------------------------------------------------------
 
 
-@kernel
+@kernel(apart=True)
 def quadratic_forward(op, params, grads, acts, deltas, lo, hi):
     """½ Σ (a − y)²"""
     n = op[N_X]
@@ -63,7 +63,7 @@ def quadratic_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = like(acts, 0.5) * total
 
 
-@kernel
+@kernel(apart=True)
 def quadratic_backward(op, params, grads, acts, deltas, lo, hi):
     """da = (a − y) / samples"""
     n = op[N_X]
@@ -80,7 +80,7 @@ class Quadratic(Loss):
     forward, backward = quadratic_forward, quadratic_backward
 
 
-@kernel
+@kernel(apart=True)
 def mean_squared_forward(op, params, grads, acts, deltas, lo, hi):
     """1/m Σ (a − y)²"""
     n = op[N_X]
@@ -93,7 +93,7 @@ def mean_squared_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = total / like(acts, n)
 
 
-@kernel
+@kernel(apart=True)
 def mean_squared_backward(op, params, grads, acts, deltas, lo, hi):
     """da = 2 (a − y) / (m samples)"""
     n = op[N_X]
@@ -113,7 +113,7 @@ class MeanSquaredError(Loss):
 # --- mean absolute and Huber ------------------------------------------------------------------------------------------
 
 
-@kernel
+@kernel(apart=True)
 def mean_absolute_forward(op, params, grads, acts, deltas, lo, hi):
     """1/m Σ |a − y|"""
     n = op[N_X]
@@ -125,7 +125,7 @@ def mean_absolute_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = total / like(acts, n)
 
 
-@kernel
+@kernel(apart=True)
 def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
     """da = sign(a − y) / (m samples), 0 where a = y"""
     n = op[N_X]
@@ -143,7 +143,7 @@ class MeanAbsoluteError(Loss):
     forward, backward = mean_absolute_forward, mean_absolute_backward
 
 
-@kernel
+@kernel(apart=True)
 def huber_forward(op, params, grads, acts, deltas, lo, hi):
     """1/m Σ of ½ r² where |r| ≤ δ, else δ (|r| − δ/2)"""
     n, delta, half = op[N_X], like(acts, real(op, OWN)), like(acts, 0.5)
@@ -156,7 +156,7 @@ def huber_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = total / like(acts, n)
 
 
-@kernel
+@kernel(apart=True)
 def huber_backward(op, params, grads, acts, deltas, lo, hi):
     """da = clip(a − y, ±δ) / (m samples)"""
     n, delta = op[N_X], like(acts, real(op, OWN))
@@ -184,7 +184,7 @@ class Huber(Loss):
 # --- cross-entropies --------------------------------------------------------------------------------------------------
 
 
-@kernel
+@kernel(apart=True)
 def binary_cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     """Σ log(1 + eᶻ) − y z, which equals − Σ y log a + (1 − y) log(1 − a)"""
     n = op[N_X]
@@ -196,7 +196,7 @@ def binary_cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = total
 
 
-@kernel
+@kernel(apart=True)
 def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = (sigmoid(z) − y) / samples"""
     n = op[N_X]
@@ -214,7 +214,7 @@ class BinaryCrossEntropy(Loss):
     after = "Sigmoid"
 
 
-@kernel
+@kernel(apart=True)
 def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     """Σ y (log Σ eᶻ − z), which equals − Σ y log a"""
     n = op[N_X]
@@ -231,7 +231,7 @@ def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = weight * _math.log(total) - hit
 
 
-@kernel
+@kernel(apart=True)
 def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = (softmax(z) Σ y − y) / samples"""
     n = op[N_X]
@@ -275,7 +275,7 @@ def loss(given) -> Loss:
 # --- hits -------------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@kernel(apart=True)
 def count_hits(op, params, grads, acts, deltas, lo, hi):
     """acts[Y + i] = 1 where the largest output is that of the class, or the one output is on the target's side."""
     n, threshold = op[N_X], like(acts, real(op, OWN))

@@ -1,11 +1,12 @@
 """Lowering: ops become rows, slots and tasks. Every offset of the project is assigned here, and nowhere else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from numbanet._jit import kernel
+from numbanet._simd import thread, threads
 from numbanet.plan import (
     BACKWARD,
     BUFFERS,
@@ -57,22 +58,26 @@ BLOCK_NUMBERS = 131072
 """Numbers that the slots of a block of samples may fill together: half of a level-2 cache of 1 MiB."""
 
 
-def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Plan:
+def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, card: bool = False) -> Plan:
     """Assign every offset: turn ops into tables, slots and tasks.
 
     `ops` begins with the gather and ends with the loss or a scatter; `batch` is the largest number of samples worked on at once.
     With train, every op after the first with parameters gets a backward; where one has none, ValueError says why.
+    For a GPU's card `threads` counts rows of blocks: each takes one shard, whose samples are all kept, and has no scratch memory;
+    the columns of the verbs hold 1 instead of an address.
     """
     trained = next((k for k, op in enumerate(ops) if op.parameters), len(ops))
     ops = _apart(ops)
+    shards = threads if card else min(batch, SHARDS_AT_MOST)
+    ops = [_one_gradient(op, batch, shards, card) for op in ops]
     places, slots = _slots(ops, trained, train)
     waits = train and any(op.prepare for op in ops)
-    for slot in slots if waits else ():
+    for slot in slots if waits or card else ():
         slot.batch = True
     block = _block(slots, batch)
     n_acts, n_deltas, arenas = _layout(slots, batch, threads, block, train)
-    shards = min(batch, SHARDS_AT_MOST) if train and any(op.partial for op in ops) else threads
-    scratch = max(op.scratch for op in ops)
+    shards = shards if train and any(op.partial for op in ops) else threads
+    scratch = 0 if card else max(op.scratch for op in ops)
     scratch_start, n_acts = n_acts, n_acts + scratch * threads
     starts = np.cumsum([1, *(-(-(OWN + len(op.own)) // WIDTH) for op in ops)]).tolist()
     tables = np.zeros((threads, starts[-1] + 1, WIDTH), np.int64)
@@ -86,7 +91,7 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
         gradient = sum_partials if op.partial else op.gradient
         verbs = (op.forward, op.backward if carries_back else None, op.partial if train else None, gradient if train else None)
         for column, verb in zip((FORWARD, BACKWARD, PARTIAL, GRADIENT), verbs, strict=True):
-            row[:, column] = verb.address(dtype) if verb is not None else 0
+            row[:, column] = 0 if verb is None else 1 if card else verb.address(dtype)
         row[:, INDEX] = starts[k]
         row[:, NEXT] = starts[k + 1] if k + 1 < len(ops) else 0
         row[:, PREVIOUS] = starts[k - 1] if k else 0
@@ -94,7 +99,7 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
         row[:, OTHER] = offsets[op.reads] if op.reads else 0
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
         row[:, COUNT], row[:, UNIT], row[:, BUFFERS] = op.parameters + op.extra, op.unit, buffers
-        row[:, PREPARE] = op.prepare.address(dtype) if train and op.prepare else 0
+        row[:, PREPARE] = (1 if card else op.prepare.address(dtype)) if train and op.prepare else 0
         if train and op.partial:
             row[:, PARTIALS] = n_acts
             n_acts += shards * (op.parameters + op.extra)
@@ -111,7 +116,7 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool) -> Pla
     tables[:, -1, INDEX] = starts[-1]
     tables[:, 0, PREVIOUS] = starts[-2]
     tables[:, 0, SHARDS] = shards
-    tasks, bounds = _cut(ops, starts, threads, parameter) if train else (np.zeros((0, 5), np.int64), np.zeros(1, np.int64))
+    tasks, bounds = _cut(ops if train else [], starts, threads, parameter, 32 if card else 8)
     buffer = int((tasks[:, 4] - tasks[:, 3]).max(initial=0))
     return Plan(ops, threads, batch, block, tables, offsets, shards, n_acts, n_deltas, parameter, tasks, bounds, buffer,
                 _phases(ops, starts))
@@ -144,6 +149,25 @@ def sum_partials(op, params, grads, acts, deltas, lo, hi):
             grads[w + i] += acts[part + i]
 
 
+@sum_partials.cuda
+def sum_partials(op, params, grads, acts, deltas, lo, hi):
+    shards = clock(op, SHARDS)
+    for i in range(lo * op[UNIT] + thread(), hi * op[UNIT], threads()):
+        total = acts[op[PARTIALS] + i]
+        for shard in range(1, shards):
+            total += acts[op[PARTIALS] + shard * op[COUNT] + i]
+        grads[op[W] + i] = total
+
+
+def _one_gradient(op, batch, shards, card):
+    """The op with `gradient` or `partial`, where it has both: partial sums where a shard has many samples and few parameters."""
+    if not (op.gradient and op.partial):
+        return op
+    samples, numbers = (8, 1 << 24) if card else (64, 1 << 17)
+    in_parts = batch >= samples * shards and op.parameters * shards <= numbers
+    return replace(op, gradient=None) if in_parts else replace(op, partial=None)
+
+
 def _apart(ops):
     """Put a copy before each op in place whose predecessor still needs its own output."""
     result, last = [], None
@@ -163,11 +187,23 @@ def copy_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = acts[op[X] + i]
 
 
+@copy_forward.cuda
+def copy_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo * op[N_X] + thread(), hi * op[N_X], threads()):
+        acts[op[Y] + i] = acts[op[X] + i]
+
+
 @kernel
 def copy_backward(op, params, grads, acts, deltas, lo, hi):
     """deltas[x] = deltas[y]"""
     n = op[N_X]
     for i in range(lo * n, hi * n):
+        deltas[op[X] + i] = deltas[op[Y] + i]
+
+
+@copy_backward.cuda
+def copy_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo * op[N_X] + thread(), hi * op[N_X], threads()):
         deltas[op[X] + i] = deltas[op[Y] + i]
 
 
@@ -228,7 +264,7 @@ def _layout(slots, batch, threads, block, train):
     return end, n_deltas, arenas
 
 
-def _cut(ops, starts, threads, n_params):
+def _cut(ops, starts, threads, n_params, rows):
     """Cut the parameters into tasks of at most a few thousand numbers, and share them out among the threads by cost.
 
     The cuts do not depend on the threads: a compiled loop may round its last, odd numbers differently from the others.
@@ -237,7 +273,7 @@ def _cut(ops, starts, threads, n_params):
     tasks, costs, offset = [], [0], 0
     for start, op in zip(starts, ops, strict=False):
         if op.parameters:
-            at_once = min(op.units, max(8, grain // op.unit // 8 * 8))  # whole tiles of rows
+            at_once = min(op.units, max(rows, grain // op.unit // rows * rows))  # whole tiles of rows
             for lo, hi in pairwise([*range(0, op.units, at_once), op.units]):
                 tasks.append((start, lo, hi, offset + lo * op.unit, offset + hi * op.unit))
                 costs.append((hi - lo) * op.unit + 64)

@@ -1,24 +1,16 @@
 """Sequential: the one object with state. It describes a network, holds its flat vector and lowers it for an engine."""
 
-import threading
 from typing import Any
 
-import numba
 import numpy as np
 
 from numbanet import checks, gather, losses, metrics, training
-from numbanet.engine import cpu, machines
 from numbanet.initializers import initial
 from numbanet.layers.base import Shape, size
-from numbanet.lowering import lower
+from numbanet.machinery import Machinery
 from numbanet.placed import Placed, place, rows, summary, views
 from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op
 from numbanet.regularizers import Penalty, penalties
-
-EVALUATION_BATCH = 1024
-"""Samples that a prediction or an evaluation carries at once."""
-WORTH_A_THREAD = 300_000
-"""Floating-point operations in a call for which another thread is worth its while."""
 
 
 class Sequential:
@@ -30,16 +22,19 @@ class Sequential:
     seed          of the start, the shuffling and everything else that is random
     penalty       L1(…), L2(…) or both, for every layer that has none of its own
     threads       most threads to use; by default Numba's number, fewer where there is little to do
+    device        "cpu", or "cuda" for an NVIDIA GPU, which may be changed later by `to`
 
     Raises ValueError where two layers do not fit, with both shapes and the way out.
     """
 
-    def __init__(self, layers, input_shape, dtype="float32", seed: int = 0, penalty: Any = None, threads: int | None = None):
+    def __init__(self, layers, input_shape, dtype="float32", seed: int = 0, penalty: Any = None, threads: int | None = None,
+                 device: str = "cpu"):
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
         self.dtype = np.dtype(dtype)
         self.seed = checks.count(seed, "seed", 0)
         self.penalty = penalties(penalty)
+        self.device = _device(device)
         self.threads = None if threads is None else checks.count(threads, "threads")
         shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
         self.input_shape: Shape = tuple(checks.count(n, "every number in input_shape") for n in shape)
@@ -65,10 +60,14 @@ class Sequential:
             start += sum(view.size for view in placed.buffers.values())
 
     def _reset_machines(self) -> None:
-        self._machines: dict = {}
-        self._direct: dict[np.dtype, machines.Direct] = {}
-        self._work = sum(op.flops for op in self._ops())
-        self._lock = threading.RLock()
+        self._machinery = Machinery(self)
+
+    def to(self, device: str) -> "Sequential":
+        """Compute on "cpu" or "cuda" from now on, with the same parameters; returns the network."""
+        if _device(device) != self.device:
+            self.device = device
+            self._reset_machines()
+        return self
 
     def initialize(self, seed: int | None = None) -> None:
         """Draw all parameters anew and forget the optimiser's state and the epochs trained."""
@@ -127,55 +126,6 @@ class Sequential:
         ops = [*begin, *body, targets, *([hits] if hits else []), last]
         return ops, last, hits
 
-    def _threads(self, wanted, flops: int) -> int:
-        """Threads for a call of that much arithmetic: a parallel region costs about as much as 100,000 operations."""
-        most = wanted or self.threads or numba.get_num_threads()
-        return cpu.usable_threads(most if wanted or self.threads else max(1, min(most, flops // WORTH_A_THREAD)))
-
-    def _machine(self, kind, key, build):
-        """A plan with its memory, made once for each use and kept."""
-        key = (kind, *key)
-        if key not in self._machines:
-            if len(self._machines) >= 8:
-                self._machines.pop(next(iter(self._machines)))
-            self._machines[key] = build()
-        return self._machines[key]
-
-    def _flops(self) -> int:
-        """Floating-point operations of a forward pass per sample, roughly."""
-        return self._work
-
-    def _predictor(self, x_dtype, samples: int, threads=None) -> machines.Predictor:
-        batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
-        threads = self._threads(threads, self._flops() * min(samples, batch))
-
-        def build():
-            plan = lower(self._prediction(x_dtype), self.dtype, batch=batch, threads=threads, train=False)
-            return machines.Predictor(plan, self.dtype)
-
-        return self._machine("predict", (x_dtype, batch, threads), build)
-
-    def _direct_predictor(self, x_dtype) -> machines.Direct:
-        """The machine for as many samples as one thread carries through before a second would be worth its while."""
-        batch = max(1, min(64, WORTH_A_THREAD // max(1, self._flops())))
-        plan = lower(self._prediction(x_dtype), self.dtype, batch=batch, threads=1, train=False)
-        return machines.Direct(plan, self.dtype)
-
-    def _prediction(self, x_dtype) -> list[Op]:
-        """Ops from the data to the caller's outputs."""
-        return [gather.inputs(size(self.input_shape), x_dtype), *self._ops(), gather.scatter(size(self.output_shape))]
-
-    def _evaluator(self, loss, x_dtype, y_dtype, classes, samples, threads=None) -> machines.Predictor:
-        batch = min(EVALUATION_BATCH, 1 << (samples - 1).bit_length())
-        threads = self._threads(threads, self._flops() * min(samples, batch))
-
-        def build():
-            ops, last, hits = self._with_loss(loss, x_dtype, y_dtype, classes)
-            plan = lower(ops, self.dtype, batch=batch, threads=threads, train=False)
-            return machines.Predictor(plan, self.dtype, last, hits)
-
-        return self._machine("evaluate", (loss, x_dtype, y_dtype, classes, batch, threads), build)
-
     # --- using ---
 
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
@@ -185,18 +135,17 @@ class Sequential:
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
         if type(x) is np.ndarray:
-            direct = self._direct.get(x.dtype)
+            direct = self._machinery.direct.get(x.dtype)
             if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and x.flags.c_contiguous:
                 outputs = np.empty((len(x), *self.output_shape), self.dtype)
-                with self._lock:
+                with self._machinery.lock:
                     if direct(x, outputs, self._memory):
                         return outputs
         x = checks.inputs(x, self.input_shape, self.dtype)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
-        with self._lock:
-            if x.dtype not in self._direct:
-                self._direct[x.dtype] = self._direct_predictor(x.dtype)
-            machine = self._predictor(x.dtype, len(x), threads)
+        with self._machinery.lock:
+            self._machinery.keep_direct(x.dtype)
+            machine = self._machinery.predictor(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
             try:
@@ -226,8 +175,8 @@ class Sequential:
 
     def _score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
         """Mean loss without penalties, and accuracy for classes, of checked data."""
-        with self._lock:
-            machine = self._evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
+        with self._machinery.lock:
+            machine = self._machinery.evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
@@ -270,18 +219,12 @@ class Sequential:
         """Return the gradient of `loss(x, y)` by all parameters, as a new vector in their order."""
         chosen = self._loss(loss)
         x, y, classes = self._data(x, y, chosen)
-        n = len(x)
-        threads = self._threads(threads, 3 * self._flops() * n)
-        with self._lock:
-            def build():
-                ops, last, _ = self._with_loss(chosen, x.dtype, y.dtype, False, n, 1)
-                return machines.Differentiator(lower(ops, self.dtype, batch=n, threads=threads, train=True), self.dtype, last)
-
-            machine = self._machine("gradient", (chosen, x.dtype, y.dtype, n, threads), build)
+        with self._machinery.lock:
+            machine = self._machinery.differentiator(chosen, x, y, threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
-                machine.gradient(self._memory, n)
+                machine.gradient(self._memory, len(x))
             finally:
                 machine.release()
             return machine.grads.copy()
@@ -335,13 +278,24 @@ class Sequential:
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_machines"], state["_direct"], state["_lock"]
+        del state["_machinery"]
         return state
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._bind()
         self._reset_machines()
+
+
+def _device(name: str) -> str:
+    """A device's name, if there is such a device: ValueError for a wrong name, CudaError where no GPU can be used."""
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f'device is "cpu" or "cuda", not {name!r}')
+    if name == "cuda":
+        from numbanet import _cuda
+
+        _cuda.require()
+    return name
 
 
 __all__ = ["Penalty", "Placed", "Sequential"]

@@ -57,7 +57,7 @@ class Optimizer:
         return tuple(float(getattr(self, f.name)) for f in fields(self))
 
 
-@kernel
+@kernel(apart=True)
 def sgd(op, params, grads, state, _, lo, hi):
     """θ ← θ − η g"""
     rate = like(params, real(op, RATE))
@@ -65,7 +65,7 @@ def sgd(op, params, grads, state, _, lo, hi):
         params[i] -= rate * grads[i]
 
 
-@kernel
+@kernel(apart=True)
 def sgd_momentum(op, params, grads, state, _, lo, hi):
     """v ← μ v + g, θ ← θ − η v"""
     rate, momentum = like(params, real(op, RATE)), like(params, real(op, SECOND))
@@ -74,7 +74,7 @@ def sgd_momentum(op, params, grads, state, _, lo, hi):
         params[i] -= rate * state[i]
 
 
-@kernel
+@kernel(apart=True)
 def sgd_nesterov(op, params, grads, state, _, lo, hi):
     """v ← μ v + g, θ ← θ − η (g + μ v)"""
     rate, momentum = like(params, real(op, RATE)), like(params, real(op, SECOND))
@@ -106,7 +106,7 @@ class SGD(Optimizer):
         return ("velocity",) if self.momentum else ()
 
 
-@kernel
+@kernel(apart=True)
 def adagrad(op, params, grads, state, _, lo, hi):
     """s ← s + g², θ ← θ − η g / (√s + ε)"""
     rate, tiny = like(params, real(op, RATE)), like(params, real(op, SECOND))
@@ -126,7 +126,7 @@ class Adagrad(Optimizer):
     vectors = ("squares",)
 
 
-@kernel
+@kernel(apart=True)
 def rmsprop(op, params, grads, state, _, lo, hi):
     """s ← α s + (1 − α) g², v ← μ v + g / (√s + ε), θ ← θ − η v"""
     rate, keep, tiny = like(params, real(op, RATE)), like(params, real(op, SECOND)), like(params, real(op, THIRD))
@@ -152,7 +152,7 @@ class RMSprop(Optimizer):
     below_one = ("alpha", "momentum")
 
 
-@kernel
+@kernel(apart=True)
 def adam_prepare(op, params, grads, state, _, lo, hi):
     """η / (1 − β₁ᵗ) and √(1 − β₂ᵗ) for step t"""
     t = float(clock(op, STEP))
@@ -160,7 +160,7 @@ def adam_prepare(op, params, grads, state, _, lo, hi):
     set_real(op, READY_TOO, 1 / math.sqrt(1 - real(op, THIRD) ** t))
 
 
-@kernel
+@kernel(apart=True)
 def adam(op, params, grads, state, _, lo, hi):
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − η λ) θ − η' m / (√v / √(1 − β₂ᵗ) + ε)"""
     rate, scale, tiny = like(params, real(op, READY)), like(params, real(op, READY_TOO)), like(params, real(op, FOURTH))

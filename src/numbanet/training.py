@@ -6,8 +6,6 @@ import numpy as np
 
 from numbanet import checks, optimizers
 from numbanet.callbacks import callback
-from numbanet.engine import machines
-from numbanet.lowering import lower
 from numbanet.plan import EPOCH, INPUTS, ORDER, SEED, TARGETS
 from numbanet.progress import Progress
 
@@ -71,8 +69,7 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
         if getattr(placed.layer, "needs_batch", False) and smallest * len(placed.input_shape) == 1:
             raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in "
                              f"batches of {batch} leave one of a single sample: choose another batch_size")
-    threads = network._threads(threads, 3 * network._flops() * batch)
-    trainer = _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads, augment)
+    trainer = network._machinery.trainer(loss, optimizer, x, y, classes, batch, batches, threads, augment)
     _continue(network, optimizer)
     history, show = History(), Progress(epochs if verbose else 0)
     trainer.bind(INPUTS, x)
@@ -101,20 +98,6 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
         for one in callbacks:
             one.on_fit_end(network)
     return history
-
-
-def _trainer(network, loss, optimizer, x, y, classes, batch, batches, threads, augment) -> machines.Trainer:
-    """The plan and memory for this kind of fit, from an earlier one if there was one."""
-
-    def build():
-        ops, last, hits = network._with_loss(loss, x.dtype, y.dtype, classes, len(x), batches, True, augment)
-        if not any(op.parameters for op in ops):
-            raise ValueError("the network has no parameters to train")
-        plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
-        return machines.Trainer(plan, network.dtype, last, hits, optimizer)
-
-    key = (loss, type(optimizer), optimizer.update, x.dtype, y.dtype, classes, batch, batches, len(x), threads, augment)
-    return network._machine("train", key, build)
 
 
 def _continue(network, optimizer) -> None:

@@ -13,12 +13,14 @@ LINES = 350
 
 ORDER = [
     {"_jit", "names", "checks", "metrics", "progress", "callbacks", "files", "tables", "datasets", "initializers", "schedules"},
-    {"_simd", "_cuda"},
-    {"_math"},
+    {"_simd"},
+    {"_math", "_grid", "_bound"},
+    {"_cuda"},
     {"plan"},
     {"layers", "losses", "optimizers", "regularizers", "gather", "augment"},
     {"lowering", "placed"},
     {"engine"},
+    {"machinery"},
     {"training"},
     {"network"},
 ]
@@ -77,12 +79,12 @@ def is_layer_file(module):
     """Whether a file in layers/ defines a layer, and not only what layers share."""
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
     bases = {base.id for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases if isinstance(base, ast.Name)}
-    return bool(bases & {"Layer", "Activation"}) and module != "layers.base"
+    return bool(bases & {"Layer", "Activation"}) and module not in ("layers.base", "layers.pooling")
 
 
 def other_layers(module, tree):
-    """Layers that a layer imports; a layer on sequences may be one on pictures of height 1."""
-    allowed = {"layers.conv1d": {"layers.conv2d", "layers.pool2d"}}.get(module, set())
+    """Layers that a layer imports; a layer on sequences may be one on pictures of height 1, and PerNeuron is made of others."""
+    allowed = {"layers.conv1d": {"layers.conv2d", "layers.pool2d"}, "layers.per_neuron": {"layers.activations"}}.get(module, set())
     return {other for other in imports(tree, everywhere=True)
             if other.startswith("layers.") and other != module and is_layer_file(other)} - allowed
 

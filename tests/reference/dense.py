@@ -32,3 +32,12 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
                 a = acts[op[X] + i * n_in + k] if k < n_in else 1.0
                 dw += a * deltas[op[Y] + i * n_out + j]
             grads[op[W] + k * n_out + j] = dw
+
+
+def partial(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_X], op[N_Y]
+    for k in range(n_in + op[OWN]):
+        for j in range(n_out):
+            for i in range(lo, hi):
+                a = acts[op[X] + i * n_in + k] if k < n_in else 1.0
+                grads[op[W] + k * n_out + j] += a * deltas[op[Y] + i * n_out + j]

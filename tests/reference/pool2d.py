@@ -1,8 +1,6 @@
 """Twins of the kernels in layers/pool2d.py."""
 
-import math
-
-from numbanet.layers import pool2d as at
+from numbanet.layers import pooling as at
 from numbanet.plan import N_X, N_Y, X, Y
 
 
@@ -49,20 +47,3 @@ def mean_backward(op, params, grads, acts, deltas, lo, hi):
         for y, inputs in windows(op, i):
             for x in inputs:
                 deltas[x] += deltas[y] / len(inputs)
-
-
-def norm_forward(op, params, grads, acts, deltas, lo, hi):
-    p = op.real(at.POWER)
-    for i in range(lo, hi):
-        for y, inputs in windows(op, i):
-            acts[y] = sum(abs(acts[x]) ** p for x in inputs) ** (1 / p)
-
-
-def norm_backward(op, params, grads, acts, deltas, lo, hi):
-    p = op.real(at.POWER)
-    for i in range(lo, hi):
-        clear(op, deltas, i)
-        for y, inputs in windows(op, i):
-            for x in inputs:
-                if acts[x] != 0:
-                    deltas[x] += deltas[y] * math.copysign((abs(acts[x]) / acts[y]) ** (p - 1), acts[x])

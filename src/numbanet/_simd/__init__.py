@@ -5,8 +5,10 @@
 `numbers`   the steps of elementary functions, for a number or a vector
 `tiles`     the matrix product; `turning`, the transpose
 `random`    counter-based random numbers
+`grid`      the threads of a GPU
 """
 
+from numbanet._simd.grid import block, blocks, column, columns, lane, quotient, shared, sync, thread, threads
 from numbanet._simd.numbers import (
     exponent,
     is_single,
@@ -30,12 +32,17 @@ __all__ = [
     "VECTOR_BYTES",
     "address",
     "at",
+    "block",
+    "blocks",
     "call",
     "chance",
+    "column",
+    "columns",
     "dots",
     "exponent",
     "fixed_address",
     "is_single",
+    "lane",
     "lanes",
     "like",
     "load",
@@ -48,10 +55,15 @@ __all__ = [
     "odd_lanes",
     "pointer",
     "power_of_two",
+    "quotient",
     "real",
     "set_real",
+    "shared",
     "stack",
     "store",
+    "sync",
+    "thread",
+    "threads",
     "turn",
     "uniform",
     "where_equal",

@@ -90,11 +90,14 @@ def is_single(typingctx, x):
 def nearest(typingctx, x):
     """The whole number nearest to x, as a float."""
     if _element(x) is not None:
+        is_float32 = _element(x) == types.float32
 
         def codegen(context, builder, signature, args):
             kind = args[0].type
             count = f"v{kind.count}" if isinstance(x, Vector) else ""
             name = f"llvm.rint.{count}f{_element(x).bitwidth}"
+            if "nvptx" in builder.module.triple:
+                name = "__nv_rintf" if is_float32 else "__nv_rint"
             return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name), args)
 
         return x(x), codegen

@@ -19,7 +19,7 @@ from numba import prange
 
 from numbanet._jit import inline, kernel, max_threads, native
 from numbanet._simd import address, at, call, like, memory, pointer
-from numbanet._simd.threads import all_here, meet, separate, take_place
+from numbanet._simd.meeting import all_here, meet, separate, take_place
 from numbanet.plan import (
     BACKWARD,
     COUNT,

@@ -1,25 +1,16 @@
 """Layers, one file each (or each family)."""
 
-from numbanet.layers.activations import (
-    Activation,
-    Identity,
-    LeakyReLU,
-    PerNeuron,
-    ReLU,
-    Sigmoid,
-    Softmax,
-    Step,
-    Tanh,
-    activation,
-)
+from numbanet.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
 from numbanet.layers.base import Layer
 from numbanet.layers.conv1d import AvgPool1D, Conv1D, MaxPool1D
 from numbanet.layers.conv2d import Conv2D
 from numbanet.layers.dense import Dense
 from numbanet.layers.dropout import Dropout
+from numbanet.layers.lppool2d import LpPool2D
 from numbanet.layers.norm import BatchNorm, LayerNorm
 from numbanet.layers.padding2d import ZeroPadding2D
-from numbanet.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
+from numbanet.layers.per_neuron import PerNeuron, activation
+from numbanet.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from numbanet.layers.shape import Flatten, Reshape
 
 __all__ = [

@@ -13,15 +13,13 @@
 Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Hannun, Ng 2013 (leaky ReLU)
 """
 
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
 from typing import ClassVar
 
 from numbanet import _math
-from numbanet._jit import Kernel, inline, kernel
-from numbanet._simd import at, lanes, like, load, real, store, where_greater
+from numbanet._jit import Kernel, kernel
+from numbanet._simd import at, lanes, like, load, real, store, thread, threads, where_greater
 from numbanet.layers.base import Layer, Shape, size
-from numbanet.names import named
 from numbanet.plan import N_Y, OWN, Op, Y
 
 
@@ -57,6 +55,12 @@ def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
         store(at(acts, i), _math.sigmoid(z), end - i)
 
 
+@sigmoid_forward.cuda
+def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        acts[i] = _math.sigmoid(acts[i])
+
+
 @kernel
 def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da a (1 − a)        deltas[y]   da becomes dz"""
@@ -64,6 +68,12 @@ def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(op[Y] + lo * op[N_Y], end, width):
         a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
         store(at(deltas, i), da * a * (like(a, 1) - a), end - i)
+
+
+@sigmoid_backward.cuda
+def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        deltas[i] *= acts[i] * (like(acts, 1) - acts[i])
 
 
 class Sigmoid(Activation):
@@ -84,6 +94,12 @@ def tanh_forward(op, params, grads, acts, deltas, lo, hi):
         store(at(acts, i), _math.tanh(z), end - i)
 
 
+@tanh_forward.cuda
+def tanh_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        acts[i] = _math.tanh(acts[i])
+
+
 @kernel
 def tanh_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da (1 − a²)        deltas[y]   da becomes dz"""
@@ -91,6 +107,12 @@ def tanh_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(op[Y] + lo * op[N_Y], end, width):
         a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
         store(at(deltas, i), da * (like(a, 1) - a * a), end - i)
+
+
+@tanh_backward.cuda
+def tanh_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        deltas[i] *= like(acts, 1) - acts[i] * acts[i]
 
 
 class Tanh(Activation):
@@ -111,6 +133,13 @@ def relu_forward(op, params, grads, acts, deltas, lo, hi):
         store(at(acts, i), where_greater(like(z, 0), z, like(z, 0), z), end - i)
 
 
+@relu_forward.cuda
+def relu_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        if acts[i] < like(acts, 0):
+            acts[i] = like(acts, 0)
+
+
 @kernel
 def relu_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da where a > 0, else 0        deltas[y]   da becomes dz"""
@@ -118,6 +147,13 @@ def relu_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(op[Y] + lo * op[N_Y], end, width):
         a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
         store(at(deltas, i), where_greater(a, like(a, 0), da, like(a, 0)), end - i)
+
+
+@relu_backward.cuda
+def relu_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        if not acts[i] > like(acts, 0):
+            deltas[i] = like(acts, 0)
 
 
 class ReLU(Activation):
@@ -136,6 +172,14 @@ def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
         store(at(acts, i), where_greater(z, like(z, 0), z, like(z, slope) * z), end - i)
 
 
+@leaky_relu_forward.cuda
+def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
+    slope = like(acts, real(op, OWN))
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        if not acts[i] > like(acts, 0):
+            acts[i] *= slope
+
+
 @kernel
 def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da where a > 0, else slope da        deltas[y]   da becomes dz"""
@@ -144,6 +188,14 @@ def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(op[Y] + lo * op[N_Y], end, width):
         a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
         store(at(deltas, i), where_greater(a, like(a, 0), da, like(a, slope) * da), end - i)
+
+
+@leaky_relu_backward.cuda
+def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
+    slope = like(acts, real(op, OWN))
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        if not acts[i] > like(acts, 0):
+            deltas[i] *= slope
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +233,12 @@ def step_forward(op, params, grads, acts, deltas, lo, hi):
         store(at(acts, i), where_greater(z, like(z, 0), like(z, 1), like(z, 0)), end - i)
 
 
+@step_forward.cuda
+def step_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+        acts[i] = like(acts, 1) if acts[i] > like(acts, 0) else like(acts, 0)
+
+
 class Step(Activation):
     """The perceptron's step: 1 where z > 0, else 0. It predicts; it cannot be trained through."""
 
@@ -192,7 +250,7 @@ class Step(Activation):
 # --- softmax --------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@kernel(apart=True)
 def softmax_forward(op, params, grads, acts, deltas, lo, hi):
     """aⱼ = e^(zⱼ − max z) / Σ e^(z − max z), sample by sample        acts[y]   z becomes a"""
     n = op[N_Y]
@@ -210,7 +268,7 @@ def softmax_forward(op, params, grads, acts, deltas, lo, hi):
             acts[j] /= total
 
 
-@kernel
+@kernel(apart=True)
 def softmax_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = a (da − Σ a da), sample by sample        deltas[y]   da becomes dz"""
     n = op[N_Y]
@@ -233,117 +291,3 @@ class Softmax(Activation):
         if len(shape) != 1:
             raise ValueError(f"Softmax expects a vector, got {shape}; put Flatten() before it")
         return shape
-
-
-# --- one for each neuron --------------------------------------------------------------------------------------------
-
-_CODES = {Identity: 0, Sigmoid: 1, Tanh: 2, ReLU: 3, LeakyReLU: 4, Step: 5}
-
-
-@inline
-def _value(kind, slope, z):
-    zero = like(z, 0)
-    if kind == 1:
-        return _math.sigmoid(z)
-    if kind == 2:
-        return _math.tanh(z)
-    if kind == 3:
-        return zero if z < zero else z
-    if kind == 4:
-        return z if z > zero else slope * z
-    if kind == 5:
-        return like(z, 1) if z > zero else zero
-    return z
-
-
-@inline
-def _derivative(kind, slope, a):
-    one, zero = like(a, 1), like(a, 0)
-    if kind == 1:
-        return a * (one - a)
-    if kind == 2:
-        return one - a * a
-    if kind == 3:
-        return one if a > zero else zero
-    if kind == 4:
-        return one if a > zero else slope
-    return one
-
-
-@kernel
-def mixed_forward(op, params, grads, acts, deltas, lo, hi):
-    """a = fⱼ(z) for neuron j        acts[y]   z becomes a"""
-    n = op[N_Y]
-    for i in range(lo, hi):
-        first = 0
-        for run in range(op[OWN]):
-            kind, last, slope = op[OWN + 1 + 3 * run], op[OWN + 2 + 3 * run], like(acts, real(op, OWN + 3 + 3 * run))
-            for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
-                acts[j] = _value(kind, slope, acts[j])
-            first = last
-
-
-@kernel
-def mixed_backward(op, params, grads, acts, deltas, lo, hi):
-    """dz = da fⱼ'(z) for neuron j        deltas[y]   da becomes dz"""
-    n = op[N_Y]
-    for i in range(lo, hi):
-        first = 0
-        for run in range(op[OWN]):
-            kind, last, slope = op[OWN + 1 + 3 * run], op[OWN + 2 + 3 * run], like(acts, real(op, OWN + 3 + 3 * run))
-            for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
-                deltas[j] *= _derivative(kind, slope, acts[j])
-            first = last
-
-
-@dataclass(frozen=True, eq=False)
-class PerNeuron(Activation):
-    """An activation of its own for every neuron of a vector: `PerNeuron(["relu", "relu", "tanh"])`.
-
-    Neighbours with the same activation are worked on together. Softmax needs the whole layer and cannot stand in the list.
-    """
-
-    activations: tuple = field(default=())
-    elementwise = False
-
-    def __post_init__(self):
-        object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))
-        for one in self.activations:
-            if type(one) not in _CODES:
-                raise ValueError(f"{type(one).__name__} works on a whole layer and cannot be given to a single neuron")
-
-    def output_shape(self, shape: Shape) -> Shape:
-        if shape != (len(self.activations),):
-            raise ValueError(f"a list of {len(self.activations)} activations does not fit an output of shape {shape}")
-        return shape
-
-    def ops(self, shape: Shape) -> list[Op]:
-        runs, last = [], 0
-        for (kind, slope), same in groupby((_CODES[type(a)], float(getattr(a, "slope", 0))) for a in self.activations):
-            last += len(list(same))
-            runs += [kind, last, slope]
-        stepped = any(isinstance(a, Step) for a in self.activations)
-        return [Op("PerNeuron", shape[0], shape[0], mixed_forward, None if stepped else mixed_backward, in_place=True,
-                   keeps_output=True, own=(len(runs) // 3, *runs), why_no_backward=Step.why_no_backward)]
-
-
-NAMES = {"identity": Identity, "linear": Identity, "step": Step, "sigmoid": Sigmoid, "tanh": Tanh, "relu": ReLU,
-         "leaky_relu": LeakyReLU, "softmax": Softmax}
-
-
-def activation(given) -> Layer:
-    """The activation layer for a name, a layer, None (identity), or a list with one for each neuron."""
-    if given is None:
-        return Identity()
-    if isinstance(given, str):
-        return named("activation", given, NAMES)()
-    if isinstance(given, (list, tuple)):
-        each = [activation(one) for one in given]
-        if each and all(type(one) is type(each[0]) and one.config() == each[0].config() for one in each):
-            return each[0] if not isinstance(each[0], Softmax) else PerNeuron(tuple(each))
-        return PerNeuron(tuple(each))
-    if isinstance(given, type) and issubclass(given, Layer):
-        return given()
-    if isinstance(given, Layer):
-        return given
-    raise TypeError(f"an activation is a name, a layer or a list of them, not {given!r}")

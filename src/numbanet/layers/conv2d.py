@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, lanes, like, load, multiply, store, turn
+from numbanet._simd import at, lanes, like, load, multiply, quotient, stack, store, thread, threads, turn
 from numbanet.layers.base import Layer, Shape
 from numbanet.layers.window import pad, window
 from numbanet.plan import N_X, N_Y, OWN, SCRATCH, WEIGHTS, Op, W, X, Y
@@ -106,6 +106,10 @@ def _steps(op):
     return (1, op[COLUMNS] * channels) if together else (op[COLUMNS], channels)
 
 
+AT_ONCE = 4
+"""Filters that one thread of a GPU works out for a pixel: each number of the picture is read once for all of them."""
+
+
 @kernel
 def forward(op, params, grads, acts, deltas, lo, hi):
     """Slide the kernels over pictures lo ≤ i < hi        acts[y] overwritten"""
@@ -126,6 +130,31 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                     multiply(start, start_row, at(a, s * op[DILATION_H] * c_in), op[STRIDE_H] * c_in, 1, op[DILATION_V] * line,
                              at(k, s * channels * c_out), c_out, next_row, z, c_out, op[OUT_WIDTH], filters, depth, op[ROWS],
                              op[BIAS] if s == 0 else 1)
+
+
+@forward.cuda
+def forward(op, params, grads, acts, deltas, lo, hi):
+    groups, c_in, c_out, w, pixels = op[GROUPS], op[C_IN], op[C_OUT], op[W], op[OUT_HEIGHT] * op[OUT_WIDTH]
+    filters, channels, sums = c_out // groups, c_in // groups, stack(acts, AT_ONCE)
+    parts = quotient(filters + AT_ONCE - 1, AT_ONCE)  # threads that share a pixel and a group
+    for e in range(thread(), (hi - lo) * pixels * groups * parts, threads()):
+        place = quotient(e, groups * parts)
+        i, g = quotient(place, pixels), quotient(e - place * groups * parts, parts)
+        h = quotient(place - i * pixels, op[OUT_WIDTH])
+        v, o = place - i * pixels - h * op[OUT_WIDTH], e - place * groups * parts - g * parts
+        for j in range(AT_ONCE):
+            sums[j] = params[w + op[WEIGHTS] + g * filters + min(o + j * parts, filters - 1)] if op[BIAS] else like(acts, 0)
+        x = op[X] + (lo + i) * op[N_X] + (h * op[STRIDE_V] * op[WIDTH_IN] + v * op[STRIDE_H]) * c_in + g * channels
+        for r in range(op[ROWS]):
+            for s in range(op[COLUMNS]):
+                a = at(acts, x + (r * op[DILATION_V] * op[WIDTH_IN] + s * op[DILATION_H]) * c_in)
+                k = at(params, w + (r * op[COLUMNS] + s) * channels * c_out + g * filters)
+                for c in range(channels):
+                    for j in range(AT_ONCE):
+                        sums[j] += a[c] * k[c * c_out + min(o + j * parts, filters - 1)]
+        for j in range(AT_ONCE):
+            if o + j * parts < filters:
+                acts[op[Y] + lo * op[N_Y] + place * c_out + g * filters + o + j * parts] = sums[j]
 
 
 @kernel
@@ -164,6 +193,32 @@ def backward(op, params, grads, acts, deltas, lo, hi):
                 multiply(result, wide, dz, c_out, 1, -down * out_line, k, wide, step * groups * filters * wide, result, wide,
                          op[OUT_WIDTH], wide, filters, runs, 0)
                 _overlap(op, result, at(da, g * channels))
+
+
+@backward.cuda
+def backward(op, params, grads, acts, deltas, lo, hi):
+    groups, c_in, c_out, n_x = op[GROUPS], op[C_IN], op[C_OUT], op[N_X]
+    filters, channels = c_out // groups, c_in // groups
+    for e in range(thread(), (hi - lo) * n_x, threads()):
+        i = quotient(e, n_x)
+        pixel = quotient(e - i * n_x, c_in)
+        h, c = quotient(pixel, op[WIDTH_IN]), e - i * n_x - pixel * c_in
+        v, g = pixel - h * op[WIDTH_IN], quotient(c, channels)
+        total = like(deltas, 0)
+        for r in range(op[ROWS]):
+            top = h - r * op[DILATION_V]
+            above = quotient(max(top, 0), op[STRIDE_V])
+            if top >= 0 and above < op[OUT_HEIGHT] and above * op[STRIDE_V] == top:
+                for s in range(op[COLUMNS]):
+                    left = v - s * op[DILATION_H]
+                    aside = quotient(max(left, 0), op[STRIDE_H])
+                    if left >= 0 and aside < op[OUT_WIDTH] and aside * op[STRIDE_H] == left:
+                        dz = at(deltas, op[Y] + (lo + i) * op[N_Y] + (above * op[OUT_WIDTH] + aside) * c_out + g * filters)
+                        place = (r * op[COLUMNS] + s) * channels + c - g * channels
+                        k = at(params, op[W] + place * c_out + g * filters)
+                        for o in range(filters):
+                            total += dz[o] * k[o]
+        deltas[op[X] + lo * n_x + e] = total
 
 
 @inline
@@ -217,3 +272,24 @@ def partial(op, params, grads, acts, deltas, lo, hi):
             for p in range(op[OUT_HEIGHT] * op[OUT_WIDTH]):
                 for o in range(c_out):
                     db[o] += dz[p * c_out + o]
+
+
+@partial.cuda
+def partial(op, params, grads, acts, deltas, lo, hi):
+    c_in, c_out, w, weights = op[C_IN], op[C_OUT], op[W], op[WEIGHTS]
+    filters, channels = c_out // op[GROUPS], c_in // op[GROUPS]
+    for k in range(thread(), weights + op[BIAS] * c_out, threads()):
+        place = quotient(k, c_out)
+        o = k - place * c_out
+        tap = quotient(place, channels)
+        r = quotient(tap, op[COLUMNS])
+        far = (r * op[DILATION_V] * op[WIDTH_IN] + (tap - r * op[COLUMNS]) * op[DILATION_H]) * c_in
+        far += quotient(o, filters) * channels + place - tap * channels
+        total = like(deltas, 0)
+        for i in range(lo, hi):
+            for h in range(op[OUT_HEIGHT]):
+                a = at(acts, op[X] + i * op[N_X] + h * op[STRIDE_V] * op[WIDTH_IN] * c_in + far)
+                dz = at(deltas, op[Y] + i * op[N_Y] + h * op[OUT_WIDTH] * c_out + o)
+                for v in range(op[OUT_WIDTH]):
+                    total += dz[v * c_out] * (a[v * op[STRIDE_H] * c_in] if k < weights else like(acts, 1))
+        grads[w + k] += total

@@ -8,6 +8,7 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 2
 from dataclasses import dataclass
 from typing import Any
 
+from numbanet._grid import product
 from numbanet._jit import kernel
 from numbanet._simd import at, lanes, like, multiply, stack, turn
 from numbanet.layers.base import Layer, Shape
@@ -54,7 +55,7 @@ class Dense(Layer):
 
     def ops(self, shape: Shape) -> list[Op]:
         n_in, n_out = shape[0], int(self.units)
-        return [Op("Dense", n_in, n_out, forward, backward, gradient, units=n_in + self.bias, unit=n_out,
+        return [Op("Dense", n_in, n_out, forward, backward, gradient, partial, units=n_in + self.bias, unit=n_out,
                    weights=n_in * n_out, own=(int(self.bias),))]
 
 
@@ -68,6 +69,13 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     a, z = at(acts, op[X] + lo * n_in), at(acts, op[Y] + lo * n_out)
     bias = at(params, w + n_in * n_out)
     multiply(bias, 0, a, n_in, 1, 0, at(params, w), n_out, 0, z, n_out, hi - lo, n_out, n_in, 1, op[BIAS])
+
+
+@forward.cuda
+def forward(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out, w = op[N_X], op[N_Y], op[W]
+    a, z, bias = at(acts, op[X] + lo * n_in), at(acts, op[Y] + lo * n_out), at(params, w + n_in * n_out)
+    product(bias, 0, a, n_in, 1, -1, at(params, w), n_out, 1, z, n_out, hi - lo, n_out, n_in, op[BIAS])
 
 
 PANEL = 4096
@@ -96,6 +104,13 @@ def backward(op, params, grads, acts, deltas, lo, hi):
             multiply(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, hi - lo, columns, rows, 1, min(j, 1))
 
 
+@backward.cuda
+def backward(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_X], op[N_Y]
+    da, dz = at(deltas, op[X] + lo * n_in), at(deltas, op[Y] + lo * n_out)
+    product(da, 0, dz, n_out, 1, -1, at(params, op[W]), 1, n_out, da, n_in, hi - lo, n_in, n_out, 0)
+
+
 RUN = 256
 """Samples added up at a time, so that what a tile reads stays in cache when the batch is long."""
 
@@ -120,3 +135,33 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
         for i in range(samples):
             for j in range(n_out):
                 db[j] += dz[i * n_out + j]
+
+
+@gradient.cuda
+def gradient(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out, samples = op[N_X], op[N_Y], clock(op, SAMPLES)
+    dw, a, dz = at(grads, op[W] + lo * n_out), at(acts, op[X] + lo), at(deltas, op[Y])
+    product(dw, 0, a, 1, n_in, n_in - lo, dz, n_out, 1, dw, n_out, hi - lo, n_out, samples, 0)
+
+
+@kernel
+def partial(op, params, grads, acts, deltas, lo, hi):
+    """Add the gradient that samples lo ≤ i < hi give: dW += aᵀ dz, db += Σ dz        grads[W] added to
+
+    For long batches and few weights: what `gradient` would read again later is read while it is in cache.
+    """
+    n_in, n_out, w = op[N_X], op[N_Y], op[W]
+    dw, a, dz = at(grads, w), at(acts, op[X] + lo * n_in), at(deltas, op[Y] + lo * n_out)
+    multiply(dw, n_out, a, 1, n_in, 0, dz, n_out, 0, dw, n_out, n_in, n_out, hi - lo, 1, 1)
+    if op[BIAS]:
+        db = at(dw, n_in * n_out)
+        for i in range(hi - lo):
+            for j in range(n_out):
+                db[j] += dz[i * n_out + j]
+
+
+@partial.cuda
+def partial(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_X], op[N_Y]
+    dw, a, dz = at(grads, op[W]), at(acts, op[X] + lo * n_in), at(deltas, op[Y] + lo * n_out)
+    product(dw, n_out, a, 1, n_in, n_in, dz, n_out, 1, dw, n_out, n_in + op[BIAS], n_out, hi - lo, 1)

@@ -11,7 +11,7 @@ Source   Srivastava et al. 2014; Nielsen, Neural Networks and Deep Learning, cha
 from dataclasses import dataclass
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, lanes, like, load, mixed, real, store, uniform, where_greater
+from numbanet._simd import at, chance, lanes, like, load, mixed, quotient, real, store, thread, threads, uniform, where_greater
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.plan import EPOCH, INDEX, N_Y, OWN, SEED, Op, Y, clock, sample_index
 
@@ -49,13 +49,35 @@ def _mask(op, memory, lo, hi):
             store(at(y, k), out, n - k)
 
 
+@inline
+def _mask_alone(op, memory, lo, hi):
+    """The same, number by number."""
+    n, rate = op[N_Y], real(op, OWN)
+    limit, scale, zero = like(memory, rate), like(memory, 1 / (1 - rate)), like(memory, 0)
+    for e in range(thread(), (hi - lo) * n, threads()):
+        i = quotient(e, n)
+        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, lo + i)), op[INDEX])
+        y = op[Y] + lo * n + e
+        memory[y] = zero if limit > like(memory, chance(key, e - i * n)) else memory[y] * scale
+
+
 @kernel
 def forward(op, params, grads, acts, deltas, lo, hi):
     """Leave numbers out        acts[y] in place"""
     _mask(op, acts, lo, hi)
 
 
+@forward.cuda
+def forward(op, params, grads, acts, deltas, lo, hi):
+    _mask_alone(op, acts, lo, hi)
+
+
 @kernel
 def backward(op, params, grads, acts, deltas, lo, hi):
     """Leave out the deltas of the same numbers        deltas[y] in place"""
     _mask(op, deltas, lo, hi)
+
+
+@backward.cuda
+def backward(op, params, grads, acts, deltas, lo, hi):
+    _mask_alone(op, deltas, lo, hi)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, like, real
+from numbanet._simd import at, like, real, thread, threads
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.plan import BUFFERS, COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SHARDS, Op, W, X, Y, clock
 
@@ -119,6 +119,19 @@ def batch_prepare(op, params, grads, acts, deltas, lo, hi):
             squares[c] += apart * apart
 
 
+@batch_prepare.cuda
+def batch_prepare(op, params, grads, acts, deltas, lo, hi):
+    channels, count = op[CHANNELS], (hi - lo) * op[N_X] // op[CHANNELS]
+    for c in range(thread(), channels, threads()):
+        x, mean, squares = at(acts, op[X] + lo * op[N_X] + c), like(acts, 0), like(acts, 0)
+        for p in range(count):
+            mean += x[p * channels]
+        mean /= like(acts, count)
+        for p in range(count):
+            squares += (x[p * channels] - mean) * (x[p * channels] - mean)
+        grads[2 * channels + c], grads[3 * channels + c] = mean, squares
+
+
 @kernel
 def batch_forward(op, params, grads, acts, deltas, lo, hi):
     """y = γ x̂ + β with the batch's mean and variance        acts[y] overwritten; the thread of sample 0 moves the running means"""
@@ -135,6 +148,33 @@ def batch_forward(op, params, grads, acts, deltas, lo, hi):
             acts[op[Y] + p] = scale * acts[op[X] + p] + shift
 
 
+@batch_forward.cuda
+def batch_forward(op, params, grads, acts, deltas, lo, hi):
+    channels, parts = op[CHANNELS], max(1, threads() // op[CHANNELS])  # threads that share a channel
+    part = thread() // channels if parts > 1 else 0
+    for c in range(thread() - part * channels if part < parts else channels, channels, threads()):
+        count, mean, squares = _joined(op, acts, c)
+        scale = params[op[W] + c] / math.sqrt(squares / count + like(acts, real(op, EPSILON)))
+        shift = params[op[W] + channels + c] - scale * mean
+        if lo == 0 and part == 0:
+            newest, place = like(acts, real(op, MOMENTUM)), op[BUFFERS] + c
+            params[place] += newest * (mean - params[place])
+            params[place + channels] += newest * (squares / (count - like(acts, 1)) - params[place + channels])
+        for p in range(lo * op[N_X] + part * channels + c, hi * op[N_X], parts * channels):
+            acts[op[Y] + p] = scale * acts[op[X] + p] + shift
+
+
+@inline
+def _weigh(op, grads, acts, deltas, lo, hi, c, mean, scale):
+    """dγ += Σ dy x̂, dβ += Σ dy for channel c of samples lo ≤ i < hi"""
+    channels, dgamma, dbeta = op[CHANNELS], like(acts, 0), like(acts, 0)
+    for p in range(lo * op[N_X] + c, hi * op[N_X], channels):
+        dgamma += deltas[op[Y] + p] * (acts[op[X] + p] - mean) * scale
+        dbeta += deltas[op[Y] + p]
+    grads[op[W] + c] += dgamma
+    grads[op[W] + channels + c] += dbeta
+
+
 @kernel
 def batch_partial(op, params, grads, acts, deltas, lo, hi):
     """dγ += Σ dy x̂, dβ += Σ dy        grads[W] added to"""
@@ -145,6 +185,15 @@ def batch_partial(op, params, grads, acts, deltas, lo, hi):
         for p in range(lo * op[N_X] + c, hi * op[N_X], channels):
             grads[op[W] + c] += deltas[op[Y] + p] * (acts[op[X] + p] - mean) * scale
             grads[op[W] + channels + c] += deltas[op[Y] + p]
+
+
+@batch_partial.cuda
+def batch_partial(op, params, grads, acts, deltas, lo, hi):
+    channels = op[CHANNELS]
+    for c in range(thread(), channels, threads()):
+        count, mean, squares = _joined(op, acts, c)
+        scale = like(acts, 1) / math.sqrt(squares / count + like(acts, real(op, EPSILON)))
+        _weigh(op, grads, acts, deltas, lo, hi, c, mean, scale)
 
 
 @kernel
@@ -165,7 +214,25 @@ def batch_backward(op, params, grads, acts, deltas, lo, hi):
             deltas[op[X] + p] = gamma * scale * (deltas[op[Y] + p] - dbeta / count - hat * dgamma / count)
 
 
-@kernel
+@batch_backward.cuda
+def batch_backward(op, params, grads, acts, deltas, lo, hi):
+    channels, parts = op[CHANNELS], max(1, threads() // op[CHANNELS])
+    part = thread() // channels if parts > 1 else 0
+    for c in range(thread() - part * channels if part < parts else channels, channels, threads()):
+        count, mean, squares = _joined(op, acts, c)
+        scale = like(acts, 1) / math.sqrt(squares / count + like(acts, real(op, EPSILON)))
+        dgamma, dbeta = like(acts, 0), like(acts, 0)
+        for shard in range(clock(op, SHARDS)):
+            place = op[PARTIALS] + shard * op[COUNT] + c
+            dgamma += acts[place]
+            dbeta += acts[place + channels]
+        gamma = params[op[W] + c]
+        for p in range(lo * op[N_X] + part * channels + c, hi * op[N_X], parts * channels):
+            hat = (acts[op[X] + p] - mean) * scale
+            deltas[op[X] + p] = gamma * scale * (deltas[op[Y] + p] - dbeta / count - hat * dgamma / count)
+
+
+@kernel(apart=True)
 def running_forward(op, params, grads, acts, deltas, lo, hi):
     """y = γ x̂ + β with the running means        acts[y] overwritten"""
     channels = op[CHANNELS]
@@ -177,7 +244,7 @@ def running_forward(op, params, grads, acts, deltas, lo, hi):
             acts[op[Y] + p] = scale * acts[op[X] + p] + shift
 
 
-@kernel
+@kernel(apart=True)
 def running_backward(op, params, grads, acts, deltas, lo, hi):
     """dx = γ / √(σ² + ε) dy with the running variance        deltas[x] overwritten"""
     channels = op[CHANNELS]
@@ -197,6 +264,15 @@ def running_partial(op, params, grads, acts, deltas, lo, hi):
         for p in range(lo * op[N_X] + c, hi * op[N_X], channels):
             grads[op[W] + c] += deltas[op[Y] + p] * (acts[op[X] + p] - mean) * scale
             grads[op[W] + channels + c] += deltas[op[Y] + p]
+
+
+@running_partial.cuda
+def running_partial(op, params, grads, acts, deltas, lo, hi):
+    channels = op[CHANNELS]
+    for c in range(thread(), channels, threads()):
+        variance = params[op[BUFFERS] + channels + c]
+        scale = like(acts, 1) / math.sqrt(variance + like(acts, real(op, EPSILON)))
+        _weigh(op, grads, acts, deltas, lo, hi, c, params[op[BUFFERS] + c], scale)
 
 
 # --- layer --------------------------------------------------------------------------------------------------------------
@@ -221,7 +297,7 @@ def _moments(op, acts, x):
     return mean, like(acts, 1) / math.sqrt(squares / like(acts, channels) + like(acts, real(op, EPSILON)))
 
 
-@kernel
+@kernel(apart=True)
 def layer_forward(op, params, grads, acts, deltas, lo, hi):
     """y = γ x̂ + β, group of channels by group        acts[y] overwritten"""
     channels, w = op[CHANNELS], op[W]
@@ -231,7 +307,7 @@ def layer_forward(op, params, grads, acts, deltas, lo, hi):
             acts[op[Y] + p + c] = params[w + c] * (acts[op[X] + p + c] - mean) * scale + params[w + channels + c]
 
 
-@kernel
+@kernel(apart=True)
 def layer_backward(op, params, grads, acts, deltas, lo, hi):
     """dx = (g − mean g − x̂ mean(g x̂)) / √(σ² + ε) with g = γ dy        deltas[x] overwritten"""
     channels, w = op[CHANNELS], op[W]
@@ -257,3 +333,16 @@ def layer_partial(op, params, grads, acts, deltas, lo, hi):
         for c in range(channels):
             grads[w + c] += deltas[op[Y] + p + c] * (acts[op[X] + p + c] - mean) * scale
             grads[w + channels + c] += deltas[op[Y] + p + c]
+
+
+@layer_partial.cuda
+def layer_partial(op, params, grads, acts, deltas, lo, hi):
+    channels = op[CHANNELS]
+    for c in range(thread(), channels, threads()):
+        dgamma, dbeta = like(acts, 0), like(acts, 0)
+        for p in range(lo * op[N_Y], hi * op[N_Y], channels):
+            mean, scale = _moments(op, acts, op[X] + p)
+            dgamma += deltas[op[Y] + p + c] * (acts[op[X] + p + c] - mean) * scale
+            dbeta += deltas[op[Y] + p + c]
+        grads[op[W] + c] += dgamma
+        grads[op[W] + channels + c] += dbeta

@@ -13,7 +13,22 @@ first layer with parameters, stride 1, an elementwise activation or none, and a 
 
 from numbanet._jit import kernel
 from numbanet._math import largest
-from numbanet._simd import at, dots, lanes, like, load, multiply, neighbours, odd_lanes, stack, store, where_equal
+from numbanet._simd import (
+    at,
+    dots,
+    lanes,
+    like,
+    load,
+    multiply,
+    neighbours,
+    odd_lanes,
+    quotient,
+    stack,
+    store,
+    thread,
+    threads,
+    where_equal,
+)
 from numbanet.layers.base import size
 from numbanet.plan import N_X, N_Y, OWN, WEIGHTS, Op, W, X, Y
 
@@ -70,6 +85,22 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                  op[DILATION_V] * op[LINE], z, plane, filters, op[LENGTH], op[COLUMNS], op[ROWS], 1)
 
 
+@forward.cuda
+def forward(op, params, grads, acts, deltas, lo, hi):
+    filters, w, n_y, plane = op[FILTERS], op[W], op[N_Y], op[N_Y] // op[FILTERS]
+    for e in range(thread(), (hi - lo) * n_y, threads()):
+        i = quotient(e, n_y)
+        o = quotient(e - i * n_y, plane)
+        p = e - i * n_y - o * plane
+        total = params[w + op[WEIGHTS] + o] if op[BIAS] else like(params, 0)
+        if p < op[LENGTH]:
+            for r in range(op[ROWS]):
+                x = op[X] + (lo + i) * op[N_X] + p + r * op[DILATION_V] * op[LINE]
+                for s in range(op[COLUMNS]):
+                    total += params[w + (r * op[COLUMNS] + s) * filters + o] * acts[x + s * op[DILATION_H]]
+        acts[op[Y] + lo * n_y + e] = total
+
+
 @kernel
 def partial(op, params, grads, acts, deltas, lo, hi):
     """Add the gradient that pictures lo ≤ i < hi give        grads[W] added to"""
@@ -86,6 +117,21 @@ def partial(op, params, grads, acts, deltas, lo, hi):
                 for p in range(op[LENGTH]):
                     total += dz[i * op[N_Y] + o * plane + p]
             grads[w + op[WEIGHTS] + o] += total
+
+
+@partial.cuda
+def partial(op, params, grads, acts, deltas, lo, hi):
+    filters, w, plane = op[FILTERS], op[W], op[N_Y] // op[FILTERS]
+    for k in range(thread(), op[WEIGHTS] + op[BIAS] * filters, threads()):
+        place = quotient(k, filters)
+        o, r = k - place * filters, quotient(place, op[COLUMNS])
+        far = r * op[DILATION_V] * op[LINE] + (place - r * op[COLUMNS]) * op[DILATION_H]
+        total = like(deltas, 0)
+        for i in range(lo, hi):
+            x, y = op[X] + i * op[N_X] + far, op[Y] + i * op[N_Y] + o * plane
+            for p in range(op[LENGTH]):
+                total += deltas[y + p] * (acts[x + p] if k < op[WEIGHTS] else like(acts, 1))
+        grads[w + k] += total
 
 
 OUT_HEIGHT, OUT_WIDTH, CHANNELS, ROW, PLANE_ROWS = range(OWN, OWN + 5)
@@ -107,6 +153,18 @@ def pool_forward(op, params, grads, acts, deltas, lo, hi):
                     store(at(line, k), largest(both, neighbours(both)), width)
                 for w in range(out_width):
                     y[w * channels] = line[2 * w]
+
+
+@pool_forward.cuda
+def pool_forward(op, params, grads, acts, deltas, lo, hi):
+    channels, n_y, row = op[CHANNELS], op[N_Y], op[ROW]
+    for e in range(thread(), (hi - lo) * n_y, threads()):
+        i = quotient(e, n_y)
+        place = quotient(e - i * n_y, channels)
+        c, h = e - i * n_y - place * channels, quotient(place, op[OUT_WIDTH])
+        x = op[X] + (lo + i) * op[N_X] + (c * op[PLANE_ROWS] + 2 * h) * row + 2 * (place - h * op[OUT_WIDTH])
+        upper, lower = largest(acts[x], acts[x + 1]), largest(acts[x + row], acts[x + row + 1])
+        acts[op[Y] + lo * n_y + e] = largest(upper, lower)
 
 
 @kernel
@@ -138,3 +196,23 @@ def pool_backward(op, params, grads, acts, deltas, lo, hi):
                     store(at(deltas, upper + row + k), dy * (one - found) * below * (one - odd * neighbours(below)), row - k)
             for p in range(x + 2 * op[OUT_HEIGHT] * row, x + plane):
                 deltas[p] = like(deltas, 0)
+
+
+@pool_backward.cuda
+def pool_backward(op, params, grads, acts, deltas, lo, hi):
+    channels, n_x, row = op[CHANNELS], op[N_X], op[ROW]
+    for e in range(thread(), (hi - lo) * n_x, threads()):
+        i = quotient(e, n_x)
+        line = quotient(e - i * n_x, row)
+        s, c = e - i * n_x - line * row, quotient(line, op[PLANE_ROWS])
+        r = line - c * op[PLANE_ROWS]
+        h, w = r >> 1, s >> 1
+        given = like(deltas, 0)
+        if h < op[OUT_HEIGHT] and w < op[OUT_WIDTH]:
+            x, y = op[X] + lo * n_x + e, op[Y] + (lo + i) * op[N_Y] + (h * op[OUT_WIDTH] + w) * channels + c
+            first = x - (r & 1) * row - (s & 1)
+            found = acts[x] == acts[y]
+            for earlier in range(2 * (r & 1) + (s & 1)):
+                found = found and acts[first + (earlier >> 1) * row + (earlier & 1)] != acts[y]
+            given = deltas[y] if found else given
+        deltas[op[X] + lo * n_x + e] = given

@@ -1,76 +1,43 @@
 """Pooling: a window's numbers become one, channel by channel.
 
-    MaxPool2D   y = max x                       dx = dy at the first of the largest
-    AvgPool2D   y = mean x                      dx = dy / n
-    LpPool2D    y = (Σ |x|ᵖ)^(1/p)              dx = dy sign(x) |x / y|^(p−1)        (p = 2: the L2 pooling of the book)
+    MaxPool2D   y = max x         dx = dy at the first of the largest
+    AvgPool2D   y = mean x        dx = dy / n
 
     x (height, width, channels) · y (out_height, out_width, channels)
-An edge that a window cannot fill is dropped: a 5×5 picture pooled by 2 becomes 2×2. Padding counts in none of them.
+An edge that a window cannot fill is dropped: a 5×5 picture pooled by 2 becomes 2×2. Padding counts in neither.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapter 6
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from numbanet._jit import inline, kernel
 from numbanet._math import largest
-from numbanet._simd import at, lanes, like, load, real, store, where_equal
-from numbanet.layers.base import Layer, Shape, size
+from numbanet._simd import at, lanes, like, load, store, thread, threads, where_equal
+from numbanet.layers.base import Layer, Shape
+from numbanet.layers.pooling import (
+    CHANNELS,
+    COLUMNS,
+    HEIGHT,
+    LEFT,
+    OUT_HEIGHT,
+    OUT_WIDTH,
+    ROWS,
+    STRIDE_H,
+    STRIDE_V,
+    TOP,
+    WIDTH_IN,
+    Pool2D,
+    clear,
+    span,
+    window_of,
+    windows_over,
+)
 from numbanet.layers.window import window
-from numbanet.plan import N_X, N_Y, OWN, Op, X, Y
-
-HEIGHT, WIDTH_IN, CHANNELS, OUT_HEIGHT, OUT_WIDTH, ROWS, COLUMNS, STRIDE_V, STRIDE_H, TOP, LEFT, POWER = range(OWN, OWN + 12)
-"""Sizes of input, output and window, padding above and to the left, and p as a real."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Pool2D(Layer):
-    """A pooling window of `size`, moved by `stride` (by default its size)."""
-
-    size: Any = 2
-    stride: Any = None
-    padding: Any = "valid"
-
-    def _window(self, shape: Shape):
-        stride = self.size if self.stride is None else self.stride
-        result = window(type(self).__name__, shape, self.size, stride, self.padding)
-        if any(p >= n for p, n in zip(result.padding, (result.size[0],) * 2 + (result.size[1],) * 2, strict=True)):
-            raise ValueError(f"{type(self).__name__}: padding {result.padding} is as large as the window {result.size}, so a "
-                             "window would hold nothing; pad less")
-        return result
-
-    def output_shape(self, shape: Shape) -> Shape:
-        return (*self._window(shape).output, shape[2])
-
-    def _own(self, shape: Shape) -> tuple:
-        view = self._window(shape)
-        return (*shape, *view.output, *view.size, *view.stride, view.padding[0], view.padding[2])
-
-    def _op(self, shape: Shape, forward, backward, power: float = 0.0) -> Op:
-        return Op(type(self).__name__, size(shape), size(self.output_shape(shape)), forward, backward,
-                  own=(*self._own(shape), power), keeps_output=backward is not mean_backward)
-
-
-@inline
-def _span(place, step, before, window, end):
-    """The first and past-the-last position that a window at `place` covers inside the picture."""
-    start = place * step - before
-    return max(start, 0), min(start + window, end)
-
-
-@inline
-def _clear(op, deltas, i):
-    """Start deltas[x] of sample i at zero."""
-    x = op[X] + i * op[N_X]
-    for j in range(x, x + op[N_X]):
-        deltas[j] = like(deltas, 0)
-
+from numbanet.plan import N_X, N_Y, Op, X, Y
 
 # --- max ----------------------------------------------------------------------------------------------------------------
 
 
-class MaxPool2D(_Pool2D):
+class MaxPool2D(Pool2D):
     """The largest of each window."""
 
     def ops(self, shape: Shape) -> list[Op]:
@@ -97,7 +64,7 @@ def max_forward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         for h in range(op[OUT_HEIGHT]):
             y = at(acts, op[Y] + i * op[N_Y] + h * out_width * c)
-            top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
             x = at(acts, op[X] + i * op[N_X] + top * line)
             for k in range(0, c, width):
                 n = min(width, c - k)
@@ -109,12 +76,23 @@ def max_forward(op, params, grads, acts, deltas, lo, hi):
                         store(at(y, w * c + k), largest(upper, lower), n)
                 else:
                     for w in range(out_width):
-                        left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
                         most = load(at(x, left * c + k), n)
                         for r in range(bottom - top):
                             for s in range(left, right):
                                 most = largest(most, load(at(x, r * line + s * c + k), n))
                         store(at(y, w * c + k), most, n)
+
+
+@max_forward.cuda
+def max_forward(op, params, grads, acts, deltas, lo, hi):
+    for e in range(thread(), (hi - lo) * op[N_Y], threads()):
+        x, top, bottom, left, right = window_of(op, lo, e)
+        most = acts[x + (top * op[WIDTH_IN] + left) * op[CHANNELS]]
+        for h in range(top, bottom):
+            for w in range(left, right):
+                most = largest(most, acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]])
+        acts[op[Y] + lo * op[N_Y] + e] = most
 
 
 @kernel
@@ -125,10 +103,10 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
     zero = like(load(acts, 0), 0)
     for i in range(lo, hi):
         if not (pair and 2 * op[OUT_HEIGHT] == op[HEIGHT] and 2 * op[OUT_WIDTH] == op[WIDTH_IN]):
-            _clear(op, deltas, i)
+            clear(op, deltas, i)
         for h in range(op[OUT_HEIGHT]):
             y = op[Y] + i * op[N_Y] + h * out_width * c
-            top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
             x = op[X] + i * op[N_X] + top * line
             for k in range(0, c, width):
                 n = min(width, c - k)
@@ -142,7 +120,7 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
                             rest = where_equal(here, most, zero, rest)
                 else:
                     for w in range(out_width):
-                        left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
                         most, rest = load(at(acts, y + w * c + k), n), load(at(deltas, y + w * c + k), n)
                         for r in range(bottom - top):
                             for s in range(left, right):
@@ -153,14 +131,33 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
                                 rest = where_equal(here, most, zero, rest)
 
 
+@max_backward.cuda
+def max_backward(op, params, grads, acts, deltas, lo, hi):
+    c, width = op[CHANNELS], op[WIDTH_IN]
+    for e in range(thread(), (hi - lo) * op[N_X], threads()):
+        x, y, h, w, first, last, begin, end = windows_over(op, lo, e)
+        here, given = acts[x + (h * width + w) * c], like(deltas, 0)
+        for v in range(first, last):
+            for u in range(begin, end):
+                most = acts[y + (v * op[OUT_WIDTH] + u) * c]
+                found = here == most
+                top, bottom = span(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+                left, right = span(u, op[STRIDE_H], op[LEFT], op[COLUMNS], width)
+                for r in range(top, h + 1):
+                    for s in range(left, w if r == h else right):
+                        found = found and acts[x + (r * width + s) * c] != most
+                given += deltas[y + (v * op[OUT_WIDTH] + u) * c] if found else like(deltas, 0)
+        deltas[op[X] + lo * op[N_X] + e] = given
+
+
 # --- mean ---------------------------------------------------------------------------------------------------------------
 
 
-class AvgPool2D(_Pool2D):
+class AvgPool2D(Pool2D):
     """The mean of each window."""
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, mean_forward, mean_backward)]
+        return [self._op(shape, mean_forward, mean_backward, keeps_output=False)]
 
 
 @kernel
@@ -169,9 +166,9 @@ def mean_forward(op, params, grads, acts, deltas, lo, hi):
     c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
     for i in range(lo, hi):
         for h in range(op[OUT_HEIGHT]):
-            top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
             for w in range(op[OUT_WIDTH]):
-                left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
                 y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
                 share = like(acts, 1 / ((bottom - top) * (right - left)))
                 for k in range(c):
@@ -183,16 +180,27 @@ def mean_forward(op, params, grads, acts, deltas, lo, hi):
                             acts[y + k] += share * acts[x + k]
 
 
+@mean_forward.cuda
+def mean_forward(op, params, grads, acts, deltas, lo, hi):
+    for e in range(thread(), (hi - lo) * op[N_Y], threads()):
+        x, top, bottom, left, right = window_of(op, lo, e)
+        total = like(acts, 0)
+        for h in range(top, bottom):
+            for w in range(left, right):
+                total += acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]]
+        acts[op[Y] + lo * op[N_Y] + e] = total / like(acts, (bottom - top) * (right - left))
+
+
 @kernel
 def mean_backward(op, params, grads, acts, deltas, lo, hi):
     """Give every number of a window its share of dy        deltas[x] overwritten"""
     c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
     for i in range(lo, hi):
-        _clear(op, deltas, i)
+        clear(op, deltas, i)
         for h in range(op[OUT_HEIGHT]):
-            top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
             for w in range(op[OUT_WIDTH]):
-                left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
                 y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
                 share = like(acts, 1 / ((bottom - top) * (right - left)))
                 for r in range(top, bottom):
@@ -202,62 +210,18 @@ def mean_backward(op, params, grads, acts, deltas, lo, hi):
                             deltas[x + k] += share * deltas[y + k]
 
 
-# --- Lp -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class LpPool2D(_Pool2D):
-    """The p-norm of each window, p ≥ 1; p = 2 is the root of the sum of squares."""
-
-    p: float = 2.0
-
-    def __post_init__(self):
-        if not 1 <= self.p < float("inf"):
-            raise ValueError(f"LpPool2D needs a p of at least 1, got {self.p!r}")
-
-    def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, norm_forward, norm_backward, float(self.p))]
-
-
-@kernel
-def norm_forward(op, params, grads, acts, deltas, lo, hi):
-    """y = (Σ |x|ᵖ)^(1/p) over each window        acts[y] overwritten"""
-    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
-    p = like(acts, real(op, POWER))
-    for i in range(lo, hi):
-        for h in range(op[OUT_HEIGHT]):
-            top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            for w in range(op[OUT_WIDTH]):
-                left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
-                for k in range(c):
-                    total = like(acts, 0)
-                    for r in range(top, bottom):
-                        for s in range(left, right):
-                            x = acts[op[X] + i * op[N_X] + r * line + s * c + k]
-                            total += x * x if p == like(acts, 2) else abs(x) ** p
-                    acts[y + k] = total ** (like(acts, 1) / p)
-
-
-@kernel
-def norm_backward(op, params, grads, acts, deltas, lo, hi):
-    """dx = dy sign(x) |x / y|^(p−1), 0 where y is        deltas[x] overwritten"""
-    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
-    zero, one, p = like(acts, 0), like(acts, 1), like(acts, real(op, POWER))
-    for i in range(lo, hi):
-        _clear(op, deltas, i)
-        for h in range(op[OUT_HEIGHT]):
-            top, bottom = _span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            for w in range(op[OUT_WIDTH]):
-                left, right = _span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
-                for k in range(c):
-                    if acts[y + k] > zero:
-                        for r in range(top, bottom):
-                            for s in range(left, right):
-                                j = op[X] + i * op[N_X] + r * line + s * c + k
-                                share = (abs(acts[j]) / acts[y + k]) ** (p - one)
-                                deltas[j] += deltas[y + k] * (share if acts[j] > zero else (-share if acts[j] < zero else zero))
+@mean_backward.cuda
+def mean_backward(op, params, grads, acts, deltas, lo, hi):
+    for e in range(thread(), (hi - lo) * op[N_X], threads()):
+        x, y, h, w, first, last, begin, end = windows_over(op, lo, e)
+        given = like(deltas, 0)
+        for v in range(first, last):
+            top, bottom = span(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            for u in range(begin, end):
+                left, right = span(u, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                share = like(deltas, (bottom - top) * (right - left))
+                given += deltas[y + (v * op[OUT_WIDTH] + u) * op[CHANNELS]] / share
+        deltas[op[X] + lo * op[N_X] + e] = given
 
 
 # --- the whole picture --------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._jit import kernel
-from numbanet._simd import like
+from numbanet._simd import like, quotient, thread, threads
 from numbanet.layers.base import Shape
 from numbanet.layers.base import size as numbers
 from numbanet.plan import N_X, N_Y, OWN, Op, X, Y
@@ -120,6 +120,17 @@ def pad_forward(op, params, grads, acts, deltas, lo, hi):
                 acts[y + j] = acts[x + j]
 
 
+@pad_forward.cuda
+def pad_forward(op, params, grads, acts, deltas, lo, hi):
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for e in range(thread(), (hi - lo) * n_y, threads()):
+        i = quotient(e, n_y)
+        h = quotient(e - i * n_y, padded)
+        j, h = e - i * n_y - h * padded - op[BEFORE], h - op[TOP]
+        inside = 0 <= h < op[HEIGHT] and 0 <= j < line
+        acts[op[Y] + lo * n_y + e] = acts[op[X] + (lo + i) * n_x + h * line + j] if inside else like(acts, 0)
+
+
 @kernel
 def pad_backward(op, params, grads, acts, deltas, lo, hi):
     """Cut the frame off        deltas[x] overwritten"""
@@ -129,3 +140,13 @@ def pad_backward(op, params, grads, acts, deltas, lo, hi):
             x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
             for j in range(line):
                 deltas[x + j] = deltas[y + j]
+
+
+@pad_backward.cuda
+def pad_backward(op, params, grads, acts, deltas, lo, hi):
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for e in range(thread(), (hi - lo) * n_x, threads()):
+        i = quotient(e, n_x)
+        h = quotient(e - i * n_x, line)
+        j = e - i * n_x - h * line
+        deltas[op[X] + lo * n_x + e] = deltas[op[Y] + (lo + i) * n_y + (h + op[TOP]) * padded + op[BEFORE] + j]

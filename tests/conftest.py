@@ -1,0 +1,33 @@
+"""Without an NVIDIA driver, CUDA kernels run in Numba's simulator, which has to be chosen before Numba is imported."""
+
+import ctypes
+import os
+import sys
+
+import pytest
+
+
+def _has_card():
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    except OSError:
+        return False
+
+
+if not _has_card():
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+
+
+@pytest.fixture
+def quick_turns():
+    """Let Python's threads take turns often: the simulator's threads wait for one another."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "gpu" in item.keywords and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

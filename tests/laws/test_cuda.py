@@ -1,0 +1,147 @@
+"""The CUDA engine and the CPU engine do the same, to rounding: on a card where there is one, else in Numba's simulator.
+
+A simulated launch has at most 2,048 threads; blocks and tiles are small there, so that a few samples already fill several of them.
+"""
+
+import numpy as np
+import pytest
+from checkers import close
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+
+import numbanet as nn
+from numbanet import _cuda
+
+pytest.importorskip("numba_cuda")
+
+from numbanet.engine import cards
+
+pytestmark = pytest.mark.usefixtures("quick_turns")
+
+ROUNDING = 1e-11
+LOSS = LOSSES[0]
+WAYS = [cards.ONE, cards.WALK, cards.APART]
+
+
+def same_way(monkeypatch, way):
+    """Run everything in this way (what does not train cannot be run by one block, and walks)."""
+    monkeypatch.setattr(cards, "way", lambda ops, batch, training: way if training or way != cards.ONE else cards.WALK)
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    same_way(monkeypatch, request.param)
+    return request.param
+
+
+def twice(example, *args, **kwargs):
+    """The network of a row on the CPU and on the card."""
+    return network(example, *args, **kwargs), network(example, *args, **kwargs).to("cuda")
+
+
+@pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
+@pytest.mark.parametrize("way", [cards.WALK, cards.APART], indirect=True)
+def test_outputs_agree(example, way):
+    cpu, cuda = twice(example)
+    x = inputs(example, 7)
+    close(cuda.predict(x), cpu.predict(x), ROUNDING)
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+@pytest.mark.parametrize("way", [cards.WALK, cards.APART], indirect=True)
+def test_gradients_agree_for_every_layer(example, way):
+    cpu, cuda = twice(example, LOSS, penalty=PENALTIES[3])
+    x, y = inputs(example, 5), targets(LOSS, 5)
+    close(cuda.gradient(x, y, LOSS.loss), cpu.gradient(x, y, LOSS.loss), ROUNDING)
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+def test_two_steps_agree_for_every_layer(example, way):
+    nets, x, y = twice(example, LOSS, penalty=nn.L2(0.1)), inputs(example, 7), targets(LOSS, 7)
+    for net in nets:
+        net.history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=4)
+    close(nets[1]._memory, nets[0]._memory, ROUNDING)
+    close(nets[1].history.history["loss"], nets[0].history.history["loss"], ROUNDING)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("way", [cards.ONE, cards.WALK], indirect=True)
+def test_steps_agree_for_every_optimizer(optimizer, way):
+    example = TRAINABLE[6]
+    nets, x, y = twice(example, LOSS, penalty=PENALTIES[1]), inputs(example, 9), targets(LOSS, 9)
+    before = nets[0]._memory.copy()
+    for net in nets:
+        net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2)
+    close(nets[1]._memory - before, nets[0]._memory - before, 1e-9)
+    close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+def test_losses_hits_and_gradients_agree(loss):
+    example = TRAINABLE[0]
+    cpu, cuda = twice(example, loss, width=5)
+    x, y = inputs(example, 11), targets(loss, 11, 5)
+    found, expected = (net.evaluate(x, y, loss=loss.loss) for net in (cuda, cpu))
+    assert found.keys() == expected.keys()
+    close(list(found.values()), list(expected.values()), ROUNDING)
+    close(cuda.gradient(x, y, loss.loss), cpu.gradient(x, y, loss.loss), ROUNDING)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_inputs_of_every_type_agree(dtype):
+    cpu, cuda = twice(TRAINABLE[1], LOSS)
+    x = np.random.default_rng(6).integers(0, 256, (5, 3)).astype(dtype)
+    y = targets(LOSS, 5).astype("float32")
+    close(cuda.predict(x), cpu.predict(x), ROUNDING)
+    close(cuda.gradient(x, y, LOSS.loss), cpu.gradient(x, y, LOSS.loss), ROUNDING)
+
+
+def test_single_precision_agrees():
+    nets = [nn.Sequential([nn.Dense(20, activation="tanh"), nn.Dense(3, activation="softmax")], 13, device=device)
+            for device in ("cpu", "cuda")]
+    x = np.random.default_rng(3).normal(size=(24, 13)).astype("float32")
+    for net in nets:
+        net.fit(x, np.arange(24) % 3, optimizer=nn.Adam(0.01), batch_size=12, epochs=2)
+    close(nets[1].parameters, nets[0].parameters, 1e-5)
+
+
+def test_a_product_of_many_tiles_agrees(way):
+    nets = [nn.Sequential([nn.Dense(37, activation="relu"), nn.Dense(21)], 19, "float64", device=device) for device in ("cpu", "cuda")]
+    generator = np.random.default_rng(4)
+    x, y = generator.normal(size=(23, 19)), generator.normal(size=(23, 21))
+    for net in nets:
+        net.fit(x, y, optimizer=nn.SGD(0.1), batch_size=None, epochs=2)
+    close(nets[1].parameters, nets[0].parameters, ROUNDING)
+
+
+@pytest.mark.parametrize("way", [cards.ONE, cards.WALK], indirect=True)
+def test_pictures_are_changed_alike(way):
+    augment = nn.Augment(shift=1, rotation=20, zoom=0.1, shear=0.1, flip_horizontal=True, brightness=0.2, noise=0.1, cutout=2)
+    nets = [nn.Sequential([nn.Flatten(), nn.Dense(2)], (5, 4, 2), "float64", device=device) for device in ("cpu", "cuda")]
+    x, y = np.random.default_rng(5).uniform(size=(6, 5, 4, 2)), np.ones((6, 2))
+    for net in nets:
+        net.fit(x, y, optimizer=nn.SGD(0.1), batch_size=3, augment=augment)
+    close(nets[1].parameters, nets[0].parameters, ROUNDING)
+
+
+def test_every_kernel_has_a_twin():
+    from reference import kernels
+
+    for name, kernel in kernels().items():
+        assert kernel.twin is not None or kernel.apart, f"{name} has no CUDA twin and does not say apart=True"
+        if kernel.twin is not None:
+            assert kernel.twin.__name__ == kernel.function.__name__
+            assert kernel.twin.__code__.co_varnames[:7] == kernel.function.__code__.co_varnames[:7]
+
+
+@pytest.mark.skipif(not _cuda.SIMULATED, reason="a card has no ends of memories that could be looked after")
+def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
+    same_way(monkeypatch, cards.WALK)
+    net = network(TRAINABLE[0]).to("cuda")
+    x = inputs(TRAINABLE[0], 3)
+    net.predict(x)
+    (machine,) = net._machinery.made.values()
+    machine.parts[0][1][1].twin  # the first layer's forward
+    machine.plan.tables[:, :, 9] += 1_000_000
+    machine.tables_written = False
+    with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):
+        net.predict(x)
