@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 import sys
@@ -38,6 +39,12 @@ def benchmarks():
 def combinations(owner):
     """All parameters of a class, the smallest first."""
     return list(product(*getattr(owner, "params", ())))
+
+
+@pytest.fixture(autouse=True)
+def found_by_other_processes(monkeypatch):
+    """Let programs of their own import the package that is tested."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
 
 
 @contextlib.contextmanager

@@ -44,7 +44,8 @@ class Trained:
     @property
     def trainer(self):
         """The plan and the memories of this training."""
-        (found,) = self.network._machines.values()
+        machinery = getattr(self.network, "_machinery", None)
+        (found,) = (machinery.made if machinery else self.network._machines).values()  # the latter on older commits
         return found
 
 
