@@ -17,22 +17,12 @@ from numbanet import _simd
 # --- copying ------------------------------------------------------------------------------------------------------------
 
 
-class _Module:
-    """A module seen through other words: what is taken from it is bound."""
-
-    def __init__(self, module, words, finish, known):
-        self._module, self._with = module, (words, finish, known)
-
-    def __getattr__(self, name):
-        return _translated(getattr(self._module, name), *self._with)
-
-
 def bound(function, words: dict, finish=lambda function: function, known: dict | None = None):
     """A copy of a function, and of all functions of the package that it calls, with other words.
 
     `words` maps the id of a word to what takes its place; `finish` is applied to every copy, for instance to compile it.
     """
-    known = {} if known is None else known
+    known = {} if known is None else known  # functions and modules that were copied already
     function = getattr(function, "py_func", function)
     if function not in known:
         code, scope = function.__code__, dict(function.__globals__)
@@ -59,7 +49,11 @@ def _translated(value, words, finish, known):
     if hasattr(value, "py_func"):
         return bound(value, words, finish, known)
     if isinstance(value, types.ModuleType) and value.__name__.startswith("numbanet."):
-        return _Module(value, words, finish, known)
+        if value not in known:
+            known[value] = copy = types.ModuleType(value.__name__)
+            for name, inner in vars(value).items():
+                setattr(copy, name, _translated(inner, words, finish, known))
+        return known[value]
     return value
 
 
@@ -131,6 +125,12 @@ def _pointer(address, dtype):
     return Pointer(array)
 
 
+def _memory(array):
+    while not isinstance(array, np.ndarray):  # the simulator wraps the arrays of the user's kernel
+        array = array.__dict__.get("_ary", array.__dict__.get("_item"))
+    return Pointer(array.reshape(-1))
+
+
 _NUMBERS: dict[str, Any] = {
     "at": lambda p, offset: Pointer(p.array, p.start + int(offset)),
     "pointer": _pointer,
@@ -148,6 +148,8 @@ _NUMBERS: dict[str, Any] = {
     "mixed": _mixed,
     "chance": _chance,
     "quotient": _quotient,
+    "memory": _memory,
+    "byte_share": lambda p: 1 / 255 if p.dtype == np.uint8 else 1.0,
 }
 
 _lock = threading.Lock()

@@ -12,14 +12,12 @@ from numba.core import types
 
 from numbanet import _bound
 from numbanet._bound import bound
-from numbanet._grid import LANES, SIMULATED
+from numbanet._grid import LANES, SIMULATED, numbers, product
 from numbanet._jit import Kernel
-from numbanet._simd import sync, thread, threads
+from numbanet._simd import column, columns, lane, thread, threads
 
 OLDEST = (7, 0)
 """The oldest compute capability that kernels are compiled for: Volta."""
-REGISTERS = 128
-"""Registers that a thread may use: with them two blocks fit an SM."""
 
 cuda: Any = None
 """numba.cuda, once `module` has found it; the simulator exchanges it while a kernel runs."""
@@ -113,6 +111,32 @@ def twin(kernel: Kernel):
     return device(each)
 
 
+@cache
+def alone(kernel: Kernel):
+    """A kernel's CUDA twin for a single thread that carries a sample by itself: it is all threads, and waits for nobody."""
+    if kernel.twin is None:
+        twin(kernel)  # says what is missing
+        return device(kernel.function)
+    words = {id(word): device(by_itself) for word, by_itself in _ALONE.items()}
+    words, finish = (_simulated_words() | words, _as_it_is) if SIMULATED else (words, device)
+    return bound(kernel.twin, words | {id(product): bound(numbers, words, finish)}, finish)
+
+
+def _as_it_is(function):
+    return function
+
+
+def _none():
+    return 0
+
+
+def _single():
+    return 1
+
+
+_ALONE = {lane: _none, thread: _none, column: _none, threads: _single, columns: _single}
+
+
 def _trampoline(function, *args):
     """What the simulator launches: it exchanges `cuda` in the module of the function that it is given."""
     function(*args)
@@ -140,7 +164,7 @@ class Launch:
             self.copy = bound(self.function, _simulated_words())
             return module().jit(_trampoline)
         if "kernel" not in self.__dict__:
-            jit = module().jit(types.void(*[types.int64] * self.count), max_registers=REGISTERS)
+            jit = module().jit(types.void(*[types.int64] * self.count))
             self.kernel = jit(self.function)
         return self.kernel
 
@@ -190,7 +214,3 @@ class Buffer:
 def _unwritten(dtype):
     """What a memory holds before anything is written: a NaN shows where it is read."""
     return np.nan if dtype.kind == "f" else 0
-
-
-__all__ = ["LANES", "SIMULATED", "Buffer", "CudaError", "Launch", "card", "device", "free_bytes", "module", "processors", "require",
-           "sync", "twin"]

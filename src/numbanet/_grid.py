@@ -5,7 +5,7 @@ Everything here is run by all threads of a row of blocks at once (`_simd/grid.py
 
 import os
 
-from numbanet._jit import inline
+from numbanet._jit import inline, routine
 from numbanet._simd import column, columns, lane, like, quotient, shared, stack, sync, thread, threads
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
@@ -24,7 +24,7 @@ FEW = 8
 """Rows or columns below which a tile would be mostly empty: then each thread works out whole numbers of the result."""
 
 
-@inline
+@routine
 def product(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting):
     """c[i, j] = start[i, j] + Σ_k a[i, k] b[k, j], for `rows` by `wide` numbers and k < depth.
 
@@ -32,23 +32,29 @@ def product(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_
     c[i c_row + j]; start may be c
     """
     if rows < FEW or wide < FEW:
-        for e in range(thread(), rows * wide, threads()):
-            i = quotient(e, wide)
-            j = e - i * wide
-            total = start[i * start_row + j] if starting else like(c, 0)
-            if i == ones:
-                for k in range(depth):
-                    total += b[k * b_step + j * b_column]
-            else:
-                for k in range(depth):
-                    total += a[i * a_row + k * a_step] * b[k * b_step + j * b_column]
-            c[i * c_row + j] = total
+        numbers(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting)
         return
     side = quotient(wide + TILE_COLUMNS - 1, TILE_COLUMNS)
     for tile in range(column(), side * quotient(rows + TILE_ROWS - 1, TILE_ROWS), columns()):
         above = quotient(tile, side) * TILE_ROWS
         left = (tile - quotient(tile, side) * side) * TILE_COLUMNS
         _tile(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting, above, left)
+
+
+@inline
+def numbers(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting):
+    """`product` without tiles: each thread works out whole numbers of the result."""
+    for e in range(thread(), rows * wide, threads()):
+        i = quotient(e, wide)
+        j = e - i * wide
+        total = start[i * start_row + j] if starting else like(c, 0)
+        if i == ones:
+            for k in range(depth):
+                total += b[k * b_step + j * b_column]
+        else:
+            for k in range(depth):
+                total += a[i * a_row + k * a_step] * b[k * b_step + j * b_column]
+        c[i * c_row + j] = total
 
 
 @inline
@@ -76,7 +82,7 @@ def _tile(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_ro
                 value = b[(first + k) * b_step + (left + j) * b_column]
             tiles[SIZE_A + k * LINE_B + j] = value
         sync()
-        for k in range(DEPTH):
+        for k in range(min(DEPTH, depth - first)):
             for r in range(EACH_DOWN):
                 one = tiles[k * LINE_A + down + r * DOWN]
                 for s in range(EACH_ACROSS):
@@ -91,7 +97,7 @@ def _tile(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_ro
                 c[i * c_row + j] = start[i * start_row + j] + total if starting else total
 
 
-@inline
+@routine
 def total(room, values, n):
     """The sum of n numbers, the same in every run, for lane 0 of a block; `room` gives the type of the sum."""
     sums = shared(room, LANES)

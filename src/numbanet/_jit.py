@@ -181,8 +181,8 @@ def inline_exact(function):
     return numba.jit(forceinline=True, **{**_FLAGS, "fastmath": FASTMATH - {"reassoc"}})(function)
 
 
-def callable_from_user_code(function):
-    """Compile a function that the user's own compiled code calls; it may raise, and is not cached."""
+def routine(function):
+    """Compile a helper once, to be called by its callers; or a function that the user's own compiled code calls. Not cached."""
     return numba.jit(**_FLAGS)(function)
 
 

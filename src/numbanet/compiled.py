@@ -10,7 +10,7 @@ from numba.core import types
 from numba.extending import overload
 
 from numbanet import gather
-from numbanet._jit import callable_from_user_code
+from numbanet._jit import routine
 from numbanet._simd import at, call, fixed_address, like, memory, pointer, stack
 from numbanet.layers.base import size
 from numbanet.lowering import lower
@@ -45,7 +45,7 @@ def compiled(network):
     kind = numba.from_dtype(dtype)
     table_address, params_address = fixed_address(table), fixed_address(params)
 
-    @callable_from_user_code
+    @routine
     def predict_row(row, out):
         if row.size != n_in or out.size != n_out:
             raise ValueError("the compiled network was given a row or an output of another size than its own")

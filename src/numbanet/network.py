@@ -250,8 +250,15 @@ class Sequential:
                             validation_data=validation_data, validation_split=validation_split, augment=augment,
                             callbacks=callbacks, verbose=verbose, threads=threads)
 
-    def compiled(self):
-        """Return the network as it is now, as a function that the user's own compiled code calls: `f(row, out)`."""
+    def compiled(self, device: str = "cpu"):
+        """Return the network as it is now, as a function that the user's own compiled code calls: `f(row, out)`.
+
+        For device="cuda" it is a device function, which each thread of a `@cuda.jit` kernel calls with a sample of its own.
+        """
+        if _device(device) == "cuda":
+            from numbanet import compiled_cuda
+
+            return compiled_cuda.compiled(self)
         from numbanet.compiled import compiled
 
         return compiled(self)

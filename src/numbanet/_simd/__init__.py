@@ -21,7 +21,7 @@ from numbanet._simd.numbers import (
     where_equal,
     where_greater,
 )
-from numbanet._simd.pointers import address, at, call, fixed_address, lanes, memory, pointer, real, set_real, stack
+from numbanet._simd.pointers import address, at, byte_share, call, fixed_address, lanes, memory, pointer, real, set_real, stack
 from numbanet._simd.random import chance, mixed, uniform
 from numbanet._simd.tiles import dots, multiply
 from numbanet._simd.turning import turn
@@ -34,6 +34,7 @@ __all__ = [
     "at",
     "block",
     "blocks",
+    "byte_share",
     "call",
     "chance",
     "column",

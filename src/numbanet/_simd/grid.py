@@ -106,7 +106,7 @@ def shared(typingctx, like, count):
             generic = builder.addrspacecast(place, ir.PointerType(kind), "generic")
             return builder.bitcast(generic, context.get_value_type(like))
 
-        return like(like, types.int64), codegen
+        return like(like, count), codegen  # with the literal in it, so that two sizes are two functions
 
 
 @intrinsic

@@ -73,6 +73,17 @@ def memory(typingctx, array):
 
 
 @intrinsic
+def byte_share(typingctx, pointer):
+    """1/255 where `pointer` points to bytes, which are pictures, else 1 (a constant)."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            return ir.DoubleType()(1 / 255 if pointer.dtype == types.uint8 else 1.0)
+
+        return types.float64(pointer), codegen
+
+
+@intrinsic
 def lanes(typingctx, pointer):
     """How many elements of the type that `pointer` points to fill one vector register (a constant)."""
     if isinstance(pointer, types.CPointer):
@@ -90,11 +101,11 @@ def stack(typingctx, like, count):
         size = count.literal_value
 
         def codegen(context, builder, signature, args):
-            room = cgutils.alloca_once(builder, context.get_value_type(like.dtype), size=size)
+            room = cgutils.alloca_once(builder, ir.ArrayType(context.get_value_type(like.dtype), size))
             room.align = 64
-            return room
+            return builder.bitcast(room, context.get_value_type(like))
 
-        return like(like, types.int64), codegen
+        return like(like, count), codegen  # with the literal in it, so that two sizes are two functions
 
 
 # --- bits -----------------------------------------------------------------------------------------------------------
