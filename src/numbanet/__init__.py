@@ -5,6 +5,7 @@ from numbanet import _jit
 _jit.prefer_openmp()
 
 from numbanet import callbacks, datasets, initializers, metrics, models, plotting  # noqa: E402
+from numbanet._cuda import CudaError  # noqa: E402
 from numbanet._jit import kernel  # noqa: E402
 from numbanet.augment import Augment, expand  # noqa: E402
 from numbanet.ensemble import Ensemble  # noqa: E402
@@ -70,6 +71,7 @@ __all__ = [
     "Conv1D",
     "Conv2D",
     "CrossEntropy",
+    "CudaError",
     "Dense",
     "DivergenceError",
     "Dropout",

@@ -81,14 +81,20 @@ def _between(key, counter, amount):
 
 
 @inline
+def _whole(x):
+    """The largest whole number up to x, as an integer (a GPU's floor gives a float)."""
+    return int(math.floor(x))
+
+
+@inline
 def _map(op, key):
     """The inverse map of one sample: source = (a h + b w + e, c h + d w + f) for the target pixel (h, w)."""
     angle, zoom = _between(key, 0, real(op, ROTATION)), 1 + _between(key, 1, real(op, ZOOM))
     shear = _between(key, 2, real(op, SHEAR))
     up = -1.0 if op[FLIP_V] and chance(key, 3) < 0.5 else 1.0
     aside = -1.0 if op[FLIP_H] and chance(key, 4) < 0.5 else 1.0
-    down = math.floor(chance(key, 5) * (2 * op[SHIFT_V] + 1)) - op[SHIFT_V]
-    right = math.floor(chance(key, 6) * (2 * op[SHIFT_H] + 1)) - op[SHIFT_H]
+    down = _whole(chance(key, 5) * (2 * op[SHIFT_V] + 1)) - op[SHIFT_V]
+    right = _whole(chance(key, 6) * (2 * op[SHIFT_H] + 1)) - op[SHIFT_H]
     sine, cosine = math.sin(angle), math.cos(angle)
     a, b = up * cosine / zoom, up * sine / zoom
     c, d = aside * (shear * cosine - sine) / zoom, aside * (shear * sine + cosine) / zoom
@@ -101,7 +107,7 @@ def _map(op, key):
 def _hole(op, key):
     """Where the square that is set to 0 begins."""
     half = op[CUTOUT] // 2
-    return math.floor(chance(key, 8) * op[HEIGHT]) - half, math.floor(chance(key, 9) * op[WIDTH_IN]) - half
+    return _whole(chance(key, 8) * op[HEIGHT]) - half, _whole(chance(key, 9) * op[WIDTH_IN]) - half
 
 
 @kernel
@@ -150,7 +156,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 @inline
 def _sample(x, y, h, w, from_h, from_w, height, width, channels):
     """y[h, w] = x[from_h, from_w], between its four neighbours"""
-    top, left = math.floor(from_h), math.floor(from_w)
+    top, left = _whole(from_h), _whole(from_w)
     down, right = like(x, from_h - top), like(x, from_w - left)
     for k in range(channels):
         total = like(x, 0)

@@ -54,7 +54,7 @@ def compiled(network):
             y[j] = like(y, acts[end + j])
 
     made = _cuda.device(predict_row)
-    made.keep = (table, parameters)
+    made.keep, made.room = (table, parameters), room
     return made
 
 

@@ -135,6 +135,8 @@ class Memory:
                 names = sorted({self.names[row] for _, _, row in found})
                 launches.append((made[key], found[0][2], ", ".join(names)))
 
+        self.launches = list(made.values())
+
         def region(batch):
             for launch, row, names in launches:
                 self.guarded(names, launch, self.plan.threads, self.columns, self.card_run.address, batch, row)

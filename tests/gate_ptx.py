@@ -1,0 +1,167 @@
+"""Compile every CUDA kernel for every architecture, without a card, and let ptxas look at it; a report as JSON.
+
+    python tests/gate_ptx.py [part of how many]
+
+One line for each kernel, precision and architecture: registers, bytes spilled, of stack and of shared memory, or the error. Run in
+a process of its own with the simulator off. The kernels are: each twin alone (as in the engine's way APART), the engine's kernels
+for whole networks in every way, and networks compiled for single threads.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from functools import partial
+from pathlib import Path
+
+os.environ["NUMBA_ENABLE_CUDASIM"] = "0"
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "src")]
+
+import numpy as np  # noqa: E402
+from numba import cuda  # noqa: E402
+from numba.core import types  # noqa: E402
+from numba.cuda import compiler, dispatcher  # noqa: E402
+from reference import kernels  # noqa: E402
+
+import numbanet as nn  # noqa: E402
+from numbanet import _cuda  # noqa: E402
+from numbanet.engine import cards  # noqa: E402
+from numbanet.engine import cuda as engine  # noqa: E402
+
+ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
+REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+
+
+class NoCard:
+    """What Numba asks for when it compiles a device function."""
+
+    compute_capability = ARCHITECTURES[0]
+
+
+class NoBuffer:
+    """Memory on a card that is not there; its address must not be the null pointer, which compilers take for a mistake."""
+
+    def __init__(self, count, dtype):
+        self.address = 1 << 20
+
+    def upload(self, values):
+        pass
+
+
+def ptxas():
+    """The assembler that comes with numba-cuda's extra."""
+    found = list(Path(sysconfig.get_paths()["purelib"]).glob("nvidia/*/bin/ptxas"))
+    if not found:
+        raise FileNotFoundError('no ptxas: pip install "numba-cuda[cu12]"')
+    return str(found[0])
+
+
+def assembled(name, kind, ptx, capability, assembler=[]):  # noqa: B006
+    """What ptxas says about a kernel."""
+    if not assembler:
+        assembler.append(ptxas())
+    row = {"kernel": name, "dtype": np.dtype(kind).name, "architecture": f"sm_{capability[0]}{capability[1]}"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        command = [assembler[0], "-v", f"-arch={row['architecture']}", str(path), "-o", os.devnull]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return row | {"error": done.stderr}
+    frames = REPORT.findall(done.stderr)
+    return row | {"registers": max(map(int, re.findall(r"Used (\d+) registers", done.stderr))),
+                  "spilled": sum(int(stores) + int(loads) for _, stores, loads in frames),
+                  "stack": max(int(stack) for stack, _, _ in frames),
+                  "shared": sum(map(int, re.findall(r"(\d+) bytes smem", done.stderr)))}
+
+
+def compiled(name, kind, function, arguments, architectures):
+    """A row for each architecture; Numba's part is done once, NVVM's and ptxas's for each."""
+    try:
+        library, _ = compiler._compile_pyfunc_with_fixup(function, arguments, device=False, cc=architectures[0], abi="numba")
+        for capability in architectures:
+            (ptx,) = library.get_asm_strs(cc=capability)
+            yield assembled(name, kind, ptx, capability)
+    except Exception as error:
+        yield {"kernel": name, "dtype": np.dtype(kind).name, "architecture": "all", "error": f"{type(error).__name__}: {error}"}
+
+
+def whole_networks():
+    """(name, network, batch size, loss, optimiser, way) whose kernels are looked at."""
+    dense = [nn.Dense(30, activation="sigmoid"), nn.Dropout(0.2), nn.Dense(10, activation="softmax")]
+    deep = [nn.Dense(64, activation="tanh"), nn.BatchNorm(), nn.Dense(64, activation="tanh"), nn.Dense(1)]
+    yield "dense", nn.Sequential(dense, 784), 10, "cross_entropy", nn.SGD(0.1, momentum=0.9), cards.ONE
+    yield "dense", nn.Sequential(deep, 8), 1 << 14, "mean_squared_error", nn.Adam(), cards.WALK
+    yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), cards.WALK
+    yield "lenet5", nn.models.lenet5(dtype="float64"), 8, "cross_entropy", nn.RMSprop(), cards.ONE
+
+
+def launches():
+    """(name, dtype, launch) for whole networks."""
+    for name, net, batch, loss, optimizer, way in whole_networks():
+        cards.way = lambda ops, batch, training, way=way: way
+        chosen = net._loss(loss)
+        classes = loss == "cross_entropy"
+        targets = np.dtype("int64" if classes else "float32")
+        ops, last, hits = net._with_loss(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
+        trainer = cards.Trainer(ops, net.dtype, batch, last, hits, optimizer)
+        if way == cards.ONE:
+            yield f"{name} steps", net.dtype, trainer.steps_of_one
+        else:
+            for k, launch in enumerate(trainer.launches):
+                yield f"{name} region {k}", net.dtype, launch
+            yield f"{name} gradients", net.dtype, trainer.gradients
+            yield f"{name} updates", net.dtype, trainer.updates
+
+
+def alone(kernel, kind):
+    """The launch of a single kernel."""
+    return engine.region(engine.single(engine._forward, kernel), kind)
+
+
+def everything():
+    """(name, dtype, what makes the launch, architectures)."""
+    for name, kernel in kernels().items():
+        if not name.startswith("numbanet.profile"):  # it measures the CPU
+            for kind, architectures in ((np.float32, ARCHITECTURES), (np.float64, (ARCHITECTURES[0], ARCHITECTURES[-1]))):
+                yield name, kind, partial(alone, kernel, kind), architectures
+    for name, kind, launch in launches():
+        yield name, kind, lambda launch=launch: launch, ARCHITECTURES
+
+
+def for_threads():
+    """Rows for networks compiled for single threads, with the bytes that must be on their stack."""
+    for net in (nn.Sequential([nn.Dense(64, activation="tanh"), nn.Dense(1)], 8), nn.models.lenet5()):
+        predict_row = net.compiled(device="cuda")
+
+        def kernel(x, out):
+            i = cuda.grid(1)
+            if i < len(out):
+                predict_row(x[i], out[i])  # noqa: B023
+
+        arguments = (types.Array(types.float32, 1 + len(net.input_shape), "C"), types.Array(types.float32, 2, "C"))
+        for row in compiled("compiled for threads", np.float32, kernel, arguments, ARCHITECTURES):
+            yield row | {"needed": predict_row.room * 4}
+
+
+def main(part=0, of=1):
+    dispatcher.get_current_device = compiler.get_current_device = lambda: NoCard
+    _cuda.require, _cuda.free_bytes, _cuda.Buffer, cards.Buffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
+    cards.processors = lambda: 132
+    rows = []
+    for k, (name, kind, make, architectures) in enumerate(everything()):
+        if k % of == part:
+            launch = make()
+            rows += compiled(name, kind, launch.function, (types.int64,) * launch.count, architectures)
+    if part == 0:
+        rows += for_threads()
+    with contextlib.suppress(BrokenPipeError):
+        json.dump(rows, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
