@@ -29,5 +29,5 @@ def quick_turns():
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "gpu" in item.keywords and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        if item.get_closest_marker("gpu") and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

@@ -112,7 +112,7 @@ def launches():
         if way == cards.ONE:
             yield f"{name} steps", net.dtype, trainer.steps_of_one
         else:
-            for k, launch in enumerate(trainer.launches):
+            for k, (launch, _, _) in enumerate(trainer.launches):
                 yield f"{name} region {k}", net.dtype, launch
             yield f"{name} gradients", net.dtype, trainer.gradients
             yield f"{name} updates", net.dtype, trainer.updates

@@ -4,6 +4,7 @@ In Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the same calls run kernels as Pyth
 """
 
 import importlib.util
+import warnings
 from functools import cache
 from typing import Any
 
@@ -139,7 +140,8 @@ _ALONE = {lane: _none, thread: _none, column: _none, threads: _single, columns: 
 
 def _trampoline(function, *args):
     """What the simulator launches: it exchanges `cuda` in the module of the function that it is given."""
-    function(*args)
+    with np.errstate(all="ignore"):
+        function(*args)
 
 
 class Launch:
@@ -152,10 +154,11 @@ class Launch:
     def __call__(self, rows: int, columns: int, *numbers) -> None:
         ready = self._ready.get((rows, columns))
         if ready is None:
-            ready = self._ready[rows, columns] = self._kernel()[(rows, columns), LANES]
+            with warnings.catch_warnings():  # few blocks are what a small network needs
+                warnings.simplefilter("ignore")
+                ready = self._ready[rows, columns] = self._kernel()[(rows, columns), LANES]
         if SIMULATED:
-            with np.errstate(all="ignore"):
-                ready(self.copy, *numbers)
+            ready(self.copy, *numbers)
         else:
             ready(*numbers)
 

@@ -1,7 +1,7 @@
 """Machines of the CUDA engine: a plan with its memories on the card, and the launches that work on them.
 
 They have the methods of `machines.py`. Parameters and the optimiser's state go to the card when an epoch begins and come back when
-it ends: an error on the card, or Ctrl-C, leaves the host's as they were before the epoch.
+it ends, or is interrupted between two calls; an error on the card leaves the host's as they were before the epoch.
 """
 
 import os
@@ -68,7 +68,7 @@ class Memory:
         _cuda.require()
         self.plan, self.way, self.columns = plan_for(ops, dtype, batch, training)
         plan, self.dtype, self.loss_op, self.hits_op = self.plan, np.dtype(dtype), loss_op, hits_op
-        self.verbs = cuda.gradient_verbs(plan) if training else []
+        self.verbs = cuda.gradient_verbs(plan) if training else ()
         self.n_memory = plan.n_params + sum(op.buffers for op in plan.ops)
         sizes = {cuda.PARAMS: self.n_memory, cuda.GRADS: n_grads, cuda.ACTS: plan.n_acts, cuda.DELTAS: plan.n_deltas,
                  cuda.STATE: n_state}
@@ -122,31 +122,21 @@ class Memory:
         self.card_run.download(self.run)
         self.buffers[cuda.SUMS].download(self.sums)
 
-    def region(self, optimizer=None):
+    def region(self, prepare=None):
         """Region A as a function of the batch: the launches that the way asks for."""
-        kind, made = self.dtype.type, {}
-        launches = []
+        op_names = {row: op.name for row, op in cuda.rows(self.plan).items()}
+        self.launches = []
         for phase in self.parts:
             for found in ([phase] if self.way != APART else [[part] for part in phase]):
-                key = tuple(part[:2] for part in found) if self.way == APART else len(launches)
-                if key not in made:
-                    part = cuda.chain(found) if self.way != APART else cuda.single(*found[0][:2])
-                    made[key] = cuda.region(part, kind, optimizer)
-                names = sorted({self.names[row] for _, _, row in found})
-                launches.append((made[key], found[0][2], ", ".join(names)))
-
-        self.launches = list(made.values())
+                part = cuda.chain(tuple(found)) if self.way != APART else cuda.single(*found[0][:2])
+                names = ", ".join(sorted({op_names[row] for _, _, row in found}))
+                self.launches.append((cuda.region(part, self.dtype.type, prepare), found[0][2], names))
 
         def region(batch):
-            for launch, row, names in launches:
+            for launch, row, names in self.launches:
                 self.guarded(names, launch, self.plan.threads, self.columns, self.card_run.address, batch, row)
 
         return region
-
-    @property
-    def names(self) -> dict:
-        """The name of the op in each row."""
-        return {row: op.name for row, op in cuda.rows(self.plan).items()}
 
     def guarded(self, names: str, work, *args):
         """Do some work on the card; an error there becomes a CudaError that says where."""
@@ -181,12 +171,13 @@ class Trainer(Memory):
         self.set_own(optimizer.own)
         kind = self.dtype.type
         if self.way == ONE:
-            whole = cuda.chain([part for phase in self.parts for part in phase])
-            self.steps_of_one = cuda.steps(whole, self.verbs, kind, optimizer)
+            whole = cuda.chain(tuple(part for phase in self.parts for part in phase))
+            self.steps_of_one = cuda.steps(whole, self.verbs, kind, optimizer.prepare, optimizer.update)
         else:
-            self.samples = self.region(optimizer)
-            self.gradients, self.updates = cuda.gradients(self.verbs, kind), cuda.updates(kind, optimizer)
+            self.samples = self.region(optimizer.prepare)
+            self.gradients, self.updates = cuda.gradients(self.verbs, kind), cuda.updates(kind, optimizer.update)
         self.pace, self.timed = 1, False
+        self.ahead: tuple | None = None  # the host's parameters and state, while the card's are newer
 
     def set_own(self, values) -> None:
         """Write the optimiser's hyper-parameters."""
@@ -197,6 +188,7 @@ class Trainer(Memory):
     def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
         """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss and hits."""
         began = time.perf_counter()
+        self.ahead = None  # an error from here on leaves the host's numbers alone
         self.guarded("the copy to the card", self._upload, params, state, samples, first, step)
         run = self.card_run.address
         if self.way == ONE:
@@ -209,8 +201,10 @@ class Trainer(Memory):
                 self.guarded("an update", self.updates, tasks, 4, run)
         self.guarded("a step", self.end)
         reached = int(self.run[cuda.REACHED]) if self.run[cuda.STOPPED] else last
-        if reached == last and last * self.plan.batch >= samples:
-            self.guarded("the copy from the card", self._download, params, state)
+        if reached == last:
+            self.ahead = params, state
+            if last * self.plan.batch >= samples:
+                self._come_back()
         if self.timed:
             self.pace = max(1, int(0.05 * (last - first) / max(1e-6, time.perf_counter() - began)))
         self.timed = True  # the first call compiles; what it took says nothing
@@ -222,9 +216,18 @@ class Trainer(Memory):
             self.buffers[cuda.STATE].upload(state)
         self.begin(samples, step - first)
 
-    def _download(self, params, state):
-        self.buffers[cuda.PARAMS].download(params)
-        self.buffers[cuda.STATE].download(state)
+    def _come_back(self) -> None:
+        """Bring parameters and state to the host, if the card's are newer."""
+        if self.ahead is not None:
+            params, state = self.ahead
+            self.ahead = None
+            for column, values in ((cuda.PARAMS, params), (cuda.STATE, state)):
+                self.guarded("the copy from the card", self.buffers[column].download, values)
+
+    def release(self) -> None:
+        """Bring back what an interrupted epoch has learned, and give the card's copies of the data back."""
+        self._come_back()
+        super().release()
 
     def slice(self) -> int:
         """How many steps the next call should take, so that Ctrl-C and progress are never far."""

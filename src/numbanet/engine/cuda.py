@@ -13,6 +13,7 @@ depends on the work (`way`):
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -107,6 +108,7 @@ def _then(first, last, row_of_last):
     return device(part)
 
 
+@cache
 def single(wrapper, verb):
     """One part alone, for the row that a launch names."""
     return wrapper(twin(verb) if verb is not None else None)
@@ -148,8 +150,9 @@ def _idle(op, params, grads, acts, deltas, lo, hi):
     pass
 
 
-def chain(found: list[tuple]):
-    """One part for several, with all threads of a block waiting for each other in between."""
+@cache
+def chain(found: tuple):
+    """One part for several (wrapper, verb, row), with all threads of a block waiting for each other in between."""
     whole = device(_nothing)
     for wrapper, verb, row in found:
         whole = _then(whole, wrapper(twin(verb) if verb is not None else None), row)
@@ -185,13 +188,16 @@ def _totals(run, acts, batch, samples):
         sync()
 
 
-def _prepared(optimizer):
-    return device(optimizer.prepare.function if optimizer is not None and optimizer.prepare else _idle)
+@cache
+def _by_one(kernel):
+    """An optimiser's kernel as it is, for one thread; without one, nothing."""
+    return device(kernel.function if kernel is not None else _idle)
 
 
-def region(part, kind, optimizer=None) -> Launch:
-    """Region A, or one part of it: `launch(rows, columns, run, batch, row)`."""
-    prepare = _prepared(optimizer)
+@cache
+def region(part, kind, prepare=None) -> Launch:
+    """Region A, or one part of it: `launch(rows, columns, run, batch, row)`. `prepare` is the optimiser's kernel."""
+    prepare = _by_one(prepare)
 
     def work(address, batch, row):
         run = pointer(address, np.int64)
@@ -230,7 +236,8 @@ def _choice(verbs):
     return chosen
 
 
-def gradients(verbs, kind) -> Launch:
+@cache
+def gradients(verbs: tuple, kind) -> Launch:
     """First half of region B, a row of blocks for each task and one more for the sums: `launch(rows, columns, run, batch)`."""
     gradient = _choice(verbs)
 
@@ -248,9 +255,9 @@ def gradients(verbs, kind) -> Launch:
     return Launch(work, 2)
 
 
-def _finish(optimizer):
-    """Penalty and update of the parameters of a task; without an optimiser the penalty alone."""
-    update = device(optimizer.update.function if optimizer is not None else _idle)
+def _finish(update):
+    """Penalty and update of the parameters of a task; without an optimiser's kernel the penalty alone."""
+    update = _by_one(update)
 
     def finish(run, task, params, grads, state, deltas):
         table = pointer(run[TABLES], np.int64)
@@ -263,9 +270,10 @@ def _finish(optimizer):
     return device(finish)
 
 
-def updates(kind, optimizer=None) -> Launch:
+@cache
+def updates(kind, update=None) -> Launch:
     """Second half of region B, a row of blocks for each task: `launch(rows, columns, run)`."""
-    finish = _finish(optimizer)
+    finish = _finish(update)
 
     def work(address):
         run = pointer(address, np.int64)
@@ -276,6 +284,7 @@ def updates(kind, optimizer=None) -> Launch:
     return Launch(work, 1)
 
 
+@cache
 def sums(kind) -> Launch:
     """Add up loss and hits of a batch, in one block: `launch(1, 1, run, batch)`."""
 
@@ -286,9 +295,10 @@ def sums(kind) -> Launch:
     return Launch(work, 2)
 
 
-def steps(part, verbs, kind, optimizer) -> Launch:
+@cache
+def steps(part, verbs: tuple, kind, prepare, update) -> Launch:
     """Steps first … last − 1 of an epoch in one block: `launch(1, 1, run, first, last)`."""
-    prepare, gradient, finish = _prepared(optimizer), _choice(verbs), _finish(optimizer)
+    prepare, gradient, finish = _by_one(prepare), _choice(verbs), _finish(update)
 
     def work(address, first, last):
         run = pointer(address, np.int64)
@@ -317,7 +327,7 @@ def steps(part, verbs, kind, optimizer) -> Launch:
     return Launch(work, 3)
 
 
-def gradient_verbs(plan) -> list:
+def gradient_verbs(plan) -> tuple:
     """The different gradient verbs of a plan; their numbers, from 1, are written into the column GRADIENT."""
     verbs: list = []
     for row, op in rows(plan).items():
@@ -326,4 +336,4 @@ def gradient_verbs(plan) -> list:
             if verb not in verbs:
                 verbs.append(verb)
             plan.tables[:, row, GRADIENT] = verbs.index(verb) + 1
-    return verbs
+    return tuple(verbs)

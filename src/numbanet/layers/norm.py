@@ -156,7 +156,7 @@ def batch_forward(op, params, grads, acts, deltas, lo, hi):
         count, mean, squares = _joined(op, acts, c)
         scale = params[op[W] + c] / math.sqrt(squares / count + like(acts, real(op, EPSILON)))
         shift = params[op[W] + channels + c] - scale * mean
-        if lo == 0 and part == 0:
+        if lo == 0 and hi > 0 and part == 0:  # the first shard that has samples
             newest, place = like(acts, real(op, MOMENTUM)), op[BUFFERS] + c
             params[place] += newest * (mean - params[place])
             params[place + channels] += newest * (squares / (count - like(acts, 1)) - params[place + channels])
