@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import numbanet as nn
+from numbanet import _cuda, datasets
 from numbanet import cli as work
-from numbanet import datasets
 
 pytest.importorskip("click")
 from click.testing import CliRunner
@@ -255,6 +255,56 @@ def test_info_tells_the_system():
     said = done("info", "--system")
     for part in ("numbanet", "numba", "llvmlite", "numpy", "processor", "bits", "threads", "cache", "click"):
         assert part in said
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------------------
+
+
+def test_on_a_gpu_as_on_the_cpu(folder):
+    """On a card where there is one, else in Numba's simulator."""
+    pytest.importorskip("numba_cuda")
+    classes_file(samples=30)
+    options = ("three.csv", "--layers", "3", "--epochs", "2", "--batch-size", "8", "--json")
+    said = done("train", *options, "cuda.json", "--device", "cuda", "--output", "net")
+    done("train", *options, "cpu.json", "--output", "other")
+    records = [json.loads(Path(name).read_text()) for name in ("cuda.json", "cpu.json")]
+    assert [record["device"] for record in records] == ["cuda", "cpu"]
+    np.testing.assert_allclose(records[0]["history"]["loss"], records[1]["history"]["loss"], rtol=1e-9)
+    np.testing.assert_allclose(nn.load("net").parameters, nn.load("other").parameters, rtol=1e-6, atol=1e-9)
+    assert figures(done("evaluate", "net", "three.csv", "--held-out", "--device", "cuda")) == figures(said)
+    there, here = (np.array([line.split(",") for line in done("predict", "net", "three.csv", "--device", device).splitlines()[1:]],
+                            float) for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-12)
+
+
+def test_info_names_the_card():
+    pytest.importorskip("numba_cuda")
+    (line,) = [line for line in done("info", "--system").splitlines() if line.startswith("gpu ")]
+    assert _cuda.card() in line
+
+
+NO_CARD = 'device="cuda" finds no usable NVIDIA driver or card'
+
+
+@pytest.fixture
+def no_card(monkeypatch):
+    def require():
+        raise nn.CudaError(NO_CARD)
+
+    monkeypatch.setattr(_cuda, "require", require)
+
+
+@pytest.mark.parametrize("args", [("train", "three.csv"), ("evaluate", "net", "three.csv"), ("predict", "net", "three.csv"),
+                                  ("bench",)], ids=lambda args: args[0])
+def test_without_a_card_one_line(args, folder, no_card):
+    classes_file()
+    nn.Sequential([nn.Dense(3, activation="softmax")], 2).save("net")
+    assert refused(*args, "--device", "cuda") == f"Error: {NO_CARD}\n"
+    assert "'gpu' is not one of 'cpu', 'cuda'" in refused(*args, "--device", "gpu")
+
+
+def test_info_says_why_there_is_no_card(no_card):
+    assert f"gpu         none ({NO_CARD})" in done("info", "--system").splitlines()
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------

@@ -131,3 +131,18 @@ def test_an_ensemble_is_evaluated_and_described(folder):
     assert "3 networks, vote" in done("info", "three")
     labels = [int(line.split(",")[0]) for line in done("predict", "three", "bars.npz").splitlines()[1:]]
     np.testing.assert_array_equal(labels, ensemble.predict_classes(x))
+
+
+def test_a_network_or_an_ensemble_is_moved():
+    pytest.importorskip("numba_cuda")
+    ensemble = nn.Ensemble.of(lambda seed: nn.Sequential([nn.Dense(2)], 2, seed=seed), members=2)
+    assert [net.device for net in work.moved(ensemble, "cuda").networks] == ["cuda", "cuda"]
+    assert work.moved(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
+
+
+def test_a_network_by_name_on_a_gpu(folder):
+    data = work.Data("bars", np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), np.zeros((0, 16, 16, 1)), np.zeros(0), 2, False)
+    pytest.importorskip("numba_cuda")
+    for name in ("lenet5", None):
+        chosen = {**work.ORDINARY, **({"model": name} if name else {})}
+        assert work.network(data, chosen, 0, None, "cuda").device == "cuda"

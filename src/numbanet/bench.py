@@ -2,8 +2,9 @@
 
     for one in bench.measure(): print(bench.row(one))
 
-Shares refer to what the matrix tile reaches on 128³ with all threads at once, measured in the same run. Other libraries are not
-measured here: the repository's `python -m benchmarks.peers` compares.
+Shares refer to what the matrix tile reaches on 128³ with all threads at once, measured in the same run; on a GPU to a product and a
+sum in each of its lanes at its highest clock. Other libraries are not measured here: the repository's `python -m benchmarks.peers`
+and `python -m benchmarks.gpu` compare.
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from numbanet import models, plotting
+from numbanet import _cuda, models, plotting
 from numbanet.layers import Dense
 from numbanet.network import Sequential
 from numbanet.optimizers import SGD, Adam
@@ -27,6 +28,8 @@ SAMPLES = 50_000
 """Samples in an epoch at most, as many as MNIST has for training."""
 ROUNDS = 5
 """Fewest measurements that a median is taken of."""
+FLOATS_AT_ONCE = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}
+"""float32 lanes of a multiprocessor by compute capability (CUDA C++ Programming Guide, arithmetic instructions); newer: 128."""
 BLOCKS = " ▏▎▍▌▋▊▉█"
 BAR = 20
 
@@ -64,12 +67,12 @@ class Speed:
     share: float
 
 
-def measure(seconds: float = 1.0, most: float | None = None) -> Iterator[Speed]:
+def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu") -> Iterator[Speed]:
     """Measure line after line, each for about that many seconds after it has warmed up; the times are medians.
 
     most   floating-point operations per second that shares refer to, by default measured first
     """
-    most = highest() if most is None else most
+    most = highest(device) if most is None else most
     rng = np.random.default_rng(0)
     pictures, numbers = rng.random((SAMPLES, 784), np.float32), rng.random((SAMPLES, 8), np.float32)
     labels, targets = rng.integers(0, 10, SAMPLES), rng.random((SAMPLES, 1), np.float32)
@@ -83,23 +86,34 @@ def measure(seconds: float = 1.0, most: float | None = None) -> Iterator[Speed]:
         return Speed(name, kind, n, found, n / found, n * flops / found / most)
 
     for name, build, loss, optimizer, batch in TRAINED:
-        network = build()
+        network = build().to(device)
         y = labels if network.output_shape == (10,) else targets
         found = _step(network, inputs(network), y, seconds, batch, loss=loss, optimizer=optimizer)
         yield speed(network, name, "train", batch, found)
     for n in ROWS:
         for name, build in PREDICTED:
-            network = build()
+            network = build().to(device)
             x = inputs(network)[:n]
             yield speed(network, name, "predict", n, _call(lambda network=network, x=x: network.predict(x), seconds))
 
 
-def highest() -> float:
-    """Floating-point operations per second of the matrix tile on all threads together; the best of three."""
+def highest(device: str = "cpu") -> float:
+    """Floating-point operations per second of the matrix tile on all threads together, the best of three; or `card_peak`."""
+    if device == "cuda":
+        return card_peak()
     threads = numba.get_num_threads()
     peak(np.float32)  # compiles
     with ThreadPoolExecutor(threads) as pool:
         return max(sum(pool.map(peak, [np.float32] * threads)) for _ in range(3))
+
+
+def card_peak() -> float:
+    """float32 operations per second of the GPU, by its data: multiprocessors · lanes of each · highest clock · 2."""
+    if _cuda.SIMULATED:
+        return math.inf
+    card = _cuda.module().get_current_device()
+    lanes = FLOATS_AT_ONCE.get(tuple(card.compute_capability), 128)
+    return 2.0 * _cuda.processors() * lanes * 1e3 * int(card.CLOCK_RATE)
 
 
 def _step(network, x, y, seconds: float, batch: int, **recipe) -> float:
@@ -112,7 +126,7 @@ def _step(network, x, y, seconds: float, batch: int, **recipe) -> float:
         taken = network.fit(x[:n], y[:n], **recipe).seconds[-1]
         if taken >= seconds / 20 or steps == most:
             break
-        steps = min(most, steps * 4)
+        steps = min(most, max(steps * 4, math.ceil(steps * seconds / 20 / taken)))
     ends = time.perf_counter() + seconds
     times = network.fit(x[:n], y[:n], epochs=ROUNDS, **recipe).seconds
     while time.perf_counter() < ends:
@@ -141,11 +155,17 @@ def _call(run, seconds: float) -> float:
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
-def heading() -> str:
+def heading(device: str = "cpu") -> str:
     """Where this runs, in one line."""
     found = dict(system())
-    return (f"{found['processor']} · {found['threads'].split()[0]} threads · numbanet {found['numbanet']}, numba {found['numba']}, "
-            f"numpy {found['numpy']}, python {found['python']}")
+    where = f"{_cuda.card()} · " if device == "cuda" else ""
+    return (f"{where}{found['processor']} · {found['threads'].split()[0]} threads · numbanet {found['numbanet']}, numba "
+            f"{found['numba']}, numpy {found['numpy']}, python {found['python']}")
+
+
+def told(most: float, device: str = "cpu") -> str:
+    """The peak in words."""
+    return f"peak {most / 1e9:,.0f} GFLOP/s, float32, {'all threads' if device == 'cpu' else 'by the data of the card'}"
 
 
 def head() -> str:
@@ -165,9 +185,10 @@ def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.1f} µs"
 
 
-def record(found: list[Speed], most: float) -> dict[str, Any]:
+def record(found: list[Speed], most: float, device: str = "cpu") -> dict[str, Any]:
     """The figures and where they were taken, for a JSON file: seconds, samples per second, operations per second."""
-    return {"system": {name: str(value) for name, value in system()}, "peak": most, "lines": [asdict(one) for one in found]}
+    where = {name: str(value) for name, value in system()} | ({"gpu": _cuda.card()} if device == "cuda" else {})
+    return {"system": where, "device": device, "peak": most, "lines": [asdict(one) for one in found]}
 
 
 def picture(found: list[Speed]):

@@ -231,10 +231,10 @@ def published(data: Data, chosen: dict[str, Any], **options) -> Sequential:
     return getattr(models, name)(data.classes, data.x.shape[1:], **options)
 
 
-def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None) -> Sequential:
+def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None, device: str = "cpu") -> Sequential:
     """The network for the data: hidden layers as chosen, and the output layer that the targets ask for; or the one with a name."""
     if "model" in chosen:
-        return published(data, chosen, seed=seed, threads=threads)
+        return published(data, chosen, seed=seed, threads=threads, device=device)
     outputs, last = size(data.y.shape[1:]), "identity"
     after = losses.loss(chosen["loss"]).after if chosen["loss"] else ""
     if after and not data.classes:
@@ -248,7 +248,14 @@ def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None) 
     hidden = [Dense(units, activation=chosen["activation"]) for units in chosen["layers"]]
     flat = [Flatten()] if data.x.ndim > 2 else []
     return Sequential([*flat, *hidden, Dense(outputs, activation=last)], data.x.shape[1:], "float64" if data.standardize else
-                      "float32", seed, penalty or None, threads)
+                      "float32", seed, penalty or None, threads, device)
+
+
+def moved(net, device: str):
+    """The network or ensemble, computing on that device."""
+    for one in getattr(net, "networks", [net]):
+        one.to(device)
+    return net
 
 
 def scaling(values: np.ndarray) -> Standardization:

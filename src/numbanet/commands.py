@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import math
 import os
 import shlex
@@ -14,9 +13,10 @@ import click
 import numpy as np
 
 import numbanet
+from numbanet import arguments, checks, datasets, files, plotting, tables
 from numbanet import bench as speed
-from numbanet import checks, datasets, files, plotting, tables
 from numbanet import cli as work
+from numbanet._cuda import CudaError
 from numbanet.ensemble import Ensemble
 from numbanet.network import Sequential
 from numbanet.saving import load
@@ -56,7 +56,7 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE:
                 raise
             raise Refusal(error) from None
-        except (ValueError, TypeError, ArithmeticError, ImportError, MemoryError) as error:
+        except (ValueError, TypeError, ArithmeticError, ImportError, MemoryError, CudaError) as error:
             raise Refusal(error) from None
 
 
@@ -71,6 +71,10 @@ def _single(error: click.UsageError) -> click.ClickException:
 @click.version_option(numbanet.__version__, prog_name="numbanet")
 def cli() -> None:
     """Neural networks on flat arrays, compiled by Numba."""
+
+
+_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
+                       callback=lambda ctx, option, value: arguments.usable(value), help="Where to compute: cuda is an NVIDIA GPU.")
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -92,11 +96,12 @@ def cli() -> None:
 @click.option("--l2", type=float, help="Strength of the penalty s/2 Σ w².")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the start, the order of the samples and the split.")
 @click.option("--threads", type=int, help="Most threads to use.")
+@_device
 @click.option("--task", type=click.Choice(["classes", "regression"]), help="What y of a file means; by default it is decided.")
 @click.option("--output", type=click.Path(), help="The network's file; by default NAME.safetensors.")
 @click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-def train(data, seed, threads, task, output, json_file, force, **given) -> None:
+def train(data, seed, threads, device, task, output, json_file, force, **given) -> None:
     """Train a network on DATA and save it.
 
     DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y, or FILE.csv, numbers
@@ -106,21 +111,21 @@ def train(data, seed, threads, task, output, json_file, force, **given) -> None:
         raise ValueError(f"--seed must be below 2^63, got {seed}")
     given = {name: value for name, value in given.items() if value is not None}
     if "layers" in given:
-        given["layers"] = _layers(given["layers"])
+        given["layers"] = arguments.layers(given["layers"])
     if "batch_size" in given:
-        given["batch_size"] = _batch_size(given["batch_size"])
+        given["batch_size"] = arguments.batch_size(given["batch_size"])
     chosen = work.settings(data, given)
     checks.count(chosen["epochs"], "--epochs", 0)
     optimizer = work.optimizer(chosen)
     work.augmentation(chosen.get("augment"))
     output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
-    _free(output, force, "--output")
+    arguments.free(output, force, "--output")
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
-        _free(json_file, force, "--json")
+        arguments.free(json_file, force, "--json")
     d = work.prepared(work.read(data, seed, task), chosen)
-    net = work.network(d, chosen, seed, threads)
+    net = work.network(d, chosen, seed, threads, device)
     click.echo(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
     click.echo(f"{type(net._loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}")
@@ -132,55 +137,10 @@ def train(data, seed, threads, task, output, json_file, force, **given) -> None:
     net.save(output)
     if json_file:
         record = {"data": data, "model": output, "task": "classes" if d.classes else "regression", **found, "unit": d.unit,
-                  "seconds": seconds, "seed": seed, "settings": chosen, "history": history.history}
-        _write(json_file, json.dumps(_finite(record), indent=1) + "\n")
+                  "seconds": seconds, "seed": seed, "device": device, "settings": chosen, "history": history.history}
+        arguments.write_figures(json_file, record)
     click.echo(f"saved {output}; the figures again:\n"
                + shlex.join(["numbanet", "evaluate", output, data, *(["--held-out"] if work.is_file(data) else [])]))
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    if text.strip().lower() in ("", "none"):
-        return ()
-    try:
-        units = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f'--layers must be numbers of units such as "30,10", or "none", got {text!r}') from None
-    return tuple(checks.count(n, "every number in --layers") for n in units)
-
-
-def _batch_size(text: str) -> int | None:
-    if text.strip().lower() == "all":
-        return None
-    try:
-        return checks.count(int(text), "--batch-size")
-    except ValueError:
-        raise ValueError(f'--batch-size must be a whole number of at least 1, or "all", got {text!r}') from None
-
-
-def _free(path: str, force: bool, option: str) -> None:
-    """ValueError if the file exists or has no folder: found out before the training, not after it."""
-    folder = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(folder):
-        raise ValueError(f"{option} {path}: there is no folder {folder}")
-    if os.path.isdir(path):
-        raise ValueError(f"{option} {path}: this is a folder; give a file's name")
-    if os.path.exists(path) and not force:
-        raise ValueError(f"{path} exists; choose another name with {option}, or replace it with --force")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{option} {path}: the folder {folder} cannot be written to")
-
-
-def _write(path: str, text: str) -> None:
-    files._replace(path, [text.encode()])
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- evaluate, predict ------------------------------------------------------------------------------------------------
@@ -190,17 +150,18 @@ def _finite(value: Any) -> Any:
 @click.argument("model")
 @click.argument("data")
 @click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
+@_device
 @click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
-def evaluate(model, data, held_out, json_file, force) -> None:
+def evaluate(model, data, held_out, device, json_file, force) -> None:
     """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
     if json_file:
-        _free(json_file, force, "--json")
-    net = load(model)
+        arguments.free(json_file, force, "--json")
+    net = work.moved(load(model), device)
     x, y, unit = _asked(data, net, held_out)
     found = work.figures(net, x, y, f"{data}: ")
     if json_file:
-        _write(json_file, json.dumps(_finite({"data": data, "model": model, **found, "unit": unit}), indent=1) + "\n")
+        arguments.write_figures(json_file, {"data": data, "model": model, **found, "unit": unit})
     click.echo(work.sentence(found, unit))
 
 
@@ -217,16 +178,17 @@ def _asked(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]
 @cli.command()
 @click.argument("model")
 @click.argument("file")
+@_device
 @click.option("--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
-def predict(model, file, output, force) -> None:
+def predict(model, file, device, output, force) -> None:
     """Print MODEL's outputs for the samples in FILE.csv (numbers) or FILE.npz (the array x) as CSV.
 
     A CSV file may still have its last column, y; it is left out. Pictures of bytes are read from an .npz file, as uint8.
     """
     if output:
-        _free(output, force, "--output")
-    net = load(model)
+        arguments.free(output, force, "--output")
+    net = work.moved(load(model), device)
     x = checks.inputs(work.seen_as(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x")
     outputs = net.predict(x).reshape(len(x), -1)
     head = [f"output_{j}" for j in range(outputs.shape[1])]
@@ -236,7 +198,7 @@ def predict(model, file, output, force) -> None:
         head, rows = ["label", *head], [[str(label), *row] for label, row in zip(labels, rows, strict=True)]
     text = "".join(",".join(row) + "\n" for row in [head, *rows])
     if output:
-        _write(output, text)
+        arguments.write(output, text)
         click.echo(f"wrote {len(rows)} rows to {output}", err=True)
     else:
         click.echo(text, nl=False)
@@ -280,7 +242,7 @@ def plot(model, data, held_out, force, **files_wanted) -> None:
     if not wanted:
         raise ValueError("plot draws --filters, --features, --mistakes or --confusion; give a file for one of them")
     for name, path in wanted.items():
-        _free(path, force, f"--{name}")
+        arguments.free(path, force, f"--{name}")
     net = load(model)
     x, y, _ = _asked(data, net, held_out)
     first = getattr(net, "networks", [net])[0]
@@ -298,12 +260,12 @@ def plot(model, data, held_out, force, **files_wanted) -> None:
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--system", is_flag=True, help="Versions, processor, threads and cache instead of a model.")
+@click.option("--system", is_flag=True, help="Versions, processor, threads, cache and GPU instead of a model.")
 def info(model, system) -> None:
     """Describe the network in MODEL, or with --system where it would run."""
     if bool(model) == system:
         raise ValueError("info needs a MODEL or --system, one of them")
-    for name, value in system_found() if system else _model(model):
+    for name, value in [*system_found(), ("gpu", arguments.card())] if system else _model(model):
         click.echo(f"{name:<12}{value}" if name else value)
 
 
@@ -322,27 +284,29 @@ def _model(path: str) -> list[tuple[str, Any]]:
 
 @cli.command()
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="Of measuring, for each line.")
+@_device
 @click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
 @click.option("--plot", "picture", type=click.Path(), help="A file .png, .svg or .pdf for a bar chart.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-def bench(seconds, json_file, picture, force) -> None:
+def bench(seconds, device, json_file, picture, force) -> None:
     """Measure how fast this machine trains and predicts, on random data. The repository's benchmarks.peers compares libraries."""
     if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds must be a number above 0, got {seconds}")
     if json_file:
-        _free(json_file, force, "--json")
+        arguments.free(json_file, force, "--json")
     if picture:
         if Path(picture).suffix.lower() not in (".png", ".svg", ".pdf") or picture == json_file:
             raise ValueError(f"--plot {picture}: a picture is a .png, .svg or .pdf file of its own")
-        _free(picture, force, "--plot")
+        arguments.free(picture, force, "--plot")
         plotting._figure(1, 1)  # says at once that matplotlib is missing
-    most, found = speed.highest(), []
-    click.echo(f"{speed.heading()}\npeak {most / 1e9:,.0f} GFLOP/s, float32, all threads\n\n{speed.head()}")
-    for one in speed.measure(seconds, most):
+    there: dict[str, str] = {} if device == "cpu" else {"device": device}
+    most, found = speed.highest(**there), []
+    click.echo(f"{speed.heading(device)}\n{speed.told(most, device)}\n\n{speed.head()}")
+    for one in speed.measure(seconds, most, **there):
         click.echo(speed.row(one))
         found.append(one)
     if json_file:
-        _write(json_file, json.dumps(speed.record(found, most), indent=1) + "\n")
+        arguments.write_figures(json_file, speed.record(found, most, device))
     if picture:
         content = io.BytesIO()
         speed.picture(found).savefig(content, format=Path(picture).suffix[1:].lower(), dpi=150)
