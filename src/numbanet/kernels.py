@@ -1,7 +1,7 @@
 """What a kernel of one's own needs: the decorator, the columns of the plan, and a few helpers. See docs/extending.md."""
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, lanes, like, load, multiply, real, stack, store
+from numbanet._simd import at, lanes, like, load, multiply, quotient, real, stack, store, sync, thread, threads
 from numbanet.plan import EPOCH, N_X, N_Y, OTHER, OWN, SAMPLES, SCRATCH, SEED, START, STEP, UNIT, WEIGHTS, W, X, Y, clock
 
 __all__ = [
@@ -28,7 +28,11 @@ __all__ = [
     "like",
     "load",
     "multiply",
+    "quotient",
     "real",
     "stack",
     "store",
+    "sync",
+    "thread",
+    "threads",
 ]
