@@ -10,6 +10,7 @@
 
 from numbanet._simd.grid import block, blocks, column, columns, lane, quotient, shared, sync, thread, threads
 from numbanet._simd.numbers import (
+    even_lanes,
     exponent,
     is_single,
     like,
@@ -18,6 +19,7 @@ from numbanet._simd.numbers import (
     neighbours,
     odd_lanes,
     power_of_two,
+    twice,
     where_equal,
     where_greater,
 )
@@ -40,6 +42,7 @@ __all__ = [
     "column",
     "columns",
     "dots",
+    "even_lanes",
     "exponent",
     "fixed_address",
     "is_single",
@@ -66,6 +69,7 @@ __all__ = [
     "thread",
     "threads",
     "turn",
+    "twice",
     "uniform",
     "where_equal",
     "where_greater",

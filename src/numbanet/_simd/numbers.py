@@ -166,15 +166,41 @@ def where_equal(typingctx, a, b, then, otherwise):
         return a(a, b, then, otherwise), codegen
 
 
+def _rearranged(builder, first, second, order):
+    """A vector of the lanes of two, in an order that counts those of the second after those of the first."""
+    lane = ir.IntType(32)
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(lane, len(order)), [lane(i) for i in order]))
+
+
 @intrinsic
 def neighbours(typingctx, v):
     """The vector with every pair of lanes exchanged: 1, 0, 3, 2, …"""
     if isinstance(v, Vector):
 
         def codegen(context, builder, signature, args):
-            count = vector_of(v.element).count
-            order = ir.Constant(ir.VectorType(ir.IntType(32), count), [ir.IntType(32)(i ^ 1) for i in range(count)])
-            return builder.shuffle_vector(args[0], args[0], order)
+            return _rearranged(builder, args[0], args[0], [i ^ 1 for i in range(vector_of(v.element).count)])
+
+        return v(v), codegen
+
+
+@intrinsic
+def even_lanes(typingctx, v, w):
+    """The even lanes of v, then those of w."""
+    if isinstance(v, Vector) and v == w:
+
+        def codegen(context, builder, signature, args):
+            return _rearranged(builder, *args, [2 * i for i in range(vector_of(v.element).count)])
+
+        return v(v, w), codegen
+
+
+@intrinsic
+def twice(typingctx, v):
+    """Every lane of the first half of v two times: 0, 0, 1, 1, …"""
+    if isinstance(v, Vector):
+
+        def codegen(context, builder, signature, args):
+            return _rearranged(builder, args[0], args[0], [i >> 1 for i in range(vector_of(v.element).count)])
 
         return v(v), codegen
 

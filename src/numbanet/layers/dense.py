@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet._grid import product
-from numbanet._jit import kernel
+from numbanet._jit import inline, kernel
 from numbanet._simd import at, lanes, like, multiply, stack, turn
 from numbanet.layers.base import Layer, Shape
-from numbanet.plan import N_X, N_Y, OWN, SAMPLES, Op, W, X, Y, clock
+from numbanet.plan import N_X, N_Y, OWN, SAMPLES, SCRATCH, Op, W, X, Y, clock
 
 BIAS = OWN
 """1 where the layer has a bias, which follows the weights like one more row of W."""
@@ -56,7 +56,7 @@ class Dense(Layer):
     def ops(self, shape: Shape) -> list[Op]:
         n_in, n_out = shape[0], int(self.units)
         return [Op("Dense", n_in, n_out, forward, backward, gradient, partial, units=n_in + self.bias, unit=n_out,
-                   weights=n_in * n_out, own=(int(self.bias),))]
+                   weights=n_in * n_out, scratch=SIDE * n_out, own=(int(self.bias),))]
 
 
 @kernel
@@ -79,7 +79,9 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 
 
 PANEL = 4096
-"""Numbers of the piece of Wᵀ that backward turns at a time: 16 or 32 KiB, on the stack."""
+"""Numbers of a piece of a turned matrix: 16 or 32 KiB, on the stack."""
+SIDE = 64
+"""Samples, and rows of W, whose deltas come out turned at a time: they fit a panel."""
 
 
 @kernel
@@ -88,20 +90,43 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 
     BP2, first factor    da = dz Wᵀ        deltas[x]   overwritten
     Shapes   da (samples, n_in) · dz (samples, n_out) · W (n_in, n_out)
+    The tile reads its second matrix row by row, so one has to be turned: Wᵀ, or, where the samples are fewer than the outputs,
+    dzᵀ, for daᵀ = W dzᵀ.
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
     """
-    n_in, n_out, w = op[N_X], op[N_Y], op[W]
-    width = 2 * lanes(params)
-    height = PANEL // width
-    panel = stack(params, PANEL)
+    n_out = op[N_Y]
+    for i in range(lo, hi, SIDE):
+        m = min(SIDE, hi - i)
+        if m < n_out:
+            _turned(op, params, acts, deltas, i, m)
+        else:
+            _plain(op, params, deltas, i, m)
+
+
+@inline
+def _plain(op, params, deltas, i, m):
+    """da = dz Wᵀ for samples i … i + m, a piece of Wᵀ at a time."""
+    n_in, n_out, width = op[N_X], op[N_Y], 2 * lanes(params)
+    height, panel = PANEL // width, stack(params, PANEL)
     for k in range(0, n_in, width):
         columns = min(width, n_in - k)
         for j in range(0, n_out, height):
             rows = min(height, n_out - j)
-            turn(at(params, w + k * n_out + j), n_out, panel, width, columns, rows)
-            da = at(deltas, op[X] + lo * n_in + k)
-            dz = at(deltas, op[Y] + lo * n_out + j)
-            multiply(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, hi - lo, columns, rows, 1, min(j, 1))
+            turn(at(params, op[W] + k * n_out + j), n_out, panel, width, columns, rows)
+            da, dz = at(deltas, op[X] + i * n_in + k), at(deltas, op[Y] + i * n_out + j)
+            multiply(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, m, columns, rows, 1, min(j, 1))
+
+
+@inline
+def _turned(op, params, acts, deltas, i, m):
+    """daᵀ = W dzᵀ for samples i … i + m; dzᵀ stands in the scratch memory, daᵀ comes out in pieces."""
+    n_in, n_out = op[N_X], op[N_Y]
+    dz, panel = at(acts, op[SCRATCH]), stack(params, PANEL)
+    turn(at(deltas, op[Y] + i * n_out), n_out, dz, m, m, n_out)
+    for k in range(0, n_in, SIDE):
+        rows = min(SIDE, n_in - k)
+        multiply(panel, 0, at(params, op[W] + k * n_out), n_out, 1, 0, dz, m, 0, panel, m, rows, m, n_out, 1, 0)
+        turn(panel, m, at(deltas, op[X] + i * n_in + k), n_in, rows, m)
 
 
 @backward.cuda

@@ -16,6 +16,7 @@ from numbanet._math import largest
 from numbanet._simd import (
     at,
     dots,
+    even_lanes,
     lanes,
     like,
     load,
@@ -23,17 +24,15 @@ from numbanet._simd import (
     neighbours,
     odd_lanes,
     quotient,
-    stack,
     store,
     thread,
     threads,
+    turn,
+    twice,
     where_equal,
 )
 from numbanet.layers.base import size
-from numbanet.plan import N_X, N_Y, OWN, WEIGHTS, Op, W, X, Y
-
-LONGEST = 1024
-"""Numbers in a row of a picture up to which the pooling finds room on the stack."""
+from numbanet.plan import N_X, N_Y, OWN, SCRATCH, WEIGHTS, Op, W, X, Y
 
 BIAS, FILTERS, ROWS, COLUMNS, DILATION_V, DILATION_H, LINE, LENGTH = range(OWN, OWN + 8)
 """The convolution's sizes; LINE is the width of the input, LENGTH how much of a plane is output (its last row ends early)."""
@@ -52,7 +51,7 @@ def chain(placed) -> tuple[int, list[Op]]:
     for layer, inside in others:
         if getattr(layer, "elementwise", False):
             between.append(layer)
-        elif getattr(layer, "pools_planes", lambda shape: False)(inside) and 2 * (view.picture[1]) <= LONGEST:
+        elif getattr(layer, "pools_planes", lambda shape: False)(inside):
             return len(between) + 2, _ops(convolution, view, between, inside, layer.output_shape(inside))
         else:
             break
@@ -67,7 +66,7 @@ def _ops(convolution, view, between, inside, outside):
     convolve = Op("Conv2D", height * width, filters * plane, forward, partial=partial, units=rows * columns + convolution.bias,
                   unit=filters, weights=weights, own=own, uses=out_height * out_width)
     pool = Op("MaxPool2D", filters * plane, size(outside), pool_forward, pool_backward, own=(*outside, width, out_height),
-              keeps_output=True)
+              scratch=2 * size(outside), keeps_output=True)
     return [convolve, *(op for layer in between for op in layer.ops((filters * plane,))), pool]
 
 
@@ -140,19 +139,25 @@ OUT_HEIGHT, OUT_WIDTH, CHANNELS, ROW, PLANE_ROWS = range(OWN, OWN + 5)
 
 @kernel
 def pool_forward(op, params, grads, acts, deltas, lo, hi):
-    """y[h, w, c] = the largest of a 2×2 window of plane c        acts[y] overwritten"""
+    """y[h, w, c] = the largest of a 2×2 window of plane c        acts[y] overwritten
+
+    The pooled planes stand in the scratch memory before they are turned: channels come last in y.
+    """
     channels, out_width, row, width = op[CHANNELS], op[OUT_WIDTH], op[ROW], lanes(acts)
-    line = stack(acts, LONGEST)
+    pixels, end = op[OUT_HEIGHT] * out_width, 2 * out_width
+    planes = at(acts, op[SCRATCH])
     for i in range(lo, hi):
         for c in range(channels):
             for h in range(op[OUT_HEIGHT]):
                 x = at(acts, op[X] + i * op[N_X] + (c * op[PLANE_ROWS] + 2 * h) * row)
-                y = at(acts, op[Y] + i * op[N_Y] + h * out_width * channels + c)
-                for k in range(0, 2 * out_width, width):
-                    both = largest(load(at(x, k), 2 * out_width - k), load(at(x, row + k), 2 * out_width - k))
-                    store(at(line, k), largest(both, neighbours(both)), width)
-                for w in range(out_width):
-                    y[w * channels] = line[2 * w]
+                line = at(planes, c * pixels + h * out_width)
+                for k in range(0, end, 2 * width):
+                    left = largest(load(at(x, k), end - k), load(at(x, row + k), end - k))
+                    m = k + width
+                    right = largest(load(at(x, m), max(0, end - m)), load(at(x, row + m), max(0, end - m)))
+                    most = even_lanes(largest(left, neighbours(left)), largest(right, neighbours(right)))
+                    store(at(line, k >> 1), most, out_width - (k >> 1))
+        turn(planes, pixels, at(acts, op[Y] + i * op[N_Y]), channels, channels, pixels)
 
 
 @pool_forward.cuda
@@ -171,24 +176,20 @@ def pool_forward(op, params, grads, acts, deltas, lo, hi):
 def pool_backward(op, params, grads, acts, deltas, lo, hi):
     """Give dy to the first of the largest of each window        deltas[x] overwritten"""
     channels, out_width, row, width = op[CHANNELS], op[OUT_WIDTH], op[ROW], lanes(acts)
-    most, given = stack(acts, LONGEST), stack(acts, LONGEST)
-    plane, end = op[PLANE_ROWS] * row, 2 * out_width
+    plane, pixels = op[PLANE_ROWS] * row, op[OUT_HEIGHT] * out_width
     zero, one = like(load(acts, 0), 0), like(load(acts, 0), 1)
     odd = odd_lanes(zero)
-    for w in range(end):
-        most[w] = given[w] = like(acts, 0)
+    most, given = at(acts, op[SCRATCH]), at(acts, op[SCRATCH] + op[N_Y])
     for i in range(lo, hi):
+        turn(at(acts, op[Y] + i * op[N_Y]), channels, most, pixels, pixels, channels)
+        turn(at(deltas, op[Y] + i * op[N_Y]), channels, given, pixels, pixels, channels)
         for c in range(channels):
             x = op[X] + i * op[N_X] + c * plane
             for h in range(op[OUT_HEIGHT]):
-                y = op[Y] + i * op[N_Y] + h * out_width * channels + c
-                for w in range(out_width):  # the odd places stay zero
-                    most[2 * w] = acts[y + w * channels]
-                    given[2 * w] = deltas[y + w * channels]
-                upper = x + 2 * h * row
+                y, upper = c * pixels + h * out_width, x + 2 * h * row
                 for k in range(0, row, width):
-                    top, dy = load(at(most, k), max(0, end - k)), load(at(given, k), max(0, end - k))
-                    top, dy = top + neighbours(top), dy + neighbours(dy)
+                    n = max(0, out_width - (k >> 1))
+                    top, dy = twice(load(at(most, y + (k >> 1)), n)), twice(load(at(given, y + (k >> 1)), n))
                     above = where_equal(load(at(acts, upper + k), row - k), top, one, zero)
                     below = where_equal(load(at(acts, upper + row + k), row - k), top, one, zero)
                     found = largest(above, neighbours(above))
