@@ -1,0 +1,35 @@
+"""What the card is and can do: its name, float32 peak, and bytes per second of a copy."""
+
+import time
+
+import numpy as np
+
+from numbanet import _cuda, bench
+
+COPIED = 1 << 28
+"""Bytes of a copy that is measured."""
+
+
+def facts() -> dict:
+    """Name, compute capability, multiprocessors, float32 operations per second, bytes per second; None where simulated."""
+    found = {"name": _cuda.card(), "multiprocessors": _cuda.processors()}
+    if _cuda.SIMULATED:
+        return found | {"capability": None, "peak": None, "bandwidth": None}
+    card = _cuda.module().get_current_device()
+    return found | {"capability": ".".join(map(str, card.compute_capability)), "peak": bench.card_peak(),
+                    "bandwidth": bandwidth()}
+
+
+def bandwidth() -> float:
+    """Bytes read and written per second while an array is copied on the card; the best of a few."""
+    cuda = _cuda.module()
+    there, here = (cuda.device_array(COPIED // 4, np.float32) for _ in range(2))
+    best = 0.0
+    for _ in range(5):
+        cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(8):
+            here.copy_to_device(there)
+        cuda.synchronize()
+        best = max(best, 8 * 2 * COPIED / (time.perf_counter() - began))
+    return best
