@@ -6,9 +6,8 @@ import numpy as np
 from reference import TWINS
 
 import numbanet as nn
-from numbanet import gather, training
+from numbanet import training
 from numbanet.engine.reference import Reference, Row
-from numbanet.layers.base import size
 from numbanet.lowering import lower
 from numbanet.plan import (
     BUFFERS,
@@ -134,8 +133,7 @@ def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
     """Outputs for all samples."""
     x = nn.checks.inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
-    ops = [gather.inputs(size(net.input_shape), x.dtype), *net._ops(), gather.scatter(size(net.output_shape))]
-    plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
+    plan = lower(net._machinery._prediction(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
     Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net._memory.copy(), len(x))
     return outputs
 

@@ -227,3 +227,26 @@ def test_what_is_unusual_and_right():
 def test_a_network_for_pictures_with_channels_first(shape):
     with pytest.raises(ValueError, match="channels come last here"):
         nn.Sequential([nn.Conv2D(4, 1)], shape)
+
+
+def test_an_array_whose_numbers_lie_between_machine_words_is_read_right():
+    """Inputs of the network's own type are read where they lie; these lie one byte off."""
+    net = nn.Sequential([nn.Dense(3, activation="tanh")], 5)
+    for samples in (2, 500):
+        x = np.random.default_rng(samples).normal(size=(samples, 5)).astype("float32")
+        shifted = np.frombuffer(b"x" + x.tobytes(), np.uint8)[1:].view("float32").reshape(x.shape)
+        assert not shifted.flags.aligned
+        net.predict(x)
+        assert (net.predict(shifted) == net.predict(x)).all()
+
+
+def test_inputs_are_only_read():
+    for layers in ([nn.Sigmoid()], [nn.Tanh(), nn.Dense(2)], [nn.Dense(2), nn.ReLU()], [nn.Dropout(0.5), nn.Softmax()]):
+        net = nn.Sequential(layers, 4)
+        for samples in (3, 300):
+            x = np.random.default_rng(1).normal(size=(samples, 4)).astype("float32")
+            kept = x.copy()
+            x.flags.writeable = False
+            net.predict(x)
+            net.evaluate(x, net.predict(x), loss="mean_squared_error") if not isinstance(layers[-1], nn.Softmax) else None
+            assert (x == kept).all()

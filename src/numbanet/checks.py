@@ -26,7 +26,7 @@ def _real(array, name: str) -> np.ndarray:
     return array
 
 
-def _finite(array, name: str) -> None:
+def finite(array, name: str) -> None:
     """ValueError that says where, if a float array has a NaN or an infinity."""
     if array.dtype.kind != "f":
         return
@@ -42,11 +42,12 @@ def _finite(array, name: str) -> None:
             raise ValueError(f"{name} has {kind} at [{spot}]; remove or fill such values first")
 
 
-def inputs(x, shape, dtype, name: str = "x") -> np.ndarray:
+def inputs(x, shape, dtype, name: str = "x", look: bool = True) -> np.ndarray:
     """x as a contiguous array of (samples, *shape) in float32, float64 or uint8; copied only where it must be.
 
     float32, float64 and uint8 (pictures, 0 … 255) are read as they are; other numbers are converted to `dtype`.
-    Raises ValueError for a wrong shape, no samples, NaN or infinity; TypeError for anything but real numbers.
+    Raises ValueError for a wrong shape, no samples, NaN or infinity (unless someone else will `look` for those); TypeError for
+    anything but real numbers.
     """
     x = _real(x, name)
     if x.shape[1:] != tuple(shape) and not (x.ndim == 2 and x.shape[1:] == (int(np.prod(shape)),)):
@@ -65,8 +66,9 @@ def inputs(x, shape, dtype, name: str = "x") -> np.ndarray:
         raise ValueError(f"{name} has no samples: its shape is {x.shape}")
     if x.dtype not in (np.float32, np.float64, np.uint8) or not x.dtype.isnative:
         x = _converted(x, dtype, name)
-    _finite(x, name)
-    return np.ascontiguousarray(x)
+    if look:
+        finite(x, name)
+    return np.require(x, requirements=("C", "A"))
 
 
 def _converted(array, dtype, name):
@@ -87,7 +89,7 @@ def targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str =
     y = _real(y, name)
     if y.ndim == 0 or len(y) != samples:
         raise ValueError(f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; they must be as many")
-    _finite(y, name)
+    finite(y, name)
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
     if y.ndim == 1 and outputs > 1:

@@ -7,10 +7,32 @@ The data stay as the user gave them: a batch is a list of indices into them. uin
 import numpy as np
 
 from numbanet._jit import inline, kernel
-from numbanet._simd import VECTOR_BYTES, at, lanes, like, pointer, quotient, thread, threads
+from numbanet._simd import VECTOR_BYTES, address, at, lanes, like, pointer, quotient, thread, threads
 from numbanet._simd.meeting import prefetch
-from numbanet.plan import INPUTS, N_X, N_Y, OUTPUTS, SAMPLES, START, TARGETS, TOTAL, Op, X, Y, clock, sample_index
+from numbanet.plan import (
+    HOME_X,
+    INDEX,
+    INPUTS,
+    N_X,
+    N_Y,
+    NEXT,
+    OUTPUTS,
+    OWN,
+    SAMPLES,
+    START,
+    STEP_X,
+    TARGETS,
+    TOTAL,
+    WIDTH,
+    Op,
+    X,
+    Y,
+    clock,
+    sample_index,
+)
 
+FOUND = OWN
+"""1 when an input was not finite, for inputs that are read where they lie."""
 CACHE_LINE = 64
 """Bytes that memory hands over at once."""
 
@@ -69,6 +91,25 @@ def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
 @inputs_uint8.cuda
 def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
     _bring(op, pointer(clock(op, INPUTS), np.uint8), like(acts, 1 / 255), acts, lo, hi)
+
+
+@kernel
+def inputs_in_place(op, params, grads, acts, deltas, lo, hi):
+    """Let the next op read samples of the network's own type, in their order, where they lie; a NaN or infinity shows in FOUND."""
+    n, x = op[N_Y], pointer(clock(op, INPUTS), acts)
+    first, total = clock(op, START) * n, like(acts, 0)
+    for j in range(first + lo * n, first + hi * n):
+        total += x[j] * like(acts, 0)
+    if total != like(acts, 0):
+        op[FOUND] = 1
+    following = at(op, (op[NEXT] - op[INDEX]) * WIDTH)
+    following[HOME_X] = (address(x) - address(acts)) // (VECTOR_BYTES // lanes(acts)) + first
+    following[STEP_X] = 0
+
+
+@inputs_in_place.cuda
+def inputs_in_place(op, params, grads, acts, deltas, lo, hi):
+    _bring(op, pointer(clock(op, INPUTS), acts), like(acts, 1), acts, lo, hi)
 
 
 @kernel
@@ -131,6 +172,13 @@ _TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": tar
 def inputs(n: int, dtype) -> Op:
     """The op that brings in samples of n numbers of `dtype` (float32, float64 or uint8)."""
     return Op("Inputs", 0, n, _INPUTS[str(dtype)])
+
+
+def inputs_to_read(n: int, dtype, network_dtype, following: Op) -> Op:
+    """The same for samples that are only read, in their order: where they lie, if `following` does not write there."""
+    if dtype != network_dtype or following.in_place:
+        return inputs(n, dtype)
+    return Op("Inputs", 0, n, inputs_in_place, own=(0,))
 
 
 def targets(n: int, dtype) -> Op:

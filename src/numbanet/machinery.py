@@ -106,4 +106,5 @@ class Machinery:
     def _prediction(self, x_dtype) -> list:
         """Ops from the data to the caller's outputs."""
         n_in, n_out = size(self.network.input_shape), size(self.network.output_shape)
-        return [gather.inputs(n_in, x_dtype), *self.network._ops(), gather.scatter(n_out)]
+        body = [*self.network._ops(), gather.scatter(n_out)]
+        return [gather.inputs_to_read(n_in, x_dtype, self.network.dtype, body[0]), *body]

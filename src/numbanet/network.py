@@ -136,12 +136,13 @@ class Sequential:
         """
         if type(x) is np.ndarray:
             direct = self._machinery.direct.get(x.dtype)
-            if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and x.flags.c_contiguous:
+            if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and (
+                    x.flags.c_contiguous and x.flags.aligned):
                 outputs = np.empty((len(x), *self.output_shape), self.dtype)
                 with self._machinery.lock:
                     if direct(x, outputs, self._memory):
                         return outputs
-        x = checks.inputs(x, self.input_shape, self.dtype)
+        x = checks.inputs(x, self.input_shape, self.dtype, look=False)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self._machinery.lock:
             self._machinery.keep_direct(x.dtype)
@@ -149,9 +150,13 @@ class Sequential:
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
             try:
+                if not machine.looks:
+                    checks.finite(x, "x")
                 machine.forward(self._memory, len(x))
             finally:
                 machine.release()
+        if machine.looks and not machine.finite():
+            checks.finite(x, "x")
         return outputs
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:

@@ -28,6 +28,10 @@ def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
     _rows(op, op.data[INPUTS], acts, lo, hi, 255)
 
 
+def inputs_in_place(op, params, grads, acts, deltas, lo, hi):
+    _rows(op, op.data[INPUTS], acts, lo, hi)
+
+
 def targets_float32(op, params, grads, acts, deltas, lo, hi):
     _rows(op, op.data[TARGETS], acts, lo, hi)
 

@@ -259,6 +259,8 @@ class Differentiator(Memory):
 class Predictor(Memory):
     """Forward passes: outputs, or the sums of loss and hits."""
 
+    looks = False
+
     def __init__(self, ops, dtype, batch, loss_op=None, hits_op=None):
         super().__init__(ops, dtype, batch, False, 0, 0, loss_op, hits_op)
         self.samples, self.add = self.region(), cuda.sums(self.dtype.type)

@@ -266,14 +266,15 @@ _ENTER = {parallel: native(_enter, parallel=parallel) for parallel in (False, Tr
 
 
 @native
-def direct(x, outputs, run, params, acts):
-    """Carry a few samples through in the calling thread; False, and no outputs, if an input is not finite."""
-    total = 0.0
+def direct(x, outputs, run, params, acts, look):
+    """Carry a few samples through in the calling thread; with `look`, False and no outputs if an input is not finite."""
     numbers = memory(x)
-    for k in range(x.size):
-        total += numbers[k] * 0.0
-    if total != 0.0:
-        return False
+    if look:
+        total = 0.0
+        for k in range(x.size):
+            total += numbers[k] * 0.0
+        if total != 0.0:
+            return False
     table = pointer(run[TABLES], np.int64)
     table[INPUTS], table[OUTPUTS], run[EPOCH_SAMPLES] = address(numbers), address(memory(outputs)), len(x)
     _samples(memory(run), memory(params), memory(acts), memory(acts), 0, 1, 0, 0, False)

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from numbanet import gather
 from numbanet._jit import max_threads
 from numbanet.engine import cpu
 from numbanet.plan import COUNT, FORWARD, GRADIENT, OWN, Plan, real_bits
@@ -147,6 +148,7 @@ class Predictor(Memory):
     def __init__(self, plan: Plan, dtype, loss_op=None, hits_op=None):
         super().__init__(plan, dtype, 0, loss_op, hits_op)
         self.pace = 1  # batches per native call, adjusted to how long they take
+        self.looks = looks(plan)
 
     def forward(self, params, samples: int) -> tuple[float, float]:
         """Carry all samples through and return the sums of loss and hits (0 without a loss)."""
@@ -164,6 +166,19 @@ class Predictor(Memory):
         return float(self.sums[0]), float(self.sums[1])
 
 
+    def finite(self) -> bool:
+        """Whether all inputs of the last call were finite, where the machine `looks`."""
+        found = self.plan.tables[:, 1, gather.FOUND]
+        result = not found.any()
+        found[:] = 0
+        return result
+
+
+def looks(plan: Plan) -> bool:
+    """Whether the plan's inputs are read where they lie and looked at for NaN and infinity."""
+    return plan.ops[0].forward is gather.inputs_in_place
+
+
 class Direct(Memory):
     """Predictions of a few samples with as little around them as possible: one thread, one native call."""
 
@@ -171,7 +186,13 @@ class Direct(Memory):
         super().__init__(plan, dtype)
         self.most = plan.batch
         self.call = cpu.direct.compiled
+        self.looks, self.found = looks(plan), plan.tables[0, 1, gather.FOUND :]
 
     def __call__(self, x, outputs, params) -> bool:
         """Write the outputs of contiguous samples; False if an input is not finite."""
-        return self.call(x, outputs, self.run, params, self.acts)
+        if not self.call(x, outputs, self.run, params, self.acts, not self.looks):
+            return False
+        if self.looks and self.found[0]:
+            self.found[0] = 0
+            return False
+        return True
