@@ -269,9 +269,11 @@ def partial(op, params, grads, acts, deltas, lo, hi):
                              filters, op[OUT_WIDTH], op[OUT_HEIGHT], 1)
         if op[BIAS]:
             db, dz = at(grads, w + op[WEIGHTS]), at(deltas, op[Y] + i * op[N_Y])
-            for p in range(op[OUT_HEIGHT] * op[OUT_WIDTH]):
-                for o in range(c_out):
-                    db[o] += dz[p * c_out + o]
+            for o in range(0, c_out, lanes(dz)):
+                total = load(at(db, o), c_out - o)
+                for p in range(o, op[OUT_HEIGHT] * out_line, c_out):
+                    total = total + load(at(dz, p), c_out - o)
+                store(at(db, o), total, c_out - o)
 
 
 @partial.cuda

@@ -10,7 +10,7 @@ from typing import Any
 
 from numbanet._grid import product
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, lanes, like, multiply, stack, turn
+from numbanet._simd import at, dots, lanes, like, multiply, stack, turn
 from numbanet.layers.base import Layer, Shape
 from numbanet.plan import N_X, N_Y, OWN, SAMPLES, SCRATCH, Op, W, X, Y, clock
 
@@ -80,6 +80,8 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 
 PANEL = 4096
 """Numbers of a piece of a turned matrix: 16 or 32 KiB, on the stack."""
+FEW = 8
+"""Samples up to which dot products are faster."""
 SIDE = 64
 """Samples, and rows of W, whose deltas come out turned at a time: they fit a panel."""
 
@@ -91,16 +93,18 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     BP2, first factor    da = dz Wᵀ        deltas[x]   overwritten
     Shapes   da (samples, n_in) · dz (samples, n_out) · W (n_in, n_out)
     The tile reads its second matrix row by row, so one has to be turned: Wᵀ, or, where the samples are fewer than the outputs,
-    dzᵀ, for daᵀ = W dzᵀ.
+    dzᵀ, for daᵀ = W dzᵀ. For a few samples, which would leave most of a register empty, every number is a dot product.
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
     """
     n_out = op[N_Y]
     for i in range(lo, hi, SIDE):
         m = min(SIDE, hi - i)
-        if m < n_out:
-            _turned(op, params, acts, deltas, i, m)
-        else:
+        if m >= n_out:
             _plain(op, params, deltas, i, m)
+        elif m <= FEW:
+            _dotted(op, params, deltas, i, m)
+        else:
+            _turned(op, params, acts, deltas, i, m)
 
 
 @inline
@@ -115,6 +119,16 @@ def _plain(op, params, deltas, i, m):
             turn(at(params, op[W] + k * n_out + j), n_out, panel, width, columns, rows)
             da, dz = at(deltas, op[X] + i * n_in + k), at(deltas, op[Y] + i * n_out + j)
             multiply(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, m, columns, rows, 1, min(j, 1))
+
+
+@inline
+def _dotted(op, params, deltas, i, m):
+    """da[i, k] = dz[i] · W[k] for samples i … i + m."""
+    n_in, n_out = op[N_X], op[N_Y]
+    da = at(deltas, op[X] + i * n_in)
+    for k in range(m * n_in):
+        da[k] = like(da, 0)
+    dots(at(deltas, op[Y] + i * n_out), n_out, 0, at(params, op[W]), n_out, 0, da, n_in, m, n_in, n_out, 1)
 
 
 @inline
