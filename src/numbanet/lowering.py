@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from numbanet._jit import kernel
-from numbanet._simd import thread, threads
+from numbanet._simd import at, lanes, load, store, thread, threads
 from numbanet.plan import (
     BACKWARD,
     BUFFERS,
@@ -182,9 +182,9 @@ def _apart(ops):
 @kernel
 def copy_forward(op, params, grads, acts, deltas, lo, hi):
     """acts[y] = acts[x]"""
-    n = op[N_X]
-    for i in range(lo * n, hi * n):
-        acts[op[Y] + i] = acts[op[X] + i]
+    n, width = op[N_X], lanes(acts)
+    for i in range(lo * n, hi * n, width):
+        store(at(acts, op[Y] + i), load(at(acts, op[X] + i), hi * n - i), hi * n - i)
 
 
 @copy_forward.cuda
@@ -196,9 +196,9 @@ def copy_forward(op, params, grads, acts, deltas, lo, hi):
 @kernel
 def copy_backward(op, params, grads, acts, deltas, lo, hi):
     """deltas[x] = deltas[y]"""
-    n = op[N_X]
-    for i in range(lo * n, hi * n):
-        deltas[op[X] + i] = deltas[op[Y] + i]
+    n, width = op[N_X], lanes(deltas)
+    for i in range(lo * n, hi * n, width):
+        store(at(deltas, op[X] + i), load(at(deltas, op[Y] + i), hi * n - i), hi * n - i)
 
 
 @copy_backward.cuda

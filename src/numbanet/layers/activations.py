@@ -25,12 +25,16 @@ from numbanet.plan import N_Y, OWN, Op, Y
 
 @dataclass(frozen=True, eq=False)
 class Activation(Layer):
-    """An elementwise activation. A new one names its two kernels, which work in place on the output slot."""
+    """An elementwise activation. A new one names its two kernels, which work in place on the output slot.
+
+    `monotone` says that it never falls, so that it may come before or after a maximum.
+    """
 
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel | None] = None
     why_no_backward: ClassVar[str] = ""
     elementwise: ClassVar[bool] = True
+    monotone: ClassVar[bool] = False
 
     @property
     def own(self) -> tuple:
@@ -80,6 +84,7 @@ class Sigmoid(Activation):
     """The logistic function 1 / (1 + e⁻ᶻ), between 0 and 1."""
 
     forward, backward = sigmoid_forward, sigmoid_backward
+    monotone = True
 
 
 # --- tanh -----------------------------------------------------------------------------------------------------------
@@ -119,6 +124,7 @@ class Tanh(Activation):
     """The hyperbolic tangent, between −1 and 1."""
 
     forward, backward = tanh_forward, tanh_backward
+    monotone = True
 
 
 # --- relu and leaky relu --------------------------------------------------------------------------------------------
@@ -160,6 +166,7 @@ class ReLU(Activation):
     """The rectifier max(z, 0)."""
 
     forward, backward = relu_forward, relu_backward
+    monotone = True
 
 
 @kernel
@@ -204,6 +211,7 @@ class LeakyReLU(Activation):
 
     slope: float = 0.01
     forward, backward = leaky_relu_forward, leaky_relu_backward
+    monotone = True
 
     def __post_init__(self):
         if not 0 <= self.slope < float("inf"):

@@ -80,8 +80,8 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 
 PANEL = 4096
 """Numbers of a piece of a turned matrix: 16 or 32 KiB, on the stack."""
-FEW = 8
-"""Samples up to which dot products are faster."""
+FEW = 16
+"""Samples in a batch up to which dot products are faster: half as many for each of two threads."""
 SIDE = 64
 """Samples, and rows of W, whose deltas come out turned at a time: they fit a panel."""
 
@@ -96,13 +96,13 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     dzᵀ, for daᵀ = W dzᵀ. For a few samples, which would leave most of a register empty, every number is a dot product.
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
     """
-    n_out = op[N_Y]
+    n_out, few = op[N_Y], clock(op, SAMPLES) <= FEW < op[N_Y]  # by the batch: which sums are taken depends on no thread
     for i in range(lo, hi, SIDE):
         m = min(SIDE, hi - i)
-        if m >= n_out:
-            _plain(op, params, deltas, i, m)
-        elif m <= FEW:
+        if few:
             _dotted(op, params, deltas, i, m)
+        elif m >= n_out:
+            _plain(op, params, deltas, i, m)
         else:
             _turned(op, params, acts, deltas, i, m)
 

@@ -7,7 +7,8 @@ ignored; their deltas are zero). The roles in the product change: rows of A are 
     z[o, p] = b[o] + Σ_r Σ_s K[r, s, 0, o] · a[p + r·line + s]
     dK[r, s, 0, o] = Σ_p a[p + r·line + s] · dz[o, p]                 a dot product along the plane
 
-The pooling reads planes and writes channels last, so nothing behind it sees the difference. `chain` finds where this applies: the
+The pooling reads planes and writes channels last, so nothing behind it sees the difference. An activation that never falls comes
+after it: max f(z) = f(max z). `chain` finds where this applies: the
 first layer with parameters, stride 1, an elementwise activation or none, and a 2×2 pooling.
 """
 
@@ -67,6 +68,8 @@ def _ops(convolution, view, between, inside, outside):
                   unit=filters, weights=weights, own=own, uses=out_height * out_width)
     pool = Op("MaxPool2D", filters * plane, size(outside), pool_forward, pool_backward, own=(*outside, width, out_height),
               scratch=2 * size(outside), keeps_output=True)
+    if all(layer.monotone for layer in between):  # the largest stays the largest: a quarter of the numbers is enough
+        return [convolve, pool, *(op for layer in between for op in layer.ops((size(outside),)))]
     return [convolve, *(op for layer in between for op in layer.ops((filters * plane,))), pool]
 
 
