@@ -92,16 +92,17 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 
     BP2, first factor    da = dz Wᵀ        deltas[x]   overwritten
     Shapes   da (samples, n_in) · dz (samples, n_out) · W (n_in, n_out)
-    The tile reads its second matrix row by row, so one has to be turned: Wᵀ, or, where the samples are fewer than the outputs,
+    The tile reads its second matrix row by row, so one has to be turned: Wᵀ, or, where that is large and the samples are few,
     dzᵀ, for daᵀ = W dzᵀ. For a few samples, which would leave most of a register empty, every number is a dot product.
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
     """
-    n_out, few = op[N_Y], clock(op, SAMPLES) <= FEW < op[N_Y]  # by the batch: which sums are taken depends on no thread
+    n_out, small = op[N_Y], op[N_X] * op[N_Y] <= PANEL
+    few = clock(op, SAMPLES) <= FEW < n_out and not small  # by the batch: which sums are taken depends on no thread
     for i in range(lo, hi, SIDE):
         m = min(SIDE, hi - i)
         if few:
             _dotted(op, params, deltas, i, m)
-        elif m >= n_out:
+        elif small or m >= n_out:
             _plain(op, params, deltas, i, m)
         else:
             _turned(op, params, acts, deltas, i, m)
