@@ -60,6 +60,63 @@ def _bring(op, x, scale, acts, lo, hi):
         acts[op[Y] + lo * n + e] = like(acts, x[sample_index(op, lo + i) * n + e - i * n]) * scale
 
 
+@inline
+def _columns(op, x, scale, acts, lo, hi):
+    """acts[y] = scale · x for columns lo ≤ j < hi of all samples of the batch, and ask for those of the next batch."""
+    n, batch, line = op[N_Y], clock(op, SAMPLES), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
+    for i in range(batch):
+        if clock(op, START) + batch + i < clock(op, TOTAL):
+            following = sample_index(op, batch + i) * n
+            for j in range(lo, hi, line):
+                prefetch(at(x, following + j))
+        source, y = sample_index(op, i) * n, op[Y] + i * n
+        for j in range(lo, hi):
+            acts[y + j] = like(acts, x[source + j]) * scale
+
+
+@inline
+def _bring_columns(op, x, scale, acts, lo, hi):
+    """The same, number by number."""
+    n = op[N_Y]
+    for e in range(thread(), (hi - lo) * clock(op, SAMPLES), threads()):
+        i = quotient(e, hi - lo)
+        j = lo + e - i * (hi - lo)
+        acts[op[Y] + i * n + j] = like(acts, x[sample_index(op, i) * n + j]) * scale
+
+
+@kernel
+def columns_float32(op, params, grads, acts, deltas, lo, hi):
+    """Copy columns lo ≤ j < hi of a batch of float32 samples into the first slot."""
+    _columns(op, pointer(clock(op, INPUTS), np.float32), like(acts, 1), acts, lo, hi)
+
+
+@columns_float32.cuda
+def columns_float32(op, params, grads, acts, deltas, lo, hi):
+    _bring_columns(op, pointer(clock(op, INPUTS), np.float32), like(acts, 1), acts, lo, hi)
+
+
+@kernel
+def columns_float64(op, params, grads, acts, deltas, lo, hi):
+    """Copy columns lo ≤ j < hi of a batch of float64 samples into the first slot."""
+    _columns(op, pointer(clock(op, INPUTS), np.float64), like(acts, 1), acts, lo, hi)
+
+
+@columns_float64.cuda
+def columns_float64(op, params, grads, acts, deltas, lo, hi):
+    _bring_columns(op, pointer(clock(op, INPUTS), np.float64), like(acts, 1), acts, lo, hi)
+
+
+@kernel
+def columns_uint8(op, params, grads, acts, deltas, lo, hi):
+    """Copy columns lo ≤ j < hi of a batch of pictures of bytes into the first slot, scaled to 0 … 1."""
+    _columns(op, pointer(clock(op, INPUTS), np.uint8), like(acts, 1 / 255), acts, lo, hi)
+
+
+@columns_uint8.cuda
+def columns_uint8(op, params, grads, acts, deltas, lo, hi):
+    _bring_columns(op, pointer(clock(op, INPUTS), np.uint8), like(acts, 1 / 255), acts, lo, hi)
+
+
 @kernel
 def inputs_float32(op, params, grads, acts, deltas, lo, hi):
     """Copy float32 samples into the first slot."""
@@ -165,13 +222,14 @@ def scatter_outputs(op, params, grads, acts, deltas, lo, hi):
         outputs[e] = acts[op[X] + lo * n + e]
 
 
+_COLUMNS = {"float32": columns_float32, "float64": columns_float64, "uint8": columns_uint8}
 _INPUTS = {"float32": inputs_float32, "float64": inputs_float64, "uint8": inputs_uint8}
 _TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": targets_int64}
 
 
 def inputs(n: int, dtype) -> Op:
     """The op that brings in samples of n numbers of `dtype` (float32, float64 or uint8)."""
-    return Op("Inputs", 0, n, _INPUTS[str(dtype)])
+    return Op("Inputs", 0, n, _INPUTS[str(dtype)], split=_COLUMNS[str(dtype)])
 
 
 def inputs_to_read(n: int, dtype, network_dtype, following: Op) -> Op:

@@ -29,6 +29,8 @@ from numbanet.plan import (
     PREVIOUS,
     SCRATCH,
     SHARDS,
+    SPLIT,
+    SPLITS,
     STEP_X,
     STEP_Y,
     UNIT,
@@ -70,6 +72,9 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, card: 
     ops = _apart(ops)
     shards = threads if card else min(batch, SHARDS_AT_MOST)
     ops = [_one_gradient(op, batch, shards, card) for op in ops]
+    splits = SPLITS if train and not card and _splits(ops, batch) else 0
+    if splits:
+        ops[:2] = replace(ops[0], forward=None), replace(ops[1], forward=ops[1].joined)
     places, slots = _slots(ops, trained, train)
     waits = train and any(op.prepare for op in ops)
     for slot in slots if waits or card else ():
@@ -99,6 +104,11 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, card: 
         row[:, OTHER] = offsets[op.reads] if op.reads else 0
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
         row[:, COUNT], row[:, UNIT], row[:, BUFFERS] = op.parameters + op.extra, op.unit, buffers
+        if splits and k < 2:
+            row[:, SPLIT] = op.split.address(dtype) if op.split else 0
+        if splits and k == 1:
+            row[:, PARTIALS], row[:, COUNT] = n_acts, batch * op.n_out
+            n_acts += splits * batch * op.n_out
         row[:, PREPARE] = (1 if card else op.prepare.address(dtype)) if train and op.prepare else 0
         if train and op.partial:
             row[:, PARTIALS] = n_acts
@@ -119,18 +129,28 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, card: 
     tasks, bounds = _cut(ops if train else [], starts, threads, parameter, 32 if card else 8)
     buffer = int((tasks[:, 4] - tasks[:, 3]).max(initial=0))
     return Plan(ops, threads, batch, block, tables, offsets, shards, n_acts, n_deltas, parameter, tasks, bounds, buffer,
-                _phases(ops, starts))
+                _phases(ops, starts, starts[1] if splits else starts[0]), splits)
 
 
-def _phases(ops, starts):
-    """Forwards up to each op that waits for the whole batch, then to the end and back, then back from each such op."""
+def _phases(ops, starts, first):
+    """Forwards from row `first` to each op that waits for the whole batch, to the end and back, then back from each such op."""
     waiting = [start for start, op in zip(starts, ops, strict=False) if op.prepare]
-    forward = [1, *waiting]
+    forward = [first, *waiting]
     phases = [(row, to, 0, 0) for row, to in pairwise(forward)]
     back = [starts[-2], *waiting[::-1]]
     phases.append((forward[-1], 0, back[0], back[1] if waiting else 0))
     phases += [(0, 0, row, to) for row, to in pairwise([*back[1:], 0])]
     return np.array(phases, np.int64)
+
+
+def _splits(ops, batch):
+    """Whether the first product is cut by its inputs: then a thread reads the weights that it updates itself, and no others.
+
+    Cut by samples, each thread needs all weights, half of which another one has just written: for a long, narrow product and a
+    small batch, fetching them takes longer than the arithmetic.
+    """
+    inputs, first = ops[0], ops[1]
+    return inputs.split and first.split and first.gradient and first.n_in >= 8 * batch and first.weights >= 1 << 13
 
 
 SHARDS_AT_MOST = 16

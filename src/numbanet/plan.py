@@ -49,7 +49,11 @@ PARTIALS, COUNT, UNIT = 21, 22, 23
 """Offset in acts of the first shard's partial gradient, how many numbers each shard's has, and how many make a unit."""
 PREPARE, BUFFERS = 24, 25
 """Address of the verb whose result for the whole batch `forward` waits for; offset in params of numbers that are not trained."""
-OWN = 26
+SPLIT = 26
+"""Address of the verb that works on columns lo ≤ j < hi of the inputs of the whole batch, before region A; see `lowering`."""
+SPLITS = 4
+"""Parts that the columns are cut into then: a fixed number, so that sums do not depend on the threads."""
+OWN = 27
 """First of the columns that belong to the layer. A layer that needs more than its row holds is given the following rows too."""
 WIDTH = 48
 
@@ -86,6 +90,8 @@ class Op:
                       it a copy per shard (a fixed part of the batch) and adds the copies in order in region B
     `prepare`         for an op whose samples depend on one another: sums over samples lo … hi − 1, into grads, before any `forward`
                       of the op; the engine lets all threads finish it first, and likewise `partial` before `backward`
+    `split`, `joined` a first layer's product in another cut: `split` takes inputs lo ≤ j < hi of all samples, and writes what they
+                      give into grads; `joined` is the forward that adds these parts up. The gather in front splits likewise
     `extra`           numbers behind a shard's partial gradient for that
     `buffers`         numbers that are kept and saved with the network, but not trained
     `scratch`         numbers that a thread needs for itself during a verb
@@ -97,7 +103,7 @@ class Op:
     name: str
     n_in: int
     n_out: int
-    forward: Kernel
+    forward: Kernel | None
     backward: Kernel | None = None
     gradient: Kernel | None = None
     partial: Kernel | None = None
@@ -106,6 +112,8 @@ class Op:
     side: bool = False
     reads: "Op | None" = None
     prepare: Kernel | None = None
+    split: Kernel | None = None
+    joined: Kernel | None = None
     extra: int = 0
     buffers: int = 0
     scratch: int = 0
@@ -135,6 +143,7 @@ class Plan:
     `tasks`   int64 (tasks, 5): row, lo, hi, first and last parameter of a block that region B treats at once
     `bounds`  int64 (threads + 1): the tasks of each thread
     `buffer`  parameters in the largest task
+    `splits`  parts that the inputs' columns are cut into before region A, 0 where the first product is cut by samples alone
     `phases`  int64 (phases, 4): rows from and to which region A goes forwards, then backwards, before all threads meet
     """
 
@@ -152,6 +161,7 @@ class Plan:
     bounds: np.ndarray
     buffer: int
     phases: np.ndarray
+    splits: int = 0
 
     def set_clock(self, column: int, value: int) -> None:
         """Write a column of the clock in every thread's copy."""

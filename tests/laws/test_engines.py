@@ -96,3 +96,28 @@ def test_a_network_larger_than_a_block_agrees():
     generator = np.random.default_rng(8)
     x, y = generator.normal(size=(150, 33)), generator.integers(0, 3, 150)
     close(net.gradient(x, y, threads=2), reference_gradient(net, x, y, nn.CrossEntropy(), threads=2)[0], ROUNDING)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_first_product_that_is_cut_by_its_inputs_agrees(dtype, threads):
+    generator = np.random.default_rng(9)
+    net = nn.Sequential([nn.Dense(29, activation="tanh"), nn.Dense(3, activation="softmax")], 301, "float64", seed=2)
+    net.parameters[:] = generator.normal(size=net.parameters.size) / 10
+    x = generator.integers(0, 256, (25, 301), np.uint8) if dtype == "uint8" else generator.normal(size=(25, 301)).astype(dtype)
+    y, loss = generator.integers(0, 3, 25), nn.CrossEntropy()
+    close(net.gradient(x, y, loss, threads=threads), reference_gradient(net, x, y, loss, threads=threads)[0], ROUNDING)
+    params, _, losses = reference_fit(net, x, y, loss, OPTIMIZERS["momentum"], 10, 2, threads=threads)
+    history = net.fit(x, y, loss=loss, optimizer=OPTIMIZERS["momentum"], batch_size=10, epochs=2, threads=threads)
+    close(net._memory, params, ROUNDING)
+    close(history.history["loss"], losses, ROUNDING)
+    assert {machine.plan.splits for machine in net._machinery.made.values()} == {4}
+
+
+def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_samples():
+    net = nn.Sequential([nn.Dense(29, activation="tanh", bias=False), nn.Dense(1)], 301, "float64", seed=2)
+    generator = np.random.default_rng(10)
+    x, y = generator.normal(size=(60, 301)), generator.normal(size=60)
+    parts = [net.gradient(x[k : k + 30], y[k : k + 30]) for k in (0, 30)]  # 30 samples are few enough for a cut, 60 are not
+    close(sum(parts) / 2, net.gradient(x, y), ROUNDING)
+    assert sorted(machine.plan.splits for machine in net._machinery.made.values()) == [0, 4]

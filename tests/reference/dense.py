@@ -1,6 +1,6 @@
 """Twins of the kernels in layers/dense.py."""
 
-from numbanet.plan import N_X, N_Y, OWN, SAMPLES, W, X, Y
+from numbanet.plan import COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SPLITS, W, X, Y
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
@@ -10,6 +10,23 @@ def forward(op, params, grads, acts, deltas, lo, hi):
             z = params[op[W] + n_in * n_out + j] if op[OWN] else 0.0
             for k in range(n_in):
                 z += acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j]
+            acts[op[Y] + i * n_out + j] = z
+
+
+def split(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_X], op[N_Y]
+    for i in range(op.clock(SAMPLES)):
+        for j in range(n_out):
+            grads[i * n_out + j] = sum(acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j] for k in range(lo, hi))
+
+
+def joined(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_X], op[N_Y]
+    for i in range(lo, hi):
+        for j in range(n_out):
+            z = params[op[W] + n_in * n_out + j] if op[OWN] else 0.0
+            for part in range(SPLITS):
+                z += acts[op[PARTIALS] + part * op[COUNT] + i * n_out + j]
             acts[op[Y] + i * n_out + j] = z
 
 

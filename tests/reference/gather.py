@@ -1,6 +1,6 @@
 """Twins of the kernels in gather.py. They read the data as arrays, in op.data."""
 
-from numbanet.plan import INPUTS, N_X, N_Y, ORDER, OUTPUTS, START, TARGETS, X, Y
+from numbanet.plan import INPUTS, N_X, N_Y, ORDER, OUTPUTS, SAMPLES, START, TARGETS, X, Y
 
 
 def _index(op, i):
@@ -26,6 +26,25 @@ def inputs_float64(op, params, grads, acts, deltas, lo, hi):
 
 def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
     _rows(op, op.data[INPUTS], acts, lo, hi, 255)
+
+
+def _columns(op, acts, lo, hi, divisor=1):
+    for i in range(op.clock(SAMPLES)):
+        row = op.data[INPUTS][_index(op, i)].reshape(-1)
+        for j in range(lo, hi):
+            acts[op[Y] + i * op[N_Y] + j] = float(row[j]) / divisor
+
+
+def columns_float32(op, params, grads, acts, deltas, lo, hi):
+    _columns(op, acts, lo, hi)
+
+
+def columns_float64(op, params, grads, acts, deltas, lo, hi):
+    _columns(op, acts, lo, hi)
+
+
+def columns_uint8(op, params, grads, acts, deltas, lo, hi):
+    _columns(op, acts, lo, hi, 255)
 
 
 def inputs_in_place(op, params, grads, acts, deltas, lo, hi):

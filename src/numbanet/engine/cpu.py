@@ -28,6 +28,7 @@ from numbanet.plan import (
     HOME_X,
     HOME_Y,
     INPUTS,
+    N_Y,
     NEXT,
     OUTPUTS,
     PARTIAL,
@@ -36,6 +37,7 @@ from numbanet.plan import (
     PREVIOUS,
     SAMPLES,
     SHARDS,
+    SPLIT,
     START,
     STEP,
     STEP_X,
@@ -51,7 +53,7 @@ from numbanet.plan import (
 from numbanet.regularizers import penalize
 
 (TABLES, ROWS, PHASES, N_PHASES, TASKS, BOUNDS, STATE, SUMS, MEETING, EPOCH_SAMPLES, BATCH, BLOCK, THREADS, LOSSES, HITS, BUFFER,
- FIRST, LAST, TAKEN) = range(19)
+ FIRST, LAST, TAKEN, N_SPLITS) = range(20)
 """A run, what one call works on: addresses of the plan's arrays, of the optimiser's state, of where sums and workers meet; samples,
 sizes; offsets of losses and hits in acts (−1: none); numbers in a worker's gradient buffer; batches from and to; steps taken."""
 REACHED, PLACES, MEETING_SIZE = 16, 24, 24 + 1024
@@ -138,6 +140,21 @@ def _samples(run, params, acts, deltas, worker, workers, batch, phase, train):
 
 
 @inline
+def _columns(run, params, acts, deltas, worker, workers, batch):
+    """Before region A: the parts of the inputs' columns of the threads that this worker stands for, for the whole batch."""
+    threads, start, splits = run[THREADS], batch * run[BATCH], run[N_SPLITS]
+    first, last = threads * worker // workers, threads * (worker + 1) // workers
+    table = at(pointer(run[TABLES], np.int64), first * run[ROWS] * WIDTH)
+    table[START], table[SAMPLES], table[TOTAL] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start), run[EPOCH_SAMPLES]
+    inputs = at(table, WIDTH)
+    op = at(table, inputs[NEXT] * WIDTH)
+    for part in range(splits * first // threads, splits * last // threads):
+        lo, hi = inputs[N_Y] * part // splits, inputs[N_Y] * (part + 1) // splits
+        call(inputs[SPLIT], inputs, params, params, acts, deltas, lo, hi)
+        call(op[SPLIT], op, params, at(acts, op[PARTIALS] + part * op[COUNT]), acts, deltas, lo, hi)
+
+
+@inline
 def _parameters(run, params, grads, acts, deltas, worker, workers, step):
     """Region B, the tasks of the threads that this worker stands for.
 
@@ -198,6 +215,10 @@ def train(run, params, grads, acts, deltas, worker, workers):
         return
     turn, batch = 1, run[FIRST]
     while batch < run[LAST]:
+        if run[N_SPLITS]:
+            _columns(run, params, acts, deltas, worker, workers, batch)
+            turn += 1
+            meet(counter, workers, turn)
         for phase in range(run[N_PHASES]):
             _samples(run, params, acts, deltas, worker, workers, batch, phase, True)
             turn += 1
@@ -222,9 +243,15 @@ def differentiate(run, params, grads, acts, deltas, worker, workers):
     counter, sums = pointer(run[MEETING], np.int64), pointer(run[SUMS], np.float64)
     if not _begin(counter, worker, workers):
         return
+    turn = 1
+    if run[N_SPLITS]:
+        _columns(run, params, acts, deltas, worker, workers, 0)
+        turn += 1
+        meet(counter, workers, turn)
     for phase in range(run[N_PHASES]):
         _samples(run, params, acts, deltas, worker, workers, 0, phase, True)
-        meet(counter, workers, phase + 2)
+        turn += 1
+        meet(counter, workers, turn)
     _parameters(run, params, grads, acts, deltas, worker, workers, 1)
     if worker == 0:
         sums[0] += _total(run, acts, LOSSES, 0)

@@ -27,6 +27,7 @@ class Memory:
         for column, array in arrays:
             self.run[column] = array.ctypes.data
         self.run[cpu.ROWS], self.run[cpu.N_PHASES] = plan.tables.shape[1], len(plan.phases)
+        self.run[cpu.N_SPLITS] = plan.splits
         self.run[cpu.BATCH], self.run[cpu.BLOCK], self.run[cpu.THREADS] = plan.batch, plan.block, plan.threads
         for column, op in ((cpu.LOSSES, loss_op), (cpu.HITS, hits_op)):
             self.run[column] = plan.offsets[op] if op is not None else -1
@@ -110,14 +111,14 @@ class Team:
     def slice(self) -> int:
         """Choose the size for the next call and return its number of steps."""
         choices = (self.most, 1) if self.most > 1 else (1,)
-        untried = [n for n in choices if n not in self.seconds]
-        if not self.calls:  # the first call compiles and starts threads; what it took says nothing
-            untried = [self.most]
-        best = min(self.seconds, key=self.seconds.__getitem__, default=self.most)
         self.calls += 1
-        if self.calls == 1 or untried:
-            self.size = untried[0]
-            return 1 if self.calls == 1 else 4 if not self.seconds else max(2, int(self.TRIAL / self.seconds[best]))
+        if self.calls <= 2:  # the first call compiles, the second starts threads: what they took says little
+            self.size = self.most
+            return (1, 8)[self.calls - 1]
+        best = min(self.seconds, key=self.seconds.__getitem__)
+        if self.calls <= 2 + len(choices):
+            self.size = choices[self.calls - 3]
+            return max(4, int(self.TRIAL / self.seconds[best]))
         trial = len(choices) > 1 and self.calls % self.EVERY == 0
         self.size = next(n for n in choices if n != best) if trial else best
         return max(2 if trial else 1, int((self.TRIAL if trial else self.SLICE) / self.seconds[self.size]))

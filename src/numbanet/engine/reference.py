@@ -22,6 +22,7 @@ from numbanet.plan import (
     INPUTS,
     L1,
     L2,
+    N_Y,
     NEXT,
     ORDER,
     OUTPUTS,
@@ -111,6 +112,8 @@ class Reference:
         """Region A for one batch, phase by phase: every thread's samples through a part of the network, and back."""
         plan = self.plan
         bounds = [size * k // plan.shards for k in range(plan.shards + 1)]
+        if plan.splits:
+            self.columns(params, start, size)
         for number, phase in enumerate(plan.phases.tolist() if train else [[1, 0, 0, 0]]):
             for t, table in enumerate(self.tables):
                 table[0, START], table[0, SAMPLES], table[0, SHARDS] = start, size, plan.shards
@@ -127,6 +130,16 @@ class Reference:
                     if train:
                         inside = [(k, max(lo, bounds[k]), min(hi, bounds[k + 1])) for k in mine]
                         self.backwards(table, params, phase, inside, lo, hi)
+
+    def columns(self, params, start: int, size: int) -> None:
+        """Before region A: the first product, part by part of the inputs' columns."""
+        table = self.tables[0]
+        table[0, START], table[0, SAMPLES] = start, size
+        inputs, first = list(self.rows(table, 1, NEXT))[:2]
+        for part in range(self.plan.splits):
+            lo, hi = (inputs[N_Y] * k // self.plan.splits for k in (part, part + 1))
+            self.call(self.op(inputs).split, inputs, params, params, self.acts, self.deltas, lo, hi)
+            self.call(self.op(first).split, first, params, self.partial(first, part), self.acts, self.deltas, lo, hi)
 
     def clear_partials(self, table, shards) -> None:
         """Start these shards' partial gradients at zero."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from numbanet._grid import product
 from numbanet._jit import inline, kernel
-from numbanet._simd import at, dots, lanes, like, multiply, stack, turn
+from numbanet._simd import at, dots, lanes, like, load, multiply, quotient, stack, store, thread, threads, turn
 from numbanet.layers.base import Layer, Shape
-from numbanet.plan import N_X, N_Y, OWN, SAMPLES, SCRATCH, Op, W, X, Y, clock
+from numbanet.plan import COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SCRATCH, SPLITS, Op, W, X, Y, clock
 
 BIAS = OWN
 """1 where the layer has a bias, which follows the weights like one more row of W."""
@@ -55,8 +55,8 @@ class Dense(Layer):
 
     def ops(self, shape: Shape) -> list[Op]:
         n_in, n_out = shape[0], int(self.units)
-        return [Op("Dense", n_in, n_out, forward, backward, gradient, partial, units=n_in + self.bias, unit=n_out,
-                   weights=n_in * n_out, scratch=SIDE * n_out, own=(int(self.bias),))]
+        return [Op("Dense", n_in, n_out, forward, backward, gradient, partial, split=split, joined=joined,
+                   units=n_in + self.bias, unit=n_out, weights=n_in * n_out, scratch=SIDE * n_out, own=(int(self.bias),))]
 
 
 @kernel
@@ -76,6 +76,45 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out, w = op[N_X], op[N_Y], op[W]
     a, z, bias = at(acts, op[X] + lo * n_in), at(acts, op[Y] + lo * n_out), at(params, w + n_in * n_out)
     product(bias, 0, a, n_in, 1, -1, at(params, w), n_out, 1, z, n_out, hi - lo, n_out, n_in, op[BIAS])
+
+
+@kernel
+def split(op, params, grads, acts, deltas, lo, hi):
+    """What inputs lo ≤ k < hi of all samples give: grads[i, j] = Σ_k a[i, k] W[k, j]        grads overwritten"""
+    n_in, n_out, w = op[N_X], op[N_Y], op[W]
+    multiply(grads, 0, at(acts, op[X] + lo), n_in, 1, 0, at(params, w + lo * n_out), n_out, 0, grads, n_out, clock(op, SAMPLES),
+             n_out, hi - lo, 1, 0)
+
+
+@split.cuda
+def split(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out, w = op[N_X], op[N_Y], op[W]
+    product(grads, 0, at(acts, op[X] + lo), n_in, 1, -1, at(params, w + lo * n_out), n_out, 1, grads, n_out, clock(op, SAMPLES),
+            n_out, hi - lo, 0)
+
+
+@kernel
+def joined(op, params, grads, acts, deltas, lo, hi):
+    """z = b + what the parts of the inputs gave, in their order, for samples lo ≤ i < hi        acts[y] overwritten"""
+    n_out, parts, width = op[N_Y], at(acts, op[PARTIALS]), lanes(acts)
+    bias, zero = at(params, op[W] + op[N_X] * n_out), like(load(acts, 0), 0)
+    for i in range(lo, hi):
+        for j in range(0, n_out, width):
+            total = load(at(bias, j), n_out - j) if op[BIAS] else zero
+            for part in range(SPLITS):
+                total = total + load(at(parts, part * op[COUNT] + i * n_out + j), n_out - j)
+            store(at(acts, op[Y] + i * n_out + j), total, n_out - j)
+
+
+@joined.cuda
+def joined(op, params, grads, acts, deltas, lo, hi):
+    n_out = op[N_Y]
+    for e in range(lo * n_out + thread(), hi * n_out, threads()):
+        j = e - quotient(e, n_out) * n_out
+        total = params[op[W] + op[N_X] * n_out + j] if op[BIAS] else like(params, 0)
+        for part in range(SPLITS):
+            total += acts[op[PARTIALS] + part * op[COUNT] + e]
+        acts[op[Y] + e] = total
 
 
 PANEL = 4096
