@@ -150,7 +150,7 @@ def _splits(ops, batch):
     small batch, fetching them takes longer than the arithmetic.
     """
     inputs, first = ops[0], ops[1]
-    return inputs.split and first.split and first.gradient and first.n_in >= 8 * batch and first.weights >= 1 << 13
+    return inputs.split and first.split and first.gradient and first.n_in >= 32 * batch and first.weights >= 1 << 13
 
 
 SHARDS_AT_MOST = 16

@@ -14,9 +14,25 @@ from numbanet._simd import at, call, memory
 from numbanet.engine import machines
 from numbanet.kernels import kernel, multiply
 from numbanet.lowering import lower
-from numbanet.plan import BACKWARD, FORWARD, GRADIENT, HOME_X, HOME_Y, INPUTS, NEXT, PARTIAL, SAMPLES, START, TARGETS, WIDTH, X, Y
+from numbanet.plan import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT,
+    HOME_X,
+    HOME_Y,
+    INPUTS,
+    NEXT,
+    PARTIAL,
+    SAMPLES,
+    SPLIT,
+    START,
+    TARGETS,
+    WIDTH,
+    X,
+    Y,
+)
 
-VERBS = {"forward": FORWARD, "backward": BACKWARD, "gradient": GRADIENT, "partial": PARTIAL}
+VERBS = {"split": SPLIT, "forward": FORWARD, "backward": BACKWARD, "gradient": GRADIENT, "partial": PARTIAL}
 
 
 @dataclass(frozen=True)
@@ -96,9 +112,12 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
                 continue
             whole = column == GRADIENT
             lo, hi, samples = (0, op.units, size) if whole else (0, block, block)
+            if column == SPLIT:
+                lo, hi, samples = 0, op.n_in or op.n_out, size
             seconds = _seconds(lambda times, a=int(table[row, column]), r=row, lo=lo, hi=hi: _repeat(
                 a, table, r, params, machine.grads, machine.acts, machine.deltas, lo, hi, times))
-            flops = 2 * op.weights * op.uses if op.weights else op.n_out
+            joins = column == FORWARD and op.joined is not None and op.forward is op.joined
+            flops = 2 * op.weights * op.uses if op.weights and not joins else op.n_out * (1 + SPLITS * joins)
             moved = item * (op.n_in + op.n_out + (op.parameters * (1 + whole)) / samples)
             found.append(Cost(op.name, verb, 1e6 * seconds / samples, flops, moved, flops * samples / seconds / most))
         row = int(table[row, NEXT])

@@ -43,14 +43,17 @@ def turn_block(typingctx, source, source_row, target, target_row, rows, columns)
         kind, integer, lane = vector_of(signature.args[0].dtype), ir.IntType(64), ir.IntType(32)
         width = kind.count
 
-        def place(base, stride, r):
-            return builder.bitcast(builder.gep(base, [builder.mul(stride, integer(r))]), kind.as_pointer())
+        def place(base, stride, r, limit):
+            """Row r, or row 0 beyond the last: a masked access may touch nothing, but is slow where no memory is."""
+            offset = builder.select(builder.icmp_signed("<", integer(r), limit), builder.mul(stride, integer(r)), integer(0))
+            return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
 
-        def count(limit, r, inside):
-            """`inside` numbers for a row r before `limit`, none beyond."""
-            return builder.select(builder.icmp_signed("<", integer(r), limit), inside, integer(0))
+        def inside(limit, r, numbers):
+            """The lanes below `numbers` for a row r before `limit`, none beyond."""
+            count = builder.select(builder.icmp_signed("<", integer(r), limit), numbers, integer(0))
+            return mask_before(builder, count, 0, width)
 
-        block = [masked_load(builder, place(source, source_row, r), kind, mask_before(builder, count(rows, r, columns), 0, width))
+        block = [masked_load(builder, place(source, source_row, r, rows), kind, inside(rows, r, columns))
                  for r in range(width)]
         step = 1
         while step < width:
@@ -63,7 +66,7 @@ def turn_block(typingctx, source, source_row, target, target_row, rows, columns)
                     block[r], block[r + step] = (builder.shuffle_vector(upper, lower, one) for one in order)
             step *= 2
         for r in range(width):
-            masked_store(builder, block[r], place(target, target_row, r), mask_before(builder, count(columns, r, rows), 0, width))
+            masked_store(builder, block[r], place(target, target_row, r, columns), inside(columns, r, rows))
         return context.get_dummy_value()
 
     return types.void(*_turn_arguments(source.dtype)), codegen
