@@ -25,6 +25,7 @@ from numbanet.plan import (
     PARTIAL,
     SAMPLES,
     SPLIT,
+    SPLITS,
     START,
     TARGETS,
     WIDTH,
