@@ -46,6 +46,16 @@ def test_a_large_network_is_the_same_bits_with_every_optimizer(optimizer, batch_
         assert trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, threads) == alone
 
 
+def test_a_first_product_that_is_cut_by_its_inputs_is_the_same_bits():
+    def wide():
+        return nn.Sequential([nn.Dense(33, activation="tanh"), nn.Dense(4, activation="softmax")], 407, "float32", seed=5)
+
+    generator = np.random.default_rng(7)
+    x, y = generator.normal(size=(30, 407)).astype("float32"), generator.integers(0, 4, 30)
+    results = [trained(wide, x, y, "cross_entropy", nn.Adam(0.01), 7, threads) for threads in (1, 2, 4)]
+    assert results.count(results[0]) == 3
+
+
 @pytest.mark.parametrize("penalty", PENALTIES[1:], ids=str)
 def test_a_large_network_is_the_same_bits_with_every_penalty(penalty):
     x, y = large_data(40)
