@@ -34,7 +34,7 @@ def compiled(network):
     if plan.n_acts * dtype.itemsize > LARGEST:
         raise ValueError(f"one sample needs {plan.n_acts * dtype.itemsize:,} bytes between the layers, more than the {LARGEST:,} "
                          "that fit on a stack; call predict instead")
-    table, params = plan.tables[0].copy(), network.parameters.copy()
+    table, params = plan.tables[0].copy(), network._memory.copy()  # with running means behind the parameters
     first, last = int(table[1, NEXT]), int(plan.tables[0, 0, PREVIOUS])
     begin, end = int(table[1, Y]), int(table[last, X])
     for row in range(len(table)):  # the walk ends before the scatter
