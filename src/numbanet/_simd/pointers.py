@@ -101,7 +101,8 @@ def stack(typingctx, like, count):
         size = count.literal_value
 
         def codegen(context, builder, signature, args):
-            room = cgutils.alloca_once(builder, ir.ArrayType(context.get_value_type(like.dtype), size))
+            with builder.goto_entry_block():  # Numba's own alloca_once would fill it with zeros
+                room = builder.alloca(ir.ArrayType(context.get_value_type(like.dtype), size))
             room.align = 64
             return builder.bitcast(room, context.get_value_type(like))
 
