@@ -15,6 +15,7 @@ import pytest
 
 import numbanet as nn
 from numbanet.callbacks import Callback, EarlyStopping
+from numbanet.engine import machines
 
 SOURCES = str(Path(nn.__file__).parents[1])
 
@@ -444,3 +445,65 @@ def test_the_network_keeps_no_data(use):
     inputs, targets = weakref.ref(x), weakref.ref(y)
     del x, y
     assert inputs() is None and targets() is None
+
+
+# --- one training at a time ---------------------------------------------------------------------
+
+
+def nested(action):
+    """What comes of a fit with Adam whose callback does something to the network in training."""
+    x, y = data()
+    net = network()
+    with pytest.raises(RuntimeError) as caught:
+        fit(net, x, y, optimizer=nn.Adam(), epochs=3, callbacks=[lambda epoch, logs, net: action(net, x, y)])
+    assert np.isfinite(net.parameters).all()
+    assert len(fit(net, x, y, optimizer=nn.Adam(), epochs=2).seconds) == 2  # it can be trained afterwards
+    return str(caught.value)
+
+
+def test_a_callback_cannot_train_the_network_in_training():
+    assert "fit was called on a network that is in training" in nested(lambda net, x, y: fit(net, x, y, optimizer="sgd"))
+
+
+def test_a_callback_cannot_start_the_network_in_training_anew():
+    assert "initialize was called" in nested(lambda net, x, y: net.initialize())
+
+
+def test_a_callback_cannot_take_the_optimizers_state_away():
+    def replace(net, x, y):
+        net.optimizer_state = np.zeros(0, net.dtype)
+
+    assert "optimizer_state were replaced" in nested(replace)
+
+
+def test_a_callback_may_predict_evaluate_and_write_parameters():
+    x, y = data()
+    net, seen = network(), []
+
+    def look(epoch, logs, net):
+        seen.append((net.predict(x[:3]).shape, net.evaluate(x, y)["loss"], net.gradient(x, y).size))
+        net.parameters = net.parameters * 0.5
+
+    fit(net, x, y, epochs=2, callbacks=[look])
+    assert len(seen) == 2
+
+
+def test_a_second_thread_is_told_that_the_network_is_in_training():
+    x, y = data()
+    net, begun, told = network(), threading.Event(), threading.Event()
+
+    class Wait(Callback):
+        def on_epoch_end(self, epoch, logs, network):
+            begun.set()
+            assert told.wait(60)
+
+    first = threading.Thread(target=lambda: fit(net, x, y, optimizer=nn.Adam(), epochs=2, callbacks=[Wait()]))
+    first.start()
+    assert begun.wait(60)
+    try:
+        with pytest.raises(RuntimeError, match="another thread is training"):
+            fit(net, x, y, optimizer="sgd")
+    finally:
+        told.set()
+        first.join()
+    assert net.epoch == 2 and type(net.optimizer) is nn.Adam

@@ -1,5 +1,6 @@
 """Sequential: the one object with state. It describes a network, holds its flat vector and lowers it for an engine."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -61,16 +62,28 @@ class Sequential:
 
     def _reset_machines(self) -> None:
         self._machinery = Machinery(self)
+        self._trained_by: int | None = None
+
+    def _refuse_in_training(self, what: str) -> None:
+        """RuntimeError while fit is at work on this network: what it works on may not change under it."""
+        if self._trained_by == threading.get_ident():
+            raise RuntimeError(f"{what} was called on a network that is in training, from one of its callbacks; call it after fit, "
+                               "or on a copy (copy.deepcopy)")
+        if self._trained_by is not None:
+            raise RuntimeError(f"{what} was called on a network that another thread is training; wait until its fit returns, or "
+                               "work on a copy (copy.deepcopy)")
 
     def to(self, device: str) -> "Sequential":
         """Compute on "cpu" or "cuda" from now on, with the same parameters; returns the network."""
         if _device(device) != self.device:
+            self._refuse_in_training("to")
             self.device = device
             self._reset_machines()
         return self
 
     def initialize(self, seed: int | None = None) -> None:
         """Draw all parameters anew and forget the optimiser's state and the epochs trained."""
+        self._refuse_in_training("initialize")
         self.seed = self.seed if seed is None else checks.count(seed, "seed", 0)
         for i, placed in enumerate(self.layers):
             generator = np.random.Generator(np.random.Philox(key=[self.seed, i]))
@@ -251,9 +264,15 @@ class Sequential:
 
         Raises ValueError or TypeError for bad data before anything is trained, DivergenceError when the loss is no longer finite.
         """
-        return training.fit(self, x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
-                            validation_data=validation_data, validation_split=validation_split, augment=augment,
-                            callbacks=callbacks, verbose=verbose, threads=threads)
+        with self._machinery.lock:
+            self._refuse_in_training("fit")
+            self._trained_by = threading.get_ident()
+        try:
+            return training.fit(self, x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
+                                validation_data=validation_data, validation_split=validation_split, augment=augment,
+                                callbacks=callbacks, verbose=verbose, threads=threads)
+        finally:
+            self._trained_by = None
 
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now, as a function that the user's own compiled code calls: `f(row, out)`.
@@ -290,7 +309,7 @@ class Sequential:
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_machinery"]
+        del state["_machinery"], state["_trained_by"]
         return state
 
     def __setstate__(self, state):

@@ -49,6 +49,7 @@ class Memory:
         Where the workers do not all come (the machine is busy, or the threading layer has fewer than it said), one does it.
         """
         plan, address = self.plan, kernel.address(self.acts.dtype)
+        self._guard(params, plan.n_params + sum(op.buffers for op in plan.ops), "parameters")
         self.run[cpu.FIRST], self.run[cpu.LAST] = first, last
         workers = min(cpu.usable_threads(workers), max_threads())
         while True:
@@ -60,11 +61,19 @@ class Memory:
             workers = 1
 
 
+    def _guard(self, array, count: int, what: str) -> None:
+        """RuntimeError unless an array is what the plan was made for: native code trusts its size, and Python can replace it."""
+        if array.size != count or array.dtype != self.acts.dtype or not array.flags.c_contiguous:
+            raise RuntimeError(f"the network's {what} were replaced while it was in use: {count} numbers of {self.acts.dtype} are "
+                               f"needed, got {array.size} of {array.dtype}; write into the array instead")
+
+
 class Trainer(Memory):
     """Training by mini-batches: the plan with a loss, and an optimiser in its last row."""
 
     def __init__(self, plan: Plan, dtype, loss_op, hits_op, optimizer):
         super().__init__(plan, dtype, plan.buffer * plan.threads, loss_op, hits_op)
+        self.n_state = len(optimizer.vectors) * plan.n_params
         self.team = Team(plan.threads)
         self.run[cpu.BUFFER] = plan.buffer
         row = plan.tables[:, -1]
@@ -80,6 +89,7 @@ class Trainer(Memory):
 
     def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
         """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss, hits and samples."""
+        self._guard(state, self.n_state, "optimizer_state")
         self.run[cpu.STATE], self.run[cpu.EPOCH_SAMPLES], self.run[cpu.TAKEN] = state.ctypes.data, samples, step
         began = time.perf_counter()
         reached = self.work(cpu.train, params, first, last, self.team.size)
