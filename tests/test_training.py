@@ -507,3 +507,24 @@ def test_a_second_thread_is_told_that_the_network_is_in_training():
         told.set()
         first.join()
     assert net.epoch == 2 and type(net.optimizer) is nn.Adam
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
+def test_an_interrupt_in_any_native_call_leaves_a_network_that_trains_on(call, monkeypatch):
+    original, calls = machines.Memory.work, []
+
+    def work(self, *arguments):
+        result = original(self, *arguments)
+        calls.append(result)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return result
+
+    x, y = data(2000)
+    net = network()
+    monkeypatch.setattr(machines.Memory, "work", work)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, x, y, batch_size=2, epochs=50, threads=2)
+    assert len(calls) == call
+    assert len(fit(net, x, y, batch_size=2, epochs=3, threads=2).seconds) == 3
+    assert np.isfinite(net.parameters).all()

@@ -121,20 +121,20 @@ class Team:
     def slice(self) -> int:
         """Choose the size for the next call and return its number of steps."""
         choices = (self.most, 1) if self.most > 1 else (1,)
-        self.calls += 1
-        if self.calls <= 2:  # the first call compiles, the second starts threads: what they took says little
+        if self.calls < 2:  # the first call compiles, the second starts threads: what they took says little
             self.size = self.most
-            return (1, 8)[self.calls - 1]
+            return (1, 8)[self.calls]
         best = min(self.seconds, key=self.seconds.__getitem__)
-        if self.calls <= 2 + len(choices):
-            self.size = choices[self.calls - 3]
+        if self.calls < 2 + len(choices):
+            self.size = choices[self.calls - 2]
             return max(4, int(self.TRIAL / self.seconds[best]))
-        trial = len(choices) > 1 and self.calls % self.EVERY == 0
+        trial = len(choices) > 1 and (self.calls + 1) % self.EVERY == 0
         self.size = next(n for n in choices if n != best) if trial else best
         return max(2 if trial else 1, int((self.TRIAL if trial else self.SLICE) / self.seconds[self.size]))
 
     def note(self, seconds: float) -> None:
-        """Take in how long a step of the last call took."""
+        """Take in how long a step of the last call took; a call that was interrupted does not come here and does not count."""
+        self.calls += 1
         if self.calls > 1:
             self.seconds[self.size] = max(seconds, 1e-7)
 
