@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 import numbanet as nn
-from numbanet.models import ROWS, nielsen
+from numbanet.network.zoo import ROWS, nielsen
 
 BATCHES = 300
 """Steps that are timed for the estimate."""

@@ -11,11 +11,11 @@ import pytest
 
 import numbanet as nn
 from benchmarks.suites.verbs import Machine
-from numbanet import _math
-from numbanet._simd import at
+from numbanet.backend import elementary
+from numbanet.backend.intrinsics import at
 from numbanet.kernels import OWN, kernel, lanes, load, multiply, store
-from numbanet.plan import WIDTH
-from numbanet.profile import _repeat
+from numbanet.network.profiler import _repeat
+from numbanet.plan.columns import WIDTH
 
 CALLS = 100
 NUMBERS = 4096
@@ -45,21 +45,21 @@ def product(op, params, grads, acts, deltas, lo, hi):
 def exp(op, params, grads, acts, deltas, lo, hi):
     """acts = eˣ, x = params"""
     for i in range(lo, hi, lanes(acts)):
-        store(at(acts, i), _math.exp(load(at(params, i), lanes(acts))), lanes(acts))
+        store(at(acts, i), elementary.exp(load(at(params, i), lanes(acts))), lanes(acts))
 
 
 @kernel
 def tanh(op, params, grads, acts, deltas, lo, hi):
     """acts = tanh x, x = params"""
     for i in range(lo, hi, lanes(acts)):
-        store(at(acts, i), _math.tanh(load(at(params, i), lanes(acts))), lanes(acts))
+        store(at(acts, i), elementary.tanh(load(at(params, i), lanes(acts))), lanes(acts))
 
 
 @kernel
 def sigmoid(op, params, grads, acts, deltas, lo, hi):
     """acts = σ(x), x = params"""
     for i in range(lo, hi, lanes(acts)):
-        store(at(acts, i), _math.sigmoid(load(at(params, i), lanes(acts))), lanes(acts))
+        store(at(acts, i), elementary.sigmoid(load(at(params, i), lanes(acts))), lanes(acts))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -6,10 +6,8 @@ import numpy as np
 from reference import TWINS
 
 import numbanet as nn
-from numbanet import training
 from numbanet.engine.reference import Reference, Row
-from numbanet.lowering import lower
-from numbanet.plan import (
+from numbanet.plan.columns import (
     BUFFERS,
     EPOCH,
     HOME_X,
@@ -32,6 +30,8 @@ from numbanet.plan import (
     X,
     Y,
 )
+from numbanet.plan.lower import lower
+from numbanet.training.fit import order as epoch_permutation
 
 STEP = 1e-5
 """Half the distance of a central difference."""
@@ -111,7 +111,7 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
     state = np.zeros(len(optimizer.vectors) * net.parameters.size, net.dtype)
     losses = []
     for epoch in range(epochs):
-        order = training.order(net.seed, epoch, samples) if shuffle else None
+        order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
         plan.set_clock(EPOCH, epoch)
         engine = Reference(plan, twins, net.dtype, loss=last, hits=hits, optimizer=optimizer, inputs=x, targets=y, order=order)
         engine.steps(params, state, samples, 0, batches, epoch * batches)
@@ -131,7 +131,7 @@ def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
 
 def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
     """Outputs for all samples."""
-    x = nn.checks.inputs(x, net.input_shape, net.dtype)
+    x = nn.io.validation.inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
     plan = lower(net._machinery._prediction(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
     Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net._memory.copy(), len(x))

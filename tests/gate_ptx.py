@@ -28,9 +28,9 @@ from numba.cuda import compiler, dispatcher  # noqa: E402
 from reference import kernels  # noqa: E402
 
 import numbanet as nn  # noqa: E402
-from numbanet import _cuda  # noqa: E402
-from numbanet.engine import cards  # noqa: E402
-from numbanet.engine import cuda as engine  # noqa: E402
+from numbanet.backend.cuda import driver  # noqa: E402
+from numbanet.engine.cuda import executor  # noqa: E402
+from numbanet.engine.cuda import kernels as engine  # noqa: E402
 
 ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
 REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -94,22 +94,22 @@ def whole_networks():
     """(name, network, batch size, loss, optimiser, way) whose kernels are looked at."""
     dense = [nn.Dense(30, activation="sigmoid"), nn.Dropout(0.2), nn.Dense(10, activation="softmax")]
     deep = [nn.Dense(64, activation="tanh"), nn.BatchNorm(), nn.Dense(64, activation="tanh"), nn.Dense(1)]
-    yield "dense", nn.Sequential(dense, 784), 10, "cross_entropy", nn.SGD(0.1, momentum=0.9), cards.ONE
-    yield "dense", nn.Sequential(deep, 8), 1 << 14, "mean_squared_error", nn.Adam(), cards.WALK
-    yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), cards.WALK
-    yield "lenet5", nn.models.lenet5(dtype="float64"), 8, "cross_entropy", nn.RMSprop(), cards.ONE
+    yield "dense", nn.Sequential(dense, 784), 10, "cross_entropy", nn.SGD(0.1, momentum=0.9), executor.ONE
+    yield "dense", nn.Sequential(deep, 8), 1 << 14, "mean_squared_error", nn.Adam(), executor.WALK
+    yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), executor.WALK
+    yield "lenet5", nn.models.lenet5(dtype="float64"), 8, "cross_entropy", nn.RMSprop(), executor.ONE
 
 
 def launches():
     """(name, dtype, launch) for whole networks."""
     for name, net, batch, loss, optimizer, way in whole_networks():
-        cards.way = lambda ops, batch, training, way=way: way
+        executor.way = lambda ops, batch, training, way=way: way
         chosen = net._loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
         ops, last, hits = net._with_loss(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
-        trainer = cards.Trainer(ops, net.dtype, batch, last, hits, optimizer)
-        if way == cards.ONE:
+        trainer = executor.Trainer(ops, net.dtype, batch, last, hits, optimizer)
+        if way == executor.ONE:
             yield f"{name} steps", net.dtype, trainer.steps_of_one
         else:
             for k, (launch, _, _) in enumerate(trainer.launches):
@@ -126,7 +126,7 @@ def alone(kernel, kind):
 def everything():
     """(name, dtype, what makes the launch, architectures)."""
     for name, kernel in kernels().items():
-        if not name.startswith("numbanet.profile"):  # it measures the CPU
+        if not name.startswith("numbanet.network.profiler"):  # it measures the CPU
             for kind, architectures in ((np.float32, ARCHITECTURES), (np.float64, (ARCHITECTURES[0], ARCHITECTURES[-1]))):
                 yield name, kind, partial(alone, kernel, kind), architectures
     for name, kind, launch in launches():
@@ -150,8 +150,8 @@ def for_threads():
 
 def main(part=0, of=1):
     dispatcher.get_current_device = compiler.get_current_device = lambda: NoCard
-    _cuda.require, _cuda.free_bytes, _cuda.Buffer, cards.Buffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
-    cards.processors = lambda: 132
+    driver.require, driver.free_bytes, driver.Buffer, executor.Buffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
+    executor.processors = lambda: 132
     rows = []
     for k, (name, kind, make, architectures) in enumerate(everything()):
         if k % of == part:

@@ -7,9 +7,9 @@ that a user adds.
 from dataclasses import dataclass
 
 import numbanet as nn
-from numbanet._simd import like
-from numbanet.layers.base import size
-from numbanet.plan import N_X, SAMPLES, Op, W, X, Y, clock
+from numbanet.backend.intrinsics import like
+from numbanet.nn.layers.base import size
+from numbanet.plan.columns import N_X, SAMPLES, Op, W, X, Y, clock
 
 
 @nn.kernel(apart=True)

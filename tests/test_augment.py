@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet import gather
-from numbanet.augment import inverse_map
-from numbanet.engine.machines import Predictor
-from numbanet.lowering import lower
-from numbanet.plan import EPOCH, INPUTS, ORDER, OUTPUTS, SEED
+from numbanet.engine.cpu.executor import Predictor
+from numbanet.nn import data
+from numbanet.nn.augment import inverse_map
+from numbanet.plan.columns import EPOCH, INPUTS, ORDER, OUTPUTS, SEED
+from numbanet.plan.lower import lower
 
 SHAPE = (9, 12, 2)
 EVERYTHING = {"shift": (2, 1), "rotation": 30, "zoom": 0.2, "shear": 0.2, "flip_vertical": True, "flip_horizontal": True,
@@ -22,7 +22,7 @@ def pictures(samples=7, shape=SHAPE):
 def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="float64"):
     """The pictures as the first layer would see them."""
     n = int(np.prod(x.shape[1:]))
-    plan = lower([gather.inputs(n, x.dtype), augment.op(x.shape[1:]), gather.scatter(n)], np.dtype(dtype), batch=batch,
+    plan = lower([data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.scatter(n)], np.dtype(dtype), batch=batch,
                  threads=threads, train=False)
     machine, outputs = Predictor(plan, np.dtype(dtype)), np.empty(x.shape, dtype)
     plan.set_clock(SEED, seed)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet import tables
+from numbanet.io import tabular
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -205,7 +205,7 @@ def test_text_in_a_table(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("area,rooms,price\n50,2,100\n60,three,120\n")
     with pytest.raises(ValueError, match=r"table.csv: line 3, column 'rooms': 'three' is not a finite number"):
-        tables.load_table(path)
+        tabular.load_table(path)
 
 
 def test_what_is_unusual_and_right():

@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from numbanet import bench
+from numbanet.apps import bench
 
 pytest.importorskip("click")
 from click.testing import CliRunner
 
-from numbanet.commands import cli
+from numbanet.apps.cli.app import cli
 
 
 def run(*args):

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet import _cuda, datasets
-from numbanet import cli as work
+from numbanet import datasets
+from numbanet.apps.cli import experiment as work
+from numbanet.backend.cuda import driver
 
 pytest.importorskip("click")
 from click.testing import CliRunner
 
-from numbanet.commands import cli
+from numbanet.apps.cli.app import cli
 
 SOURCES = str(Path(nn.__file__).parents[1])
 
@@ -280,7 +281,7 @@ def test_on_a_gpu_as_on_the_cpu(folder):
 def test_info_names_the_card():
     pytest.importorskip("numba_cuda")
     (line,) = [line for line in done("info", "--system").splitlines() if line.startswith("gpu ")]
-    assert _cuda.card() in line
+    assert driver.card() in line
 
 
 NO_CARD = 'device="cuda" finds no usable NVIDIA driver or card'
@@ -291,7 +292,7 @@ def no_card(monkeypatch):
     def require():
         raise nn.CudaError(NO_CARD)
 
-    monkeypatch.setattr(_cuda, "require", require)
+    monkeypatch.setattr(driver, "require", require)
 
 
 @pytest.mark.parametrize("args", [("train", "three.csv"), ("evaluate", "net", "three.csv"), ("predict", "net", "three.csv"),
@@ -400,7 +401,7 @@ def test_one_line_for_every_bad_use(folder):
 # --- as a program -------------------------------------------------------------------------------------------------------
 
 
-def program(*args, code="from numbanet.cli import main; main()"):
+def program(*args, code="from numbanet.apps.cli import main; main()"):
     env = {**os.environ, "PYTHONPATH": SOURCES}
     return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
@@ -429,13 +430,13 @@ def test_stopped_by_the_keyboard(folder):
 
 
 def test_without_click(folder):
-    process = program("info", code="import sys; sys.modules['click'] = None; from numbanet.cli import main; main()")
+    process = program("info", code="import sys; sys.modules['click'] = None; from numbanet.apps.cli import main; main()")
     said, errors = process.communicate()
     assert (process.returncode, said) == (2, "") and "pip install numbanet[cli]" in errors and errors.count("\n") == 1
 
 
 def test_the_package_does_not_import_the_command_line():
-    code = "import sys, numbanet; sys.exit(bool({'click', 'sklearn', 'numbanet.cli', 'numbanet.commands'} & set(sys.modules)))"
+    code = "import sys, numbanet; sys.exit(bool({'click', 'sklearn', 'numbanet.apps.cli', 'numbanet.apps.cli.app'} & set(sys.modules)))"
     process = program(code=code)
     process.communicate()
     assert process.returncode == 0

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet import cli as work
+from numbanet.apps.cli import experiment as work
 
 pytest.importorskip("click")
 from click.testing import CliRunner
 
-from numbanet.commands import cli
+from numbanet.apps.cli.app import cli
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet import _cuda
-from numbanet.plan import Op, W
+from numbanet.backend.cuda import driver
+from numbanet.plan.columns import Op, W
 
 cuda = pytest.importorskip("numba.cuda")
 pytestmark = [pytest.mark.usefixtures("quick_turns"),
@@ -81,12 +81,12 @@ def test_a_card_that_is_too_old_is_named(monkeypatch):
     class Module:
         get_current_device = OldCard
 
-    monkeypatch.setattr(_cuda, "SIMULATED", False)
-    monkeypatch.setattr(_cuda, "module", lambda: Module)
-    _cuda.require.cache_clear()
+    monkeypatch.setattr(driver, "SIMULATED", False)
+    monkeypatch.setattr(driver, "module", lambda: Module)
+    driver.require.cache_clear()
     with pytest.raises(nn.CudaError, match=r"GeForce GTX 1080 has compute capability 6\.1; 7\.0 or newer"):
-        _cuda.require()
-    _cuda.require.cache_clear()
+        driver.require()
+    driver.require.cache_clear()
 
 
 # --- no room ------------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def test_a_card_that_is_too_old_is_named(monkeypatch):
 
 def test_a_batch_that_does_not_fit_says_how_much_is_needed_and_free(monkeypatch):
     net, before = network(), network().parameters.copy()
-    monkeypatch.setattr(_cuda, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(driver, "free_bytes", lambda: 1000)
     with pytest.raises(nn.CudaError, match=r"batches of 9 needs [\d,]+ bytes of the card's memory, 1,000 are free; choose"):
         net.fit(X, Y, batch_size=9)
     assert (net.parameters == before).all()
@@ -104,7 +104,7 @@ def test_data_that_do_not_fit_say_how_much_is_needed_and_free(monkeypatch):
     net = network()
     net.fit(X, Y, batch_size=3)  # the machine is made
     before = net.parameters.copy()
-    monkeypatch.setattr(_cuda, "free_bytes", lambda: 100)
+    monkeypatch.setattr(driver, "free_bytes", lambda: 100)
     with pytest.raises(nn.CudaError, match=r"data of shape \(9, 4\) needs 288 bytes of the card's memory, 100 are free"):
         net.fit(X, Y, batch_size=3)
     assert (net.parameters == before).all()
@@ -149,13 +149,13 @@ def test_a_kernel_without_a_twin_is_named():
         with_layer(Lonely()).predict(X)
 
 
-@pytest.mark.skipif(not _cuda.SIMULATED, reason="a real card would be lost to this process")
+@pytest.mark.skipif(not driver.SIMULATED, reason="a real card would be lost to this process")
 @pytest.mark.parametrize("named", [False, True])
 def test_an_error_on_the_card_is_reported_with_the_op_and_leaves_the_parameters(monkeypatch, named):
-    from numbanet.engine import cards
+    from numbanet.engine.cuda import executor
 
-    monkeypatch.setattr(cards, "NAMED_ERRORS", named)
-    monkeypatch.setattr(cards, "way", lambda *_: cards.WALK)
+    monkeypatch.setattr(executor, "NAMED_ERRORS", named)
+    monkeypatch.setattr(executor, "way", lambda *_: executor.WALK)
     net = with_layer(Astray())
     before = net.parameters.copy()
     with pytest.raises(nn.CudaError, match=r"the card reported an error in .*Astray.*The network's parameters are those") as raised:
@@ -176,10 +176,10 @@ def test_divergence_stops_and_keeps_the_last_finite_parameters():
 
 
 def test_an_interrupted_epoch_keeps_what_was_learned(monkeypatch):
-    from numbanet.engine import cards
+    from numbanet.engine.cuda import executor
 
     net, before = network(), network().parameters.copy()
-    steps, calls = cards.Trainer.steps, []
+    steps, calls = executor.Trainer.steps, []
 
     def interrupted(self, *args):
         calls.append(args)
@@ -187,7 +187,7 @@ def test_an_interrupted_epoch_keeps_what_was_learned(monkeypatch):
             raise KeyboardInterrupt
         return steps(self, *args)
 
-    monkeypatch.setattr(cards.Trainer, "steps", interrupted)
+    monkeypatch.setattr(executor.Trainer, "steps", interrupted)
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, Y, batch_size=3, optimizer=nn.Adam(0.1))
     assert np.isfinite(net.parameters).all() and not (net.parameters == before).any()

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from numbanet import datasets, tables
+from numbanet import datasets
+from numbanet.io import tabular
 
 GIVEN = os.environ.get("NUMBANET_DATA", "")
 CODES = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
@@ -231,7 +232,7 @@ def test_a_constant_column_keeps_its_scale():
 @pytest.mark.parametrize("head", ["", "\ufeff", "area,rooms,price\n", "\ufeffarea,rooms,price\r\n"])
 def test_a_table_of_numbers(tmp_path, head):
     (tmp_path / "t.csv").write_text(head + "1,2.5,3\n\n-4,5e1,6\n", encoding="utf-8")
-    x, y = tables.load_table(tmp_path / "t.csv")
+    x, y = tabular.load_table(tmp_path / "t.csv")
     assert x.tolist() == [[1, 2.5], [-4, 50]] and y.tolist() == [3, 6] and y.dtype == np.float64
 
 
@@ -251,13 +252,13 @@ def test_a_table_of_numbers(tmp_path, head):
 def test_a_table_with_a_fault_names_the_place(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"t\.csv: .*{message}"):
-        tables.load_table(tmp_path / "t.csv")
+        tabular.load_table(tmp_path / "t.csv")
 
 
 def test_an_npz_table(tmp_path):
     x, y = np.arange(6, dtype=np.uint8).reshape(3, 2), np.array([1, 0, 1])
     np.savez(tmp_path / "t.npz", x=x, y=y)
-    found = tables.load_table(tmp_path / "t.npz")
+    found = tabular.load_table(tmp_path / "t.npz")
     np.testing.assert_array_equal(found[0], x, strict=True)
     np.testing.assert_array_equal(found[1], y, strict=True)
     np.savez(tmp_path / "short.npz", x=x, y=y[:2])
@@ -270,7 +271,7 @@ def test_an_npz_table(tmp_path):
         ("objects.npz", "arrays x and y"), ("text.npz", "arrays x and y"), ("t.txt", "got '.txt'"),
     ]:
         with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
-            tables.load_table(tmp_path / name)
+            tabular.load_table(tmp_path / name)
 
 
 @real("mnist")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet import files
-from numbanet.callbacks import EarlyStopping
+from numbanet.io import safetensors
+from numbanet.training.callbacks import EarlyStopping
 
 
 def build(seed, hidden=7, last="softmax", outputs=3, **options):
@@ -154,11 +154,11 @@ def test_an_ensemble_comes_back_from_one_file_and_trains_on(tmp_path):
 
 
 def rewritten(path, change=None, tensors=lambda found: found):
-    found, strings = files.read(path)
+    found, strings = safetensors.read(path)
     content = json.loads(strings["ensemble"])
     if change is not None:
         change(content)
-    files.write(path, tensors(found), {**strings, "ensemble": json.dumps(content)})
+    safetensors.write(path, tensors(found), {**strings, "ensemble": json.dumps(content)})
 
 
 @pytest.mark.parametrize(("change", "tensors", "words"), [

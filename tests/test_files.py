@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from numbanet import files
+from numbanet.io import safetensors as files
 
 DTYPES = ["float32", "float64", "int64", "int32", "uint8", "bool"]
 SMALL = {"w": np.array([[1.5, -2.0, 3.25]], np.float32), "b": np.array([True, False])}

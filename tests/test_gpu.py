@@ -10,16 +10,16 @@ import pytest
 from checkers import close
 
 import numbanet as nn
-from numbanet import _cuda
+from numbanet.backend.cuda import driver
 
 pytest.importorskip("numba_cuda")
-from numbanet.engine import cards
+from numbanet.engine.cuda import executor
 
-cuda = _cuda.module()
+cuda = driver.module()
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("quick_turns")]
 
-TINY = _cuda.SIMULATED
+TINY = driver.SIMULATED
 SIDE = 16 if TINY else 28
 """Height and width of the pictures."""
 HIDDEN = (6, 5) if TINY else (512, 512)
@@ -89,13 +89,13 @@ def test_the_card_learns_what_the_cpu_learns(build, optimizer, digits):
 
 
 @pytest.mark.parametrize(("build", "optimizer"), NETWORKS)
-@pytest.mark.parametrize("way", [None, cards.ONE, cards.WALK, cards.APART])
+@pytest.mark.parametrize("way", [None, executor.ONE, executor.WALK, executor.APART])
 def test_parameters_agree_after_some_steps(build, optimizer, way, digits, monkeypatch):
     """In the way that is chosen, and in each of the three."""
     x, y, n = *digits[:2], BATCH * STEPS
     here = trained(build, x[:n], y[:n], "cpu", optimizer=optimizer)
     if way is not None:
-        monkeypatch.setattr(cards, "way", lambda *_: way)
+        monkeypatch.setattr(executor, "way", lambda *_: way)
     there = trained(build, x[:n], y[:n], optimizer=optimizer)
     same_parameters(there, here)
     close(there.optimizer_state, here.optimizer_state, ROUNDING)
@@ -114,18 +114,18 @@ def test_two_runs_give_the_same_bits(build, optimizer, digits):
 @pytest.mark.parametrize(("build", "optimizer"), NETWORKS)
 def test_a_large_prediction_equals_that_of_the_cpu(build, optimizer, monkeypatch):
     if TINY:  # several batches
-        monkeypatch.setattr(cards, "EVALUATION_BATCH", 4)
+        monkeypatch.setattr(executor, "EVALUATION_BATCH", 4)
     x = np.random.default_rng(1).random((ROWS, SIDE, SIDE, 1), np.float32)
     close(build(device="cuda").predict(x), build().predict(x), 1e-4)
 
 
 def test_data_larger_than_the_free_memory_are_refused(monkeypatch):
     """The card is filled up first: the data of the test shall fit the host's memory."""
-    free, ballast = _cuda.free_bytes(), None
+    free, ballast = driver.free_bytes(), None
     if TINY:
-        monkeypatch.setattr(_cuda, "free_bytes", lambda: FREE)
+        monkeypatch.setattr(driver, "free_bytes", lambda: FREE)
     else:
-        ballast = _cuda.Buffer(max(0, free - FREE), np.uint8)
+        ballast = driver.Buffer(max(0, free - FREE), np.uint8)
     net = nn.Sequential([nn.Dense(2)], 1024, device="cuda")
     before = net.parameters.copy()
     x = np.zeros((DATA // 1024, 1024), np.uint8)
@@ -136,7 +136,7 @@ def test_data_larger_than_the_free_memory_are_refused(monkeypatch):
     finally:
         del ballast
         if not TINY:
-            _cuda.module().current_context().deallocations.clear()
+            driver.module().current_context().deallocations.clear()
     monkeypatch.undo()
     assert np.array_equal(net.parameters, before)
     assert net.predict(x[:BATCH]).shape == (BATCH, 2)

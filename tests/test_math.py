@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from numbanet import _math
-from numbanet._jit import native
+from numbanet.backend import elementary
+from numbanet.backend.jit import native
 
 ULP = 4
 DTYPES = [np.float32, np.float64]
@@ -14,31 +14,31 @@ pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long
 @native
 def exps(x, y):
     for i in range(len(x)):
-        y[i] = _math.exp(x[i])
+        y[i] = elementary.exp(x[i])
 
 
 @native
 def logs(x, y):
     for i in range(len(x)):
-        y[i] = _math.log(x[i])
+        y[i] = elementary.log(x[i])
 
 
 @native
 def tanhs(x, y):
     for i in range(len(x)):
-        y[i] = _math.tanh(x[i])
+        y[i] = elementary.tanh(x[i])
 
 
 @native
 def sigmoids(x, y):
     for i in range(len(x)):
-        y[i] = _math.sigmoid(x[i])
+        y[i] = elementary.sigmoid(x[i])
 
 
 @native
 def softpluses(x, y):
     for i in range(len(x)):
-        y[i] = _math.softplus(x[i])
+        y[i] = elementary.softplus(x[i])
 
 
 def values(function, x):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.models import ROWS, lenet5, nielsen, vgg_small
+from numbanet.network.zoo import ROWS, lenet5, nielsen, vgg_small
 
 PICTURES = [row for row in ROWS if ROWS[row].input_shape == (28, 28, 1) and row != 22]
 

@@ -5,7 +5,7 @@ import pytest
 from checkers import close
 
 import numbanet as nn
-from numbanet.training import order
+from numbanet.training.fit import order
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.profile import costs, peak, table
+from numbanet.network.profiler import costs, peak, table
 
 
 def network():

@@ -10,8 +10,9 @@ from examples import LAYERS, OPTIMIZERS, PENALTIES, named
 from scale import Scale
 
 import numbanet as nn
-from numbanet import files, saving
-from numbanet.initializers import Glorot, He, Initializer, LeCun, Normal, Uniform, Zeros
+from numbanet.io import safetensors
+from numbanet.network import serialization
+from numbanet.nn.initializers import Glorot, He, Initializer, LeCun, Normal, Uniform, Zeros
 
 
 def network(*, dtype="float32", seed=3, penalty=None, threads=None, activation="tanh", **options):
@@ -31,11 +32,11 @@ def there_and_back(net, folder, **options):
 
 def rewritten(path, change=None, tensors=None, **metadata):
     """The file again with a valid checksum, after a change to its description, its tensors or its metadata."""
-    found, strings = files.read(path)
+    found, strings = safetensors.read(path)
     content = json.loads(strings["network"])
     if change is not None:
         change(content)
-    files.write(path, {**found, **tensors} if tensors else found, {**strings, "network": json.dumps(content), **metadata})
+    safetensors.write(path, {**found, **tensors} if tensors else found, {**strings, "network": json.dumps(content), **metadata})
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def test_every_layer_comes_back(example, tmp_path):
 
 def test_every_public_layer_is_in_the_table_of_known_classes():
     layers = {name for name in vars(nn) if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], nn.Layer)}
-    assert layers - {"Layer", "Activation"} <= set(saving.known())
+    assert layers - {"Layer", "Activation"} <= set(serialization.known())
 
 
 @pytest.mark.parametrize("activation", [
@@ -250,7 +251,7 @@ def test_foreign_files_are_refused(content, tmp_path):
 
 
 def test_a_container_without_a_network_is_refused(tmp_path):
-    files.write(tmp_path / "other", {"a": np.ones(3)}, {"kind": "weights"})
+    safetensors.write(tmp_path / "other", {"a": np.ones(3)}, {"kind": "weights"})
     with pytest.raises(ValueError, match="other: a container without a network"):
         nn.load(tmp_path / "other")
 
@@ -338,9 +339,9 @@ def test_wrong_tensors_are_refused(tensors, message, tmp_path):
 def test_a_missing_tensor_is_named(tmp_path):
     path = tmp_path / "net"
     network().save(path)
-    tensors, strings = files.read(path)
+    tensors, strings = safetensors.read(path)
     del tensors["2.bias"]
-    files.write(path, tensors, strings)
+    safetensors.write(path, tensors, strings)
     with pytest.raises(ValueError, match=r"net: tensor '2\.bias' is missing"):
         nn.load(path)
 

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from numbanet import gather
-from numbanet._jit import native
-from numbanet._simd import at, memory, multiply
+from numbanet.backend.intrinsics import at, memory, multiply
+from numbanet.backend.jit import native
+from numbanet.nn import data
 
 GUARD = 70
 """Numbers around each operand: NaN around what is read, a marked value around what is written."""
@@ -34,7 +34,7 @@ def random(generator, shape, dtype):
 
 def check(m, n, k_in, k_out, started, dtype, gap=3, shared_row=False):
     """One product with rows of C `gap` apart: the values are right to rounding and the gaps and guards keep their marks."""
-    gather.inputs_float32.address(dtype)  # any kernel: with the first, the product becomes known to compiled code
+    data.inputs_float32.address(dtype)  # any kernel: with the first, the product becomes known to compiled code
     generator = np.random.default_rng([m, n, k_in, k_out, started])
     a, b = random(generator, (m, k_out, k_in), dtype), random(generator, (k_out, k_in, n), dtype)
     s = random(generator, (1 if shared_row else m, n), dtype)

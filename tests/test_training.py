@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.callbacks import Callback, EarlyStopping
-from numbanet.engine import machines
+from numbanet.engine.cpu import executor
+from numbanet.training.callbacks import Callback, EarlyStopping
 
 SOURCES = str(Path(nn.__file__).parents[1])
 
@@ -362,7 +362,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert alone == together and alone[1] != alone[2]
-print(nn._jit.threading_layer())
+print(nn.jit.threading_layer())
 """
 
 
@@ -511,7 +511,7 @@ def test_a_second_thread_is_told_that_the_network_is_in_training():
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
 def test_an_interrupt_in_any_native_call_leaves_a_network_that_trains_on(call, monkeypatch):
-    original, calls = machines.Memory.work, []
+    original, calls = executor.Memory.work, []
 
     def work(self, *arguments):
         result = original(self, *arguments)
@@ -522,7 +522,7 @@ def test_an_interrupt_in_any_native_call_leaves_a_network_that_trains_on(call, m
 
     x, y = data(2000)
     net = network()
-    monkeypatch.setattr(machines.Memory, "work", work)
+    monkeypatch.setattr(executor.Memory, "work", work)
     with pytest.raises(KeyboardInterrupt):
         fit(net, x, y, batch_size=2, epochs=50, threads=2)
     assert len(calls) == call

@@ -17,7 +17,7 @@ import numba
 
 import numbanet as nn
 from benchmarks.gpu import card, lines, measure, table
-from numbanet import _cuda
+from numbanet.backend.cuda import driver
 
 
 def arguments():
@@ -51,8 +51,8 @@ def main() -> None:
     given = arguments()
     began = time.perf_counter()
     try:
-        _cuda.require()
-        if _cuda.SIMULATED and not given.dry:
+        driver.require()
+        if driver.SIMULATED and not given.dry:
             raise nn.CudaError("Numba's simulator has no speed to measure; unset NUMBA_ENABLE_CUDASIM, or pass --dry")
     except nn.CudaError as error:
         print(error, file=sys.stderr)

@@ -4,7 +4,8 @@ import time
 
 import numpy as np
 
-from numbanet import _cuda, bench
+from numbanet.apps import bench
+from numbanet.backend.cuda import driver
 
 COPIED = 1 << 28
 """Bytes of a copy that is measured."""
@@ -12,17 +13,17 @@ COPIED = 1 << 28
 
 def facts() -> dict:
     """Name, compute capability, multiprocessors, float32 operations per second, bytes per second; None where simulated."""
-    found = {"name": _cuda.card(), "multiprocessors": _cuda.processors()}
-    if _cuda.SIMULATED:
+    found = {"name": driver.card(), "multiprocessors": driver.processors()}
+    if driver.SIMULATED:
         return found | {"capability": None, "peak": None, "bandwidth": None}
-    card = _cuda.module().get_current_device()
+    card = driver.module().get_current_device()
     return found | {"capability": ".".join(map(str, card.compute_capability)), "peak": bench.card_peak(),
                     "bandwidth": bandwidth()}
 
 
 def bandwidth() -> float:
     """Bytes read and written per second while an array is copied on the card; the best of a few."""
-    cuda = _cuda.module()
+    cuda = driver.module()
     there, here = (cuda.device_array(COPIED // 4, np.float32) for _ in range(2))
     best = 0.0
     for _ in range(5):

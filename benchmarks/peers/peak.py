@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from numbanet._simd import VECTOR_BYTES
+from numbanet.backend.intrinsics import VECTOR_BYTES
 
 CHAINS = 12
 """Sums at once: two units times a latency of four to six cycles, and few enough for sixteen registers."""

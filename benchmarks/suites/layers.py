@@ -99,9 +99,9 @@ class Peak:
 
     @or_skip
     def setup(self, name, verb):
-        from numbanet import profile
+        from numbanet.network import profiler
 
-        self.run, self.peak, self.seconds = prepared(name, verb, 128), profile.peak, profile._seconds
+        self.run, self.peak, self.seconds = prepared(name, verb, 128), profiler.peak, profiler._seconds
 
     def track_times_the_peak(self, name, verb):
         return self.seconds(self.run.calls) * self.peak("float32") / self.run.flops

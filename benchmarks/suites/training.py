@@ -81,7 +81,7 @@ class Step:
 
     @or_skip
     def setup(self, name, threads):
-        from numbanet.plan import INPUTS, ORDER, TARGETS
+        from numbanet.plan.columns import INPUTS, ORDER, TARGETS
 
         enough_threads(threads)
         self.trained = trained(name, threads)

@@ -38,17 +38,17 @@ class Machine:
     """A network lowered for the gradient of one batch, with memories that a whole step has filled; the parameters are copies."""
 
     def __init__(self, layers, input_shape, batch: int, threads: int = 1):
-        from numbanet.engine import machines
-        from numbanet.losses import loss
-        from numbanet.lowering import lower
-        from numbanet.plan import INPUTS, TARGETS
+        from numbanet.engine.cpu import executor
+        from numbanet.nn.losses import loss
+        from numbanet.plan.columns import INPUTS, TARGETS
+        from numbanet.plan.lower import lower
 
         network = nn.Sequential(layers, input_shape, seed=0)
         rng = np.random.default_rng(0)
         x, y = rng.random((batch, *network.input_shape), np.float32), rng.random((batch, *network.output_shape), np.float32)
         ops, last, _ = network._with_loss(loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True)
         plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
-        self.machine, self.batch, self.plan = machines.Differentiator(plan, network.dtype, last), batch, plan
+        self.machine, self.batch, self.plan = executor.Differentiator(plan, network.dtype, last), batch, plan
         self.machine.bind(INPUTS, x)
         self.machine.bind(TARGETS, y)
         self.parameters = network._memory.copy()
@@ -63,7 +63,7 @@ class Machine:
 
         For a layer whose gradient is taken sample by sample, "gradient" is its partial. Returns a Verb.
         """
-        from numbanet.plan import BACKWARD, NEXT
+        from numbanet.plan.columns import BACKWARD, NEXT
 
         table, row, found = self.plan.tables[0], 1, []
         for op in self.plan.ops:
@@ -81,8 +81,8 @@ class Verb:
     """
 
     def __init__(self, made: Machine, row: int, op, verb: str):
-        from numbanet.plan import HOME_X, HOME_Y, SAMPLES, START, X, Y
-        from numbanet.profile import VERBS, _repeat
+        from numbanet.network.profiler import VERBS, _repeat
+        from numbanet.plan.columns import HOME_X, HOME_Y, SAMPLES, START, X, Y
 
         machine, plan, table = made.machine, made.plan, made.plan.tables[0]
         whole = verb == "gradient"

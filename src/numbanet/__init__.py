@@ -1,15 +1,19 @@
 """Neural networks on flat arrays, compiled by Numba."""
 
-from numbanet import _jit
+from numbanet.backend import jit
 
-_jit.prefer_openmp()
+jit.prefer_openmp()
 
-from numbanet import callbacks, datasets, initializers, metrics, models, plotting  # noqa: E402
-from numbanet._cuda import CudaError  # noqa: E402
-from numbanet._jit import kernel  # noqa: E402
-from numbanet.augment import Augment, expand  # noqa: E402
-from numbanet.ensemble import Ensemble  # noqa: E402
-from numbanet.layers import (  # noqa: E402
+from numbanet import datasets, plotting  # noqa: E402
+from numbanet.backend.cuda.driver import CudaError  # noqa: E402
+from numbanet.backend.jit import kernel  # noqa: E402
+from numbanet.network import zoo as models  # noqa: E402
+from numbanet.network.ensemble import Ensemble  # noqa: E402
+from numbanet.network.sequential import Sequential  # noqa: E402
+from numbanet.network.serialization import load  # noqa: E402
+from numbanet.nn import initializers, metrics  # noqa: E402
+from numbanet.nn.augment import Augment, expand  # noqa: E402
+from numbanet.nn.layers import (  # noqa: E402
     Activation,
     AvgPool1D,
     AvgPool2D,
@@ -37,21 +41,12 @@ from numbanet.layers import (  # noqa: E402
     Tanh,
     ZeroPadding2D,
 )
-from numbanet.losses import (  # noqa: E402
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Huber,
-    Loss,
-    MeanAbsoluteError,
-    MeanSquaredError,
-    Quadratic,
-)
-from numbanet.network import Sequential  # noqa: E402
-from numbanet.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
-from numbanet.plan import Op  # noqa: E402
-from numbanet.regularizers import L1, L2  # noqa: E402
-from numbanet.saving import load  # noqa: E402
-from numbanet.training import DivergenceError, History  # noqa: E402
+from numbanet.nn.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, MeanAbsoluteError, MeanSquaredError, Quadratic  # noqa: E402
+from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
+from numbanet.nn.regularizers import L1, L2  # noqa: E402
+from numbanet.plan.columns import Op  # noqa: E402
+from numbanet.training import callbacks  # noqa: E402
+from numbanet.training.fit import DivergenceError, History  # noqa: E402
 
 __version__ = "0.1.0"
 

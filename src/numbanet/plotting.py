@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from numbanet import checks, metrics
-from numbanet.layers import Activation, Conv1D, Conv2D, Dense
-from numbanet.layers.base import Shape, size
-from numbanet.network import Sequential
+from numbanet.io import validation
+from numbanet.network.sequential import Sequential
+from numbanet.nn import metrics
+from numbanet.nn.layers import Activation, Conv1D, Conv2D, Dense
+from numbanet.nn.layers.base import Shape, size
 
 MOST = 64
 """Filters or maps in a figure."""
@@ -99,7 +100,7 @@ def _draw(axes, whole: np.ndarray, **options):
 def _weighing(network: Sequential, layer: int) -> int:
     """The place in network.description of the layer that is number `layer` of those with weights."""
     places = [i for i, one in enumerate(network.description) if isinstance(one, (Conv1D, Conv2D, Dense))]
-    if not -len(places) <= checks.count(layer, "layer", -len(places)) < len(places):
+    if not -len(places) <= validation.count(layer, "layer", -len(places)) < len(places):
         raise ValueError(f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0")
     return places[layer]
 
@@ -190,8 +191,8 @@ def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MOST):
 
 def _labels(network, x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True labels, those given, and how sure each was: the output of the class given."""
-    x = checks.inputs(x, network.input_shape, network.dtype)
-    y, classes = checks.targets(y, len(x), size(network.output_shape), network.dtype)
+    x = validation.inputs(x, network.input_shape, network.dtype)
+    y, classes = validation.targets(y, len(x), size(network.output_shape), network.dtype)
     if not classes:
         raise ValueError("y has real targets; this picture is for classes")
     outputs, given = network.predict(x).reshape(len(x), -1), network.predict_classes(x)
@@ -208,7 +209,7 @@ def mistakes(network, x, y, count: int = 24, names=None):
     """
     true, given, sure = _labels(network, x, y)
     wrong = np.flatnonzero(true != given)
-    chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: checks.count(count, "count")]
+    chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: validation.count(count, "count")]
     height, width, channels = picture_shape(network.input_shape)
     columns, head = max(4, _columns(len(chosen), min(8, len(chosen)))), math.ceil(0.28 * width)
     tiles = _shown(np.asarray(x)[chosen].reshape(-1, height, width, channels)) if len(chosen) else np.zeros((0, height, width))

@@ -10,10 +10,11 @@ from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, n
 from reference import kernels
 
 import numbanet as nn
-from numbanet import _cuda, plan
+from numbanet.backend.cuda import driver
+from numbanet.plan import columns
 
 pytest.importorskip("numba_cuda")
-cards = pytest.importorskip("numbanet.engine.cards")
+cards = pytest.importorskip("numbanet.engine.cuda.executor")
 
 pytestmark = pytest.mark.usefixtures("quick_turns")
 
@@ -127,7 +128,7 @@ def test_pictures_are_changed_alike(way):
 
 def test_every_kernel_has_a_twin():
     for name, kernel in kernels().items():
-        if name.startswith("numbanet.profile"):  # it measures the CPU
+        if name.startswith("numbanet.network.profiler"):  # it measures the CPU
             continue
         assert kernel.twin is not None or kernel.apart, f"{name} has no CUDA twin and does not say apart=True"
         if kernel.twin is not None:
@@ -135,14 +136,14 @@ def test_every_kernel_has_a_twin():
             assert kernel.twin.__code__.co_varnames[:7] == kernel.function.__code__.co_varnames[:7]
 
 
-@pytest.mark.skipif(not _cuda.SIMULATED, reason="a card has no ends of memories that could be looked after")
+@pytest.mark.skipif(not driver.SIMULATED, reason="a card has no ends of memories that could be looked after")
 def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     same_way(monkeypatch, cards.WALK)
     net = network(TRAINABLE[0]).to("cuda")
     x = inputs(TRAINABLE[0], 3)
     net.predict(x)
     (machine,) = net._machinery.made.values()
-    machine.plan.tables[:, :, plan.W] += 1_000_000
+    machine.plan.tables[:, :, columns.W] += 1_000_000
     machine.tables_written = False
     with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):
         net.predict(x)

@@ -6,8 +6,8 @@ from checkers import Bench, close, stray_writes
 from examples import LOSSES, TRAINABLE, inputs, network, targets
 
 import numbanet as nn
-from numbanet.engine import machines
-from numbanet.plan import BACKWARD, FORWARD, GRADIENT, PARTIAL
+from numbanet.engine.cpu import executor
+from numbanet.plan.columns import BACKWARD, FORWARD, GRADIENT, PARTIAL
 
 LOSS = LOSSES[2]
 DTYPES = ["float32", "float64"]
@@ -93,7 +93,7 @@ def test_an_empty_range_changes_nothing():
 @pytest.fixture
 def fenced(monkeypatch):
     """Let the engine's memories begin as NaN and lie between guards; the fence tells whether a guard was touched."""
-    guards, original = [], machines.Memory.__init__
+    guards, original = [], executor.Memory.__init__
 
     def fence(memory, n, dtype):
         whole = np.full(n + 256, np.nan, dtype)
@@ -105,7 +105,7 @@ def fenced(monkeypatch):
         original(self, plan, dtype, *rest)
         self.acts, self.deltas, self.grads = (fence(self, len(a), dtype) for a in (self.acts, self.deltas, self.grads))
 
-    monkeypatch.setattr(machines.Memory, "__init__", init)
+    monkeypatch.setattr(executor.Memory, "__init__", init)
     return lambda: len(guards) > 0 and all((whole[:128] == 0.625).all() and (whole[-128:] == 0.625).all() for whole in guards)
 
 

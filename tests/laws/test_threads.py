@@ -14,8 +14,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 import numbanet as nn
-from numbanet._simd import like
-from numbanet.plan import N_Y, Y
+from numbanet.backend.intrinsics import like
+from numbanet.plan.columns import N_Y, Y
 
 LOSS = LOSSES[2]
 
@@ -135,7 +135,7 @@ import numpy as np
 import numbanet as nn
 from test_threads import Marked
 
-nn._jit.threading_layer()
+nn.jit.threading_layer()
 net, x = nn.Sequential([Marked()], 3), np.ones((40, 3), "float32")
 for threads in map(int, sys.argv[1:]):
     print(*sorted(set(net.predict(x, threads=threads).ravel().astype(int).tolist())), sep="+")

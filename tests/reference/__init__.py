@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 
 import numbanet
-from numbanet._jit import Kernel
+from numbanet.backend.jit import Kernel
 
 
 def modules():

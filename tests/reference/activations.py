@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.plan import N_Y, OWN, Y
+from numbanet.plan.columns import N_Y, OWN, Y
 
 
 def places(op, lo, hi):

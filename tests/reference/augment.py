@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from numbanet import augment as at
-from numbanet.plan import EPOCH, N_X, ORDER, SEED, START, X, Y
+from numbanet.nn import augment as at
+from numbanet.plan.columns import EPOCH, N_X, ORDER, SEED, START, X, Y
 from reference.dropout import mixed, uniform
 
 

@@ -1,7 +1,7 @@
 """Twins of the kernels in layers/conv2d.py."""
 
-from numbanet.layers import conv2d as at
-from numbanet.plan import N_X, N_Y, WEIGHTS, W, X, Y
+from numbanet.nn.layers import conv2d as at
+from numbanet.plan.columns import N_X, N_Y, WEIGHTS, W, X, Y
 
 
 def terms(op):

@@ -1,6 +1,6 @@
 """Twins of the kernels in layers/dense.py."""
 
-from numbanet.plan import COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SPLITS, W, X, Y
+from numbanet.plan.columns import COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SPLITS, W, X, Y
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):

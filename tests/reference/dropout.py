@@ -1,6 +1,6 @@
 """Twins of the kernels in layers/dropout.py. The random numbers are written out with Python's whole numbers."""
 
-from numbanet.plan import EPOCH, INDEX, N_Y, ORDER, OWN, SEED, START, Y
+from numbanet.plan.columns import EPOCH, INDEX, N_Y, ORDER, OWN, SEED, START, Y
 
 
 def mixed(a, b):

@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.plan import N_X, OTHER, OWN, SAMPLES, X, Y
+from numbanet.plan.columns import N_X, OTHER, OWN, SAMPLES, X, Y
 
 
 def _pairs(op, acts, i):

@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.layers import pooling as at
+from numbanet.nn.layers import pool_geometry as at
 from reference.pool2d import clear, windows
 
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from numbanet.layers.norm import CHANNELS, EPSILON, MOMENTUM
-from numbanet.plan import BUFFERS, COUNT, N_X, PARTIALS, SAMPLES, SHARDS, W, X, Y
+from numbanet.nn.layers.norm import CHANNELS, EPSILON, MOMENTUM
+from numbanet.plan.columns import BUFFERS, COUNT, N_X, PARTIALS, SAMPLES, SHARDS, W, X, Y
 
 
 def places(op, lo, hi, c):

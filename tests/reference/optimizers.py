@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.plan import OWN, STEP, W
+from numbanet.plan.columns import OWN, STEP, W
 
 
 def sgd(op, params, grads, state, _, lo, hi):

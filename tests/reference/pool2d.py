@@ -1,7 +1,7 @@
 """Twins of the kernels in layers/pool2d.py."""
 
-from numbanet.layers import pooling as at
-from numbanet.plan import N_X, N_Y, X, Y
+from numbanet.nn.layers import pool_geometry as at
+from numbanet.plan.columns import N_X, N_Y, X, Y
 
 
 def windows(op, i):

@@ -1,6 +1,6 @@
 """Twins of the kernels of the tests' own layer, in scale.py."""
 
-from numbanet.plan import N_X, SAMPLES, W, X, Y
+from numbanet.plan.columns import N_X, SAMPLES, W, X, Y
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):

@@ -3,14 +3,14 @@
 import pytest
 
 import reference
-from numbanet._jit import Kernel
+from numbanet.backend.jit import Kernel
 
 KERNELS = reference.kernels()
 
 
 def test_the_kernels_of_the_package_are_found():
-    assert {"numbanet.layers.dense.forward", "numbanet.losses.quadratic_backward", "numbanet.optimizers.adam",
-            "numbanet.gather.inputs_uint8", "numbanet.lowering.copy_forward"} <= KERNELS.keys()
+    assert {"numbanet.nn.layers.dense.forward", "numbanet.nn.losses.quadratic_backward", "numbanet.nn.optimizers.adam",
+            "numbanet.nn.data.inputs_uint8", "numbanet.plan.lower.copy_forward"} <= KERNELS.keys()
 
 
 @pytest.mark.parametrize("name", KERNELS)

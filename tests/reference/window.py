@@ -1,7 +1,7 @@
 """Twins of the kernels in layers/window.py."""
 
-from numbanet.layers import window as at
-from numbanet.plan import N_X, N_Y, X, Y
+from numbanet.nn.layers import window as at
+from numbanet.plan.columns import N_X, N_Y, X, Y
 
 
 def inside(op):

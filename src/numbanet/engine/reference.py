@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from numbanet.lowering import sum_partials
-from numbanet.plan import (
+from numbanet.plan.columns import (
     BACKWARD,
     COUNT,
     HOME_X,
@@ -47,6 +46,7 @@ from numbanet.plan import (
     Y,
     real_bits,
 )
+from numbanet.plan.lower import sum_partials
 
 
 def name(kernel) -> str:

@@ -1,0 +1,315 @@
+"""The command line: numbanet train, evaluate, predict, plot, info, bench. What is wrong is said in one line, with exit code 2."""
+
+import errno
+import io
+import math
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import numbanet
+from numbanet import datasets, plotting
+from numbanet.apps import bench as speed
+from numbanet.apps.cli import experiment as work
+from numbanet.apps.cli import options
+from numbanet.apps.system_info import system as system_found
+from numbanet.backend.cuda.driver import CudaError
+from numbanet.io import safetensors, tabular, validation
+from numbanet.network.ensemble import Ensemble
+from numbanet.network.sequential import Sequential
+from numbanet.network.serialization import load
+
+
+class Refusal(click.ClickException):
+    """A bad input: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, error: BaseException):
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        super().__init__(" ".join(text.split()) or type(error).__name__)
+
+
+class Commands(click.Group):
+    """Commands whose errors are single lines."""
+
+    def make_context(self, *args, **kwargs):
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise _single(error) from None
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _single(error) from None
+        except KeyboardInterrupt:
+            click.echo("\nstopped; nothing was saved", err=True)
+            ctx.exit(130)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise Refusal(error) from None
+        except (ValueError, TypeError, ArithmeticError, ImportError, MemoryError, CudaError) as error:
+            raise Refusal(error) from None
+
+
+def _single(error: click.UsageError) -> click.ClickException:
+    """The error without the usage above it; help that was asked for stays help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error
+    return click.UsageError(" ".join(error.format_message().split()))
+
+
+@click.group(cls=Commands)
+@click.version_option(numbanet.__version__, prog_name="numbanet")
+def cli() -> None:
+    """Neural networks on flat arrays, compiled by Numba."""
+
+
+_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
+                       callback=lambda ctx, option, value: options.usable(value), help="Where to compute: cuda is an NVIDIA GPU.")
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("data")
+@click.option("--layers", help='Units of the hidden layers, such as "30,10", or "none"; the output layer comes from the data.')
+@click.option("--model", help="Instead of --layers: lenet5, vgg_small, or nielsen1 … nielsen21, a row of the book with its recipe.")
+@click.option("--augment", help='Change pictures on the way in: "shift=1,rotation=10,zoom=0.1,flip_horizontal", …')
+@click.option("--activation", help="Of the hidden layers: relu, tanh, sigmoid, leaky_relu, …")
+@click.option("--loss", help="By default the one that belongs to the targets.")
+@click.option("--optimizer", help="sgd, adagrad, rmsprop, adam or adamw.")
+@click.option("--learning-rate", type=float)
+@click.option("--momentum", type=float, help="For sgd and rmsprop.")
+@click.option("--batch-size", help='Samples per step, or "all".')
+@click.option("--epochs", type=int, help="Passes over the data.")
+@click.option("--l1", type=float, help="Strength of the penalty s Σ|w|.")
+@click.option("--l2", type=float, help="Strength of the penalty s/2 Σ w².")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the start, the order of the samples and the split.")
+@click.option("--threads", type=int, help="Most threads to use.")
+@_device
+@click.option("--task", type=click.Choice(["classes", "regression"]), help="What y of a file means; by default it is decided.")
+@click.option("--output", type=click.Path(), help="The network's file; by default NAME.safetensors.")
+@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def train(data, seed, threads, device, task, output, json_file, force, **given) -> None:
+    """Train a network on DATA and save it.
+
+    DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y, or FILE.csv, numbers
+    with y in the last column. A fifth of a file is held out for the figures at the end.
+    """
+    if validation.count(seed, "--seed", 0) >= 2**63:
+        raise ValueError(f"--seed must be below 2^63, got {seed}")
+    given = {name: value for name, value in given.items() if value is not None}
+    if "layers" in given:
+        given["layers"] = options.layers(given["layers"])
+    if "batch_size" in given:
+        given["batch_size"] = options.batch_size(given["batch_size"])
+    chosen = work.settings(data, given)
+    validation.count(chosen["epochs"], "--epochs", 0)
+    optimizer = work.optimizer(chosen)
+    work.augmentation(chosen.get("augment"))
+    output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
+    options.free(output, force, "--output")
+    if json_file:
+        if os.path.realpath(json_file) == os.path.realpath(output):
+            raise ValueError(f"--json and --output are both {output}")
+        options.free(json_file, force, "--json")
+    d = work.prepared(work.read(data, seed, task), chosen)
+    net = work.network(d, chosen, seed, threads, device)
+    click.echo(f"{d}\n\n{net.summary()}\n")
+    batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
+    click.echo(f"{type(net._loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}")
+    began = time.perf_counter()
+    history = work.train(net, d, chosen)
+    seconds = time.perf_counter() - began
+    found = work.figures(net, d.x_test, d.y_test)
+    click.echo(f"trained in {seconds:.1f} s\nheld out: {work.sentence(found, d.unit)}")
+    net.save(output)
+    if json_file:
+        record = {"data": data, "model": output, "task": "classes" if d.classes else "regression", **found, "unit": d.unit,
+                  "seconds": seconds, "seed": seed, "device": device, "settings": chosen, "history": history.history}
+        options.write_figures(json_file, record)
+    click.echo(f"saved {output}; the figures again:\n"
+               + shlex.join(["numbanet", "evaluate", output, data, *(["--held-out"] if work.is_file(data) else [])]))
+
+
+# --- evaluate, predict ------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
+@_device
+@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def evaluate(model, data, held_out, device, json_file, force) -> None:
+    """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
+    if json_file:
+        options.free(json_file, force, "--json")
+    net = work.moved(load(model), device)
+    x, y, unit = _asked(data, net, held_out)
+    found = work.figures(net, x, y, f"{data}: ")
+    if json_file:
+        options.write_figures(json_file, {"data": data, "model": model, **found, "unit": unit})
+    click.echo(work.sentence(found, unit))
+
+
+def _asked(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
+    """x, y and the unit of y: the held-out part of a named data set, or a file."""
+    if not work.is_file(data):
+        d = work.read(data, net.seed)
+        return d.x_test, d.y_test, d.unit
+    x, y = work.read_table(data)
+    chosen = datasets._split(len(x), net.seed)[1] if held_out else slice(None)
+    return work.seen_as(x[chosen], net), y[chosen], ""
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("file")
+@_device
+@click.option("--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed.")
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def predict(model, file, device, output, force) -> None:
+    """Print MODEL's outputs for the samples in FILE.csv (numbers) or FILE.npz (the array x) as CSV.
+
+    A CSV file may still have its last column, y; it is left out. Pictures of bytes are read from an .npz file, as uint8.
+    """
+    if output:
+        options.free(output, force, "--output")
+    net = work.moved(load(model), device)
+    x = validation.inputs(work.seen_as(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x")
+    outputs = net.predict(x).reshape(len(x), -1)
+    head = [f"output_{j}" for j in range(outputs.shape[1])]
+    rows = [[str(value) for value in row] for row in outputs]
+    if work.names_classes(net):
+        labels = net.predict_classes(x)
+        head, rows = ["label", *head], [[str(label), *row] for label, row in zip(labels, rows, strict=True)]
+    text = "".join(",".join(row) + "\n" for row in [head, *rows])
+    if output:
+        options.write(output, text)
+        click.echo(f"wrote {len(rows)} rows to {output}", err=True)
+    else:
+        click.echo(text, nl=False)
+
+
+def _inputs(file: str, net: Sequential) -> np.ndarray:
+    if Path(file).suffix.lower() == ".csv":
+        table = tabular.read_table(Path(file), least=1)
+        n = math.prod(net.input_shape)
+        if table.shape[1] == n + 1:
+            click.echo(f"{file}: the last of {n + 1} columns is taken for y and left out", err=True)
+            table = table[:, :-1]
+        return table
+    if Path(file).suffix.lower() != ".npz":
+        raise ValueError(f"{file}: inputs come from a .csv or a .npz file, got {Path(file).suffix!r}")
+    with open(file, "rb") as stream:
+        content = io.BytesIO(stream.read())
+    try:
+        with np.load(content, allow_pickle=False) as arrays:
+            x = arrays["x"]
+    except (LookupError, ValueError, AttributeError, TypeError, EOFError, *tabular.ZIP_ERRORS) as error:
+        raise ValueError(f"{file}: not an .npz file with the array x: {error}") from None
+    return work.read_inputs(file, x)
+
+
+# --- plot -------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--filters", type=click.Path(), help="A file for the weights of the first layer.")
+@click.option("--features", type=click.Path(), help="A file for what the first convolution makes of the first sample.")
+@click.option("--mistakes", type=click.Path(), help="A file for samples in a wrong class.")
+@click.option("--confusion", type=click.Path(), help="A file for how often each class was taken for which.")
+@click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def plot(model, data, held_out, force, **files_wanted) -> None:
+    """Draw pictures of MODEL and of what it makes of DATA into files .png, .svg or .pdf."""
+    wanted = {name: path for name, path in files_wanted.items() if path}
+    if not wanted:
+        raise ValueError("plot draws --filters, --features, --mistakes or --confusion; give a file for one of them")
+    for name, path in wanted.items():
+        options.free(path, force, f"--{name}")
+    net = load(model)
+    x, y, _ = _asked(data, net, held_out)
+    first = getattr(net, "networks", [net])[0]
+    draw = {"filters": lambda: plotting.filters(first), "features": lambda: plotting.feature_maps(first, x[0]),
+            "mistakes": lambda: plotting.mistakes(net, x, y), "confusion": lambda: plotting.confusion(net, x, y)}
+    for name, path in wanted.items():
+        content = io.BytesIO()
+        draw[name]().savefig(content, format=Path(path).suffix[1:] or "png", dpi=150)
+        safetensors._replace(path, [content.getvalue()])
+        click.echo(f"wrote {path}")
+
+
+# --- info -------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--system", is_flag=True, help="Versions, processor, threads, cache and GPU instead of a model.")
+def info(model, system) -> None:
+    """Describe the network in MODEL, or with --system where it would run."""
+    if bool(model) == system:
+        raise ValueError("info needs a MODEL or --system, one of them")
+    for name, value in [*system_found(), ("gpu", options.card())] if system else _model(model):
+        click.echo(f"{name:<12}{value}" if name else value)
+
+
+def _model(path: str) -> list[tuple[str, Any]]:
+    net = load(path)
+    if isinstance(net, Ensemble):
+        return [("", net.summary()), ("", ""), ("file", f"{os.path.getsize(path):,} bytes")]
+    state = f"{net.optimizer}, {net.optimizer_steps} steps" if net.optimizer else "no state kept; a new training starts afresh"
+    return [("", net.summary()), ("", ""), ("input", net.input_shape), ("output", net.output_shape), ("dtype", net.dtype),
+            ("seed", net.seed), ("penalty", ", ".join(map(str, net.penalty)) or "none"), ("epochs", f"{net.epoch} trained"),
+            ("optimizer", state), ("file", f"{os.path.getsize(path):,} bytes")]
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--seconds", type=float, default=1.0, show_default=True, help="Of measuring, for each line.")
+@_device
+@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option("--plot", "picture", type=click.Path(), help="A file .png, .svg or .pdf for a bar chart.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def bench(seconds, device, json_file, picture, force) -> None:
+    """Measure how fast this machine trains and predicts, on random data. The repository's benchmarks.peers compares libraries."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"--seconds must be a number above 0, got {seconds}")
+    if json_file:
+        options.free(json_file, force, "--json")
+    if picture:
+        if Path(picture).suffix.lower() not in (".png", ".svg", ".pdf") or picture == json_file:
+            raise ValueError(f"--plot {picture}: a picture is a .png, .svg or .pdf file of its own")
+        options.free(picture, force, "--plot")
+        plotting._figure(1, 1)  # says at once that matplotlib is missing
+    there: dict[str, str] = {} if device == "cpu" else {"device": device}
+    most, found = speed.highest(**there), []
+    click.echo(f"{speed.heading(device)}\n{speed.told(most, device)}\n\n{speed.head()}")
+    for one in speed.measure(seconds, most, **there):
+        click.echo(speed.row(one))
+        found.append(one)
+    if json_file:
+        options.write_figures(json_file, speed.record(found, most, device))
+    if picture:
+        content = io.BytesIO()
+        speed.picture(found).savefig(content, format=Path(picture).suffix[1:].lower(), dpi=150)
+        safetensors._replace(picture, [content.getvalue()])

@@ -1,0 +1,219 @@
+"""The only importer of `cuda`: finding a GPU, compiling and launching kernels, memory on the card.
+
+In Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the same calls run kernels as Python, on arrays in the host's memory.
+"""
+
+import importlib.util
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba.core import types
+
+from numbanet.backend.cuda import simulator
+from numbanet.backend.cuda.gemm import LANES, SIMULATED, numbers, product
+from numbanet.backend.cuda.simulator import bound
+from numbanet.backend.intrinsics import column, columns, lane, thread, threads
+from numbanet.backend.jit import Kernel
+
+OLDEST = (7, 0)
+"""The oldest compute capability that kernels are compiled for: Volta."""
+
+cuda: Any = None
+"""numba.cuda, once `module` has found it; the simulator exchanges it while a kernel runs."""
+
+
+class CudaError(RuntimeError):
+    """There is no usable GPU, or it reported an error; the message says what and what to do."""
+
+
+def module():
+    """numba.cuda itself, usable or not. CudaError where its package is not installed."""
+    global cuda
+    if cuda is None:
+        if not SIMULATED and importlib.util.find_spec("numba_cuda") is None:
+            raise CudaError('device="cuda" needs the package numba-cuda: pip install "numbanet[cuda]" (or numba-cuda[cu13] where '
+                            "the driver is one of CUDA 13); device=\"cpu\" needs nothing")
+        from numba import cuda as found
+
+        cuda = found
+    return cuda
+
+
+@cache
+def require() -> None:
+    """CudaError unless there is a driver and a card that kernels can be compiled for."""
+    found = module()
+    if SIMULATED:
+        return
+    try:
+        device = found.get_current_device()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CudaError(f'device="cuda" finds no usable NVIDIA driver or card ({reason}); `nvidia-smi` should list a card; '
+                        'device="cpu" needs none') from None
+    capability = tuple(device.compute_capability)
+    if capability < OLDEST:
+        raise CudaError(f"the card {_name(device)} has compute capability {capability[0]}.{capability[1]}; "
+                        f'{OLDEST[0]}.{OLDEST[1]} or newer is needed (Volta, 2017); use device="cpu"')
+
+
+def _name(device) -> str:
+    name = device.name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+@cache
+def processors() -> int:
+    """Streaming multiprocessors of the card."""
+    return 2 if SIMULATED else int(module().get_current_device().MULTIPROCESSOR_COUNT)
+
+
+def card() -> str:
+    """The card's name."""
+    return "the simulator" if SIMULATED else _name(module().get_current_device())
+
+
+# --- functions ----------------------------------------------------------------------------------------------------------
+
+
+def _current():
+    """The simulator's module of the moment: it knows the thread that asks."""
+    return cuda
+
+
+@cache
+def _simulated_words():
+    return simulator.simulated_words(_current)
+
+
+def device(function):
+    """A function that kernels call."""
+    if SIMULATED:
+        return bound(function, _simulated_words())
+    return module().jit(device=True)(getattr(function, "py_func", function))
+
+
+@cache
+def twin(kernel: Kernel):
+    """A kernel's CUDA twin as a device function: its own, or the kernel itself with an i of its own for each thread."""
+    if kernel.twin is not None:
+        return device(kernel.twin)
+    if not kernel.apart:
+        raise CudaError(f"{kernel!r} has no CUDA twin; write one (`@{kernel.__name__}.cuda`), or make it `@kernel(apart=True)` "
+                        "if samples lo ≤ i < hi do not touch one another")
+    alone = device(kernel.function)
+
+    def each(op, params, grads, acts, deltas, lo, hi):
+        for i in range(lo + thread(), hi, threads()):
+            alone(op, params, grads, acts, deltas, i, i + 1)
+
+    return device(each)
+
+
+@cache
+def alone(kernel: Kernel):
+    """A kernel's CUDA twin for a single thread that carries a sample by itself: it is all threads, and waits for nobody."""
+    if kernel.twin is None:
+        twin(kernel)  # says what is missing
+        return device(kernel.function)
+    words = {id(word): device(by_itself) for word, by_itself in _ALONE.items()}
+    words, finish = (_simulated_words() | words, _as_it_is) if SIMULATED else (words, device)
+    return bound(kernel.twin, words | {id(product): bound(numbers, words, finish)}, finish)
+
+
+def _as_it_is(function):
+    return function
+
+
+def _none():
+    return 0
+
+
+def _single():
+    return 1
+
+
+_ALONE = {lane: _none, thread: _none, column: _none, threads: _single, columns: _single}
+
+
+def _trampoline(function, *args):
+    """What the simulator launches: it exchanges `cuda` in the module of the function that it is given."""
+    with np.errstate(all="ignore"):
+        function(*args)
+
+
+class Launch:
+    """A kernel of whole numbers, compiled when it is first launched: `launch(rows, columns, *numbers)`."""
+
+    def __init__(self, function, count: int):
+        self.function, self.count = function, count
+        self._ready: dict = {}
+
+    def __call__(self, rows: int, columns: int, *numbers) -> None:
+        ready = self._ready.get((rows, columns))
+        if ready is None:
+            with warnings.catch_warnings():  # few blocks are what a small network needs
+                warnings.simplefilter("ignore")
+                ready = self._ready[rows, columns] = self._kernel()[(rows, columns), LANES]
+        if SIMULATED:
+            ready(self.copy, *numbers)
+        else:
+            ready(*numbers)
+
+    def _kernel(self):
+        if SIMULATED:
+            self.copy = bound(self.function, _simulated_words())
+            return module().jit(_trampoline)
+        if "kernel" not in self.__dict__:
+            jit = module().jit(types.void(*[types.int64] * self.count))
+            self.kernel = jit(self.function)
+        return self.kernel
+
+
+# --- memory -------------------------------------------------------------------------------------------------------------
+
+
+def free_bytes() -> int:
+    """Bytes of the card's memory that are free."""
+    return 1 << 40 if SIMULATED else int(module().current_context().get_memory_info().free)
+
+
+class Buffer:
+    """Numbers on the card."""
+
+    def __init__(self, count: int, dtype):
+        self.count, self.dtype = count, np.dtype(dtype)
+        self.array: Any
+        if SIMULATED:
+            self.array = np.full(max(1, count), _unwritten(self.dtype), self.dtype)
+            self.address = self.array.ctypes.data
+            simulator.MEMORY[self.address] = self.array
+        else:
+            self.array = module().device_array(max(1, count), self.dtype)
+            self.address = int(self.array.device_ctypes_pointer.value)
+
+    def upload(self, values: np.ndarray) -> None:
+        """Copy from the host."""
+        values = np.ascontiguousarray(values).reshape(-1)
+        if SIMULATED:
+            self.array[: values.size] = values
+        elif values.size:
+            self.array[: values.size].copy_to_device(values)
+
+    def download(self, values: np.ndarray) -> None:
+        """Copy to the host, when all work begun before is done."""
+        if SIMULATED:
+            values[...] = self.array[: values.size].reshape(values.shape)
+        elif values.size:
+            values[...] = self.array[: values.size].copy_to_host().reshape(values.shape)
+
+    def __del__(self):
+        if SIMULATED:
+            simulator.MEMORY.pop(self.__dict__.get("address"), None)
+
+
+def _unwritten(dtype):
+    """What a memory holds before anything is written: a NaN shows where it is read."""
+    return np.nan if dtype.kind == "f" else 0

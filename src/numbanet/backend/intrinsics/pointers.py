@@ -1,0 +1,166 @@
+"""Pointers into flat memories, calls by address, reinterpreted bits.
+
+`params[w + k]` through a C pointer is one load, without bounds, reference counts or negative indices.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from numbanet.backend.intrinsics.target import lanes_of
+
+# --- pointers -------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def at(typingctx, pointer, offset):
+    """The pointer moved by `offset` elements."""
+    if isinstance(pointer, types.CPointer) and isinstance(offset, types.Integer):
+
+        def codegen(context, builder, signature, args):
+            return builder.gep(args[0], [args[1]])
+
+        return pointer(pointer, types.int64), codegen
+
+
+@intrinsic
+def pointer(typingctx, address, dtype):
+    """The int64 `address` as a pointer to elements of `dtype`, or of the type that a given pointer has."""
+    if isinstance(address, types.Integer):
+        result = dtype if isinstance(dtype, types.CPointer) else types.CPointer(dtype.instance_type)
+
+        def codegen(context, builder, signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(result))
+
+        return result(types.int64, dtype), codegen
+
+
+def fixed_address(array):
+    """A compiled function that returns the array's address, marked so that no caller is cached on disk with it."""
+
+    @intrinsic
+    def address(typingctx):
+        def codegen(context, builder, signature, args):
+            place = context.add_dynamic_addr(builder, array.ctypes.data, info="numbanet.network")
+            return builder.ptrtoint(place, ir.IntType(64))
+
+        return types.int64(), codegen
+
+    return address
+
+
+@intrinsic
+def address(typingctx, pointer):
+    """The pointer as an int64 address."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            return builder.ptrtoint(args[0], ir.IntType(64))
+
+        return types.int64(pointer), codegen
+
+
+@intrinsic
+def memory(typingctx, array):
+    """A pointer to the first element of a contiguous array."""
+    if isinstance(array, types.Array):
+        result = types.CPointer(array.dtype)
+
+        def codegen(context, builder, signature, args):
+            return cgutils.create_struct_proxy(array)(context, builder, value=args[0]).data
+
+        return result(array), codegen
+
+
+@intrinsic
+def byte_share(typingctx, pointer):
+    """1/255 where `pointer` points to bytes, which are pictures, else 1 (a constant)."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            return ir.DoubleType()(1 / 255 if pointer.dtype == types.uint8 else 1.0)
+
+        return types.float64(pointer), codegen
+
+
+@intrinsic
+def lanes(typingctx, pointer):
+    """How many elements of the type that `pointer` points to fill one vector register (a constant)."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            return ir.IntType(64)(lanes_of(pointer.dtype))
+
+        return types.int64(pointer), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typingctx, like, count):
+    """Room for `count` (a literal) elements of the type that `like` points to, on the thread's own stack."""
+    if isinstance(like, types.CPointer) and isinstance(count, types.IntegerLiteral):
+        size = count.literal_value
+
+        def codegen(context, builder, signature, args):
+            with builder.goto_entry_block():  # Numba's own alloca_once would fill it with zeros
+                room = builder.alloca(ir.ArrayType(context.get_value_type(like.dtype), size))
+            room.align = 64
+            return builder.bitcast(room, context.get_value_type(like))
+
+        return like(like, count), codegen  # with the literal in it, so that two sizes are two functions
+
+
+# --- bits -----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def real(typingctx, integers, index):
+    """The float64 whose bits stand at `integers[index]` (an attribute of an op, such as a slope)."""
+    if isinstance(integers, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            word = builder.load(builder.gep(args[0], [args[1]]))
+            return builder.bitcast(word, ir.DoubleType())
+
+        return types.float64(integers, types.int64), codegen
+
+
+@intrinsic
+def set_real(typingctx, integers, index, value):
+    """Store the bits of the float64 `value` at `integers[index]`."""
+    if isinstance(integers, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            word = builder.bitcast(args[2], ir.IntType(64))
+            builder.store(word, builder.gep(args[0], [args[1]]))
+            return context.get_dummy_value()
+
+        return types.void(integers, types.int64, types.float64), codegen
+
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def call(typingctx, address, op, params, grads, acts, deltas, lo, hi):
+    """Call the kernel at `address`: every kernel has these seven arguments and returns nothing."""
+    arguments = (op, params, grads, acts, deltas, types.int64, types.int64)
+
+    def codegen(context, builder, signature, args):
+        kinds = [context.get_value_type(kind) for kind in arguments]
+        function = ir.FunctionType(ir.VoidType(), kinds)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *arguments), codegen
+
+
+def call_shared(shared, dtype):
+    """(signature, code) of an intrinsic that calls a published helper for a dtype by its name."""
+    arguments = shared.arguments(dtype)
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, shared.symbol(dtype)), args)
+        return context.get_dummy_value()
+
+    return types.void(*arguments), codegen

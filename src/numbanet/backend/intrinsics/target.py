@@ -1,0 +1,30 @@
+"""How wide the processor's vectors are: what Numba compiles for, which the user may set lower than the machine."""
+
+from llvmlite import binding
+from numba.core.codegen import get_host_cpu_features
+
+from numbanet.backend.jit import config
+
+
+def _features() -> str:
+    """The processor features that Numba compiles for, as one string `+avx,+avx2,…`."""
+    return config.CPU_FEATURES or (get_host_cpu_features() if config.CPU_NAME in (None, "host") else "")
+
+
+def _vector_bytes() -> int:
+    features = _features().split(",")
+    if config.CPU_NAME not in (None, "host") and not features[0]:
+        return 16
+    if "+avx512f" in features:
+        return 64
+    return 32 if "+avx" in features else 16
+
+
+VECTOR_BYTES = _vector_bytes()
+ROWS = 8 if VECTOR_BYTES == 64 else 6 if binding.get_process_triple().startswith("x86") else 8
+"""Rows of the largest tile: with two vectors of columns its sums fill the registers without spilling."""
+
+
+def lanes_of(element) -> int:
+    """Numbers of a Numba float type in one vector register."""
+    return VECTOR_BYTES * 8 // element.bitwidth

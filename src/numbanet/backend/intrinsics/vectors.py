@@ -1,0 +1,110 @@
+"""One vector register as a value in a kernel: for loops over few channels, which a compiler leaves scalar.
+
+`load(p, n)` reads the first n numbers at p (at most a register full) and fills the rest with zeros; `store(p, v, n)` writes the
+first n. What can be done with it between them stands in `numbers`.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.core.datamodel.registry import register_default
+from numba.extending import intrinsic
+
+from numbanet.backend.intrinsics.target import lanes_of
+
+
+class Vector(types.Type):
+    """Numba's type of a register full of `element`."""
+
+    def __init__(self, element):
+        self.element = element
+        super().__init__(name=f"Vector({element})")
+
+
+@register_default(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, vector_of(kind.element))
+
+
+def vector_of(element):
+    """The LLVM type of a register full of a Numba float type."""
+    return ir.VectorType(ir.FloatType() if element.bitwidth == 32 else ir.DoubleType(), lanes_of(element))
+
+
+def spread(builder, scalar, kind):
+    """A vector with the scalar in every lane."""
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+
+
+def mask_before(builder, columns, first, width):
+    """True in the lanes whose number, first + lane, lies before `columns`."""
+    integer = ir.IntType(64)
+    many = ir.VectorType(integer, width)
+    numbers = ir.Constant(many, [integer(first + i) for i in range(width)])
+    return builder.icmp_signed("<", numbers, spread(builder, columns, many))
+
+
+def named(builder, name, kind, result, *arguments):
+    """LLVM's function `name` for a vector type."""
+    suffix = f"v{kind.count}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), f"llvm.{name}.{suffix}")
+
+
+def masked_load(builder, place, kind, mask):
+    """The lanes of a vector at `place` that the mask selects, zero elsewhere."""
+    load_ = named(builder, "masked.load", kind, kind, place.type, ir.IntType(32), mask.type, kind)
+    size = 4 if isinstance(kind.element, ir.FloatType) else 8
+    return builder.call(load_, [place, ir.IntType(32)(size), mask, ir.Constant(kind, None)])
+
+
+def masked_store(builder, value, place, mask):
+    """Write the lanes that the mask selects."""
+    kind = value.type
+    store_ = named(builder, "masked.store", kind, ir.VoidType(), kind, place.type, ir.IntType(32), mask.type)
+    size = 4 if isinstance(kind.element, ir.FloatType) else 8
+    builder.call(store_, [value, place, ir.IntType(32)(size), mask])
+
+
+@intrinsic
+def load(typingctx, pointer, count):
+    """The first `count` numbers at `pointer`, zeros behind them."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            kind = vector_of(pointer.dtype)
+            place = builder.bitcast(args[0], kind.as_pointer())
+            full = builder.icmp_signed(">=", args[1], ir.IntType(64)(kind.count))
+            with builder.if_else(full, likely=True) as (whole, part):
+                with whole:
+                    all_ = builder.load(place, align=pointer.dtype.bitwidth // 8)
+                    from_whole = builder.block
+                with part:
+                    some = masked_load(builder, place, kind, mask_before(builder, args[1], 0, kind.count))
+                    from_part = builder.block
+            value = builder.phi(kind)
+            value.add_incoming(all_, from_whole)
+            value.add_incoming(some, from_part)
+            return value
+
+        return Vector(pointer.dtype)(pointer, types.int64), codegen
+
+
+@intrinsic
+def store(typingctx, pointer, value, count):
+    """Write the first `count` numbers of `value` to `pointer`."""
+    if isinstance(pointer, types.CPointer) and isinstance(value, Vector):
+
+        def codegen(context, builder, signature, args):
+            kind = vector_of(pointer.dtype)
+            place = builder.bitcast(args[0], kind.as_pointer())
+            full = builder.icmp_signed(">=", args[2], ir.IntType(64)(kind.count))
+            with builder.if_else(full, likely=True) as (whole, part):
+                with whole:
+                    builder.store(args[1], place, align=pointer.dtype.bitwidth // 8)
+                with part:
+                    masked_store(builder, args[1], place, mask_before(builder, args[2], 0, kind.count))
+            return context.get_dummy_value()
+
+        return types.void(pointer, value, types.int64), codegen

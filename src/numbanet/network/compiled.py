@@ -1,0 +1,91 @@
+"""A trained network as a function inside the user's own compiled code.
+
+`network.compiled()` gives a Numba function `f(row, out)`: one sample in, its outputs out, callable from any `@njit` code, in a
+`prange` loop too. A call allocates nothing, takes no lock and no thread: what lies between the layers stays on the caller's
+stack. The parameters are those at the moment of `compiled()`; later training does not reach it.
+"""
+
+import numba
+from numba.core import types
+from numba.extending import overload
+
+from numbanet.backend.intrinsics import at, call, fixed_address, like, memory, pointer, stack
+from numbanet.backend.jit import routine
+from numbanet.nn import data
+from numbanet.nn.layers.base import size
+from numbanet.plan.columns import FORWARD, NEXT, PREVIOUS, WIDTH, X, Y
+from numbanet.plan.lower import lower
+
+LARGEST = 1 << 20
+"""Bytes between the layers that still fit on a thread's stack."""
+
+
+def compiled(network):
+    """Return `f(row, out)` for the network as it is now.
+
+    row   C-contiguous array of input_shape, or flat; float32, float64, or uint8 (0 … 255 become 0 … 1)
+    out   array of as many numbers as the network has outputs, of the network's dtype; overwritten
+    Inside, ValueError is raised where row or out have another size. ValueError here if one sample needs more than 1 MiB.
+    """
+    dtype = network.dtype
+    n_in, n_out = size(network.input_shape), size(network.output_shape)
+    ops = [data.inputs(n_in, dtype), *network._ops(), data.scatter(n_out)]
+    plan = lower(ops, dtype, batch=1, threads=1, train=False)
+    if plan.n_acts * dtype.itemsize > LARGEST:
+        raise ValueError(f"one sample needs {plan.n_acts * dtype.itemsize:,} bytes between the layers, more than the {LARGEST:,} "
+                         "that fit on a stack; call predict instead")
+    table, params = plan.tables[0].copy(), network._memory.copy()  # with running means behind the parameters
+    first, last = int(table[1, NEXT]), int(plan.tables[0, 0, PREVIOUS])
+    begin, end = int(table[1, Y]), int(table[last, X])
+    for row in range(len(table)):  # the walk ends before the scatter
+        if table[row, NEXT] == last:
+            table[row, NEXT] = 0
+    first = 0 if first == last else first
+    room = int(plan.n_acts) + 16
+    kind = numba.from_dtype(dtype)
+    table_address, params_address = fixed_address(table), fixed_address(params)
+
+    @routine
+    def predict_row(row, out):
+        if row.size != n_in or out.size != n_out:
+            raise ValueError("the compiled network was given a row or an output of another size than its own")
+        table = pointer(table_address(), numba.int64)
+        params = pointer(params_address(), kind)
+        acts = stack(params, room)
+        _read(row, at(acts, begin), n_in)
+        op_row = first
+        while op_row:
+            op = at(table, op_row * WIDTH)
+            call(op[FORWARD], op, params, params, acts, acts, 0, 1)
+            op_row = op[NEXT]
+        result = memory(out)
+        for j in range(n_out):
+            result[j] = like(result, acts[end + j])
+
+    predict_row.keep = (plan, table, params)
+    return predict_row
+
+
+def _read(row, acts, n):
+    """acts[k] = row[k]; bytes of a picture are scaled to 0 … 1."""
+
+
+@overload(_read)
+def _(row, acts, n):
+    if not isinstance(row, types.Array) or row.layout != "C":
+        return None
+    if row.dtype == types.uint8:
+
+        def bytes_(row, acts, n):
+            x = memory(row)
+            for k in range(n):
+                acts[k] = like(acts, x[k]) * like(acts, 1 / 255)
+
+        return bytes_
+
+    def numbers(row, acts, n):
+        x = memory(row)
+        for k in range(n):
+            acts[k] = like(acts, x[k])
+
+    return numbers

@@ -1,0 +1,136 @@
+"""A cost model in the open: what each kernel of a network costs, measured alone, beside what it has to compute and to move.
+
+Every verb of every op runs by itself on one block of samples, in one thread, with its data in cache: what is missing to a whole
+step is waiting for memory and for other threads.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from numbanet.backend.intrinsics import at, call, memory, multiply
+from numbanet.backend.jit import kernel, native
+from numbanet.engine.cpu import executor
+from numbanet.plan.columns import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT,
+    HOME_X,
+    HOME_Y,
+    INPUTS,
+    NEXT,
+    PARTIAL,
+    SAMPLES,
+    SPLIT,
+    SPLITS,
+    START,
+    TARGETS,
+    WIDTH,
+    X,
+    Y,
+)
+from numbanet.plan.lower import lower
+
+VERBS = {"split": SPLIT, "forward": FORWARD, "backward": BACKWARD, "gradient": GRADIENT, "partial": PARTIAL}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One verb of one op: microseconds, floating-point operations and bytes per sample, and the share of the FMA peak."""
+
+    layer: str
+    verb: str
+    microseconds: float
+    flops: float
+    bytes: float
+    share: float
+
+    @property
+    def bound(self) -> str:
+        """What keeps it from being faster: the multipliers, or moving numbers (fewer than 4 operations for each byte)."""
+        return "arithmetic" if self.flops > 4 * self.bytes else "memory"
+
+
+@native
+def _repeat(address, table, row, params, grads, acts, deltas, lo, hi, times):
+    op = at(memory(table), row * WIDTH)
+    for _ in range(times):
+        call(address, op, memory(params), memory(grads), memory(acts), memory(deltas), lo, hi)
+
+
+def _seconds(times_called, floor=0.002, rounds=5) -> float:
+    """The median time of one call, from rounds of at least `floor` seconds."""
+    times_called(1)
+    times, spent = 1, 0.0
+    while spent < floor and times < 1 << 20:
+        times *= 2
+        began = time.perf_counter()
+        times_called(times)
+        spent = time.perf_counter() - began
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        times_called(times)
+        found.append((time.perf_counter() - began) / times)
+    return float(np.median(found))
+
+
+@kernel
+def square_product(op, params, grads, acts, deltas, lo, hi):
+    """acts = params · grads for matrices of hi × hi: the arithmetic that the peak is measured with."""
+    multiply(acts, hi, params, hi, 1, 0, grads, hi, 0, acts, hi, hi, hi, hi, 1, 0)
+
+
+def peak(dtype) -> float:
+    """Floating-point operations per second of the matrix tile on 128³, on one core: the peak that shares refer to."""
+    n = 128
+    a, b, c = (np.random.default_rng(k).random(n * n).astype(dtype) for k in range(3))
+    row = np.zeros((1, WIDTH), np.int64)
+    address = square_product.address(np.dtype(dtype))
+    return 2 * n**3 / _seconds(lambda times: _repeat(address, row, 0, a, b, c, c, 0, n, times), rounds=9)
+
+
+def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
+    """Measure every verb of a training step on the first `batch_size` samples; network and data stay as they are."""
+    chosen = network._loss(loss)
+    x, y, classes = network._data(x[:batch_size], y[:batch_size], chosen)
+    ops, last, _ = network._with_loss(chosen, x.dtype, y.dtype, False, len(x), 1, training=True)
+    plan = lower(ops, network.dtype, batch=len(x), threads=1, train=True)
+    machine = executor.Differentiator(plan, network.dtype, last)
+    params = network._memory.copy()
+    machine.bind(INPUTS, x)
+    machine.bind(TARGETS, y)
+    machine.gradient(params, len(x))
+    table, size, most = plan.tables[0], len(x), peak(network.dtype)
+    block, item, found, row = min(plan.block, size), network.dtype.itemsize, [], 1
+    table[0, SAMPLES], table[0, START] = size, 0
+    for op in plan.ops:
+        table[row, X], table[row, Y] = table[row, HOME_X], table[row, HOME_Y]
+        for verb, column in VERBS.items():
+            if not table[row, column] or (column == GRADIENT and op.partial):
+                continue
+            whole = column == GRADIENT
+            lo, hi, samples = (0, op.units, size) if whole else (0, block, block)
+            if column == SPLIT:
+                lo, hi, samples = 0, op.n_in or op.n_out, size
+            seconds = _seconds(lambda times, a=int(table[row, column]), r=row, lo=lo, hi=hi: _repeat(
+                a, table, r, params, machine.grads, machine.acts, machine.deltas, lo, hi, times))
+            joins = column == FORWARD and op.joined is not None and op.forward is op.joined
+            flops = 2 * op.weights * op.uses if op.weights and not joins else op.n_out * (1 + SPLITS * joins)
+            moved = item * (op.n_in + op.n_out + (op.parameters * (1 + whole)) / samples)
+            found.append(Cost(op.name, verb, 1e6 * seconds / samples, flops, moved, flops * samples / seconds / most))
+        row = int(table[row, NEXT])
+    machine.release()
+    return found
+
+
+def table(found: list[Cost]) -> str:
+    """The costs as a table, one line a verb, with the sum."""
+    lines = [f"{'layer':16}{'verb':10}{'µs/sample':>10}{'flop/sample':>13}{'bytes/sample':>14}{'of peak':>9}  bound by", "─" * 84]
+    for one in found:
+        lines.append(f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}{one.bytes:14,.0f}{one.share:9.0%}  "
+                     f"{one.bound}")
+    lines += ["─" * 84, f"{'sum':26}{sum(one.microseconds for one in found):10.3f}{sum(one.flops for one in found):13,.0f}"
+              f"{sum(one.bytes for one in found):14,.0f}"]
+    return "\n".join(lines)

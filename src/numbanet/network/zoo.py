@@ -1,0 +1,170 @@
+"""Networks that others have published, ready to train.
+
+    lenet5       6 and 16 maps of 5×5, each with max-pooling by 2, then 120-84-10                 (LeCun et al. 1998, with ReLU)
+    vgg_small    twice two layers of 3×3 and max-pooling, then 128 with dropout                   (after Simonyan, Zisserman 2014)
+    nielsen      the networks of the book's tables, by row, each with the recipe it was trained by
+
+    network, recipe = models.nielsen(17)
+    network.fit(x, y, **recipe.options)
+
+Rows 1 to 10 are chapters 1 and 3: sigmoid neurons, weights N(0, 1) or N(0, 1 / n_in), biases N(0, 1). Rows from 14 on are chapter 6
+and start as its program network3.py does: weights N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases
+N(0, 1); zeros before the softmax. The book pools before the activation; where that grows with z, as here, it is the same function.
+Dropout here scales up in training what the book scales down in prediction; so the dense layers that it stands before start at half
+the book's deviation, which makes the same function of the picture.
+
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1, 3 and 6, and its programs network.py, network2.py, network3.py
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numbanet.network.ensemble import Ensemble
+from numbanet.network.sequential import Sequential
+from numbanet.nn.initializers import Normal
+from numbanet.nn.layers import Activation, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU, Sigmoid
+from numbanet.nn.layers.base import Layer
+from numbanet.nn.optimizers import SGD
+from numbanet.nn.regularizers import L2, Penalty
+
+DIGIT = (28, 28, 1)
+
+
+def lenet5(classes: int = 10, input_shape=DIGIT, **options) -> Sequential:
+    """Build LeNet-5 with ReLU and max-pooling; `options` go to Sequential.
+
+    Raises ValueError for pictures smaller than 16 by 16.
+    """
+    return Sequential([
+        Conv2D(6, 5, activation="relu"), MaxPool2D(2), Conv2D(16, 5, activation="relu"), MaxPool2D(2), Flatten(),
+        Dense(120, activation="relu"), Dense(84, activation="relu"), Dense(classes, activation="softmax")], input_shape, **options)
+
+
+def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequential:
+    """Build a small network in the manner of VGG: 3×3 convolutions of the same size, 32-32-pool-64-64-pool-128; `options` go to
+    Sequential.
+
+    Raises ValueError for pictures smaller than 4 by 4.
+    """
+    convolutions: list[Layer] = []
+    for maps in (32, 64):
+        convolutions += [Conv2D(maps, 3, padding="same", activation="relu"), Conv2D(maps, 3, padding="same", activation="relu"),
+                         MaxPool2D(2)]
+    return Sequential([*convolutions, Flatten(), Dense(128, activation="relu"), Dropout(0.5), Dense(classes, activation="softmax")],
+                      input_shape, **options)
+
+
+# --- the book ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network of the book was trained.
+
+    examples   how many of the 50,000 training pictures, from the first
+    expanded   each picture five times, as it is and moved by one pixel to each side (`numbanet.expand`)
+    penalty    is part of the network already
+    """
+
+    name: str
+    loss: str
+    learning_rate: float
+    epochs: int
+    penalty: Penalty | None = None
+    batch_size: int = 10
+    examples: int = 50_000
+    expanded: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `fit` takes."""
+        return {"loss": self.loss, "optimizer": SGD(self.learning_rate), "batch_size": self.batch_size, "epochs": self.epochs}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A recipe with its layers, as a function of nothing, and how many networks vote."""
+
+    recipe: Recipe
+    layers: Callable[[], list[Layer]]
+    input_shape: tuple[int, ...] = DIGIT
+    networks: int = 1
+
+
+def _flat(hidden: int, start: str) -> Callable[[], list[Layer]]:
+    """Chapters 1 and 3: one hidden layer, all neurons sigmoid."""
+    common: dict[str, Any] = {"activation": "sigmoid", "initializer": start, "bias_initializer": "normal"}
+    return lambda: [Dense(hidden, **common), Dense(10, **common)]
+
+
+def _maps(filters: int, kind: type[Activation]) -> list[Layer]:
+    """A convolution of 5×5 and max-pooling."""
+    start = Normal((4 / (filters * 25)) ** 0.5)
+    return [Conv2D(filters, 5, activation=kind(), initializer=start, bias_initializer="normal"), MaxPool2D(2)]
+
+
+def _units(count: int, kind: type[Activation], rate: float = 0.0) -> list[Layer]:
+    """A dense layer, behind dropout if there is any."""
+    start = Normal((1 - rate) * (1 / count) ** 0.5)
+    return [*([Dropout(rate)] if rate else []), Dense(count, kind(), start, "normal")]
+
+
+def _last(rate: float = 0.0) -> list[Layer]:
+    return [*([Dropout(rate)] if rate else []), Dense(10, "softmax", "zeros")]
+
+
+def _deep(maps=(20, 40), kind: type[Activation] = ReLU, units=(100,), rate: float = 0.0) -> Callable[[], list[Layer]]:
+    """Chapter 6."""
+    return lambda: [*[layer for n in maps for layer in _maps(n, kind)], *([Flatten()] if maps else []),
+                    *[layer for n in units for layer in _units(n, kind, rate)], *_last(rate)]
+
+
+def _rows() -> dict[int, _Row]:
+    squares, bits, likelihood = "quadratic", "binary_cross_entropy", "cross_entropy"
+    five, decay = L2(5.0, per="sample"), L2(0.1, per="batch")
+    small, large, vector = _flat(30, "normal"), _flat(100, "normal"), (784,)
+    dropped = _deep(units=(1000, 1000), rate=0.5)
+    two = "conv 20, pool, conv 40, pool"
+    many = Recipe(f"{two}, 1000-1000, ReLU, dropout, expanded", likelihood, 0.03, 40, expanded=True)
+    return {
+        1: _Row(Recipe("784-30-10, quadratic, large weights", squares, 3.0, 30), small, vector),
+        2: _Row(Recipe("784-100-10, quadratic, large weights", squares, 3.0, 30), large, vector),
+        4: _Row(Recipe("784-30-10, cross-entropy, large weights", bits, 0.5, 30), small, vector),
+        7: _Row(Recipe("784-30-10, first 1,000 images, λ = 0.1, large weights", bits, 0.5, 400, L2(0.1, per="sample"),
+                       examples=1000), small, vector),
+        8: _Row(Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, five), small, vector),
+        9: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, five), large, vector),
+        10: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, five), _flat(100, "lecun"), vector),
+        14: _Row(Recipe("784-100 sigmoid, softmax, log-likelihood", likelihood, 0.1, 60), _deep((), Sigmoid), vector),
+        15: _Row(Recipe("conv 20, pool, 100, sigmoid", likelihood, 0.1, 60), _deep((20,), Sigmoid)),
+        16: _Row(Recipe(f"{two}, 100, sigmoid", likelihood, 0.1, 60), _deep(kind=Sigmoid)),
+        17: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1", likelihood, 0.03, 60, decay), _deep()),
+        18: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1, expanded", likelihood, 0.03, 60, decay, expanded=True), _deep()),
+        21: _Row(many, dropped),
+        22: _Row(Recipe(f"vote of five: {many.name}", likelihood, 0.03, 40, expanded=True), dropped, networks=5),
+    }
+
+
+ROWS = _rows()
+"""The rows of the table by number."""
+
+
+def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
+    """Build the book's network of that row, and return it with its recipe; `options` go to Sequential.
+
+    Row 22 is an Ensemble of five, with seeds 5 seed … 5 seed + 4; the others are Sequentials.
+    Raises ValueError for a row that is not in the table.
+    """
+    if row not in ROWS:
+        raise ValueError(f"there is no row {row!r}; the rows are {', '.join(map(str, ROWS))}")
+    chosen = ROWS[row]
+    options = {"penalty": chosen.recipe.penalty, **options}
+    if chosen.networks == 1:
+        return Sequential(chosen.layers(), chosen.input_shape, seed=seed, **options), chosen.recipe
+    seeds = range(seed * chosen.networks, (seed + 1) * chosen.networks)
+
+    def build(one):
+        return Sequential(chosen.layers(), chosen.input_shape, seed=one, **options)
+
+    return Ensemble.of(build, seeds=seeds, combine="vote"), chosen.recipe

@@ -1,0 +1,231 @@
+"""Training pictures moved, turned and disturbed on their way in, a little differently in every epoch.
+
+    y[p] = x[M⁻¹ (p − centre) + centre − shift], bilinear between pixels and 0 outside, M = rotation · shear · zoom · flips
+    then y · (1 + brightness) + noise, and a square set to 0
+
+Every draw is a function of seed, epoch and sample: it depends on no thread and no order, and a resumed run repeats it.
+`expand` makes a fixed, larger training set instead, such as the book's five-fold one.
+
+Source   Nielsen, Neural Networks and Deep Learning, chapters 3 and 6; Simard, Steinkraus, Platt 2003;
+         DeVries, Taylor 2017 (cut-out)
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from numbanet.backend.intrinsics import (
+    at,
+    chance,
+    lanes,
+    like,
+    load,
+    memory,
+    mixed,
+    quotient,
+    real,
+    store,
+    thread,
+    threads,
+    uniform,
+)
+from numbanet.backend.jit import inline, kernel, native
+from numbanet.plan.columns import EPOCH, N_X, OWN, SEED, Op, X, Y, clock, sample_index
+
+(HEIGHT, WIDTH_IN, CHANNELS, SHIFT_V, SHIFT_H, ROTATION, ZOOM, SHEAR, FLIP_V, FLIP_H, BRIGHTNESS, NOISE,
+ CUTOUT) = range(OWN, OWN + 13)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How much training pictures may be changed; every amount is drawn anew for each sample and epoch.
+
+    shift         pixels, up to that many to each side: a whole number, or (vertical, horizontal)
+    rotation      degrees, up to that many to each side
+    zoom          0.1 for 90 % … 110 % of the size
+    shear         0.1 for a slant of up to 0.1 pixels per pixel to each side
+    flip_vertical, flip_horizontal   True to turn half of the pictures over
+    brightness    0.2 for 80 % … 120 %
+    noise         standard deviation of noise added to every number (nearly normal: the sum of four uniform ones)
+    cutout        side in pixels of a square that is set to 0, anywhere in the picture
+
+    Pass it as `fit(…, augment=Augment(…))`. Raises ValueError for amounts that make no sense.
+    """
+
+    shift: int | tuple[int, int] = 0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    flip_vertical: bool = False
+    flip_horizontal: bool = False
+    brightness: float = 0.0
+    noise: float = 0.0
+    cutout: int = 0
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            for one in value if isinstance(value, (tuple, list)) else (value,):
+                if not isinstance(one, (int, float)) or not 0 <= one < math.inf:
+                    raise ValueError(f"Augment: {f.name} must be a finite number of at least 0, got {value!r}")
+        if self.zoom >= 1:
+            raise ValueError(f"Augment: a zoom of {self.zoom} would shrink a picture to nothing; choose one below 1")
+        for name in ("shift", "cutout"):
+            value = getattr(self, name)
+            if any(int(n) != n for n in (value if isinstance(value, (tuple, list)) else (value,))):
+                raise ValueError(f"Augment: {name} counts whole pixels, got {value!r}")
+
+    def op(self, shape) -> Op:
+        """The row of the plan, between the gather and the first layer; ValueError for samples that are not pictures."""
+        if len(shape) != 3:
+            raise ValueError(f"Augment expects pictures (height, width, channels), the network's input is {shape}; "
+                             "use input_shape=(height, width, channels) and begin with Flatten() if need be")
+        n = math.prod(shape)
+        vertical, horizontal = self.shift if isinstance(self.shift, (tuple, list)) else (self.shift, self.shift)
+        own = (*shape, int(vertical), int(horizontal), math.radians(self.rotation), float(self.zoom), float(self.shear),
+               int(self.flip_vertical), int(self.flip_horizontal), float(self.brightness), float(self.noise), int(self.cutout))
+        return Op("Augment", n, n, forward, own=own)
+
+
+@inline
+def _between(key, counter, amount):
+    """A number drawn from −amount … amount."""
+    return amount * (2 * chance(key, counter) - 1)
+
+
+@inline
+def _whole(x):
+    """The largest whole number up to x, as an integer (a GPU's floor gives a float)."""
+    return int(math.floor(x))
+
+
+@inline
+def _map(op, key):
+    """The inverse map of one sample: source = (a h + b w + e, c h + d w + f) for the target pixel (h, w)."""
+    angle, zoom = _between(key, 0, real(op, ROTATION)), 1 + _between(key, 1, real(op, ZOOM))
+    shear = _between(key, 2, real(op, SHEAR))
+    up = -1.0 if op[FLIP_V] and chance(key, 3) < 0.5 else 1.0
+    aside = -1.0 if op[FLIP_H] and chance(key, 4) < 0.5 else 1.0
+    down = _whole(chance(key, 5) * (2 * op[SHIFT_V] + 1)) - op[SHIFT_V]
+    right = _whole(chance(key, 6) * (2 * op[SHIFT_H] + 1)) - op[SHIFT_H]
+    sine, cosine = math.sin(angle), math.cos(angle)
+    a, b = up * cosine / zoom, up * sine / zoom
+    c, d = aside * (shear * cosine - sine) / zoom, aside * (shear * sine + cosine) / zoom
+    middle_h, middle_w = (op[HEIGHT] - 1) / 2, (op[WIDTH_IN] - 1) / 2
+    from_h, from_w = middle_h + down, middle_w + right
+    return a, b, c, d, middle_h - a * from_h - b * from_w, middle_w - c * from_h - d * from_w
+
+
+@inline
+def _hole(op, key):
+    """Where the square that is set to 0 begins."""
+    half = op[CUTOUT] // 2
+    return _whole(chance(key, 8) * op[HEIGHT]) - half, _whole(chance(key, 9) * op[WIDTH_IN]) - half
+
+
+@kernel
+def forward(op, params, grads, acts, deltas, lo, hi):
+    """Change pictures lo ≤ i < hi        acts[y] overwritten"""
+    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_X]
+    for i in range(lo, hi):
+        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, i)), -1)
+        x, y = at(acts, op[X] + i * n), at(acts, op[Y] + i * n)
+        a, b, c, d, e, f = _map(op, key)
+        for h in range(height):
+            for w in range(width):
+                _sample(x, y, h, w, a * h + b * w + e, c * h + d * w + f, height, width, channels)
+        _disturb(op, y, key)
+        if op[CUTOUT]:
+            top, left = _hole(op, key)
+            for h in range(max(0, top), min(height, top + op[CUTOUT])):
+                for k in range(max(0, left) * channels, min(width, left + op[CUTOUT]) * channels):
+                    y[h * width * channels + k] = like(y, 0)
+
+
+@forward.cuda
+def forward(op, params, grads, acts, deltas, lo, hi):
+    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_X]
+    for i in range(lo, hi):
+        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, i)), -1)
+        x, y = at(acts, op[X] + i * n), at(acts, op[Y] + i * n)
+        a, b, c, d, e, f = _map(op, key)
+        bright, noise = 1 + _between(key, 7, real(op, BRIGHTNESS)), real(op, NOISE) * math.sqrt(3.0)
+        top, left = _hole(op, key)
+        for p in range(thread(), height * width, threads()):
+            h = quotient(p, width)
+            w = p - h * width
+            _sample(x, y, h, w, a * h + b * w + e, c * h + d * w + f, height, width, channels)
+            for k in range(p * channels, (p + 1) * channels):
+                if noise:
+                    drawn = chance(mixed(key, 1), k) + chance(mixed(key, 2), k)
+                    drawn += chance(mixed(key, 3), k) + chance(mixed(key, 4), k)
+                    y[k] = y[k] * like(y, bright) + like(y, drawn - 2) * like(y, noise)
+                else:
+                    y[k] *= like(y, bright)
+                if top <= h < top + op[CUTOUT] and left <= w < left + op[CUTOUT]:
+                    y[k] = like(y, 0)
+
+
+@inline
+def _sample(x, y, h, w, from_h, from_w, height, width, channels):
+    """y[h, w] = x[from_h, from_w], between its four neighbours"""
+    top, left = _whole(from_h), _whole(from_w)
+    down, right = like(x, from_h - top), like(x, from_w - left)
+    for k in range(channels):
+        total = like(x, 0)
+        for r in range(2):
+            for s in range(2):
+                if 0 <= top + r < height and 0 <= left + s < width:
+                    share = (down if r else like(x, 1) - down) * (right if s else like(x, 1) - right)
+                    total += share * x[((top + r) * width + left + s) * channels + k]
+        y[(h * width + w) * channels + k] = total
+
+
+@inline
+def _disturb(op, y, key):
+    """y · (1 + brightness) + noise"""
+    bright, noise = 1 + _between(key, 7, real(op, BRIGHTNESS)), real(op, NOISE)
+    if bright == 1 and noise == 0:
+        return
+    n, width = op[N_X], lanes(y)
+    for k in range(0, n, width):
+        v = load(at(y, k), n - k)
+        first, second = uniform(y, mixed(key, 1), k) + uniform(y, mixed(key, 2), k), uniform(y, mixed(key, 3), k)
+        drawn = first + second + uniform(y, mixed(key, 4), k) - like(v, 2)
+        store(at(y, k), v * like(v, bright) + drawn * like(v, noise * math.sqrt(3.0)), n - k)
+
+
+def inverse_map(augment: Augment, shape, seed: int, epoch: int, sample: int) -> tuple[float, ...]:
+    """(a, b, c, d, e, f): the target pixel (h, w) of this sample in this epoch comes from (a h + b w + e, c h + d w + f)."""
+    row = np.zeros(64, np.int64)
+    for i, value in enumerate(augment.op(shape).own):
+        row[OWN + i] = np.float64(value).view(np.int64) if isinstance(value, float) else value
+    return _inverse_map(row, seed, epoch, sample)
+
+
+@native
+def _inverse_map(row, seed, epoch, sample):
+    return _map(memory(row), mixed(mixed(mixed(seed, epoch), sample), -1))
+
+
+def expand(x, y, shifts=((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))):
+    """Return x and y repeated once for each shift (down, right) in pixels, with zeros moving in.
+
+    By default this is Nielsen's five-fold set: as it is, and one pixel to each side.
+
+    x (samples, height, width, channels) or (samples, height, width) · y (samples, …)
+    Raises ValueError for other shapes or a shift beyond the picture.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim not in (3, 4) or len(x) != len(y):
+        raise ValueError(f"expand needs pictures (samples, height, width[, channels]) and as many targets, got {x.shape} and "
+                         f"{y.shape}")
+    height, width = x.shape[1:3]
+    result = np.zeros((len(shifts), *x.shape), x.dtype)
+    for moved, (down, right) in zip(result, shifts, strict=True):
+        if abs(down) >= height or abs(right) >= width:
+            raise ValueError(f"a shift of {(down, right)} moves a picture of {height} by {width} out of sight")
+        moved[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = (
+            x[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)])
+    return result.reshape(-1, *x.shape[1:]), np.concatenate([y] * len(shifts))

@@ -1,0 +1,102 @@
+"""Initialisers: the numbers a network starts from.
+
+    normal    N(0, deviation²)                 Nielsen's "large" weights, with deviation 1
+    lecun     N(0, 1 / n_in)                   Nielsen's default: neurons do not start saturated
+    glorot    U(±√(6 / (n_in + n_out)))        keeps the variance forwards and backwards (sigmoid, tanh)
+    he        N(0, 2 / n_in)                   the same for rectifiers, which pass half
+    uniform   U(low, high)
+    zeros
+
+n_in and n_out count the connections into and out of one neuron. Random numbers come from a generator of the layer's own, keyed
+by the network's seed and the layer's number, so that a layer's start does not depend on the layers before it.
+
+Source   Nielsen, chapter 3; LeCun et al. 1998; Glorot, Bengio 2010; He et al. 2015
+"""
+
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import numpy as np
+
+from numbanet.io.registry import named
+
+
+def fans(shape) -> tuple[int, int]:
+    """(n_in, n_out) of weights whose last two axes are inputs and outputs, and any before them a window."""
+    if len(shape) < 2:
+        return max(1, prod(shape)), max(1, prod(shape))
+    window = prod(shape[:-2])
+    return window * shape[-2], window * shape[-1]
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """An initialiser: called with a shape and a NumPy generator it returns float64 numbers."""
+
+    def __call__(self, shape, generator) -> np.ndarray:
+        return np.zeros(shape)
+
+
+class Zeros(Initializer):
+    """Zeros: for biases."""
+
+
+@dataclass(frozen=True)
+class Normal(Initializer):
+    """N(mean, deviation²)."""
+
+    deviation: float = 1.0
+    mean: float = 0.0
+
+    def __call__(self, shape, generator):
+        return generator.normal(self.mean, self.deviation, shape)
+
+
+@dataclass(frozen=True)
+class Uniform(Initializer):
+    """U(low, high)."""
+
+    low: float = -0.05
+    high: float = 0.05
+
+    def __call__(self, shape, generator):
+        return generator.uniform(self.low, self.high, shape)
+
+
+class LeCun(Initializer):
+    """N(0, 1 / n_in)."""
+
+    def __call__(self, shape, generator):
+        return generator.normal(0, sqrt(1 / fans(shape)[0]), shape)
+
+
+class He(Initializer):
+    """N(0, 2 / n_in)."""
+
+    def __call__(self, shape, generator):
+        return generator.normal(0, sqrt(2 / fans(shape)[0]), shape)
+
+
+class Glorot(Initializer):
+    """U(±√(6 / (n_in + n_out)))."""
+
+    def __call__(self, shape, generator):
+        bound = sqrt(6 / sum(fans(shape)))
+        return generator.uniform(-bound, bound, shape)
+
+
+NAMES = {"normal": Normal, "lecun": LeCun, "glorot": Glorot, "he": He, "uniform": Uniform, "zeros": Zeros}
+
+
+def initial(given, shape, generator, where: str) -> np.ndarray:
+    """The starting numbers for a name, an Initializer, a function of (shape, generator), or the user's own array."""
+    if isinstance(given, str):
+        given = named("initializer", given, NAMES)()
+    if isinstance(given, type) and issubclass(given, Initializer):
+        given = given()
+    values = np.asarray(given(shape, generator) if callable(given) else given)
+    if values.shape != tuple(shape):
+        raise ValueError(f"{where}: initial values have shape {values.shape}, the layer needs {tuple(shape)}")
+    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ValueError(f"{where}: initial values must be finite real numbers, got dtype {values.dtype}")
+    return values

@@ -1,0 +1,44 @@
+"""Layers, one file each (or each family)."""
+
+from numbanet.nn.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
+from numbanet.nn.layers.base import Layer
+from numbanet.nn.layers.conv1d import AvgPool1D, Conv1D, MaxPool1D
+from numbanet.nn.layers.conv2d import Conv2D
+from numbanet.nn.layers.dense import Dense
+from numbanet.nn.layers.dropout import Dropout
+from numbanet.nn.layers.lppool2d import LpPool2D
+from numbanet.nn.layers.norm import BatchNorm, LayerNorm
+from numbanet.nn.layers.padding2d import ZeroPadding2D
+from numbanet.nn.layers.per_neuron import PerNeuron, activation
+from numbanet.nn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from numbanet.nn.layers.shape import Flatten, Reshape
+
+__all__ = [
+    "Activation",
+    "AvgPool1D",
+    "AvgPool2D",
+    "BatchNorm",
+    "Conv1D",
+    "Conv2D",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
+    "Identity",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "LpPool2D",
+    "MaxPool1D",
+    "MaxPool2D",
+    "PerNeuron",
+    "ReLU",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Step",
+    "Tanh",
+    "ZeroPadding2D",
+    "activation",
+]

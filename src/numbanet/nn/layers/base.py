@@ -1,0 +1,52 @@
+"""What a layer is: an immutable description with a shape rule, named parameters, and the ops it lowers to."""
+
+from dataclasses import dataclass, fields
+from math import prod
+
+from numbanet.plan.columns import Op
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer's description. It holds no numbers: those live in the network's flat vector.
+
+    A new layer overrides `output_shape` and `ops`, and `parameters` if it has any. Its fields are saved with the network.
+    """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of one sample's output for an input of `shape`; raise ValueError where they do not fit."""
+        return shape
+
+    def parameters(self, shape: Shape) -> dict[str, Shape]:
+        """Return the parameters by name with their shapes, in the order in which they stand in the flat vector."""
+        return {}
+
+    def initializers(self, following) -> dict:
+        """Return an initialiser for each name of `parameters`; `following` is the activation that comes next, or None."""
+        return {}
+
+    def ops(self, shape: Shape) -> list[Op]:
+        """Return the rows that this layer adds to the plan for an input of `shape`."""
+        return []
+
+    def prediction_ops(self, shape: Shape) -> list[Op]:
+        """Return the rows for prediction, where they are others than in training."""
+        return self.ops(shape)
+
+    def buffers(self, shape: Shape) -> dict[str, Shape]:
+        """Return numbers by name that are kept and saved with the network but not trained."""
+        return {}
+
+    def start_buffers(self, views) -> None:
+        """Write the first values into views of the buffers, by name."""
+
+    def config(self) -> dict:
+        """Return the fields by name, as the constructor takes them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def size(shape: Shape) -> int:
+    """Numbers in one sample of that shape."""
+    return prod(shape)

@@ -1,0 +1,297 @@
+"""Conv2D: local receptive fields with shared weights.
+
+    z[h, w, o] = b[o] + Σ_r Σ_s Σ_c a[h·stride + r·dilation, w·stride + s·dilation, c] · K[r, s, c, o]
+
+    a (height, width, c_in) · K (rows, columns, c_in / groups, c_out) · b (c_out) · z (out_height, out_width, c_out)
+
+Every product is the matrix tile, on the picture as it lies: nothing is copied into columns first.
+  forward    rows of A are the pixels of one output row; K runs over (s, c), which are contiguous, and outside over r
+  partial    rows of A are (s, c); K runs over the output pixels of a picture; B is the delta
+  backward   for an input row: delta rows times the turned kernel, K running over (r, o); the (s, c) results of neighbouring
+             pixels overlap and are added to the row one after the other
+With dilation or groups (s, c) are not contiguous, and each s takes a product of its own.
+
+Source   LeCun et al. 1998; Nielsen, Neural Networks and Deep Learning, chapter 6; Dumoulin, Visin 2016 (geometry)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numbanet.backend.intrinsics import at, lanes, like, load, multiply, quotient, stack, store, thread, threads, turn
+from numbanet.backend.jit import inline, kernel
+from numbanet.nn.layers.base import Layer, Shape
+from numbanet.nn.layers.window import pad, window
+from numbanet.plan.columns import N_X, N_Y, OWN, SCRATCH, WEIGHTS, Op, W, X, Y
+
+(BIAS, HEIGHT, WIDTH_IN, C_IN, OUT_HEIGHT, OUT_WIDTH, C_OUT, ROWS, COLUMNS, STRIDE_V, STRIDE_H, DILATION_V, DILATION_H,
+ GROUPS) = range(OWN, OWN + 14)
+"""Sizes of the (padded) input, the output and the window."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2D(Layer):
+    """A convolution with `filters` kernels of `kernel_size` over pictures, channels last, followed by `activation`.
+
+    kernel_size, stride, dilation   a whole number or (vertical, horizontal)
+    padding       "valid", "same", a number, (vertical, horizontal) or ((top, bottom), (left, right)), of zeros
+    groups        channels are split into that many groups that do not see each other; c_in of them is a depthwise convolution
+    activation, initializer, bias_initializer, penalty, bias   as in Dense
+    Input (height, width, c_in), output (out_height, out_width, filters). Raises ValueError for a window that does not fit.
+    """
+
+    filters: int
+    kernel_size: Any
+    stride: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    groups: int = 1
+    activation: Any = None
+    initializer: Any = None
+    bias_initializer: Any = "zeros"
+    penalty: Any = None
+    bias: bool = True
+
+    def __post_init__(self):
+        for name in ("filters", "groups"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+                raise ValueError(f"Conv2D needs a positive whole number of {name}, got {value!r}")
+
+    def _window(self, shape: Shape):
+        return window("Conv2D", shape, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        output = self._window(shape).output
+        for name, channels in (("input channels", shape[2]), ("filters", self.filters)):
+            if channels % self.groups:
+                raise ValueError(f"Conv2D: {self.groups} groups do not divide {channels} {name}; choose a divisor of both")
+        return (*output, int(self.filters))
+
+    def planar_window(self, shape: Shape):
+        """The window, if the convolution can work on planes (planar.py): one channel in and stride 1."""
+        view = self._window(shape)
+        return view if shape[2] == 1 and view.stride == (1, 1) and not any(view.padding) else None
+
+    def parameters(self, shape: Shape) -> dict[str, Shape]:
+        kernel_shape = (*self._window(shape).size, shape[2] // self.groups, int(self.filters))
+        shapes: dict[str, Shape] = {"weights": kernel_shape}
+        return shapes | {"bias": (int(self.filters),)} if self.bias else shapes
+
+    def initializers(self, following) -> dict:
+        default = "he" if type(following).__name__ in ("ReLU", "LeakyReLU") else "glorot"
+        return {"weights": default if self.initializer is None else self.initializer, "bias": self.bias_initializer}
+
+    def ops(self, shape: Shape) -> list[Op]:
+        view = self._window(shape)
+        (height, width), (out_height, out_width), (rows, columns) = view.padded, view.output, view.size
+        c_in, c_out = shape[2], int(self.filters)
+        weights = rows * columns * (c_in // self.groups) * c_out
+        units = rows * columns * (c_in // self.groups) + self.bias
+        own = (int(self.bias), height, width, c_in, out_height, out_width, c_out, rows, columns, *view.stride, *view.dilation,
+               int(self.groups))
+        return [*pad(view),
+                Op("Conv2D", height * width * c_in, out_height * out_width * c_out, forward, backward, partial=partial, units=units,
+                   unit=c_out, weights=weights, scratch=weights + out_width * columns * c_in, own=own,
+                   uses=out_height * out_width)]
+
+
+@inline
+def _steps(op):
+    """How many products a window row takes, and how many (s, c) and input numbers each covers.
+
+    One over all columns where (s, c) lie side by side, else one per column.
+    """
+    together = op[DILATION_H] == 1 and op[GROUPS] == 1
+    channels = op[C_IN] // op[GROUPS]
+    return (1, op[COLUMNS] * channels) if together else (op[COLUMNS], channels)
+
+
+AT_ONCE = 4
+"""Filters that one thread of a GPU works out for a pixel: each number of the picture is read once for all of them."""
+
+
+@kernel
+def forward(op, params, grads, acts, deltas, lo, hi):
+    """Slide the kernels over pictures lo ≤ i < hi        acts[y] overwritten"""
+    groups, c_in, c_out, w = op[GROUPS], op[C_IN], op[C_OUT], op[W]
+    line, out_line = op[WIDTH_IN] * c_in, op[OUT_WIDTH] * c_out
+    parts, depth = _steps(op)
+    filters, channels = c_out // groups, c_in // groups
+    next_row = op[COLUMNS] * channels * c_out
+    for i in range(lo, hi):
+        for h in range(op[OUT_HEIGHT]):
+            for g in range(groups):
+                z = at(acts, op[Y] + i * op[N_Y] + h * out_line + g * filters)
+                a = at(acts, op[X] + i * op[N_X] + h * op[STRIDE_V] * line + g * channels)
+                k = at(params, w + g * filters)
+                bias = at(params, w + op[WEIGHTS] + g * filters)
+                for s in range(parts):
+                    start, start_row = (bias, 0) if s == 0 else (z, c_out)
+                    multiply(start, start_row, at(a, s * op[DILATION_H] * c_in), op[STRIDE_H] * c_in, 1, op[DILATION_V] * line,
+                             at(k, s * channels * c_out), c_out, next_row, z, c_out, op[OUT_WIDTH], filters, depth, op[ROWS],
+                             op[BIAS] if s == 0 else 1)
+
+
+@forward.cuda
+def forward(op, params, grads, acts, deltas, lo, hi):
+    groups, c_in, c_out, w, pixels = op[GROUPS], op[C_IN], op[C_OUT], op[W], op[OUT_HEIGHT] * op[OUT_WIDTH]
+    filters, channels, sums = c_out // groups, c_in // groups, stack(acts, AT_ONCE)
+    parts = quotient(filters + AT_ONCE - 1, AT_ONCE)  # threads that share a pixel and a group
+    for e in range(thread(), (hi - lo) * pixels * groups * parts, threads()):
+        place = quotient(e, groups * parts)
+        i, g = quotient(place, pixels), quotient(e - place * groups * parts, parts)
+        h = quotient(place - i * pixels, op[OUT_WIDTH])
+        v, o = place - i * pixels - h * op[OUT_WIDTH], e - place * groups * parts - g * parts
+        for j in range(AT_ONCE):
+            sums[j] = params[w + op[WEIGHTS] + g * filters + min(o + j * parts, filters - 1)] if op[BIAS] else like(acts, 0)
+        x = op[X] + (lo + i) * op[N_X] + (h * op[STRIDE_V] * op[WIDTH_IN] + v * op[STRIDE_H]) * c_in + g * channels
+        for r in range(op[ROWS]):
+            for s in range(op[COLUMNS]):
+                a = at(acts, x + (r * op[DILATION_V] * op[WIDTH_IN] + s * op[DILATION_H]) * c_in)
+                k = at(params, w + (r * op[COLUMNS] + s) * channels * c_out + g * filters)
+                for c in range(channels):
+                    for j in range(AT_ONCE):
+                        sums[j] += a[c] * k[c * c_out + min(o + j * parts, filters - 1)]
+        for j in range(AT_ONCE):
+            if o + j * parts < filters:
+                acts[op[Y] + lo * op[N_Y] + place * c_out + g * filters + o + j * parts] = sums[j]
+
+
+@kernel
+def backward(op, params, grads, acts, deltas, lo, hi):
+    """Carry the error back to the picture, for lo ≤ i < hi        deltas[x] overwritten
+
+    For input row h, every kernel row r with h = h'·stride + r·dilation sees it from output row h'. Such r lie a fixed step apart,
+    so one product with a run of its own over them gives, for every output pixel w of those rows together, its (s, c) results.
+    """
+    groups, c_in, c_out = op[GROUPS], op[C_IN], op[C_OUT]
+    line, out_line = op[WIDTH_IN] * c_in, op[OUT_WIDTH] * c_out
+    filters, channels = c_out // groups, c_in // groups
+    stride, dilation = op[STRIDE_V], op[DILATION_V]
+    wide = op[COLUMNS] * channels
+    turned, result = at(acts, op[SCRATCH]), at(acts, op[SCRATCH] + op[WEIGHTS])
+    _turn(op, params, turned)
+    step = 1
+    while step * dilation % stride:
+        step += 1
+    down = step * dilation // stride
+    for i in range(lo, hi):
+        for h in range(op[HEIGHT]):
+            da = at(deltas, op[X] + i * op[N_X] + h * line)
+            for j in range(line):
+                da[j] = like(da, 0)
+            first = 0
+            while first < op[ROWS] and ((h - first * dilation) % stride or (h - first * dilation) // stride >= op[OUT_HEIGHT]):
+                first += 1
+            top = h - first * dilation
+            if first >= op[ROWS] or top < 0:
+                continue
+            runs = min((op[ROWS] - 1 - first) // step, top // stride // down) + 1
+            for g in range(groups):
+                dz = at(deltas, op[Y] + i * op[N_Y] + top // stride * out_line + g * filters)
+                k = at(turned, (first * groups + g) * filters * wide)
+                multiply(result, wide, dz, c_out, 1, -down * out_line, k, wide, step * groups * filters * wide, result, wide,
+                         op[OUT_WIDTH], wide, filters, runs, 0)
+                _overlap(op, result, at(da, g * channels))
+
+
+@backward.cuda
+def backward(op, params, grads, acts, deltas, lo, hi):
+    groups, c_in, c_out, n_x = op[GROUPS], op[C_IN], op[C_OUT], op[N_X]
+    filters, channels = c_out // groups, c_in // groups
+    for e in range(thread(), (hi - lo) * n_x, threads()):
+        i = quotient(e, n_x)
+        pixel = quotient(e - i * n_x, c_in)
+        h, c = quotient(pixel, op[WIDTH_IN]), e - i * n_x - pixel * c_in
+        v, g = pixel - h * op[WIDTH_IN], quotient(c, channels)
+        total = like(deltas, 0)
+        for r in range(op[ROWS]):
+            top = h - r * op[DILATION_V]
+            above = quotient(max(top, 0), op[STRIDE_V])
+            if top >= 0 and above < op[OUT_HEIGHT] and above * op[STRIDE_V] == top:
+                for s in range(op[COLUMNS]):
+                    left = v - s * op[DILATION_H]
+                    aside = quotient(max(left, 0), op[STRIDE_H])
+                    if left >= 0 and aside < op[OUT_WIDTH] and aside * op[STRIDE_H] == left:
+                        dz = at(deltas, op[Y] + (lo + i) * op[N_Y] + (above * op[OUT_WIDTH] + aside) * c_out + g * filters)
+                        place = (r * op[COLUMNS] + s) * channels + c - g * channels
+                        k = at(params, op[W] + place * c_out + g * filters)
+                        for o in range(filters):
+                            total += dz[o] * k[o]
+        deltas[op[X] + lo * n_x + e] = total
+
+
+@inline
+def _turn(op, params, turned):
+    """turned[r, g, o, s, c] = K[r, s, c, g o]: for each group a matrix from its filters to (s, c)."""
+    c_out, wide = op[C_OUT], op[COLUMNS] * (op[C_IN] // op[GROUPS])
+    for r in range(op[ROWS]):
+        turn(at(params, op[W] + r * wide * c_out), c_out, at(turned, r * c_out * wide), wide, wide, c_out)
+
+
+@inline
+def _overlap(op, result, da):
+    """da[(w·stride + s·dilation), c] += result[w, s, c]"""
+    channels, step = op[C_IN] // op[GROUPS], op[STRIDE_H] * op[C_IN]
+    wide = op[COLUMNS] * channels
+    if op[DILATION_H] == 1 and op[GROUPS] == 1:
+        width = lanes(da)
+        for w in range(op[OUT_WIDTH]):
+            for k in range(0, wide, width):
+                place = at(da, w * step + k)
+                store(place, load(place, wide - k) + load(at(result, w * wide + k), wide - k), wide - k)
+    else:
+        for w in range(op[OUT_WIDTH]):
+            for s in range(op[COLUMNS]):
+                place = w * step + s * op[DILATION_H] * op[C_IN]
+                for c in range(channels):
+                    da[place + c] += result[w * wide + s * channels + c]
+
+
+@kernel
+def partial(op, params, grads, acts, deltas, lo, hi):
+    """Add the gradient that pictures lo ≤ i < hi give        grads[W] added to, picture by picture
+
+    dK[r, s, c, o] += Σ_hw a[h·stride + r·dilation, w·stride + s·dilation, c] dz[h, w, o]        db[o] += Σ_hw dz[h, w, o]
+    """
+    groups, c_in, c_out, w = op[GROUPS], op[C_IN], op[C_OUT], op[W]
+    line, out_line = op[WIDTH_IN] * c_in, op[OUT_WIDTH] * c_out
+    parts, depth = _steps(op)
+    filters, channels = c_out // groups, c_in // groups
+    for i in range(lo, hi):
+        for r in range(op[ROWS]):
+            for g in range(groups):
+                dz = at(deltas, op[Y] + i * op[N_Y] + g * filters)
+                for s in range(parts):
+                    a = at(acts, op[X] + i * op[N_X] + r * op[DILATION_V] * line + s * op[DILATION_H] * c_in + g * channels)
+                    dk = at(grads, w + (r * op[COLUMNS] + s) * channels * c_out + g * filters)
+                    multiply(dk, c_out, a, 1, op[STRIDE_H] * c_in, op[STRIDE_V] * line, dz, c_out, out_line, dk, c_out, depth,
+                             filters, op[OUT_WIDTH], op[OUT_HEIGHT], 1)
+        if op[BIAS]:
+            db, dz = at(grads, w + op[WEIGHTS]), at(deltas, op[Y] + i * op[N_Y])
+            for o in range(0, c_out, lanes(dz)):
+                total = load(at(db, o), c_out - o)
+                for p in range(o, op[OUT_HEIGHT] * out_line, c_out):
+                    total = total + load(at(dz, p), c_out - o)
+                store(at(db, o), total, c_out - o)
+
+
+@partial.cuda
+def partial(op, params, grads, acts, deltas, lo, hi):
+    c_in, c_out, w, weights = op[C_IN], op[C_OUT], op[W], op[WEIGHTS]
+    filters, channels = c_out // op[GROUPS], c_in // op[GROUPS]
+    for k in range(thread(), weights + op[BIAS] * c_out, threads()):
+        place = quotient(k, c_out)
+        o = k - place * c_out
+        tap = quotient(place, channels)
+        r = quotient(tap, op[COLUMNS])
+        far = (r * op[DILATION_V] * op[WIDTH_IN] + (tap - r * op[COLUMNS]) * op[DILATION_H]) * c_in
+        far += quotient(o, filters) * channels + place - tap * channels
+        total = like(deltas, 0)
+        for i in range(lo, hi):
+            for h in range(op[OUT_HEIGHT]):
+                a = at(acts, op[X] + i * op[N_X] + h * op[STRIDE_V] * op[WIDTH_IN] * c_in + far)
+                dz = at(deltas, op[Y] + i * op[N_Y] + h * op[OUT_WIDTH] * c_out + o)
+                for v in range(op[OUT_WIDTH]):
+                    total += dz[v * c_out] * (a[v * op[STRIDE_H] * c_in] if k < weights else like(acts, 1))
+        grads[w + k] += total

@@ -1,0 +1,27 @@
+"""ZeroPadding2D: a frame of zeros around a picture.
+
+    y[h + top, w + left, c] = x[h, w, c], else 0        x (height, width, channels)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numbanet.nn.layers.base import Layer, Shape
+from numbanet.nn.layers.window import pad, window
+from numbanet.plan.columns import Op
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroPadding2D(Layer):
+    """Zeros around a picture: `padding` is a number, (vertical, horizontal) or ((top, bottom), (left, right))."""
+
+    padding: Any = 1
+
+    def _window(self, shape: Shape):
+        return window("ZeroPadding2D", shape, 1, padding=self.padding)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (*self._window(shape).padded, shape[2])
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return pad(self._window(shape))

@@ -1,0 +1,251 @@
+"""Pooling: a window's numbers become one, channel by channel.
+
+    MaxPool2D   y = max x         dx = dy at the first of the largest
+    AvgPool2D   y = mean x        dx = dy / n
+
+    x (height, width, channels) · y (out_height, out_width, channels)
+An edge that a window cannot fill is dropped: a 5×5 picture pooled by 2 becomes 2×2. Padding counts in neither.
+
+Source   Nielsen, Neural Networks and Deep Learning, chapter 6
+"""
+
+from numbanet.backend.elementary import largest
+from numbanet.backend.intrinsics import at, lanes, like, load, store, thread, threads, where_equal
+from numbanet.backend.jit import inline, kernel
+from numbanet.nn.layers.base import Layer, Shape
+from numbanet.nn.layers.pool_geometry import (
+    CHANNELS,
+    COLUMNS,
+    HEIGHT,
+    LEFT,
+    OUT_HEIGHT,
+    OUT_WIDTH,
+    ROWS,
+    STRIDE_H,
+    STRIDE_V,
+    TOP,
+    WIDTH_IN,
+    Pool2D,
+    clear,
+    span,
+    window_of,
+    windows_over,
+)
+from numbanet.nn.layers.window import window
+from numbanet.plan.columns import N_X, N_Y, Op, X, Y
+
+# --- max ----------------------------------------------------------------------------------------------------------------
+
+
+class MaxPool2D(Pool2D):
+    """The largest of each window."""
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return [self._op(shape, max_forward, max_backward)]
+
+    def pools_planes(self, shape: Shape) -> bool:
+        """Whether it can read planes (planar.py): 2×2 windows side by side."""
+        view = self._window(shape)
+        return view.size == view.stride == (2, 2) and not any(view.padding)
+
+
+@inline
+def _is_pair(op):
+    """Whether the window is the usual one: 2 by 2, each number in one window, none of it outside."""
+    return op[ROWS] == 2 and op[COLUMNS] == 2 and op[STRIDE_V] == 2 and op[STRIDE_H] == 2 and op[TOP] == 0 and op[LEFT] == 0 and (
+        2 * op[OUT_HEIGHT] <= op[HEIGHT] and 2 * op[OUT_WIDTH] <= op[WIDTH_IN])
+
+
+@kernel
+def max_forward(op, params, grads, acts, deltas, lo, hi):
+    """y = max x over each window        acts[y] overwritten"""
+    c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
+    out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
+    for i in range(lo, hi):
+        for h in range(op[OUT_HEIGHT]):
+            y = at(acts, op[Y] + i * op[N_Y] + h * out_width * c)
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            x = at(acts, op[X] + i * op[N_X] + top * line)
+            for k in range(0, c, width):
+                n = min(width, c - k)
+                if pair:
+                    for w in range(out_width):
+                        here = at(x, w * step + k)
+                        upper = largest(load(here, n), load(at(here, c), n))
+                        lower = largest(load(at(here, line), n), load(at(here, line + c), n))
+                        store(at(y, w * c + k), largest(upper, lower), n)
+                else:
+                    for w in range(out_width):
+                        left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        most = load(at(x, left * c + k), n)
+                        for r in range(bottom - top):
+                            for s in range(left, right):
+                                most = largest(most, load(at(x, r * line + s * c + k), n))
+                        store(at(y, w * c + k), most, n)
+
+
+@max_forward.cuda
+def max_forward(op, params, grads, acts, deltas, lo, hi):
+    for e in range(thread(), (hi - lo) * op[N_Y], threads()):
+        x, top, bottom, left, right = window_of(op, lo, e)
+        most = acts[x + (top * op[WIDTH_IN] + left) * op[CHANNELS]]
+        for h in range(top, bottom):
+            for w in range(left, right):
+                most = largest(most, acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]])
+        acts[op[Y] + lo * op[N_Y] + e] = most
+
+
+@kernel
+def max_backward(op, params, grads, acts, deltas, lo, hi):
+    """Give dy to the first of the largest        deltas[x] overwritten"""
+    c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
+    out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
+    zero = like(load(acts, 0), 0)
+    for i in range(lo, hi):
+        if not (pair and 2 * op[OUT_HEIGHT] == op[HEIGHT] and 2 * op[OUT_WIDTH] == op[WIDTH_IN]):
+            clear(op, deltas, i)
+        for h in range(op[OUT_HEIGHT]):
+            y = op[Y] + i * op[N_Y] + h * out_width * c
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            x = op[X] + i * op[N_X] + top * line
+            for k in range(0, c, width):
+                n = min(width, c - k)
+                if pair:
+                    for w in range(out_width):
+                        most, rest = load(at(acts, y + w * c + k), n), load(at(deltas, y + w * c + k), n)
+                        for part in range(4):
+                            place = x + w * step + k + (part >> 1) * line + (part & 1) * c
+                            here = load(at(acts, place), n)
+                            store(at(deltas, place), where_equal(here, most, rest, zero), n)
+                            rest = where_equal(here, most, zero, rest)
+                else:
+                    for w in range(out_width):
+                        left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        most, rest = load(at(acts, y + w * c + k), n), load(at(deltas, y + w * c + k), n)
+                        for r in range(bottom - top):
+                            for s in range(left, right):
+                                place = x + r * line + s * c + k
+                                here = load(at(acts, place), n)
+                                given = where_equal(here, most, rest, zero)
+                                store(at(deltas, place), load(at(deltas, place), n) + given, n)
+                                rest = where_equal(here, most, zero, rest)
+
+
+@max_backward.cuda
+def max_backward(op, params, grads, acts, deltas, lo, hi):
+    c, width = op[CHANNELS], op[WIDTH_IN]
+    for e in range(thread(), (hi - lo) * op[N_X], threads()):
+        x, y, h, w, first, last, begin, end = windows_over(op, lo, e)
+        here, given = acts[x + (h * width + w) * c], like(deltas, 0)
+        for v in range(first, last):
+            for u in range(begin, end):
+                most = acts[y + (v * op[OUT_WIDTH] + u) * c]
+                found = here == most
+                top, bottom = span(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+                left, right = span(u, op[STRIDE_H], op[LEFT], op[COLUMNS], width)
+                for r in range(top, h + 1):
+                    for s in range(left, w if r == h else right):
+                        found = found and acts[x + (r * width + s) * c] != most
+                given += deltas[y + (v * op[OUT_WIDTH] + u) * c] if found else like(deltas, 0)
+        deltas[op[X] + lo * op[N_X] + e] = given
+
+
+# --- mean ---------------------------------------------------------------------------------------------------------------
+
+
+class AvgPool2D(Pool2D):
+    """The mean of each window."""
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return [self._op(shape, mean_forward, mean_backward, keeps_output=False)]
+
+
+@kernel
+def mean_forward(op, params, grads, acts, deltas, lo, hi):
+    """y = mean x over each window        acts[y] overwritten"""
+    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
+    for i in range(lo, hi):
+        for h in range(op[OUT_HEIGHT]):
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            for w in range(op[OUT_WIDTH]):
+                left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
+                share = like(acts, 1 / ((bottom - top) * (right - left)))
+                for k in range(c):
+                    acts[y + k] = like(acts, 0)
+                for r in range(top, bottom):
+                    for s in range(left, right):
+                        x = op[X] + i * op[N_X] + r * line + s * c
+                        for k in range(c):
+                            acts[y + k] += share * acts[x + k]
+
+
+@mean_forward.cuda
+def mean_forward(op, params, grads, acts, deltas, lo, hi):
+    for e in range(thread(), (hi - lo) * op[N_Y], threads()):
+        x, top, bottom, left, right = window_of(op, lo, e)
+        total = like(acts, 0)
+        for h in range(top, bottom):
+            for w in range(left, right):
+                total += acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]]
+        acts[op[Y] + lo * op[N_Y] + e] = total / like(acts, (bottom - top) * (right - left))
+
+
+@kernel
+def mean_backward(op, params, grads, acts, deltas, lo, hi):
+    """Give every number of a window its share of dy        deltas[x] overwritten"""
+    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
+    for i in range(lo, hi):
+        clear(op, deltas, i)
+        for h in range(op[OUT_HEIGHT]):
+            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            for w in range(op[OUT_WIDTH]):
+                left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
+                share = like(acts, 1 / ((bottom - top) * (right - left)))
+                for r in range(top, bottom):
+                    for s in range(left, right):
+                        x = op[X] + i * op[N_X] + r * line + s * c
+                        for k in range(c):
+                            deltas[x + k] += share * deltas[y + k]
+
+
+@mean_backward.cuda
+def mean_backward(op, params, grads, acts, deltas, lo, hi):
+    for e in range(thread(), (hi - lo) * op[N_X], threads()):
+        x, y, h, w, first, last, begin, end = windows_over(op, lo, e)
+        given = like(deltas, 0)
+        for v in range(first, last):
+            top, bottom = span(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            for u in range(begin, end):
+                left, right = span(u, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                share = like(deltas, (bottom - top) * (right - left))
+                given += deltas[y + (v * op[OUT_WIDTH] + u) * op[CHANNELS]] / share
+        deltas[op[X] + lo * op[N_X] + e] = given
+
+
+# --- the whole picture --------------------------------------------------------------------------------------------------
+
+
+class _Global(Layer):
+    """A pooling window as large as the picture; the output is a vector of channels."""
+
+    kind: type
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (window(type(self).__name__, shape, shape[:2] if len(shape) == 3 else 1).picture[2],)
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return self.kind(shape[:2]).ops(shape)
+
+
+class GlobalAvgPool2D(_Global):
+    """The mean of every channel: (height, width, channels) → (channels,)."""
+
+    kind = AvgPool2D
+
+
+class GlobalMaxPool2D(_Global):
+    """The largest of every channel: (height, width, channels) → (channels,)."""
+
+    kind = MaxPool2D

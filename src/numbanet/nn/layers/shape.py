@@ -1,0 +1,28 @@
+"""Layers that change only how the numbers of a sample are counted; they move nothing and have no row in the plan."""
+
+from dataclasses import dataclass
+
+from numbanet.nn.layers.base import Layer, Shape, size
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Layer):
+    """See a sample of any shape as a vector, in C order."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (size(shape),)
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Layer):
+    """See a sample as `shape`, in C order: a vector of 784 as a picture (28, 28, 1)."""
+
+    shape: tuple = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if size(self.shape) != size(shape) or min(self.shape, default=0) < 1:
+            raise ValueError(f"Reshape to {self.shape} needs {size(self.shape)} numbers, the input {shape} has {size(shape)}")
+        return self.shape

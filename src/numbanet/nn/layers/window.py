@@ -1,0 +1,152 @@
+"""The geometry of a window that slides over a picture: one validated object for every convolution and pooling."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numbanet.backend.intrinsics import like, quotient, thread, threads
+from numbanet.backend.jit import kernel
+from numbanet.nn.layers.base import Shape
+from numbanet.nn.layers.base import size as numbers
+from numbanet.plan.columns import N_X, N_Y, OWN, Op, X, Y
+
+
+def pair(value, name: str, least: int = 1) -> tuple[int, int]:
+    """(vertical, horizontal) from a whole number or two of them; ValueError below `least`."""
+    both = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
+    if len(both) != 2 or any(isinstance(n, bool) or not hasattr(n, "__index__") or n < least for n in both):
+        raise ValueError(f"{name} must be a whole number of at least {least}, or two of them, got {value!r}")
+    return int(both[0]), int(both[1])
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of `size` (height, width), with `stride`, `dilation` and `padding` (top, bottom, left, right), over a picture.
+
+    picture (height, width, channels) · output (out_height, out_width)
+    """
+
+    picture: Shape
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the picture with its padding."""
+        top, bottom, left, right = self.padding
+        return self.picture[0] + top + bottom, self.picture[1] + left + right
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns from the first to the last that the window touches, dilation included."""
+        return tuple((n - 1) * d + 1 for n, d in zip(self.size, self.dilation, strict=True))  # type: ignore[return-value]
+
+    @property
+    def output(self) -> tuple[int, int]:
+        """Height and width of the output: the window's places; rows and columns left over at the end are dropped."""
+        return tuple((n - r) // s + 1 for n, r, s in zip(self.padded, self.reach, self.stride, strict=True))  # type: ignore
+
+
+def window(layer: str, picture: Shape, size, stride=1, padding: Any = "valid", dilation: Any = 1) -> Window:
+    """A window over a picture (height, width, channels), checked.
+
+    padding   "valid" none · "same" so much that stride 1 keeps the size (the odd one at the end) · a number for all sides ·
+              (vertical, horizontal) · ((top, bottom), (left, right))
+    Raises ValueError with both numbers where the window does not fit or a number makes no sense.
+    """
+    if len(picture) != 3:
+        hint = ""
+        if len(picture) == 2:
+            hint = f"; give it a channel axis: input_shape={(*picture, 1)}"
+        elif len(picture) == 1:
+            hint = "; begin with pictures, input_shape=(height, width, channels), and put Flatten() after the last window"
+        raise ValueError(f"{layer} expects a picture (height, width, channels), got {picture}{hint}")
+    size, stride, dilation = pair(size, f"{layer}: size"), pair(stride, f"{layer}: stride"), pair(dilation, f"{layer}: dilation")
+    result = Window(picture, size, stride, dilation, _padding(layer, padding, picture, size, stride, dilation))
+    for axis, name in enumerate(("high", "wide")):
+        if result.reach[axis] > result.padded[axis]:
+            first = " (channels come last: is this picture channels first?)" if picture[0] in (1, 3) and picture[2] > 6 else ""
+            raise ValueError(f"{layer}: a window {result.reach[axis]} {name} does not fit an input {result.padded[axis]} {name}, "
+                             f"padding included; make it smaller or pad with padding='same'{first}")
+    return result
+
+
+def _padding(layer, padding, picture, size, stride, dilation) -> tuple[int, int, int, int]:
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        sides: list[int] = []
+        for n, k, s, d in zip(picture, size, stride, dilation, strict=False):
+            missing = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+            sides += [missing // 2, missing - missing // 2]
+        return sides[0], sides[1], sides[2], sides[3]
+    if isinstance(padding, (tuple, list)) and len(padding) == 2 and all(isinstance(p, (tuple, list)) for p in padding):
+        (top, bottom), (left, right) = (pair(p, f"{layer}: padding", 0) for p in padding)
+        return top, bottom, left, right
+    if isinstance(padding, str):
+        raise ValueError(f'{layer}: padding is "valid", "same", a number, or ((top, bottom), (left, right)), not {padding!r}')
+    vertical, horizontal = pair(padding, f"{layer}: padding", 0)
+    return vertical, vertical, horizontal, horizontal
+
+
+# --- the padding itself ---------------------------------------------------------------------------------------------------
+
+HEIGHT, LINE, TOP, BEFORE, PADDED_LINE = range(OWN, OWN + 5)
+"""Rows of the picture, numbers in one of them, rows above, numbers to its left, numbers in a padded row."""
+
+
+def pad(window) -> list[Op]:
+    """The op that a window's padding needs, if any."""
+    if not any(window.padding):
+        return []
+    (height, width, channels), (top, _, left, _) = window.picture, window.padding
+    padded = (*window.padded, channels)
+    return [Op("ZeroPadding2D", numbers(window.picture), numbers(padded), pad_forward, pad_backward,
+               own=(height, width * channels, top, left * channels, padded[1] * channels))]
+
+
+@kernel
+def pad_forward(op, params, grads, acts, deltas, lo, hi):
+    """Set the picture into zeros        acts[y] overwritten"""
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for i in range(lo, hi):
+        y = op[Y] + i * n_y
+        for j in range(y, y + n_y):
+            acts[j] = like(acts, 0)
+        for h in range(op[HEIGHT]):
+            x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
+            for j in range(line):
+                acts[y + j] = acts[x + j]
+
+
+@pad_forward.cuda
+def pad_forward(op, params, grads, acts, deltas, lo, hi):
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for e in range(thread(), (hi - lo) * n_y, threads()):
+        i = quotient(e, n_y)
+        h = quotient(e - i * n_y, padded)
+        j, h = e - i * n_y - h * padded - op[BEFORE], h - op[TOP]
+        inside = 0 <= h < op[HEIGHT] and 0 <= j < line
+        acts[op[Y] + lo * n_y + e] = acts[op[X] + (lo + i) * n_x + h * line + j] if inside else like(acts, 0)
+
+
+@kernel
+def pad_backward(op, params, grads, acts, deltas, lo, hi):
+    """Cut the frame off        deltas[x] overwritten"""
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for i in range(lo, hi):
+        for h in range(op[HEIGHT]):
+            x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
+            for j in range(line):
+                deltas[x + j] = deltas[y + j]
+
+
+@pad_backward.cuda
+def pad_backward(op, params, grads, acts, deltas, lo, hi):
+    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    for e in range(thread(), (hi - lo) * n_x, threads()):
+        i = quotient(e, n_x)
+        h = quotient(e - i * n_x, line)
+        j = e - i * n_x - h * line
+        deltas[op[X] + lo * n_x + e] = deltas[op[Y] + (lo + i) * n_y + (h + op[TOP]) * padded + op[BEFORE] + j]

@@ -1,0 +1,297 @@
+"""Losses: one number per sample from outputs a and targets y, and its derivative, the first delta (BP1).
+
+    quadratic              ½ Σⱼ (a − y)²                                   da = a − y
+    mean_squared_error     1/m Σⱼ (a − y)²                                 da = 2 (a − y) / m
+    mean_absolute_error    1/m Σⱼ |a − y|                                  da = sign(a − y) / m
+    huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m,   r = a − y
+    binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y   (after a sigmoid)
+    cross_entropy          − Σⱼ y log a                                    dz = a − y   (after a softmax)
+
+j runs over the m outputs; the loss of a batch is the mean over its samples. The cross-entropies take the place of the last
+activation in training: they work on z, so they neither overflow nor lose digits where a is near 0 or 1.
+
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
+"""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from numbanet.backend import elementary
+from numbanet.backend.intrinsics import like, real
+from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.registry import named
+from numbanet.plan.columns import N_X, OTHER, OWN, SAMPLES, Op, X, Y, clock
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss. A new one names its kernels: `forward` writes acts[Y + i], `backward` overwrites deltas[X + i N_X …];
+    both read outputs at acts[X + i N_X …] and targets at acts[OTHER + i N_X …].
+
+    `after`   the name of the last activation that the kernels replace (they see z instead of a), or "" (they see a)
+    Deltas carry the factor 1 / samples, because the loss of a batch is a mean.
+    """
+
+    forward: ClassVar[Kernel]
+    backward: ClassVar[Kernel]
+    after: ClassVar[str] = ""
+
+    @property
+    def own(self) -> tuple:
+        """The loss's parameters as reals, for the columns from OWN on."""
+        return tuple(float(getattr(self, f.name)) for f in fields(self))
+
+    def op(self, n_outputs: int, targets: Op) -> Op:
+        """The row of the plan."""
+        kind = type(self)
+        return Op(kind.__name__, n_outputs, 1, kind.forward, kind.backward, reads=targets, own=self.own)
+
+
+# --- quadratic and mean squared ---------------------------------------------------------------------------------------
+
+
+@kernel(apart=True)
+def quadratic_forward(op, params, grads, acts, deltas, lo, hi):
+    """½ Σ (a − y)²"""
+    n = op[N_X]
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        total = like(acts, 0)
+        for j in range(n):
+            r = acts[a + j] - acts[y + j]
+            total += r * r
+        acts[op[Y] + i] = like(acts, 0.5) * total
+
+
+@kernel(apart=True)
+def quadratic_backward(op, params, grads, acts, deltas, lo, hi):
+    """da = (a − y) / samples"""
+    n = op[N_X]
+    scale = like(acts, 1 / clock(op, SAMPLES))
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        for j in range(n):
+            deltas[a + j] = scale * (acts[a + j] - acts[y + j])
+
+
+class Quadratic(Loss):
+    """½ Σ (a − y)², the quadratic cost."""
+
+    forward, backward = quadratic_forward, quadratic_backward
+
+
+@kernel(apart=True)
+def mean_squared_forward(op, params, grads, acts, deltas, lo, hi):
+    """1/m Σ (a − y)²"""
+    n = op[N_X]
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        total = like(acts, 0)
+        for j in range(n):
+            r = acts[a + j] - acts[y + j]
+            total += r * r
+        acts[op[Y] + i] = total / like(acts, n)
+
+
+@kernel(apart=True)
+def mean_squared_backward(op, params, grads, acts, deltas, lo, hi):
+    """da = 2 (a − y) / (m samples)"""
+    n = op[N_X]
+    scale = like(acts, 2 / (n * clock(op, SAMPLES)))
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        for j in range(n):
+            deltas[a + j] = scale * (acts[a + j] - acts[y + j])
+
+
+class MeanSquaredError(Loss):
+    """1/m Σ (a − y)², the mean over the m outputs."""
+
+    forward, backward = mean_squared_forward, mean_squared_backward
+
+
+# --- mean absolute and Huber ------------------------------------------------------------------------------------------
+
+
+@kernel(apart=True)
+def mean_absolute_forward(op, params, grads, acts, deltas, lo, hi):
+    """1/m Σ |a − y|"""
+    n = op[N_X]
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        total = like(acts, 0)
+        for j in range(n):
+            total += abs(acts[a + j] - acts[y + j])
+        acts[op[Y] + i] = total / like(acts, n)
+
+
+@kernel(apart=True)
+def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
+    """da = sign(a − y) / (m samples), 0 where a = y"""
+    n = op[N_X]
+    scale, zero = like(acts, 1 / (n * clock(op, SAMPLES))), like(acts, 0)
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        for j in range(n):
+            r = acts[a + j] - acts[y + j]
+            deltas[a + j] = scale if r > zero else (-scale if r < zero else r)
+
+
+class MeanAbsoluteError(Loss):
+    """1/m Σ |a − y|, the mean over the m outputs."""
+
+    forward, backward = mean_absolute_forward, mean_absolute_backward
+
+
+@kernel(apart=True)
+def huber_forward(op, params, grads, acts, deltas, lo, hi):
+    """1/m Σ of ½ r² where |r| ≤ δ, else δ (|r| − δ/2)"""
+    n, delta, half = op[N_X], like(acts, real(op, OWN)), like(acts, 0.5)
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        total = like(acts, 0)
+        for j in range(n):
+            r = abs(acts[a + j] - acts[y + j])
+            total += delta * (r - half * delta) if r > delta else half * r * r
+        acts[op[Y] + i] = total / like(acts, n)
+
+
+@kernel(apart=True)
+def huber_backward(op, params, grads, acts, deltas, lo, hi):
+    """da = clip(a − y, ±δ) / (m samples)"""
+    n, delta = op[N_X], like(acts, real(op, OWN))
+    scale = like(acts, 1 / (n * clock(op, SAMPLES)))
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        for j in range(n):
+            r = acts[a + j] - acts[y + j]
+            r = delta if r > delta else r
+            deltas[a + j] = scale * (-delta if r < -delta else r)
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """Quadratic for errors up to `delta`, linear beyond: outliers pull with a bounded force."""
+
+    delta: float = 1.0
+    forward, backward = huber_forward, huber_backward
+
+    def __post_init__(self):
+        if not 0 < self.delta < float("inf"):
+            raise ValueError(f"Huber needs a positive delta, got {self.delta!r}")
+
+
+# --- cross-entropies --------------------------------------------------------------------------------------------------
+
+
+@kernel(apart=True)
+def binary_cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
+    """Σ log(1 + eᶻ) − y z, which equals − Σ y log a + (1 − y) log(1 − a)"""
+    n = op[N_X]
+    for i in range(lo, hi):
+        z, y = op[X] + i * n, op[OTHER] + i * n
+        total = like(acts, 0)
+        for j in range(n):
+            total += elementary.softplus(acts[z + j]) - acts[y + j] * acts[z + j]
+        acts[op[Y] + i] = total
+
+
+@kernel(apart=True)
+def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = (sigmoid(z) − y) / samples"""
+    n = op[N_X]
+    scale = like(acts, 1 / clock(op, SAMPLES))
+    for i in range(lo, hi):
+        z, y = op[X] + i * n, op[OTHER] + i * n
+        for j in range(n):
+            deltas[z + j] = scale * (elementary.sigmoid(acts[z + j]) - acts[y + j])
+
+
+class BinaryCrossEntropy(Loss):
+    """− Σ y log a + (1 − y) log(1 − a), a sum over the outputs, each a probability of its own after a sigmoid."""
+
+    forward, backward = binary_cross_entropy_forward, binary_cross_entropy_backward
+    after = "Sigmoid"
+
+
+@kernel(apart=True)
+def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
+    """Σ y (log Σ eᶻ − z), which equals − Σ y log a"""
+    n = op[N_X]
+    for i in range(lo, hi):
+        z, y = op[X] + i * n, op[OTHER] + i * n
+        top = acts[z]
+        for j in range(n):
+            top = acts[z + j] if acts[z + j] > top else top
+        total, weight, hit = like(acts, 0), like(acts, 0), like(acts, 0)
+        for j in range(n):
+            total += elementary.exp(acts[z + j] - top)
+            weight += acts[y + j]
+            hit += acts[y + j] * (acts[z + j] - top)
+        acts[op[Y] + i] = weight * elementary.log(total) - hit
+
+
+@kernel(apart=True)
+def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = (softmax(z) Σ y − y) / samples"""
+    n = op[N_X]
+    scale = like(acts, 1 / clock(op, SAMPLES))
+    for i in range(lo, hi):
+        z, y = op[X] + i * n, op[OTHER] + i * n
+        top = acts[z]
+        for j in range(n):
+            top = acts[z + j] if acts[z + j] > top else top
+        total, weight = like(acts, 0), like(acts, 0)
+        for j in range(n):
+            deltas[z + j] = elementary.exp(acts[z + j] - top)
+            total += deltas[z + j]
+            weight += acts[y + j]
+        for j in range(n):
+            deltas[z + j] = scale * (deltas[z + j] * weight / total - acts[y + j])
+
+
+class CrossEntropy(Loss):
+    """− Σ y log a for exclusive classes, after a softmax; targets are labels or rows of probabilities."""
+
+    forward, backward = cross_entropy_forward, cross_entropy_backward
+    after = "Softmax"
+
+
+NAMES = {"quadratic": Quadratic, "mean_squared_error": MeanSquaredError, "mean_absolute_error": MeanAbsoluteError,
+         "huber": Huber, "binary_cross_entropy": BinaryCrossEntropy, "cross_entropy": CrossEntropy}
+
+
+def loss(given) -> Loss:
+    """The loss for a name or a Loss."""
+    if isinstance(given, str):
+        return named("loss", given, NAMES)()
+    if isinstance(given, type) and issubclass(given, Loss):
+        return given()
+    if isinstance(given, Loss):
+        return given
+    raise TypeError(f"a loss is a name or a Loss, not {given!r}")
+
+
+# --- hits -------------------------------------------------------------------------------------------------------------
+
+
+@kernel(apart=True)
+def count_hits(op, params, grads, acts, deltas, lo, hi):
+    """acts[Y + i] = 1 where the largest output is that of the class, or the one output is on the target's side."""
+    n, threshold = op[N_X], like(acts, real(op, OWN))
+    one, zero = like(acts, 1), like(acts, 0)
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[OTHER] + i * n
+        best = right = 0
+        for j in range(1, n):
+            best = j if acts[a + j] > acts[a + best] else best
+            right = j if acts[y + j] > acts[y + right] else right
+        same = best == right
+        if n == 1:
+            same = (acts[a] > threshold) == (acts[y] > like(acts, 0.5))
+        acts[op[Y] + i] = one if same else zero
+
+
+def hits(n_outputs: int, targets: Op, threshold: float) -> Op:
+    """The op that marks the samples whose class was found; one output decides at `threshold`."""
+    return Op("Hits", n_outputs, 1, count_hits, side=True, reads=targets, own=(float(threshold),))

@@ -1,0 +1,210 @@
+"""Optimisers: each is one loop over a range of the flat vector, g the gradient and θ the parameters.
+
+    SGD       v ← μ v + g                                     θ ← θ − η v     (Nesterov: θ ← θ − η (g + μ v))
+    Adagrad   s ← s + g²                                      θ ← θ − η g / (√s + ε)
+    RMSprop   s ← α s + (1 − α) g²                            θ ← θ − η g / (√s + ε)
+    Adam      m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²   θ ← θ − η/(1 − β₁ᵗ) m / (√(v/(1 − β₂ᵗ)) + ε)
+    AdamW     θ ← θ − η λ θ, then Adam's step
+
+Formulas and defaults are PyTorch's, checked over trajectories in the tests. Hyper-parameters stand in the last row of the plan
+as reals; `vectors` names the state each optimiser keeps, one number per parameter.
+
+Source   Rumelhart, Hinton, Williams 1986; Nesterov 1983; Duchi, Hazan, Singer 2011; Tieleman, Hinton 2012; Kingma, Ba 2015;
+         Loshchilov, Hutter 2019
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from numbanet.backend.intrinsics import like, real, set_real
+from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.registry import named
+from numbanet.plan.columns import COUNT, OWN, STEP, clock
+
+RATE, SECOND, THIRD, FOURTH, FIFTH = range(OWN, OWN + 5)
+"""The hyper-parameters, in the order of the fields, the learning rate first. COUNT in that row is the length of a state vector."""
+READY, READY_TOO = OWN + 8, OWN + 9
+"""What `prepare` works out once per step."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimiser: its hyper-parameters are its fields, `update` its kernel, `vectors` its state.
+
+    A new one names `update(op, params, grads, state, _, lo, hi)` and, if something is to be computed once per step,
+    `prepare` with the same arguments.
+    """
+
+    learning_rate: float
+    update: ClassVar[Kernel]
+    prepare: ClassVar[Kernel | None] = None
+    vectors: ClassVar[tuple[str, ...]] = ()
+    below_one: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, bool):
+                continue
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{type(self).__name__}: {f.name} must be a finite number of at least 0, got {value!r}")
+            if f.name in self.below_one and value >= 1:
+                raise ValueError(f"{type(self).__name__}: {f.name} must be below 1, got {value!r}")
+
+    @property
+    def own(self) -> tuple[float, ...]:
+        return tuple(float(getattr(self, f.name)) for f in fields(self))
+
+
+@kernel(apart=True)
+def sgd(op, params, grads, state, _, lo, hi):
+    """θ ← θ − η g"""
+    rate = like(params, real(op, RATE))
+    for i in range(lo, hi):
+        params[i] -= rate * grads[i]
+
+
+@kernel(apart=True)
+def sgd_momentum(op, params, grads, state, _, lo, hi):
+    """v ← μ v + g, θ ← θ − η v"""
+    rate, momentum = like(params, real(op, RATE)), like(params, real(op, SECOND))
+    for i in range(lo, hi):
+        state[i] = momentum * state[i] + grads[i]
+        params[i] -= rate * state[i]
+
+
+@kernel(apart=True)
+def sgd_nesterov(op, params, grads, state, _, lo, hi):
+    """v ← μ v + g, θ ← θ − η (g + μ v)"""
+    rate, momentum = like(params, real(op, RATE)), like(params, real(op, SECOND))
+    for i in range(lo, hi):
+        state[i] = momentum * state[i] + grads[i]
+        params[i] -= rate * (grads[i] + momentum * state[i])
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum and Nesterov's look ahead if asked for."""
+
+    learning_rate: float = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    below_one = ("momentum",)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise ValueError("SGD: nesterov needs a momentum above 0")
+
+    @property
+    def update(self):
+        return sgd_nesterov if self.nesterov else sgd_momentum if self.momentum else sgd
+
+    @property
+    def vectors(self):
+        return ("velocity",) if self.momentum else ()
+
+
+@kernel(apart=True)
+def adagrad(op, params, grads, state, _, lo, hi):
+    """s ← s + g², θ ← θ − η g / (√s + ε)"""
+    rate, tiny = like(params, real(op, RATE)), like(params, real(op, SECOND))
+    for i in range(lo, hi):
+        g = grads[i]
+        state[i] += g * g
+        params[i] -= rate * g / (math.sqrt(state[i]) + tiny)
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """A step per parameter that shrinks with the sum of its squared gradients."""
+
+    learning_rate: float = 1e-2
+    epsilon: float = 1e-10
+    update = adagrad
+    vectors = ("squares",)
+
+
+@kernel(apart=True)
+def rmsprop(op, params, grads, state, _, lo, hi):
+    """s ← α s + (1 − α) g², v ← μ v + g / (√s + ε), θ ← θ − η v"""
+    rate, keep, tiny = like(params, real(op, RATE)), like(params, real(op, SECOND)), like(params, real(op, THIRD))
+    momentum, rest, n = like(params, real(op, FOURTH)), like(params, 1 - real(op, SECOND)), op[COUNT]
+    for i in range(lo, hi):
+        g = grads[i]
+        state[i] = keep * state[i] + rest * (g * g)
+        step = momentum * state[n + i] + g / (math.sqrt(state[i]) + tiny)
+        state[n + i] = step
+        params[i] -= rate * step
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """A step per parameter scaled by a running mean of its squared gradients, with momentum if asked for."""
+
+    learning_rate: float = 1e-2
+    alpha: float = 0.99
+    epsilon: float = 1e-8
+    momentum: float = 0.0
+    update = rmsprop
+    vectors = ("squares", "velocity")
+    below_one = ("alpha", "momentum")
+
+
+@kernel(apart=True)
+def adam_prepare(op, params, grads, state, _, lo, hi):
+    """η / (1 − β₁ᵗ) and √(1 − β₂ᵗ) for step t"""
+    t = float(clock(op, STEP))
+    set_real(op, READY, real(op, RATE) / (1 - real(op, SECOND) ** t))
+    set_real(op, READY_TOO, 1 / math.sqrt(1 - real(op, THIRD) ** t))
+
+
+@kernel(apart=True)
+def adam(op, params, grads, state, _, lo, hi):
+    """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − η λ) θ − η' m / (√v / √(1 − β₂ᵗ) + ε)"""
+    rate, scale, tiny = like(params, real(op, READY)), like(params, real(op, READY_TOO)), like(params, real(op, FOURTH))
+    first, second = like(params, real(op, SECOND)), like(params, real(op, THIRD))
+    first_rest, second_rest = like(params, 1 - real(op, SECOND)), like(params, 1 - real(op, THIRD))
+    keep, n = like(params, 1 - real(op, RATE) * real(op, FIFTH)), op[COUNT]
+    for i in range(lo, hi):
+        g = grads[i]
+        m = first * state[i] + first_rest * g
+        v = second * state[n + i] + second_rest * (g * g)
+        state[i] = m
+        state[n + i] = v
+        params[i] = keep * params[i] - rate * m / (math.sqrt(v) * scale + tiny)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Running means of the gradient and of its square, corrected for their start at zero."""
+
+    learning_rate: float = 1e-3
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    update, prepare = adam, adam_prepare
+    vectors = ("mean", "squares")
+    below_one = ("beta_1", "beta_2")
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with weight decay apart from the gradient, on every parameter."""
+
+    weight_decay: float = 1e-2
+
+
+NAMES = {"sgd": SGD, "adagrad": Adagrad, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
+
+
+def optimizer(given) -> Optimizer:
+    """The optimiser for a name or an Optimizer."""
+    if isinstance(given, str):
+        return named("optimizer", given, NAMES)()
+    if isinstance(given, type) and issubclass(given, Optimizer):
+        return given()  # type: ignore[call-arg]
+    if isinstance(given, Optimizer):
+        return given
+    raise TypeError(f"an optimizer is a name or an Optimizer, not {given!r}")
