@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 import numbanet as nn
-from numbanet.network.zoo import ROWS, nielsen
+from numbanet.network.zoo import BOOK_ROWS, nielsen
 
 BATCHES = 300
 """Steps that are timed for the estimate."""
@@ -77,11 +77,11 @@ class Store:
 
 def data_of(row: int):
     """(x, y), (x, y) for validation and for test, as the row wants them: vectors or pictures, cut or expanded."""
-    recipe, shape = ROWS[row].recipe, ROWS[row].input_shape
+    recipe, shape = BOOK_ROWS[row].recipe, BOOK_ROWS[row].input_shape
     d = nn.datasets.mnist(flat=len(shape) == 1)
     training = d.x[: recipe.examples], d.y[: recipe.examples]
     if recipe.expanded:
-        training = nn.expand(*training)
+        training = nn.shift_copies(*training)
     return training, (d.x_validation, d.y_validation), (d.x_test, d.y_test)
 
 
@@ -113,7 +113,7 @@ class Recorder(nn.callbacks.Callback):
 
     def __init__(self, row: int, record: dict, epochs: int, test, store: Store, name: str):
         self.record, self.epochs, self.test, self.store, self.name = record, epochs, test, store, name
-        self.loss, self.voter = ROWS[row].recipe.loss, row == VOTERS
+        self.loss, self.voter = BOOK_ROWS[row].recipe.loss, row == VOTERS
         self.began = self.saved = self.said = time.perf_counter()
         self.first = len(record["test"])
         self.before = sum(record["seconds"])
@@ -175,7 +175,7 @@ def figure(row: int, record: dict) -> float:
 
 def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
     """Train what is not trained yet, and return the row of the table."""
-    recipe, networks = ROWS[row].recipe, ROWS[row].networks
+    recipe, networks = BOOK_ROWS[row].recipe, BOOK_ROWS[row].networks
     trained = VOTERS if networks > 1 else row
     epochs = min(recipe.epochs, wanted or recipe.epochs)
     data = data_of(trained)

@@ -12,10 +12,10 @@ import pytest
 import numbanet as nn
 from benchmarks.suites.verbs import Machine
 from numbanet.backend import elementary
-from numbanet.backend.intrinsics import at
-from numbanet.kernels import OWN, kernel, lanes, load, multiply, store
+from numbanet.backend.intrinsics import ptr_add
+from numbanet.kernels import ATTRS, brgemm_strided, kernel, lanes, load, store
 from numbanet.network.profiler import _repeat
-from numbanet.plan.columns import WIDTH
+from numbanet.plan.columns import ROW_SIZE
 
 CALLS = 100
 NUMBERS = 4096
@@ -37,29 +37,29 @@ def timed(benchmark, flops, *arguments):
 @kernel
 def product(op, params, grads, acts, deltas, lo, hi):
     """acts = params · grads, of m × k and k × n numbers."""
-    m, n, k = op[OWN], op[OWN + 1], op[OWN + 2]
-    multiply(acts, n, params, k, 1, 0, grads, n, 0, acts, n, m, n, k, 1, 0)
+    m, n, k = op[ATTRS], op[ATTRS + 1], op[ATTRS + 2]
+    brgemm_strided(acts, n, params, k, 1, 0, grads, n, 0, acts, n, m, n, k, 1, 0)
 
 
 @kernel
 def exp(op, params, grads, acts, deltas, lo, hi):
     """acts = eˣ, x = params"""
     for i in range(lo, hi, lanes(acts)):
-        store(at(acts, i), elementary.exp(load(at(params, i), lanes(acts))), lanes(acts))
+        store(ptr_add(acts, i), elementary.exp(load(ptr_add(params, i), lanes(acts))), lanes(acts))
 
 
 @kernel
 def tanh(op, params, grads, acts, deltas, lo, hi):
     """acts = tanh x, x = params"""
     for i in range(lo, hi, lanes(acts)):
-        store(at(acts, i), elementary.tanh(load(at(params, i), lanes(acts))), lanes(acts))
+        store(ptr_add(acts, i), elementary.tanh(load(ptr_add(params, i), lanes(acts))), lanes(acts))
 
 
 @kernel
 def sigmoid(op, params, grads, acts, deltas, lo, hi):
     """acts = σ(x), x = params"""
     for i in range(lo, hi, lanes(acts)):
-        store(at(acts, i), elementary.sigmoid(load(at(params, i), lanes(acts))), lanes(acts))
+        store(ptr_add(acts, i), elementary.sigmoid(load(ptr_add(params, i), lanes(acts))), lanes(acts))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -67,8 +67,8 @@ def sigmoid(op, params, grads, acts, deltas, lo, hi):
 def test_multiply(benchmark, m, n, k, dtype):
     rng = np.random.default_rng(0)
     a, b, c = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype), np.zeros((m, n), dtype)
-    row = np.zeros((1, WIDTH), np.int64)
-    row[0, OWN : OWN + 3] = m, n, k
+    row = np.zeros((1, ROW_SIZE), np.int64)
+    row[0, ATTRS : ATTRS + 3] = m, n, k
     timed(benchmark, 2 * m * n * k, product.address(np.dtype(dtype)), row, 0, a.ravel(), b.ravel(), c.ravel(), c.ravel(), 0, 0)
     np.testing.assert_allclose(c, a @ b, rtol=1e-3, atol=1e-3)
 
@@ -77,7 +77,7 @@ def test_multiply(benchmark, m, n, k, dtype):
 @pytest.mark.parametrize("function", [exp, tanh, sigmoid], ids=lambda function: function.__name__)
 def test_function(benchmark, function, dtype):
     x = np.random.default_rng(0).uniform(-5, 5, NUMBERS).astype(dtype)
-    y, row = np.zeros_like(x), np.zeros((1, WIDTH), np.int64)
+    y, row = np.zeros_like(x), np.zeros((1, ROW_SIZE), np.int64)
     timed(benchmark, NUMBERS, function.address(x.dtype), row, 0, x, x, y, y, 0, NUMBERS)
     expected = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[function.__name__](x)
     np.testing.assert_allclose(y, expected, rtol=1e-5)

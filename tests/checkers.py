@@ -8,30 +8,30 @@ from reference import TWINS
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
 from numbanet.plan.columns import (
+    BASE_X,
+    BASE_Y,
     BUFFERS,
     EPOCH,
-    HOME_X,
-    HOME_Y,
     INPUTS,
-    N_X,
-    N_Y,
+    N_IN,
+    N_OUT,
     NEXT,
-    ORDER,
     OUTPUTS,
-    PARTIALS,
-    PREPARE,
+    PARTIAL_GRADS,
+    PERMUTATION,
+    SAMPLE_STRIDE_X,
+    SAMPLE_STRIDE_Y,
     SAMPLES,
     SCRATCH,
     SEED,
-    STEP_X,
-    STEP_Y,
+    STATISTICS,
     TARGETS,
     W,
     X,
     Y,
 )
 from numbanet.plan.lower import lower
-from numbanet.training.fit import order as epoch_permutation
+from numbanet.training.fit import epoch_permutation as epoch_permutation
 
 STEP = 1e-5
 """Half the distance of a central difference."""
@@ -106,16 +106,16 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
     batches = -(-samples // batch)
     ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
-    plan.set_clock(SEED, net.seed)
+    plan.set_context(SEED, net.seed)
     params = net._memory.copy()
-    state = np.zeros(len(optimizer.vectors) * net.parameters.size, net.dtype)
+    state = np.zeros(len(optimizer.state_names) * net.parameters.size, net.dtype)
     losses = []
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
-        plan.set_clock(EPOCH, epoch)
+        plan.set_context(EPOCH, epoch)
         engine = Reference(plan, twins, net.dtype, loss=last, hits=hits, optimizer=optimizer, inputs=x, targets=y, order=order)
         engine.steps(params, state, samples, 0, batches, epoch * batches)
-        losses.append(engine.sums[0] / samples)
+        losses.append(engine.metric_sums[0] / samples)
     return params, state, losses
 
 
@@ -131,9 +131,9 @@ def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
 
 def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
     """Outputs for all samples."""
-    x = nn.io.validation.inputs(x, net.input_shape, net.dtype)
+    x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
-    plan = lower(net._machinery._prediction(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
+    plan = lower(net._executors._prediction(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
     Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net._memory.copy(), len(x))
     return outputs
 
@@ -170,15 +170,15 @@ class Bench:
         self.samples, self.dtype = len(x), net.dtype
         ops, _, _ = net._with_loss(loss, x.dtype, y.dtype, classes, training=training)
         self.plan = lower(ops, net.dtype, batch=len(x), threads=1, train=True)
-        self.data = {INPUTS: x, TARGETS: y, ORDER: None, OUTPUTS: None}
-        self.plan.set_clock(INPUTS, x.ctypes.data)
-        self.plan.set_clock(TARGETS, y.ctypes.data)
-        self.plan.set_clock(SAMPLES, self.samples)
+        self.data = {INPUTS: x, TARGETS: y, PERMUTATION: None, OUTPUTS: None}
+        self.plan.set_context(INPUTS, x.ctypes.data)
+        self.plan.set_context(TARGETS, y.ctypes.data)
+        self.plan.set_context(SAMPLES, self.samples)
         generator = np.random.default_rng(seed)
         buffers = sum(op.buffers for op in ops)
         sizes = {"params": self.plan.n_params + buffers, "grads": self.plan.n_params, "acts": self.plan.n_acts,
                  "deltas": self.plan.n_deltas}
-        self.guarded = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
+        self.run_checked = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
         self.rows = {}
         number = 1
         for op in self.plan.ops:
@@ -188,16 +188,16 @@ class Bench:
 
     def place(self, lo, hi, filled=True):
         """Let a block begin at sample lo. Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas."""
-        assert hi - lo <= self.plan.block
+        assert hi - lo <= self.plan.micro_batch
         for name in ("acts", "deltas"):
-            self.guarded[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.guarded[name]))
+            self.run_checked[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.run_checked[name]))
         pointers = [array.ctypes.data for array in self.memories().values()]
         for op, row in self.rows.items():
-            row[X] = row[HOME_X] - lo * row[STEP_X]
-            row[Y] = row[HOME_Y] - lo * row[STEP_Y]
-            if row[PREPARE]:
-                sums = self.memories()["acts"].ctypes.data + row[PARTIALS] * self.dtype.itemsize
-                _CALL(op.prepare.address(self.dtype))(self.address(row), pointers[0], sums, *pointers[2:], lo, hi)
+            row[X] = row[BASE_X] - lo * row[SAMPLE_STRIDE_X]
+            row[Y] = row[BASE_Y] - lo * row[SAMPLE_STRIDE_Y]
+            if row[STATISTICS]:
+                sums = self.memories()["acts"].ctypes.data + row[PARTIAL_GRADS] * self.dtype.itemsize
+                _CALL(op.statistics.address(self.dtype))(self.address(row), pointers[0], sums, *pointers[2:], lo, hi)
             if filled:
                 _CALL(op.forward.address(self.dtype))(self.address(row), *pointers, lo, hi)
 
@@ -207,16 +207,16 @@ class Bench:
 
     def memories(self):
         """The memories without their guards."""
-        return {name: array[GUARD:-GUARD] for name, array in self.guarded.items()}
+        return {name: array[GUARD:-GUARD] for name, array in self.run_checked.items()}
 
     def call(self, kernel, row, lo, hi):
         """Call the compiled kernel and return, for every memory, which numbers it changed, counted from the first inside."""
-        before = {name: array.copy() for name, array in self.guarded.items()}
+        before = {name: array.copy() for name, array in self.run_checked.items()}
         pointers = [array.ctypes.data for array in self.memories().values()]
         _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)
         kind = f"u{self.dtype.itemsize}"
         return {name: set((np.flatnonzero(array.view(kind) != before[name].view(kind)) - GUARD).tolist())
-                for name, array in self.guarded.items()}
+                for name, array in self.run_checked.items()}
 
     def call_twin(self, kernel, row, lo, hi, twins=TWINS):
         """The memories after the twin, without touching our own."""
@@ -232,12 +232,12 @@ class Bench:
         """(memory, numbers) that a verb may write."""
         op = self.op(row)
         if verb == "gradient":
-            return "grads", set(range(row[W] + lo * op.unit, row[W] + hi * op.unit))
-        if verb == "partial":
-            return "grads", set(range(row[W], row[W] + op.parameters))
+            return "grads", set(range(row[W] + lo * op.param_cols, row[W] + hi * op.param_cols))
+        if verb == "accumulate_gradient":
+            return "grads", set(range(row[W], row[W] + op.n_params))
         if verb == "forward":
-            return "acts", set(range(row[Y] + lo * row[N_Y], row[Y] + hi * row[N_Y]))
-        return "deltas", set(range(row[X] + lo * row[N_X], row[X] + hi * row[N_X]))
+            return "acts", set(range(row[Y] + lo * row[N_OUT], row[Y] + hi * row[N_OUT]))
+        return "deltas", set(range(row[X] + lo * row[N_IN], row[X] + hi * row[N_IN]))
 
     def scratch(self, row):
         """The numbers in acts that a verb of the op may use as it likes."""

@@ -103,12 +103,12 @@ def whole_networks():
 def launches():
     """(name, dtype, launch) for whole networks."""
     for name, net, batch, loss, optimizer, way in whole_networks():
-        executor.way = lambda ops, batch, training, way=way: way
+        executor.choose_launch_mode = lambda ops, batch, training, way=way: way
         chosen = net._loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
         ops, last, hits = net._with_loss(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
-        trainer = executor.Trainer(ops, net.dtype, batch, last, hits, optimizer)
+        trainer = executor.TrainingExecutor(ops, net.dtype, batch, last, hits, optimizer)
         if way == executor.ONE:
             yield f"{name} steps", net.dtype, trainer.steps_of_one
         else:
@@ -150,7 +150,7 @@ def for_threads():
 
 def main(part=0, of=1):
     dispatcher.get_current_device = compiler.get_current_device = lambda: NoCard
-    driver.require, driver.free_bytes, driver.Buffer, executor.Buffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
+    driver.require_gpu, driver.free_bytes, driver.DeviceBuffer, executor.Buffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
     executor.processors = lambda: 132
     rows = []
     for k, (name, kind, make, architectures) in enumerate(everything()):

@@ -7,36 +7,36 @@ that a user adds.
 from dataclasses import dataclass
 
 import numbanet as nn
-from numbanet.backend.intrinsics import like
+from numbanet.backend.intrinsics import const_like
 from numbanet.nn.layers.base import size
-from numbanet.plan.columns import N_X, SAMPLES, Op, W, X, Y, clock
+from numbanet.plan.columns import N_IN, SAMPLES, Op, W, X, Y, context
 
 
-@nn.kernel(apart=True)
+@nn.kernel(independent=True)
 def forward(op, params, grads, acts, deltas, lo, hi):
     """z = w a"""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
         for k in range(n):
             acts[op[Y] + i * n + k] = params[op[W] + k] * acts[op[X] + i * n + k]
 
 
-@nn.kernel(apart=True)
+@nn.kernel(independent=True)
 def backward(op, params, grads, acts, deltas, lo, hi):
     """da = w dz"""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
         for k in range(n):
             deltas[op[X] + i * n + k] = params[op[W] + k] * deltas[op[Y] + i * n + k]
 
 
-@nn.kernel(apart=True)
+@nn.kernel(independent=True)
 def gradient(op, params, grads, acts, deltas, lo, hi):
     """dw = Σ a dz, for weights lo ≤ k < hi"""
-    n = op[N_X]
+    n = op[N_IN]
     for k in range(lo, hi):
-        grads[op[W] + k] = like(grads, 0)
-        for i in range(clock(op, SAMPLES)):
+        grads[op[W] + k] = const_like(grads, 0)
+        for i in range(context(op, SAMPLES)):
             grads[op[W] + k] += acts[op[X] + i * n + k] * deltas[op[Y] + i * n + k]
 
 
@@ -52,4 +52,4 @@ class Scale(nn.Layer):
 
     def ops(self, shape):
         n = size(shape)
-        return [Op("Scale", n, n, forward, backward, gradient, units=n, unit=1, weights=n)]
+        return [Op("Scale", n, n, forward, backward, gradient, param_rows=n, param_cols=1, n_weights=n)]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.engine.cpu.executor import Predictor
+from numbanet.engine.cpu.executor import InferenceExecutor
 from numbanet.nn import data
 from numbanet.nn.augment import inverse_map
-from numbanet.plan.columns import EPOCH, INPUTS, ORDER, OUTPUTS, SEED
+from numbanet.plan.columns import EPOCH, INPUTS, OUTPUTS, PERMUTATION, SEED
 from numbanet.plan.lower import lower
 
 SHAPE = (9, 12, 2)
@@ -22,15 +22,15 @@ def pictures(samples=7, shape=SHAPE):
 def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="float64"):
     """The pictures as the first layer would see them."""
     n = int(np.prod(x.shape[1:]))
-    plan = lower([data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.scatter(n)], np.dtype(dtype), batch=batch,
+    plan = lower([data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.outputs(n)], np.dtype(dtype), batch=batch,
                  threads=threads, train=False)
-    machine, outputs = Predictor(plan, np.dtype(dtype)), np.empty(x.shape, dtype)
-    plan.set_clock(SEED, seed)
-    plan.set_clock(EPOCH, epoch)
+    machine, outputs = InferenceExecutor(plan, np.dtype(dtype)), np.empty(x.shape, dtype)
+    plan.set_context(SEED, seed)
+    plan.set_context(EPOCH, epoch)
     machine.bind(INPUTS, x)
     machine.bind(OUTPUTS, outputs)
     if order is not None:
-        machine.bind(ORDER, order)
+        machine.bind(PERMUTATION, order)
     machine.forward(np.zeros(0, dtype), len(x))
     return outputs
 
@@ -254,7 +254,7 @@ def test_a_network_without_pictures_is_refused():
 def test_the_five_fold_set(shape):
     x = np.random.default_rng(1).integers(1, 256, (4, *shape)).astype(np.uint8)
     y = np.arange(4)
-    many, labels = nn.expand(x, y)
+    many, labels = nn.shift_copies(x, y)
     assert many.shape == (20, *shape) and many.dtype == np.uint8 and labels.tolist() == [0, 1, 2, 3] * 5
     np.testing.assert_array_equal(many[:4], x)
     np.testing.assert_array_equal(many[4:8, :, 1:], x[:, :, :-1])  # to the right
@@ -267,7 +267,7 @@ def test_the_five_fold_set(shape):
 
 def test_other_shifts():
     x, y = pictures(3), np.eye(3)
-    many, targets = nn.expand(x, y, [(2, -3), (-8, 11)])
+    many, targets = nn.shift_copies(x, y, [(2, -3), (-8, 11)])
     for block, (down, right) in zip((many[:3], many[3:]), [(2, -3), (-8, 11)], strict=True):
         np.testing.assert_array_equal(block, [shifted(picture, down, right) for picture in x])
     np.testing.assert_array_equal(targets, np.concatenate([y, y]))
@@ -280,4 +280,4 @@ def test_other_shifts():
 ])
 def test_what_cannot_be_expanded_is_refused(x, y, shifts, words):
     with pytest.raises(ValueError, match=words):
-        nn.expand(x, y, shifts)
+        nn.shift_copies(x, y, shifts)

@@ -18,7 +18,7 @@ def run(*args):
     return CliRunner().invoke(cli, ["bench", *(str(arg) for arg in args)])
 
 
-LINES = len(bench.TRAINED) + len(bench.ROWS) * len(bench.PREDICTED)
+LINES = len(bench.TRAINED) + len(bench.PREDICT_BATCHES) * len(bench.PREDICTED)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_shares_count_every_product(measured):
 
 def test_bars_are_as_long_as_shares():
     def bar(share):
-        return bench.row(bench.Speed("a", "train", 1, 1e-3, 1000.0, share)).partition("%")[2].strip()
+        return bench.format_row(bench.Speed("a", "train", 1, 1e-3, 1000.0, share)).partition("%")[2].strip()
 
     assert bar(0.0) == "" and bar(0.5) == "█" * 10 and bar(1.0) == bar(1.3) == "█" * 20
     assert bar(0.525) == "█" * 10 + "▌"
@@ -77,7 +77,7 @@ def test_bars_are_as_long_as_shares():
 def test_the_picture_is_written(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     few = [bench.Speed("a", "train", 10, 1e-3, 1e4, 0.2), bench.Speed("b", "predict", 1, 1e-6, 1e6, 0.1)]
-    monkeypatch.setattr(bench, "highest", lambda: 1e9)
+    monkeypatch.setattr(bench, "peak_flops", lambda: 1e9)
     monkeypatch.setattr(bench, "measure", lambda seconds, most: iter(few))
     path = tmp_path / "speed.png"
     result = run("--plot", path)
@@ -96,6 +96,6 @@ def test_the_picture_is_written(tmp_path, monkeypatch):
 ])
 def test_what_is_wrong_is_said_before_anything_is_measured(args, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "highest", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "peak_flops", lambda: pytest.fail("measured"))
     result = run(*args)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1 and said in result.stderr

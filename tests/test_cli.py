@@ -208,7 +208,7 @@ def test_scaling_goes_into_the_layers():
     scaled, expected = work.scaling(x), work.scaling(y)
     assert scaled.scale[1] == 1
     outputs = expected.invert(net.predict(scaled.apply(x)))
-    work.fold(net, scaled, expected)
+    work.fold_scaling(net, scaled, expected)
     np.testing.assert_allclose(net.predict(x), outputs, rtol=1e-7)
 
 
@@ -281,7 +281,7 @@ def test_on_a_gpu_as_on_the_cpu(folder):
 def test_info_names_the_card():
     pytest.importorskip("numba_cuda")
     (line,) = [line for line in done("info", "--system").splitlines() if line.startswith("gpu ")]
-    assert driver.card() in line
+    assert driver.device_name() in line
 
 
 NO_CARD = 'device="cuda" finds no usable NVIDIA driver or card'
@@ -289,10 +289,10 @@ NO_CARD = 'device="cuda" finds no usable NVIDIA driver or card'
 
 @pytest.fixture
 def no_card(monkeypatch):
-    def require():
+    def require_gpu():
         raise nn.CudaError(NO_CARD)
 
-    monkeypatch.setattr(driver, "require", require)
+    monkeypatch.setattr(driver, "require_gpu", require_gpu)
 
 
 @pytest.mark.parametrize("args", [("train", "three.csv"), ("evaluate", "net", "three.csv"), ("predict", "net", "three.csv"),

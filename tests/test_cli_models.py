@@ -62,7 +62,7 @@ def test_a_row_of_the_book_comes_with_its_recipe(row, shape, options, folder):
     bars((28, 28), 100, 10)
     text = done("train", "bars.npz", "--model", f"nielsen{row}", "--epochs", 1, "--json", "figures.json", *options)
     chosen, net = json.loads(Path("figures.json").read_text())["settings"], nn.load("bars.safetensors")
-    recipe = nn.models.ROWS[row].recipe
+    recipe = nn.models.BOOK_ROWS[row].recipe
     assert net.input_shape == shape and net.penalty == ((recipe.penalty,) if recipe.penalty else ())
     assert (chosen["optimizer"], chosen["batch_size"], chosen["loss"]) == ("sgd", 10, recipe.loss)
     assert chosen["learning_rate"] == (0.01 if options else recipe.learning_rate)
@@ -136,13 +136,13 @@ def test_an_ensemble_is_evaluated_and_described(folder):
 def test_a_network_or_an_ensemble_is_moved():
     pytest.importorskip("numba_cuda")
     ensemble = nn.Ensemble.of(lambda seed: nn.Sequential([nn.Dense(2)], 2, seed=seed), members=2)
-    assert [net.device for net in work.moved(ensemble, "cuda").networks] == ["cuda", "cuda"]
-    assert work.moved(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
+    assert [net.device for net in work.to_device(ensemble, "cuda").networks] == ["cuda", "cuda"]
+    assert work.to_device(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
 
 
 def test_a_network_by_name_on_a_gpu(folder):
     data = work.Data("bars", np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), np.zeros((0, 16, 16, 1)), np.zeros(0), 2, False)
     pytest.importorskip("numba_cuda")
     for name in ("lenet5", None):
-        chosen = {**work.ORDINARY, **({"model": name} if name else {})}
+        chosen = {**work.DEFAULTS, **({"model": name} if name else {})}
         assert work.network(data, chosen, 0, None, "cuda").device == "cuda"

@@ -83,10 +83,10 @@ def test_a_card_that_is_too_old_is_named(monkeypatch):
 
     monkeypatch.setattr(driver, "SIMULATED", False)
     monkeypatch.setattr(driver, "module", lambda: Module)
-    driver.require.cache_clear()
+    driver.require_gpu.cache_clear()
     with pytest.raises(nn.CudaError, match=r"GeForce GTX 1080 has compute capability 6\.1; 7\.0 or newer"):
-        driver.require()
-    driver.require.cache_clear()
+        driver.require_gpu()
+    driver.require_gpu.cache_clear()
 
 
 # --- no room ------------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def lonely(op, params, grads, acts, deltas, lo, hi):
     """A kernel that has no CUDA twin."""
 
 
-@nn.kernel(apart=True)
+@nn.kernel(independent=True)
 def astray(op, params, grads, acts, deltas, lo, hi):
     """Reads where nothing is."""
     for i in range(lo, hi):
@@ -154,8 +154,8 @@ def test_a_kernel_without_a_twin_is_named():
 def test_an_error_on_the_card_is_reported_with_the_op_and_leaves_the_parameters(monkeypatch, named):
     from numbanet.engine.cuda import executor
 
-    monkeypatch.setattr(executor, "NAMED_ERRORS", named)
-    monkeypatch.setattr(executor, "way", lambda *_: executor.WALK)
+    monkeypatch.setattr(executor, "SYNC_EVERY_OP", named)
+    monkeypatch.setattr(executor, "choose_launch_mode", lambda *_: executor.WALK)
     net = with_layer(Astray())
     before = net.parameters.copy()
     with pytest.raises(nn.CudaError, match=r"the card reported an error in .*Astray.*The network's parameters are those") as raised:
@@ -179,7 +179,7 @@ def test_an_interrupted_epoch_keeps_what_was_learned(monkeypatch):
     from numbanet.engine.cuda import executor
 
     net, before = network(), network().parameters.copy()
-    steps, calls = executor.Trainer.steps, []
+    steps, calls = executor.TrainingExecutor.steps, []
 
     def interrupted(self, *args):
         calls.append(args)
@@ -187,7 +187,7 @@ def test_an_interrupted_epoch_keeps_what_was_learned(monkeypatch):
             raise KeyboardInterrupt
         return steps(self, *args)
 
-    monkeypatch.setattr(executor.Trainer, "steps", interrupted)
+    monkeypatch.setattr(executor.TrainingExecutor, "steps", interrupted)
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, Y, batch_size=3, optimizer=nn.Adam(0.1))
     assert np.isfinite(net.parameters).all() and not (net.parameters == before).any()

@@ -95,7 +95,7 @@ def test_parameters_agree_after_some_steps(build, optimizer, way, digits, monkey
     x, y, n = *digits[:2], BATCH * STEPS
     here = trained(build, x[:n], y[:n], "cpu", optimizer=optimizer)
     if way is not None:
-        monkeypatch.setattr(executor, "way", lambda *_: way)
+        monkeypatch.setattr(executor, "choose_launch_mode", lambda *_: way)
     there = trained(build, x[:n], y[:n], optimizer=optimizer)
     same_parameters(there, here)
     close(there.optimizer_state, here.optimizer_state, ROUNDING)
@@ -125,7 +125,7 @@ def test_data_larger_than_the_free_memory_are_refused(monkeypatch):
     if TINY:
         monkeypatch.setattr(driver, "free_bytes", lambda: FREE)
     else:
-        ballast = driver.Buffer(max(0, free - FREE), np.uint8)
+        ballast = driver.DeviceBuffer(max(0, free - FREE), np.uint8)
     net = nn.Sequential([nn.Dense(2)], 1024, device="cuda")
     before = net.parameters.copy()
     x = np.zeros((DATA // 1024, 1024), np.uint8)

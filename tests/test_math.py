@@ -4,38 +4,38 @@ import numpy as np
 import pytest
 
 from numbanet.backend import elementary
-from numbanet.backend.jit import native
+from numbanet.backend.jit import entry_point
 
 ULP = 4
 DTYPES = [np.float32, np.float64]
 pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than double here")
 
 
-@native
+@entry_point
 def exps(x, y):
     for i in range(len(x)):
         y[i] = elementary.exp(x[i])
 
 
-@native
+@entry_point
 def logs(x, y):
     for i in range(len(x)):
         y[i] = elementary.log(x[i])
 
 
-@native
+@entry_point
 def tanhs(x, y):
     for i in range(len(x)):
         y[i] = elementary.tanh(x[i])
 
 
-@native
+@entry_point
 def sigmoids(x, y):
     for i in range(len(x)):
         y[i] = elementary.sigmoid(x[i])
 
 
-@native
+@entry_point
 def softpluses(x, y):
     for i in range(len(x)):
         y[i] = elementary.softplus(x[i])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.network.zoo import ROWS, lenet5, nielsen, vgg_small
+from numbanet.network.zoo import BOOK_ROWS, lenet5, nielsen, vgg_small
 
-PICTURES = [row for row in ROWS if ROWS[row].input_shape == (28, 28, 1) and row != 22]
+PICTURES = [row for row in BOOK_ROWS if BOOK_ROWS[row].input_shape == (28, 28, 1) and row != 22]
 
 
 def kinds(net):
@@ -55,8 +55,8 @@ def test_what_is_too_small_or_unknown(make, words):
 
 
 def test_the_rows_of_the_table():
-    assert list(ROWS) == [1, 2, 4, 7, 8, 9, 10, 14, 15, 16, 17, 18, 21, 22]
-    found = {row: nielsen(row) for row in ROWS}
+    assert list(BOOK_ROWS) == [1, 2, 4, 7, 8, 9, 10, 14, 15, 16, 17, 18, 21, 22]
+    found = {row: nielsen(row) for row in BOOK_ROWS}
     assert {row: recipe.epochs for row, (_, recipe) in found.items()} == {
         1: 30, 2: 30, 4: 30, 7: 400, 8: 30, 9: 30, 10: 60, 14: 60, 15: 60, 16: 60, 17: 60, 18: 60, 21: 40, 22: 40}
     assert [row for row, (_, recipe) in found.items() if recipe.expanded] == [18, 21, 22]

@@ -5,7 +5,7 @@ import pytest
 from checkers import close
 
 import numbanet as nn
-from numbanet.training.fit import order
+from numbanet.training.fit import epoch_permutation
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
@@ -69,7 +69,7 @@ def test_a_hundred_steps_are_those_of_torch(name):
     parameters = torch_parameters(net)
     before, stepper = net.parameters.copy(), theirs(parameters)
     for epoch in range(20):
-        shuffled = order(net.seed, epoch, SAMPLES)
+        shuffled = epoch_permutation(net.seed, epoch, SAMPLES)
         for first in range(0, SAMPLES, 10):
             here = shuffled[first : first + 10]
             stepper.zero_grad()

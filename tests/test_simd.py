@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from numbanet.backend.intrinsics import at, memory, multiply
-from numbanet.backend.jit import native
+from numbanet.backend.intrinsics import brgemm_strided, data_pointer, ptr_add
+from numbanet.backend.jit import entry_point
 from numbanet.nn import data
 
 GUARD = 70
@@ -18,10 +18,10 @@ GUARD = 70
 MARK = 12345.0
 
 
-@native
+@entry_point
 def product(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
-    multiply(at(memory(s), GUARD), s_row, at(memory(a), GUARD), a_row, a_in, a_out, at(memory(b), GUARD), b_in, b_out,
-             at(memory(c), GUARD), c_row, m, n, k_in, k_out, started)
+    brgemm_strided(ptr_add(data_pointer(s), GUARD), s_row, ptr_add(data_pointer(a), GUARD), a_row, a_in, a_out, ptr_add(data_pointer(b), GUARD), b_in, b_out,
+             ptr_add(data_pointer(c), GUARD), c_row, m, n, k_in, k_out, started)
 
 
 def guarded(values, around):
@@ -127,9 +127,9 @@ TRAIN = """
 import json
 import numpy as np
 import numbanet as nn
-from numbanet import _simd
+from numbanet.backend import intrinsics
 
-found = {"bytes": _simd.VECTOR_BYTES}
+found = {"bytes": intrinsics.VECTOR_BYTES}
 for dtype in ("float32", "float64"):
     net = nn.Sequential([nn.Dense(37, activation="tanh"), nn.Dense(11, activation="relu"), nn.Dense(3, activation="softmax")], 19,
                         dtype, seed=3, penalty=nn.L2(1e-3))

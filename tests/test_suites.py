@@ -89,7 +89,7 @@ def test_every_verb_of_every_layer_is_there():
             kind, shape, _ = {**layers.LAYERS, **layers.FIRST}[name]
             network = nn.Sequential(layers.network(name)[0], shape)
             op = [op for op in network._ops(training=True) if op.name == kind][-1]
-            assert {"forward": op.forward, "backward": op.backward, "gradient": op.partial or op.gradient}[suite.verb], name
+            assert {"forward": op.forward, "backward": op.backward, "gradient": op.accumulate_gradient or op.gradient}[suite.verb], name
 
 
 def test_all_parameters_have_names():

@@ -51,7 +51,7 @@ def main() -> None:
     given = arguments()
     began = time.perf_counter()
     try:
-        driver.require()
+        driver.require_gpu()
         if driver.SIMULATED and not given.dry:
             raise nn.CudaError("Numba's simulator has no speed to measure; unset NUMBA_ENABLE_CUDASIM, or pass --dry")
     except nn.CudaError as error:

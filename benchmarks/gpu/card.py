@@ -13,11 +13,11 @@ COPIED = 1 << 28
 
 def facts() -> dict:
     """Name, compute capability, multiprocessors, float32 operations per second, bytes per second; None where simulated."""
-    found = {"name": driver.card(), "multiprocessors": driver.processors()}
+    found = {"name": driver.device_name(), "multiprocessors": driver.multiprocessors()}
     if driver.SIMULATED:
         return found | {"capability": None, "peak": None, "bandwidth": None}
     card = driver.module().get_current_device()
-    return found | {"capability": ".".join(map(str, card.compute_capability)), "peak": bench.card_peak(),
+    return found | {"capability": ".".join(map(str, card.compute_capability)), "peak": bench.gpu_peak_flops(),
                     "bandwidth": bandwidth()}
 
 

@@ -44,7 +44,7 @@ class Trained:
     @property
     def trainer(self):
         """The plan and the memories of this training."""
-        machinery = getattr(self.network, "_machinery", None)
+        machinery = getattr(self.network, "_executors", None)
         (found,) = (machinery.made if machinery else self.network._machines).values()  # the latter on older commits
         return found
 
@@ -81,13 +81,13 @@ class Step:
 
     @or_skip
     def setup(self, name, threads):
-        from numbanet.plan.columns import INPUTS, ORDER, TARGETS
+        from numbanet.plan.columns import INPUTS, PERMUTATION, TARGETS
 
         enough_threads(threads)
         self.trained = trained(name, threads)
         self.trainer, network = self.trained.trainer, self.trained.network
-        self.trainer.team.size = threads
-        for column, array in ((INPUTS, self.trained.x), (TARGETS, self.trained.y), (ORDER, None)):
+        self.trainer.tuner.size = threads
+        for column, array in ((INPUTS, self.trained.x), (TARGETS, self.trained.y), (PERMUTATION, None)):
             self.trainer.bind(column, array)
         self.memory, self.state = network._memory.copy(), np.zeros_like(network.optimizer_state)
         self.steps()

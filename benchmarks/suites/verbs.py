@@ -48,7 +48,7 @@ class Machine:
         x, y = rng.random((batch, *network.input_shape), np.float32), rng.random((batch, *network.output_shape), np.float32)
         ops, last, _ = network._with_loss(loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True)
         plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
-        self.machine, self.batch, self.plan = executor.Differentiator(plan, network.dtype, last), batch, plan
+        self.machine, self.batch, self.plan = executor.GradientExecutor(plan, network.dtype, last), batch, plan
         self.machine.bind(INPUTS, x)
         self.machine.bind(TARGETS, y)
         self.parameters = network._memory.copy()
@@ -71,7 +71,7 @@ class Machine:
                 found.append((not table[row, BACKWARD], row, op))
             row = int(table[row, NEXT])
         _, row, op = min(found, key=lambda one: one[:2])
-        return Verb(self, row, op, "partial" if verb == "gradient" and op.partial else verb)
+        return Verb(self, row, op, "partial" if verb == "gradient" and op.accumulate_gradient else verb)
 
 
 class Verb:
@@ -82,17 +82,17 @@ class Verb:
 
     def __init__(self, made: Machine, row: int, op, verb: str):
         from numbanet.network.profiler import VERBS, _repeat
-        from numbanet.plan.columns import HOME_X, HOME_Y, SAMPLES, START, X, Y
+        from numbanet.plan.columns import BASE_X, BASE_Y, SAMPLES, START, X, Y
 
         machine, plan, table = made.machine, made.plan, made.plan.tables[0]
         whole = verb == "gradient"
-        self.samples, hi = (made.batch, op.units) if whole else (min(plan.block, made.batch),) * 2
-        self.batch, self.flops = made.batch, self.samples * (2 * op.weights * op.uses or op.n_out)
+        self.samples, hi = (made.batch, op.param_rows) if whole else (min(plan.micro_batch, made.batch),) * 2
+        self.batch, self.flops = made.batch, self.samples * (2 * op.n_weights * op.weight_reuse or op.n_out)
         address = int(table[row, VERBS[verb]])
         if not address:
             raise ValueError(f"{op.name} has no {verb} here")
         table[0, SAMPLES], table[0, START] = made.batch, 0
-        table[row, X], table[row, Y] = table[row, HOME_X], table[row, HOME_Y]
+        table[row, X], table[row, Y] = table[row, BASE_X], table[row, BASE_Y]
         if op.in_place:  # its output and delta would be worked on again and again, down to denormal numbers; zeros stay
             machine.acts[:] = 0
         self.arguments = (address, table, row, made.parameters, machine.grads, machine.acts, machine.deltas, 0, hi)

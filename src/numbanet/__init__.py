@@ -12,7 +12,7 @@ from numbanet.network.ensemble import Ensemble  # noqa: E402
 from numbanet.network.sequential import Sequential  # noqa: E402
 from numbanet.network.serialization import load  # noqa: E402
 from numbanet.nn import initializers, metrics  # noqa: E402
-from numbanet.nn.augment import Augment, expand  # noqa: E402
+from numbanet.nn.augment import Augment, shift_copies  # noqa: E402
 from numbanet.nn.layers import (  # noqa: E402
     Activation,
     AvgPool1D,
@@ -101,11 +101,11 @@ __all__ = [
     "ZeroPadding2D",
     "callbacks",
     "datasets",
-    "expand",
     "initializers",
     "kernel",
     "load",
     "metrics",
     "models",
     "plotting",
+    "shift_copies",
 ]

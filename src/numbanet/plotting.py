@@ -18,11 +18,11 @@ from numbanet.nn import metrics
 from numbanet.nn.layers import Activation, Conv1D, Conv2D, Dense
 from numbanet.nn.layers.base import Shape, size
 
-MOST = 64
+MAX_TILES = 64
 """Filters or maps in a figure."""
 CHANNELS = 16
 """Channels of a filter."""
-WIDE = 7.0
+WIDTH_INCHES = 7.0
 """Inches."""
 GREY, RED = "0.45", "#c22525"
 
@@ -52,7 +52,7 @@ def picture_shape(shape: Shape) -> Shape:
                      "square picture are")
 
 
-def _plain(axes) -> None:
+def _hide_axes(axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -78,7 +78,7 @@ def _montage(tiles: np.ndarray, columns: int, gap: int, head: int = 0) -> tuple[
     return whole, places
 
 
-def _shown(pictures: np.ndarray) -> np.ndarray:
+def _to_display(pictures: np.ndarray) -> np.ndarray:
     """Pictures (n, height, width, channels) as numbers in 0 … 1, (n, height, width) unless they have colours."""
     pictures = pictures.astype(np.float64)
     low, high = pictures.min(), pictures.max()
@@ -90,22 +90,22 @@ def _draw(axes, whole: np.ndarray, **options):
     """Show a montage: colours as they are with white between them, else by a colour map."""
     if whole.ndim == 3:
         whole = np.where(np.isnan(whole), 1, whole)
-    _plain(axes)
+    _hide_axes(axes)
     return axes.imshow(np.ma.masked_invalid(whole), interpolation="nearest", **options)
 
 
 # --- inside a network -------------------------------------------------------------------------------------------------
 
 
-def _weighing(network: Sequential, layer: int) -> int:
+def _weighted_layer_index(network: Sequential, layer: int) -> int:
     """The place in network.description of the layer that is number `layer` of those with weights."""
     places = [i for i, one in enumerate(network.description) if isinstance(one, (Conv1D, Conv2D, Dense))]
-    if not -len(places) <= validation.count(layer, "layer", -len(places)) < len(places):
+    if not -len(places) <= validation.check_int(layer, "layer", -len(places)) < len(places):
         raise ValueError(f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0")
     return places[layer]
 
 
-def filters(network: Sequential, layer: int = 0, count: int = MOST):
+def filters(network: Sequential, layer: int = 0, count: int = MAX_TILES):
     """Draw the weights of a convolution, filter by filter, or those of a dense layer that sees pictures, neuron by neuron.
 
     layer   its number among the layers with weights, convolutional or dense
@@ -113,7 +113,7 @@ def filters(network: Sequential, layer: int = 0, count: int = MOST):
     Filters of several channels stand in columns, a channel in each row; three channels of a picture are colours.
     Raises ValueError for a dense layer behind other layers, whose inputs are no picture.
     """
-    described = network.description[_weighing(network, layer)]
+    described = network.description[_weighted_layer_index(network, layer)]
     placed = next(one for one in network.layers if one.layer is described)
     weights = placed.parameters["weights"].astype(np.float64)
     if isinstance(described, Dense):
@@ -135,7 +135,7 @@ def filters(network: Sequential, layer: int = 0, count: int = MOST):
         columns, rows = n, min(channels, CHANNELS)
         tiles = weights.transpose(3, 0, 1, 2)[:rows].reshape(-1, height, width)
     whole, _ = _montage(tiles, columns, gap)
-    figure = _figure(WIDE, min(9.0, WIDE * 0.9 * whole.shape[0] / whole.shape[1] + 0.6))
+    figure = _figure(WIDTH_INCHES, min(9.0, WIDTH_INCHES * 0.9 * whole.shape[0] / whole.shape[1] + 0.6))
     axes = figure.add_subplot()
     drawn = _draw(axes, whole, cmap="RdBu_r", vmin=-most, vmax=most)
     if not colours:
@@ -147,9 +147,9 @@ def filters(network: Sequential, layer: int = 0, count: int = MOST):
     return figure
 
 
-def _part(network: Sequential, layer: int) -> Sequential:
+def _prefix_network(network: Sequential, layer: int) -> Sequential:
     """A network of the layers up to that one and the activations behind it, with the same numbers."""
-    last = _weighing(network, layer) + 1
+    last = _weighted_layer_index(network, layer) + 1
     while last < len(network.description) and isinstance(network.description[last], Activation):
         last += 1
     part = Sequential(network.description[:last], network.input_shape, network.dtype)
@@ -159,14 +159,14 @@ def _part(network: Sequential, layer: int) -> Sequential:
     return part
 
 
-def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MOST):
+def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MAX_TILES):
     """Draw what a convolution makes of one picture: the picture, and beside it the maps behind the activation.
 
     x_one   one sample, (height, width, channels) or as a vector
     layer   number of the convolution among the layers with weights
     Raises ValueError for a layer whose output is no picture.
     """
-    part = _part(network, layer)
+    part = _prefix_network(network, layer)
     if len(part.output_shape) != 3:
         raise ValueError(f"layer {layer} gives {part.output_shape}, not maps (height, width, channels); choose a convolution")
     x_one = np.asarray(x_one)
@@ -175,9 +175,9 @@ def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MOST):
     n, height, width = maps.shape
     columns = _columns(n, math.sqrt(1.6 * n * height / width))
     whole, _ = _montage(maps, columns, max(1, width // 8))
-    figure = _figure(WIDE + 1, max(2.2, 0.62 * WIDE * whole.shape[0] / whole.shape[1] + 0.6))
+    figure = _figure(WIDTH_INCHES + 1, max(2.2, 0.62 * WIDTH_INCHES * whole.shape[0] / whole.shape[1] + 0.6))
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
-    _draw(left, _shown(one)[0], cmap="gray_r")
+    _draw(left, _to_display(one)[0], cmap="gray_r")
     left.set_title("×".join(map(str, network.input_shape)), fontsize=11)
     drawn = _draw(right, whole, cmap="magma", vmin=min(0.0, maps.min()))
     figure.colorbar(drawn, ax=right, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(False)
@@ -191,8 +191,8 @@ def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MOST):
 
 def _labels(network, x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True labels, those given, and how sure each was: the output of the class given."""
-    x = validation.inputs(x, network.input_shape, network.dtype)
-    y, classes = validation.targets(y, len(x), size(network.output_shape), network.dtype)
+    x = validation.check_inputs(x, network.input_shape, network.dtype)
+    y, classes = validation.check_targets(y, len(x), size(network.output_shape), network.dtype)
     if not classes:
         raise ValueError("y has real targets; this picture is for classes")
     outputs, given = network.predict(x).reshape(len(x), -1), network.predict_classes(x)
@@ -209,12 +209,12 @@ def mistakes(network, x, y, count: int = 24, names=None):
     """
     true, given, sure = _labels(network, x, y)
     wrong = np.flatnonzero(true != given)
-    chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: validation.count(count, "count")]
+    chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: validation.check_int(count, "count")]
     height, width, channels = picture_shape(network.input_shape)
     columns, head = max(4, _columns(len(chosen), min(8, len(chosen)))), math.ceil(0.28 * width)
-    tiles = _shown(np.asarray(x)[chosen].reshape(-1, height, width, channels)) if len(chosen) else np.zeros((0, height, width))
+    tiles = _to_display(np.asarray(x)[chosen].reshape(-1, height, width, channels)) if len(chosen) else np.zeros((0, height, width))
     whole, places = _montage(tiles, columns, max(1, width // 7), head)
-    figure = _figure(WIDE, 0.6 + (WIDE - 0.2) * whole.shape[0] / whole.shape[1])
+    figure = _figure(WIDTH_INCHES, 0.6 + (WIDTH_INCHES - 0.2) * whole.shape[0] / whole.shape[1])
     axes = figure.add_subplot()
     axes.set_title(f"{len(wrong):,} mistakes in {len(true):,} samples" + (", the surest first: true → given" if len(wrong) else ""),
                    fontsize=11)

@@ -31,8 +31,8 @@ from scale import backward as scale_backward
 from scale import forward as scale_forward
 
 import numbanet as nn
-from numbanet.backend.intrinsics import is_single, like
-from numbanet.plan.columns import N_X, N_Y, SAMPLES, W, X, Y, clock
+from numbanet.backend.intrinsics import const_like, is_float32
+from numbanet.plan.columns import N_IN, N_OUT, SAMPLES, W, X, Y, context
 
 LOSS = LOSSES[2]
 fenced = test_memory.fenced
@@ -53,7 +53,7 @@ def fails(law, *arguments):
 @nn.kernel
 def cube_forward(op, params, grads, acts, deltas, lo, hi):
     """a = z³ + z"""
-    y, n = op[Y], op[N_Y]
+    y, n = op[Y], op[N_OUT]
     for i in range(y + lo * n, y + hi * n):
         acts[i] = acts[i] * acts[i] * acts[i] + acts[i]
 
@@ -66,26 +66,26 @@ def identity_backward(op, params, grads, acts, deltas, lo, hi):
 @nn.kernel
 def soft_forward(op, params, grads, acts, deltas, lo, hi):
     """a = z / (1 + |z|)"""
-    y, n = op[Y], op[N_Y]
+    y, n = op[Y], op[N_OUT]
     for i in range(y + lo * n, y + hi * n):
-        acts[i] = acts[i] / (like(acts, 1) + abs(acts[i]))
+        acts[i] = acts[i] / (const_like(acts, 1) + abs(acts[i]))
 
 
 @nn.kernel
 def soft_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da (1 − |a|)²"""
-    y, n = op[Y], op[N_Y]
+    y, n = op[Y], op[N_OUT]
     for i in range(y + lo * n, y + hi * n):
-        rest = like(acts, 1) - abs(acts[i])
+        rest = const_like(acts, 1) - abs(acts[i])
         deltas[i] *= rest * rest
 
 
 @nn.kernel
 def nearly_soft_backward(op, params, grads, acts, deltas, lo, hi):
     """As soft_backward, but wrong in the sixth digit."""
-    y, n = op[Y], op[N_Y]
+    y, n = op[Y], op[N_OUT]
     for i in range(y + lo * n, y + hi * n):
-        rest = like(acts, 1.00001) - abs(acts[i])
+        rest = const_like(acts, 1.00001) - abs(acts[i])
         deltas[i] *= rest * rest
 
 
@@ -118,10 +118,10 @@ def test_the_gradient_check_sees_a_wrong_backward():
 @nn.kernel
 def forgetful_gradient(op, params, grads, acts, deltas, lo, hi):
     """As Scale's, but the last sample is left out."""
-    n = op[N_X]
+    n = op[N_IN]
     for k in range(lo, hi):
-        grads[op[W] + k] = like(grads, 0)
-        for i in range(clock(op, SAMPLES) - 1):
+        grads[op[W] + k] = const_like(grads, 0)
+        for i in range(context(op, SAMPLES) - 1):
             grads[op[W] + k] += acts[op[X] + i * n + k] * deltas[op[Y] + i * n + k]
 
 
@@ -129,7 +129,7 @@ def forgetful_gradient(op, params, grads, acts, deltas, lo, hi):
 class ForgetfulScale(Scale):
     def ops(self, shape):
         n = shape[0]
-        return [nn.Op("Forgetful", n, n, scale_forward, scale_backward, forgetful_gradient, units=n, unit=1, weights=n)]
+        return [nn.Op("Forgetful", n, n, scale_forward, scale_backward, forgetful_gradient, param_rows=n, param_cols=1, n_weights=n)]
 
 
 def test_the_gradient_check_sees_a_wrong_gradient():
@@ -174,7 +174,7 @@ def has_twin(key):
 
 
 def shift_first_output(op, params, grads, acts, deltas, lo, hi):
-    acts[op[Y] + lo * op[N_Y]] += 1e-9
+    acts[op[Y] + lo * op[N_OUT]] += 1e-9
 
 
 def shift_first_gradient(op, params, grads, acts, deltas, lo, hi):
@@ -228,18 +228,18 @@ def test_the_reference_shows_a_number_read_before_it_was_written():
 @nn.kernel
 def place_forward(op, params, grads, acts, deltas, lo, hi):
     """Adds a little for the place in the range: the first sample of a range is another than the last."""
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         for j in range(op[Y] + i * n, op[Y] + i * n + n):
-            acts[j] += like(acts, (i - lo) * 1e-6)
+            acts[j] += const_like(acts, (i - lo) * 1e-6)
 
 
 @nn.kernel
 def rough_forward(op, params, grads, acts, deltas, lo, hi):
     """a = z, but float32 is off by a few thousandths."""
-    y, n = op[Y], op[N_Y]
+    y, n = op[Y], op[N_OUT]
     for i in range(y + lo * n, y + hi * n):
-        acts[i] = acts[i] * like(acts, 1.003) if is_single(acts[i]) else acts[i]
+        acts[i] = acts[i] * const_like(acts, 1.003) if is_float32(acts[i]) else acts[i]
 
 
 class ByPlace(nn.Activation):
@@ -271,7 +271,7 @@ def test_the_law_of_precision_sees_a_rough_layer():
 @nn.kernel
 def spilling_forward(op, params, grads, acts, deltas, lo, hi):
     """As Scale's, but writes one number too many."""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo * n, hi * n + 1):
         acts[op[Y] + i] = acts[op[X] + i]
 
@@ -279,7 +279,7 @@ def spilling_forward(op, params, grads, acts, deltas, lo, hi):
 @nn.kernel
 def lazy_forward(op, params, grads, acts, deltas, lo, hi):
     """As Scale's, but adds to what was there."""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
         for k in range(n):
             acts[op[Y] + i * n + k] += params[op[W] + k] * acts[op[X] + i * n + k]
@@ -288,10 +288,10 @@ def lazy_forward(op, params, grads, acts, deltas, lo, hi):
 @nn.kernel
 def meddling_backward(op, params, grads, acts, deltas, lo, hi):
     """Passes the error on, and touches a parameter."""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo * n, hi * n):
         deltas[op[X] + i] = deltas[op[Y] + i]
-    params[op[W]] += like(params, 1e-3)
+    params[op[W]] += const_like(params, 1e-3)
 
 
 def scale_with(forward=scale_forward, backward=scale_backward):
@@ -299,7 +299,7 @@ def scale_with(forward=scale_forward, backward=scale_backward):
     class Changed(Scale):
         def ops(self, shape):
             n = shape[0]
-            return [nn.Op("Changed", n, n, forward, backward, forgetful_gradient, units=n, unit=1, weights=n)]
+            return [nn.Op("Changed", n, n, forward, backward, forgetful_gradient, param_rows=n, param_cols=1, n_weights=n)]
 
     return Changed
 
@@ -337,14 +337,14 @@ def test_numbers_read_before_they_were_written_are_seen(request):
 def lame_sgd(op, params, grads, state, _, lo, hi):
     """Leaves out the last parameter of a range."""
     for i in range(lo, hi - 1):
-        params[i] -= like(params, 0.1) * grads[i]
+        params[i] -= const_like(params, 0.1) * grads[i]
 
 
 @nn.kernel
 def stretched_sgd(op, params, grads, state, _, lo, hi):
     """Takes too long a step."""
     for i in range(lo, hi):
-        params[i] -= like(params, 1.0625) * grads[i]
+        params[i] -= const_like(params, 1.0625) * grads[i]
 
 
 class Lame(nn.SGD):
@@ -361,7 +361,7 @@ class Tiring(nn.SGD):
     calls = 0
 
     @property
-    def own(self):
+    def attrs(self):
         type(self).calls += 1
         return (0.1 / type(self).calls, 0.0, 0.0)
 

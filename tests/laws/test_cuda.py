@@ -25,8 +25,8 @@ WAYS = [cards.ONE, cards.WALK, cards.APART]
 
 def same_way(monkeypatch, way):
     """Run everything in this way (what does not train cannot be run by one block, and walks)."""
-    monkeypatch.setattr(cards, "way", lambda ops, batch, training: way if training or way != cards.ONE else cards.WALK)
-    monkeypatch.setattr(cards, "walkers", lambda ops, batch: min(batch, 4))  # several shards, some of them empty in the last batch
+    monkeypatch.setattr(cards, "choose_launch_mode", lambda ops, batch, training: way if training or way != cards.ONE else cards.WALK)
+    monkeypatch.setattr(cards, "fused_groups", lambda ops, batch: min(batch, 4))  # several shards, some of them empty in the last batch
 
 
 @pytest.fixture(params=WAYS)
@@ -130,10 +130,10 @@ def test_every_kernel_has_a_twin():
     for name, kernel in kernels().items():
         if name.startswith("numbanet.network.profiler"):  # it measures the CPU
             continue
-        assert kernel.twin is not None or kernel.apart, f"{name} has no CUDA twin and does not say apart=True"
-        if kernel.twin is not None:
-            assert kernel.twin.__name__ == kernel.function.__name__
-            assert kernel.twin.__code__.co_varnames[:7] == kernel.function.__code__.co_varnames[:7]
+        assert kernel.cuda_kernel is not None or kernel.independent, f"{name} has no CUDA twin and does not say apart=True"
+        if kernel.cuda_kernel is not None:
+            assert kernel.cuda_kernel.__name__ == kernel.function.__name__
+            assert kernel.cuda_kernel.__code__.co_varnames[:7] == kernel.function.__code__.co_varnames[:7]
 
 
 @pytest.mark.skipif(not driver.SIMULATED, reason="a card has no ends of memories that could be looked after")
@@ -142,7 +142,7 @@ def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     net = network(TRAINABLE[0]).to("cuda")
     x = inputs(TRAINABLE[0], 3)
     net.predict(x)
-    (machine,) = net._machinery.made.values()
+    (machine,) = net._executors.made.values()
     machine.plan.tables[:, :, columns.W] += 1_000_000
     machine.tables_written = False
     with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):

@@ -7,7 +7,7 @@ from examples import LOSSES, TRAINABLE, inputs, network, targets
 
 import numbanet as nn
 from numbanet.engine.cpu import executor
-from numbanet.plan.columns import BACKWARD, FORWARD, GRADIENT, PARTIAL
+from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT
 
 LOSS = LOSSES[2]
 DTYPES = ["float32", "float64"]
@@ -17,7 +17,7 @@ RANGES = [(0, 9), (0, 1), (2, 7), (8, 9)]
 def verbs(bench):
     """(op, row, verb, kernel) for every kernel that the plan calls."""
     for op, row in bench.rows.items():
-        for verb, column in (("forward", FORWARD), ("backward", BACKWARD), ("partial", PARTIAL),
+        for verb, column in (("forward", FORWARD), ("backward", BACKWARD), ("accumulate_gradient", ACCUMULATE),
                              ("gradient", GRADIENT)):
             if row[column] and getattr(op, verb) is not None:
                 yield op, row, verb, getattr(op, verb)
@@ -25,7 +25,7 @@ def verbs(bench):
 
 def ranges(op, verb):
     """Samples, or units of parameters."""
-    return RANGES if verb != "gradient" else [(0, op.units), (op.units // 3, op.units), (0, 1), (op.units - 1, op.units)]
+    return RANGES if verb != "gradient" else [(0, op.param_rows), (op.param_rows // 3, op.param_rows), (0, 1), (op.param_rows - 1, op.param_rows)]
 
 
 def bench(example, loss, dtype):
@@ -53,7 +53,7 @@ def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
 def test_a_kernel_fills_its_slot(case):
     here = bench(*case, "float64")
     for op, row, verb, kernel in verbs(here):
-        if op.in_place or verb == "partial":  # they add to what is there
+        if op.in_place or verb == "accumulate_gradient":  # they add to what is there
             continue
         for lo, hi in ranges(op, verb):
             here.place(*((lo, hi) if verb != "gradient" else (0, here.samples)))
@@ -93,7 +93,7 @@ def test_an_empty_range_changes_nothing():
 @pytest.fixture
 def fenced(monkeypatch):
     """Let the engine's memories begin as NaN and lie between guards; the fence tells whether a guard was touched."""
-    guards, original = [], executor.Memory.__init__
+    guards, original = [], executor.Executor.__init__
 
     def fence(memory, n, dtype):
         whole = np.full(n + 256, np.nan, dtype)
@@ -105,7 +105,7 @@ def fenced(monkeypatch):
         original(self, plan, dtype, *rest)
         self.acts, self.deltas, self.grads = (fence(self, len(a), dtype) for a in (self.acts, self.deltas, self.grads))
 
-    monkeypatch.setattr(executor.Memory, "__init__", init)
+    monkeypatch.setattr(executor.Executor, "__init__", init)
     return lambda: len(guards) > 0 and all((whole[:128] == 0.625).all() and (whole[-128:] == 0.625).all() for whole in guards)
 
 

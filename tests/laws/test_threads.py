@@ -14,8 +14,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 import numbanet as nn
-from numbanet.backend.intrinsics import like
-from numbanet.plan.columns import N_Y, Y
+from numbanet.backend.intrinsics import const_like
+from numbanet.plan.columns import N_OUT, Y
 
 LOSS = LOSSES[2]
 
@@ -119,8 +119,8 @@ def thread_number(typingctx):
 
 @nn.kernel
 def mark(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y], op[Y] + hi * op[N_Y]):
-        acts[i] = like(acts, thread_number())
+    for i in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT]):
+        acts[i] = const_like(acts, thread_number())
 
 
 class Marked(nn.Activation):

@@ -2,11 +2,11 @@
 
 import math
 
-from numbanet.plan.columns import N_Y, OWN, Y
+from numbanet.plan.columns import ATTRS, N_OUT, Y
 
 
 def places(op, lo, hi):
-    return range(op[Y] + lo * op[N_Y], op[Y] + hi * op[N_Y])
+    return range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT])
 
 
 def sigmoid(z):
@@ -45,12 +45,12 @@ def relu_backward(op, params, grads, acts, deltas, lo, hi):
 
 def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
     for i in places(op, lo, hi):
-        acts[i] = acts[i] if acts[i] > 0 else op.real(OWN) * acts[i]
+        acts[i] = acts[i] if acts[i] > 0 else op.float_attr(ATTRS) * acts[i]
 
 
 def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
     for i in places(op, lo, hi):
-        deltas[i] = deltas[i] if acts[i] > 0 else op.real(OWN) * deltas[i]
+        deltas[i] = deltas[i] if acts[i] > 0 else op.float_attr(ATTRS) * deltas[i]
 
 
 def step_forward(op, params, grads, acts, deltas, lo, hi):
@@ -59,7 +59,7 @@ def step_forward(op, params, grads, acts, deltas, lo, hi):
 
 
 def softmax_forward(op, params, grads, acts, deltas, lo, hi):
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         here = range(op[Y] + i * n, op[Y] + i * n + n)
         top = max(acts[j] for j in here)
@@ -70,7 +70,7 @@ def softmax_forward(op, params, grads, acts, deltas, lo, hi):
 
 def softmax_backward(op, params, grads, acts, deltas, lo, hi):
     """dzⱼ = Σₖ daₖ aₖ (δⱼₖ − aⱼ), the Jacobian written out."""
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         first = op[Y] + i * n
         dz = [0.0] * n

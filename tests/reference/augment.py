@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from numbanet.nn import augment as at
-from numbanet.plan.columns import EPOCH, N_X, ORDER, SEED, START, X, Y
+from numbanet.plan.columns import EPOCH, N_IN, PERMUTATION, SEED, START, X, Y
 from reference.dropout import mixed, uniform
 
 
@@ -14,13 +14,13 @@ def between(key, counter, amount):
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
-    height, width, channels, n = op[at.HEIGHT], op[at.WIDTH_IN], op[at.CHANNELS], op[N_X]
+    height, width, channels, n = op[at.HEIGHT], op[at.WIDTH_IN], op[at.CHANNELS], op[N_IN]
     for i in range(lo, hi):
-        place = op.clock(START) + i
-        sample = place if op.data[ORDER] is None else int(op.data[ORDER][place])
-        key = mixed(mixed(mixed(op.clock(SEED), op.clock(EPOCH)), sample), -1)
+        place = op.context(START) + i
+        sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
+        key = mixed(mixed(mixed(op.context(SEED), op.context(EPOCH)), sample), -1)
         picture = np.array(acts[op[X] + i * n : op[X] + i * n + n]).reshape(height, width, channels)
-        angle, zoom, shear = (between(key, k, op.real(column)) for k, column in enumerate((at.ROTATION, at.ZOOM, at.SHEAR)))
+        angle, zoom, shear = (between(key, k, op.float_attr(column)) for k, column in enumerate((at.ROTATION, at.ZOOM, at.SHEAR)))
         turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         slanted = np.array([[1, 0], [shear, 1]])
         over = np.diag([-1 if op[flip] and uniform(key, k) < 0.5 else 1 for k, flip in ((3, at.FLIP_V), (4, at.FLIP_H))])
@@ -38,7 +38,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                         if 0 <= y < height and 0 <= x < width:
                             share = (1 - abs(source[0] - y)) * (1 - abs(source[1] - x))
                             result[h, w] += share * picture[y, x]
-        bright, noise = 1 + between(key, 7, op.real(at.BRIGHTNESS)), op.real(at.NOISE)
+        bright, noise = 1 + between(key, 7, op.float_attr(at.BRIGHTNESS)), op.float_attr(at.NOISE)
         keys = [mixed(key, k) for k in (1, 2, 3, 4)]
         drawn = np.array([sum(uniform(one, k) for one in keys) - 2 for k in range(n)]).reshape(result.shape)
         result = result * bright + drawn * noise * math.sqrt(3)

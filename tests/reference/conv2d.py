@@ -1,7 +1,7 @@
 """Twins of the kernels in layers/conv2d.py."""
 
 from numbanet.nn.layers import conv2d as at
-from numbanet.plan.columns import N_X, N_Y, WEIGHTS, W, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, N_WEIGHTS, W, X, Y
 
 
 def terms(op):
@@ -23,26 +23,26 @@ def terms(op):
 
 def forward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        x, y = op[X] + i * op[N_X], op[Y] + i * op[N_Y]
-        for z in range(op[N_Y]):
-            acts[y + z] = params[op[W] + op[WEIGHTS] + z % op[at.C_OUT]] if op[at.BIAS] else 0
+        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
+        for z in range(op[N_OUT]):
+            acts[y + z] = params[op[W] + op[N_WEIGHTS] + z % op[at.C_OUT]] if op[at.BIAS] else 0
         for z, a, k in terms(op):
             acts[y + z] += acts[x + a] * params[op[W] + k]
 
 
 def backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        x, y = op[X] + i * op[N_X], op[Y] + i * op[N_Y]
-        for a in range(op[N_X]):
+        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
+        for a in range(op[N_IN]):
             deltas[x + a] = 0
         for z, a, k in terms(op):
             deltas[x + a] += deltas[y + z] * params[op[W] + k]
 
 
-def partial(op, params, grads, acts, deltas, lo, hi):
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        x, y = op[X] + i * op[N_X], op[Y] + i * op[N_Y]
+        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
         for z, a, k in terms(op):
             grads[op[W] + k] += acts[x + a] * deltas[y + z]
-        for z in range(op[N_Y] if op[at.BIAS] else 0):
-            grads[op[W] + op[WEIGHTS] + z % op[at.C_OUT]] += deltas[y + z]
+        for z in range(op[N_OUT] if op[at.BIAS] else 0):
+            grads[op[W] + op[N_WEIGHTS] + z % op[at.C_OUT]] += deltas[y + z]

@@ -1,7 +1,7 @@
 """Twins of the kernels in layers/planar.py."""
 
 from numbanet.nn.layers import conv2d_channels_first as at
-from numbanet.plan.columns import N_X, N_Y, WEIGHTS, W, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, N_WEIGHTS, W, X, Y
 
 
 def weights(op):
@@ -14,26 +14,26 @@ def weights(op):
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
-    plane = op[N_Y] // op[at.FILTERS]
+    plane = op[N_OUT] // op[at.FILTERS]
     for i in range(lo, hi):
-        x, y = op[X] + i * op[N_X], op[Y] + i * op[N_Y]
-        for z in range(op[N_Y]):
-            acts[y + z] = params[op[W] + op[WEIGHTS] + z // plane] if op[at.BIAS] else 0
+        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
+        for z in range(op[N_OUT]):
+            acts[y + z] = params[op[W] + op[N_WEIGHTS] + z // plane] if op[at.BIAS] else 0
         for k, o, far in weights(op):
             for p in range(op[at.LENGTH]):
                 acts[y + o * plane + p] += params[op[W] + k] * acts[x + p + far]
 
 
-def partial(op, params, grads, acts, deltas, lo, hi):
-    plane = op[N_Y] // op[at.FILTERS]
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+    plane = op[N_OUT] // op[at.FILTERS]
     for i in range(lo, hi):
-        x, y = op[X] + i * op[N_X], op[Y] + i * op[N_Y]
+        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
         for k, o, far in weights(op):
             for p in range(op[at.LENGTH]):
                 grads[op[W] + k] += acts[x + p + far] * deltas[y + o * plane + p]
         for o in range(op[at.FILTERS] if op[at.BIAS] else 0):
             for p in range(op[at.LENGTH]):
-                grads[op[W] + op[WEIGHTS] + o] += deltas[y + o * plane + p]
+                grads[op[W] + op[N_WEIGHTS] + o] += deltas[y + o * plane + p]
 
 
 def windows(op, i):
@@ -41,8 +41,8 @@ def windows(op, i):
     for h in range(op[at.OUT_HEIGHT]):
         for w in range(op[at.OUT_WIDTH]):
             for c in range(op[at.CHANNELS]):
-                plane = op[X] + i * op[N_X] + c * op[at.PLANE_ROWS] * op[at.ROW]
-                yield (op[Y] + i * op[N_Y] + (h * op[at.OUT_WIDTH] + w) * op[at.CHANNELS] + c,
+                plane = op[X] + i * op[N_IN] + c * op[at.PLANE_ROWS] * op[at.ROW]
+                yield (op[Y] + i * op[N_OUT] + (h * op[at.OUT_WIDTH] + w) * op[at.CHANNELS] + c,
                        [plane + (2 * h + r) * op[at.ROW] + 2 * w + s for r in (0, 1) for s in (0, 1)])
 
 
@@ -54,7 +54,7 @@ def pool_forward(op, params, grads, acts, deltas, lo, hi):
 
 def pool_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        for x in range(op[N_X]):
-            deltas[op[X] + i * op[N_X] + x] = 0
+        for x in range(op[N_IN]):
+            deltas[op[X] + i * op[N_IN] + x] = 0
         for y, inputs in windows(op, i):
             deltas[max(inputs, key=lambda x: acts[x])] = deltas[y]  # the first of the largest

@@ -1,19 +1,19 @@
 """Twins of the kernels in gather.py. They read the data as arrays, in op.data."""
 
-from numbanet.plan.columns import INPUTS, N_X, N_Y, ORDER, OUTPUTS, SAMPLES, START, TARGETS, X, Y
+from numbanet.plan.columns import INPUTS, N_IN, N_OUT, OUTPUTS, PERMUTATION, SAMPLES, START, TARGETS, X, Y
 
 
 def _index(op, i):
     """Which sample of the data is sample i of the batch."""
-    place = op.clock(START) + i
-    return place if op.data[ORDER] is None else int(op.data[ORDER][place])
+    place = op.context(START) + i
+    return place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
 
 
 def _rows(op, data, acts, lo, hi, divisor=1):
     for i in range(lo, hi):
         row = data[_index(op, i)].reshape(-1)
-        for j in range(op[N_Y]):
-            acts[op[Y] + i * op[N_Y] + j] = float(row[j]) / divisor
+        for j in range(op[N_OUT]):
+            acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) / divisor
 
 
 def inputs_float32(op, params, grads, acts, deltas, lo, hi):
@@ -28,26 +28,26 @@ def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
     _rows(op, op.data[INPUTS], acts, lo, hi, 255)
 
 
-def _columns(op, acts, lo, hi, divisor=1):
-    for i in range(op.clock(SAMPLES)):
+def _copy_features(op, acts, lo, hi, divisor=1):
+    for i in range(op.context(SAMPLES)):
         row = op.data[INPUTS][_index(op, i)].reshape(-1)
         for j in range(lo, hi):
-            acts[op[Y] + i * op[N_Y] + j] = float(row[j]) / divisor
+            acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) / divisor
 
 
-def columns_float32(op, params, grads, acts, deltas, lo, hi):
-    _columns(op, acts, lo, hi)
+def features_float32(op, params, grads, acts, deltas, lo, hi):
+    _copy_features(op, acts, lo, hi)
 
 
-def columns_float64(op, params, grads, acts, deltas, lo, hi):
-    _columns(op, acts, lo, hi)
+def features_float64(op, params, grads, acts, deltas, lo, hi):
+    _copy_features(op, acts, lo, hi)
 
 
-def columns_uint8(op, params, grads, acts, deltas, lo, hi):
-    _columns(op, acts, lo, hi, 255)
+def features_uint8(op, params, grads, acts, deltas, lo, hi):
+    _copy_features(op, acts, lo, hi, 255)
 
 
-def inputs_in_place(op, params, grads, acts, deltas, lo, hi):
+def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
     _rows(op, op.data[INPUTS], acts, lo, hi)
 
 
@@ -60,15 +60,15 @@ def targets_float64(op, params, grads, acts, deltas, lo, hi):
 
 
 def targets_int64(op, params, grads, acts, deltas, lo, hi):
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         label = int(op.data[TARGETS][_index(op, i)])
         for j in range(n):
             acts[op[Y] + i * n + j] = label if n == 1 else float(j == label)
 
 
-def scatter_outputs(op, params, grads, acts, deltas, lo, hi):
-    n = op[N_X]
+def write_outputs(op, params, grads, acts, deltas, lo, hi):
+    n = op[N_IN]
     for i in range(lo, hi):
         for j in range(n):
-            op.data[OUTPUTS][op.clock(START) + i].reshape(-1)[j] = acts[op[X] + i * n + j]
+            op.data[OUTPUTS][op.context(START) + i].reshape(-1)[j] = acts[op[X] + i * n + j]

@@ -1,37 +1,37 @@
 """Twins of the kernels in layers/dense.py."""
 
-from numbanet.plan.columns import COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SPLITS, W, X, Y
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_SPLIT_K, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, W, X, Y
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
+    n_in, n_out = op[N_IN], op[N_OUT]
     for i in range(lo, hi):
         for j in range(n_out):
-            z = params[op[W] + n_in * n_out + j] if op[OWN] else 0.0
+            z = params[op[W] + n_in * n_out + j] if op[ATTRS] else 0.0
             for k in range(n_in):
                 z += acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j]
             acts[op[Y] + i * n_out + j] = z
 
 
-def split(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
-    for i in range(op.clock(SAMPLES)):
+def split_k(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_IN], op[N_OUT]
+    for i in range(op.context(SAMPLES)):
         for j in range(n_out):
             grads[i * n_out + j] = sum(acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j] for k in range(lo, hi))
 
 
-def joined(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
+def reduce_split_k(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_IN], op[N_OUT]
     for i in range(lo, hi):
         for j in range(n_out):
-            z = params[op[W] + n_in * n_out + j] if op[OWN] else 0.0
-            for part in range(SPLITS):
-                z += acts[op[PARTIALS] + part * op[COUNT] + i * n_out + j]
+            z = params[op[W] + n_in * n_out + j] if op[ATTRS] else 0.0
+            for part in range(N_SPLIT_K):
+                z += acts[op[PARTIAL_GRADS] + part * op[PARTIAL_STRIDE] + i * n_out + j]
             acts[op[Y] + i * n_out + j] = z
 
 
 def backward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
+    n_in, n_out = op[N_IN], op[N_OUT]
     for i in range(lo, hi):
         for k in range(n_in):
             da = 0.0
@@ -41,19 +41,19 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 
 
 def gradient(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
+    n_in, n_out = op[N_IN], op[N_OUT]
     for k in range(lo, hi):
         for j in range(n_out):
             dw = 0.0
-            for i in range(op.clock(SAMPLES)):
+            for i in range(op.context(SAMPLES)):
                 a = acts[op[X] + i * n_in + k] if k < n_in else 1.0
                 dw += a * deltas[op[Y] + i * n_out + j]
             grads[op[W] + k * n_out + j] = dw
 
 
-def partial(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
-    for k in range(n_in + op[OWN]):
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_IN], op[N_OUT]
+    for k in range(n_in + op[ATTRS]):
         for j in range(n_out):
             for i in range(lo, hi):
                 a = acts[op[X] + i * n_in + k] if k < n_in else 1.0

@@ -1,6 +1,6 @@
 """Twins of the kernels in layers/dropout.py. The random numbers are written out with Python's whole numbers."""
 
-from numbanet.plan.columns import EPOCH, INDEX, N_Y, ORDER, OWN, SEED, START, Y
+from numbanet.plan.columns import ATTRS, EPOCH, INDEX, N_OUT, PERMUTATION, SEED, START, Y
 
 
 def mixed(a, b):
@@ -26,11 +26,11 @@ def uniform(key, counter):
 
 
 def mask(op, memory, lo, hi):
-    n, rate = op[N_Y], op.real(OWN)
+    n, rate = op[N_OUT], op.float_attr(ATTRS)
     for i in range(lo, hi):
-        place = op.clock(START) + i
-        sample = place if op.data[ORDER] is None else int(op.data[ORDER][place])
-        key = mixed(mixed(mixed(op.clock(SEED), op.clock(EPOCH)), sample), op[INDEX])
+        place = op.context(START) + i
+        sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
+        key = mixed(mixed(mixed(op.context(SEED), op.context(EPOCH)), sample), op[INDEX])
         for j in range(n):
             kept = uniform(key, j) >= rate
             memory[op[Y] + i * n + j] = memory[op[Y] + i * n + j] / (1 - rate) if kept else 0

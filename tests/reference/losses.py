@@ -2,18 +2,18 @@
 
 import math
 
-from numbanet.plan.columns import N_X, OTHER, OWN, SAMPLES, X, Y
+from numbanet.plan.columns import ATTRS, AUX, N_IN, SAMPLES, X, Y
 
 
 def _pairs(op, acts, i):
     """Outputs and targets of sample i."""
-    n = op[N_X]
-    return [(acts[op[X] + i * n + j], acts[op[OTHER] + i * n + j]) for j in range(n)]
+    n = op[N_IN]
+    return [(acts[op[X] + i * n + j], acts[op[AUX] + i * n + j]) for j in range(n)]
 
 
 def _store(op, deltas, i, values):
     for j, value in enumerate(values):
-        deltas[op[X] + i * op[N_X] + j] = value / op.clock(SAMPLES)
+        deltas[op[X] + i * op[N_IN] + j] = value / op.context(SAMPLES)
 
 
 def quadratic_forward(op, params, grads, acts, deltas, lo, hi):
@@ -28,38 +28,38 @@ def quadratic_backward(op, params, grads, acts, deltas, lo, hi):
 
 def mean_squared_forward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        acts[op[Y] + i] = sum((a - y) ** 2 for a, y in _pairs(op, acts, i)) / op[N_X]
+        acts[op[Y] + i] = sum((a - y) ** 2 for a, y in _pairs(op, acts, i)) / op[N_IN]
 
 
 def mean_squared_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        _store(op, deltas, i, [2 * (a - y) / op[N_X] for a, y in _pairs(op, acts, i)])
+        _store(op, deltas, i, [2 * (a - y) / op[N_IN] for a, y in _pairs(op, acts, i)])
 
 
 def mean_absolute_forward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        acts[op[Y] + i] = sum(abs(a - y) for a, y in _pairs(op, acts, i)) / op[N_X]
+        acts[op[Y] + i] = sum(abs(a - y) for a, y in _pairs(op, acts, i)) / op[N_IN]
 
 
 def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        _store(op, deltas, i, [((a > y) * 1.0 - (a < y) * 1.0) / op[N_X] for a, y in _pairs(op, acts, i)])
+        _store(op, deltas, i, [((a > y) * 1.0 - (a < y) * 1.0) / op[N_IN] for a, y in _pairs(op, acts, i)])
 
 
 def huber_forward(op, params, grads, acts, deltas, lo, hi):
-    delta = op.real(OWN)
+    delta = op.float_attr(ATTRS)
     for i in range(lo, hi):
         total = 0.0
         for a, y in _pairs(op, acts, i):
             r = abs(a - y)
             total += r * r / 2 if r <= delta else delta * (r - delta / 2)
-        acts[op[Y] + i] = total / op[N_X]
+        acts[op[Y] + i] = total / op[N_IN]
 
 
 def huber_backward(op, params, grads, acts, deltas, lo, hi):
-    delta = op.real(OWN)
+    delta = op.float_attr(ATTRS)
     for i in range(lo, hi):
-        _store(op, deltas, i, [min(max(a - y, -delta), delta) / op[N_X] for a, y in _pairs(op, acts, i)])
+        _store(op, deltas, i, [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)])
 
 
 def binary_cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
@@ -93,11 +93,11 @@ def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
         _store(op, deltas, i, [math.exp(z - total) * weight - y for z, y in pairs])
 
 
-def count_hits(op, params, grads, acts, deltas, lo, hi):
+def count_correct(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         outputs, targets = zip(*_pairs(op, acts, i), strict=True)
         if len(outputs) == 1:
-            hit = (outputs[0] > op.real(OWN)) == (targets[0] > 0.5)
+            hit = (outputs[0] > op.float_attr(ATTRS)) == (targets[0] > 0.5)
         else:
             hit = outputs.index(max(outputs)) == targets.index(max(targets))
         acts[op[Y] + i] = 1 if hit else 0

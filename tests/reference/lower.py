@@ -1,22 +1,22 @@
 """Twins of the kernels in lowering.py."""
 
-from numbanet.plan.columns import COUNT, N_X, PARTIALS, SHARDS, UNIT, W, X, Y
+from numbanet.plan.columns import CHUNKS, N_IN, PARAM_COLS, PARTIAL_GRADS, PARTIAL_STRIDE, W, X, Y
 
 
 def copy_forward(op, params, grads, acts, deltas, lo, hi):
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
         for j in range(n):
             acts[op[Y] + i * n + j] = acts[op[X] + i * n + j]
 
 
 def copy_backward(op, params, grads, acts, deltas, lo, hi):
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
         for j in range(n):
             deltas[op[X] + i * n + j] = deltas[op[Y] + i * n + j]
 
 
-def sum_partials(op, params, grads, acts, deltas, lo, hi):
-    for i in range(lo * op[UNIT], hi * op[UNIT]):
-        grads[op[W] + i] = sum(acts[op[PARTIALS] + shard * op[COUNT] + i] for shard in range(op.clock(SHARDS)))
+def reduce_chunks(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo * op[PARAM_COLS], hi * op[PARAM_COLS]):
+        grads[op[W] + i] = sum(acts[op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE] + i] for shard in range(op.context(CHUNKS)))

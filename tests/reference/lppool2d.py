@@ -6,15 +6,15 @@ from numbanet.nn.layers import pool_geometry as at
 from reference.pool2d import clear, windows
 
 
-def norm_forward(op, params, grads, acts, deltas, lo, hi):
-    p = op.real(at.POWER)
+def lp_forward(op, params, grads, acts, deltas, lo, hi):
+    p = op.float_attr(at.POWER)
     for i in range(lo, hi):
         for y, inputs in windows(op, i):
             acts[y] = sum(abs(acts[x]) ** p for x in inputs) ** (1 / p)
 
 
-def norm_backward(op, params, grads, acts, deltas, lo, hi):
-    p = op.real(at.POWER)
+def lp_backward(op, params, grads, acts, deltas, lo, hi):
+    p = op.float_attr(at.POWER)
     for i in range(lo, hi):
         clear(op, deltas, i)
         for y, inputs in windows(op, i):

@@ -5,33 +5,33 @@ import math
 import numpy as np
 
 from numbanet.nn.layers.norm import CHANNELS, EPSILON, MOMENTUM
-from numbanet.plan.columns import BUFFERS, COUNT, N_X, PARTIALS, SAMPLES, SHARDS, W, X, Y
+from numbanet.plan.columns import BUFFERS, CHUNKS, N_IN, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, W, X, Y
 
 
 def places(op, lo, hi, c):
     """Numbers of channel c in samples lo … hi − 1, counted from the first of sample 0."""
-    return range(lo * op[N_X] + c, hi * op[N_X], op[CHANNELS])
+    return range(lo * op[N_IN] + c, hi * op[N_IN], op[CHANNELS])
 
 
 def size(op, shard):
     """Numbers per channel in a shard."""
-    n, shards = op.clock(SAMPLES), op.clock(SHARDS)
-    return (n * (shard + 1) // shards - n * shard // shards) * op[N_X] // op[CHANNELS]
+    n, shards = op.context(SAMPLES), op.context(CHUNKS)
+    return (n * (shard + 1) // shards - n * shard // shards) * op[N_IN] // op[CHANNELS]
 
 
 def shards(op):
-    return [shard for shard in range(op.clock(SHARDS)) if size(op, shard)]
+    return [shard for shard in range(op.context(CHUNKS)) if size(op, shard)]
 
 
 def statistics(op, acts, c):
     """(numbers, mean, variance) of a channel over the batch, from what `batch_prepare` left for each shard."""
-    sums = [(size(op, k), *acts[op[PARTIALS] + k * op[COUNT] + np.array([2, 3]) * op[CHANNELS] + c]) for k in shards(op)]
+    sums = [(size(op, k), *acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + np.array([2, 3]) * op[CHANNELS] + c]) for k in shards(op)]
     count = sum(n for n, _, _ in sums)
     mean = sum(n * m for n, m, _ in sums) / count
     return count, mean, sum(squares + n * (m - mean) ** 2 for n, m, squares in sums) / count
 
 
-def batch_prepare(op, params, grads, acts, deltas, lo, hi):
+def batch_statistics(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[CHANNELS] if lo < hi else 0):
         numbers = np.array([acts[op[X] + p] for p in places(op, lo, hi, c)])
         grads[2 * op[CHANNELS] + c] = numbers.mean()
@@ -43,7 +43,7 @@ def batch_forward(op, params, grads, acts, deltas, lo, hi):
         count, mean, variance = statistics(op, acts, c)
         _normalize(op, params, acts, lo, hi, c, mean, variance)
         if lo == 0:  # once in a batch
-            r, m = op[BUFFERS] + c, op.real(MOMENTUM)
+            r, m = op[BUFFERS] + c, op.float_attr(MOMENTUM)
             params[r] = (1 - m) * params[r] + m * mean
             r += op[CHANNELS]
             params[r] = (1 - m) * params[r] + m * variance * count / (count - 1)
@@ -51,17 +51,17 @@ def batch_forward(op, params, grads, acts, deltas, lo, hi):
 
 def _normalize(op, params, acts, lo, hi, c, mean, variance):
     for p in places(op, lo, hi, c):
-        hat = (acts[op[X] + p] - mean) / math.sqrt(variance + op.real(EPSILON))
+        hat = (acts[op[X] + p] - mean) / math.sqrt(variance + op.float_attr(EPSILON))
         acts[op[Y] + p] = params[op[W] + c] * hat + params[op[W] + op[CHANNELS] + c]
 
 
 def _sums(op, grads, acts, deltas, lo, hi, c, mean, variance):
     for p in places(op, lo, hi, c):
-        grads[op[W] + c] += deltas[op[Y] + p] * (acts[op[X] + p] - mean) / math.sqrt(variance + op.real(EPSILON))
+        grads[op[W] + c] += deltas[op[Y] + p] * (acts[op[X] + p] - mean) / math.sqrt(variance + op.float_attr(EPSILON))
         grads[op[W] + op[CHANNELS] + c] += deltas[op[Y] + p]
 
 
-def batch_partial(op, params, grads, acts, deltas, lo, hi):
+def batch_accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[CHANNELS]):
         _, mean, variance = statistics(op, acts, c)
         _sums(op, grads, acts, deltas, lo, hi, c, mean, variance)
@@ -70,9 +70,9 @@ def batch_partial(op, params, grads, acts, deltas, lo, hi):
 def batch_backward(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[CHANNELS]):
         count, mean, variance = statistics(op, acts, c)
-        deviation = math.sqrt(variance + op.real(EPSILON))
-        weighted = sum(acts[op[PARTIALS] + k * op[COUNT] + c] for k in range(op.clock(SHARDS))) / count
-        plain = sum(acts[op[PARTIALS] + k * op[COUNT] + op[CHANNELS] + c] for k in range(op.clock(SHARDS))) / count
+        deviation = math.sqrt(variance + op.float_attr(EPSILON))
+        weighted = sum(acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + c] for k in range(op.context(CHUNKS))) / count
+        plain = sum(acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + op[CHANNELS] + c] for k in range(op.context(CHUNKS))) / count
         for p in places(op, lo, hi, c):
             hat = (acts[op[X] + p] - mean) / deviation
             deltas[op[X] + p] = params[op[W] + c] / deviation * (deltas[op[Y] + p] - plain - hat * weighted)
@@ -90,23 +90,23 @@ def running_forward(op, params, grads, acts, deltas, lo, hi):
 def running_backward(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[CHANNELS]):
         for p in places(op, lo, hi, c):
-            deltas[op[X] + p] = params[op[W] + c] * deltas[op[Y] + p] / math.sqrt(_running(op, params, c)[1] + op.real(EPSILON))
+            deltas[op[X] + p] = params[op[W] + c] * deltas[op[Y] + p] / math.sqrt(_running(op, params, c)[1] + op.float_attr(EPSILON))
 
 
-def running_partial(op, params, grads, acts, deltas, lo, hi):
+def running_accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[CHANNELS]):
         _sums(op, grads, acts, deltas, lo, hi, c, *_running(op, params, c))
 
 
 def _groups(op, lo, hi):
     """Where each run of channels begins, and the channels in it."""
-    return [(p, range(op[CHANNELS])) for p in range(lo * op[N_X], hi * op[N_X], op[CHANNELS])]
+    return [(p, range(op[CHANNELS])) for p in range(lo * op[N_IN], hi * op[N_IN], op[CHANNELS])]
 
 
 def _hats(op, acts, p):
     """(x̂ of each channel of a run, √(σ² + ε))"""
     numbers = np.array([acts[op[X] + p + c] for c in range(op[CHANNELS])])
-    deviation = math.sqrt(numbers.var() + op.real(EPSILON))
+    deviation = math.sqrt(numbers.var() + op.float_attr(EPSILON))
     return (numbers - numbers.mean()) / deviation, deviation
 
 
@@ -127,7 +127,7 @@ def layer_backward(op, params, grads, acts, deltas, lo, hi):
                 g[k] * ((k == c) - 1 / len(channels) - hats[k] * hats[c] / len(channels)) for k in channels) / deviation
 
 
-def layer_partial(op, params, grads, acts, deltas, lo, hi):
+def layer_accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     for p, channels in _groups(op, lo, hi):
         hats, _ = _hats(op, acts, p)
         for c in channels:

@@ -2,37 +2,37 @@
 
 import math
 
-from numbanet.plan.columns import OWN, STEP, W
+from numbanet.plan.columns import ATTRS, STEP, W
 
 
 def sgd(op, params, grads, state, _, lo, hi):
     for i in range(lo, hi):
-        params[i] = params[i] - op.real(OWN) * grads[i]
+        params[i] = params[i] - op.float_attr(ATTRS) * grads[i]
 
 
 def sgd_momentum(op, params, grads, state, _, lo, hi):
-    rate, momentum = op.real(OWN), op.real(OWN + 1)
+    rate, momentum = op.float_attr(ATTRS), op.float_attr(ATTRS + 1)
     for i in range(lo, hi):
         state[i] = momentum * state[i] + grads[i]
         params[i] = params[i] - rate * state[i]
 
 
 def sgd_nesterov(op, params, grads, state, _, lo, hi):
-    rate, momentum = op.real(OWN), op.real(OWN + 1)
+    rate, momentum = op.float_attr(ATTRS), op.float_attr(ATTRS + 1)
     for i in range(lo, hi):
         state[i] = momentum * state[i] + grads[i]
         params[i] = params[i] - rate * (grads[i] + momentum * state[i])
 
 
 def adagrad(op, params, grads, state, _, lo, hi):
-    rate, tiny = op.real(OWN), op.real(OWN + 1)
+    rate, tiny = op.float_attr(ATTRS), op.float_attr(ATTRS + 1)
     for i in range(lo, hi):
         state[i] = state[i] + grads[i] ** 2
         params[i] = params[i] - rate * grads[i] / (math.sqrt(state[i]) + tiny)
 
 
 def rmsprop(op, params, grads, state, _, lo, hi):
-    rate, alpha, tiny, momentum = (op.real(OWN + k) for k in range(4))
+    rate, alpha, tiny, momentum = (op.float_attr(ATTRS + k) for k in range(4))
     for i in range(lo, hi):
         j = op[W] + i
         state[i] = alpha * state[i] + (1 - alpha) * grads[i] ** 2
@@ -40,13 +40,13 @@ def rmsprop(op, params, grads, state, _, lo, hi):
         params[i] = params[i] - rate * state[j]
 
 
-def adam_prepare(op, params, grads, state, _, lo, hi):
+def adam_begin_step(op, params, grads, state, _, lo, hi):
     """Nothing: the naive update works the corrections out for every parameter."""
 
 
 def adam(op, params, grads, state, _, lo, hi):
-    rate, beta_1, beta_2, tiny, decay = (op.real(OWN + k) for k in range(5))
-    t = op.clock(STEP)
+    rate, beta_1, beta_2, tiny, decay = (op.float_attr(ATTRS + k) for k in range(5))
+    t = op.context(STEP)
     for i in range(lo, hi):
         j = op[W] + i
         state[i] = beta_1 * state[i] + (1 - beta_1) * grads[i]

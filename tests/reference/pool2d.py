@@ -1,7 +1,7 @@
 """Twins of the kernels in layers/pool2d.py."""
 
 from numbanet.nn.layers import pool_geometry as at
-from numbanet.plan.columns import N_X, N_Y, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, X, Y
 
 
 def windows(op, i):
@@ -11,14 +11,14 @@ def windows(op, i):
             for c in range(op[at.CHANNELS]):
                 lines = [h * op[at.STRIDE_V] - op[at.TOP] + r for r in range(op[at.ROWS])]
                 columns = [w * op[at.STRIDE_H] - op[at.LEFT] + s for s in range(op[at.COLUMNS])]
-                yield (op[Y] + i * op[N_Y] + (h * op[at.OUT_WIDTH] + w) * op[at.CHANNELS] + c,
-                       [op[X] + i * op[N_X] + (line * op[at.WIDTH_IN] + column) * op[at.CHANNELS] + c
+                yield (op[Y] + i * op[N_OUT] + (h * op[at.OUT_WIDTH] + w) * op[at.CHANNELS] + c,
+                       [op[X] + i * op[N_IN] + (line * op[at.WIDTH_IN] + column) * op[at.CHANNELS] + c
                         for line in lines if 0 <= line < op[at.HEIGHT]
                         for column in columns if 0 <= column < op[at.WIDTH_IN]])
 
 
 def clear(op, deltas, i):
-    for x in range(op[X] + i * op[N_X], op[X] + i * op[N_X] + op[N_X]):
+    for x in range(op[X] + i * op[N_IN], op[X] + i * op[N_IN] + op[N_IN]):
         deltas[x] = 0
 
 

@@ -1,7 +1,7 @@
 """Twins of the kernels in layers/window.py."""
 
 from numbanet.nn.layers import window as at
-from numbanet.plan.columns import N_X, N_Y, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, X, Y
 
 
 def inside(op):
@@ -11,13 +11,13 @@ def inside(op):
 
 def pad_forward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        for place in range(op[N_Y]):
-            acts[op[Y] + i * op[N_Y] + place] = 0
+        for place in range(op[N_OUT]):
+            acts[op[Y] + i * op[N_OUT] + place] = 0
         for j, place in enumerate(inside(op)):
-            acts[op[Y] + i * op[N_Y] + place] = acts[op[X] + i * op[N_X] + j]
+            acts[op[Y] + i * op[N_OUT] + place] = acts[op[X] + i * op[N_IN] + j]
 
 
 def pad_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         for j, place in enumerate(inside(op)):
-            deltas[op[X] + i * op[N_X] + j] = deltas[op[Y] + i * op[N_Y] + place]
+            deltas[op[X] + i * op[N_IN] + j] = deltas[op[Y] + i * op[N_OUT] + place]

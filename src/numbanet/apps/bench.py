@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from numbanet import plotting
-from numbanet.apps.system_info import system
+from numbanet.apps.system_info import show_versions
 from numbanet.backend.cuda import driver
 from numbanet.network import zoo
 from numbanet.network.profiler import peak
@@ -30,7 +30,7 @@ SAMPLES = 50_000
 """Samples in an epoch at most, as many as MNIST has for training."""
 ROUNDS = 5
 """Fewest measurements that a median is taken of."""
-FLOATS_AT_ONCE = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}
+FP32_LANES = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}
 """float32 lanes of a multiprocessor by compute capability (CUDA C++ Programming Guide, arithmetic instructions); newer: 128."""
 BLOCKS = " ▏▎▍▌▋▊▉█"
 BAR = 20
@@ -53,7 +53,7 @@ TRAINED: list[tuple] = [
 ]
 """Title, network, loss, optimiser and batch of each line that trains."""
 PREDICTED: list[tuple] = [("8-64-64-1", _small), ("784-100-10", lambda: _classes(100)), ("LeNet-5", zoo.lenet5)]
-ROWS = (1, 1024)
+PREDICT_BATCHES = (1, 1024)
 """Rows that a prediction is given."""
 
 
@@ -74,7 +74,7 @@ def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu"
 
     most   floating-point operations per second that shares refer to, by default measured first
     """
-    most = highest(device) if most is None else most
+    most = peak_flops(device) if most is None else most
     rng = np.random.default_rng(0)
     pictures, numbers = rng.random((SAMPLES, 784), np.float32), rng.random((SAMPLES, 8), np.float32)
     labels, targets = rng.integers(0, 10, SAMPLES), rng.random((SAMPLES, 1), np.float32)
@@ -83,7 +83,7 @@ def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu"
         return (pictures if math.prod(network.input_shape) == 784 else numbers).reshape(-1, *network.input_shape)
 
     def speed(network, name, kind, n, found):
-        passes = [2 * op.weights * op.uses for op in network._ops() if op.weights]
+        passes = [2 * op.n_weights * op.weight_reuse for op in network._ops() if op.n_weights]
         flops = 3 * sum(passes) - passes[0] if kind == "train" else sum(passes)
         return Speed(name, kind, n, found, n / found, n * flops / found / most)
 
@@ -92,30 +92,30 @@ def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu"
         y = labels if network.output_shape == (10,) else targets
         found = _step(network, inputs(network), y, seconds, batch, loss=loss, optimizer=optimizer)
         yield speed(network, name, "train", batch, found)
-    for n in ROWS:
+    for n in PREDICT_BATCHES:
         for name, build in PREDICTED:
             network = build().to(device)
             x = inputs(network)[:n]
             yield speed(network, name, "predict", n, _call(lambda network=network, x=x: network.predict(x), seconds))
 
 
-def highest(device: str = "cpu") -> float:
+def peak_flops(device: str = "cpu") -> float:
     """Floating-point operations per second of the matrix tile on all threads together, the best of three; or `card_peak`."""
     if device == "cuda":
-        return card_peak()
+        return gpu_peak_flops()
     threads = numba.get_num_threads()
     peak(np.float32)  # compiles
     with ThreadPoolExecutor(threads) as pool:
         return max(sum(pool.map(peak, [np.float32] * threads)) for _ in range(3))
 
 
-def card_peak() -> float:
+def gpu_peak_flops() -> float:
     """float32 operations per second of the GPU, by its data: multiprocessors · lanes of each · highest clock · 2."""
     if driver.SIMULATED:
         return math.inf
     card = driver.module().get_current_device()
-    lanes = FLOATS_AT_ONCE.get(tuple(card.compute_capability), 128)
-    return 2.0 * driver.processors() * lanes * 1e3 * int(card.CLOCK_RATE)
+    lanes = FP32_LANES.get(tuple(card.compute_capability), 128)
+    return 2.0 * driver.multiprocessors() * lanes * 1e3 * int(card.CLOCK_RATE)
 
 
 def _step(network, x, y, seconds: float, batch: int, **recipe) -> float:
@@ -157,25 +157,25 @@ def _call(run, seconds: float) -> float:
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
-def heading(device: str = "cpu") -> str:
+def environment_line(device: str = "cpu") -> str:
     """Where this runs, in one line."""
-    found = dict(system())
-    where = f"{driver.card()} · " if device == "cuda" else ""
+    found = dict(show_versions())
+    where = f"{driver.device_name()} · " if device == "cuda" else ""
     return (f"{where}{found['processor']} · {found['threads'].split()[0]} threads · numbanet {found['numbanet']}, numba "
             f"{found['numba']}, numpy {found['numpy']}, python {found['python']}")
 
 
-def told(most: float, device: str = "cpu") -> str:
+def peak_text(most: float, device: str = "cpu") -> str:
     """The peak in words."""
     return f"peak {most / 1e9:,.0f} GFLOP/s, float32, {'all threads' if device == 'cpu' else 'by the data of the card'}"
 
 
-def head() -> str:
+def header() -> str:
     """The names of the columns of `row`."""
     return f"{'':8}{'network':26}{'samples':>8}{'time':>11}{'samples/s':>13}{'of peak':>9}\n" + "─" * (77 + BAR)
 
 
-def row(one: Speed) -> str:
+def format_row(one: Speed) -> str:
     """A line of the table, with a bar as long as its share of the peak."""
     eighths = round(8 * BAR * min(1.0, one.share))
     bar = (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
@@ -189,13 +189,13 @@ def _time(seconds: float) -> str:
 
 def record(found: list[Speed], most: float, device: str = "cpu") -> dict[str, Any]:
     """The figures and where they were taken, for a JSON file: seconds, samples per second, operations per second."""
-    where = {name: str(value) for name, value in system()} | ({"gpu": driver.card()} if device == "cuda" else {})
+    where = {name: str(value) for name, value in show_versions()} | ({"gpu": driver.device_name()} if device == "cuda" else {})
     return {"system": where, "device": device, "peak": most, "lines": [asdict(one) for one in found]}
 
 
 def picture(found: list[Speed]):
     """Draw the samples per second as horizontal bars; returns matplotlib's figure."""
-    figure = plotting._figure(plotting.WIDE, 0.6 + 0.36 * max(4, len(found)))
+    figure = plotting._figure(plotting.WIDTH_INCHES, 0.6 + 0.36 * max(4, len(found)))
     axes = figure.add_subplot()
     names = [f"train {one.name}, batch {one.samples:,}" if one.kind == "train" else
              f"predict {one.name}, {one.samples:,} row{'s' * (one.samples > 1)}" for one in found]

@@ -15,7 +15,7 @@ OPTIONAL = ("click", "scikit-learn", "h5py", "pooch", "matplotlib", "numba-cuda"
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
 
 
-def system() -> list[tuple[str, Any]]:
+def show_versions() -> list[tuple[str, Any]]:
     """Return what is found, as names and values for people to read."""
     present = getattr(numba.config, "CPU_FEATURES", None) or numba.core.codegen.get_host_cpu_features()
     features = [name for name in FEATURES if f"+{name}" in present.split(",")]

@@ -7,8 +7,8 @@ coefficients are those of the Taylor series, which suffice after the reduction t
 
 import math
 
-from numbanet.backend.intrinsics import exponent, is_single, like, mantissa, nearest, power_of_two, where_greater
-from numbanet.backend.jit import inline_exact
+from numbanet.backend.intrinsics import const_like, exp2_int, exponent, is_float32, mantissa, rint, where_greater
+from numbanet.backend.jit import inline_strict
 
 _LOG2_E = 1 / math.log(2)
 _LN2_HIGH_SINGLE = 0.693359375
@@ -20,123 +20,123 @@ _ROOT2 = math.sqrt(2)
 _LN2 = math.log(2)
 
 
-@inline_exact
+@inline_strict
 def _reduce(x):
     """n and r with x = n ln 2 + r, |r| ≤ ln 2 / 2."""
-    n = nearest(x * like(x, _LOG2_E))
-    if is_single(x):
-        r = (x - n * like(x, _LN2_HIGH_SINGLE)) - n * like(x, _LN2_LOW_SINGLE)
+    n = rint(x * const_like(x, _LOG2_E))
+    if is_float32(x):
+        r = (x - n * const_like(x, _LN2_HIGH_SINGLE)) - n * const_like(x, _LN2_LOW_SINGLE)
     else:
-        r = (x - n * like(x, _LN2_HIGH_DOUBLE)) - n * like(x, _LN2_LOW_DOUBLE)
+        r = (x - n * const_like(x, _LN2_HIGH_DOUBLE)) - n * const_like(x, _LN2_LOW_DOUBLE)
     return n, r
 
 
-@inline_exact
-def _expm1_short(r):
+@inline_strict
+def _expm1_reduced(r):
     """eʳ − 1 for |r| ≤ ln 2 / 2, without cancellation near zero."""
-    if is_single(r):
-        p = like(r, 1 / 5040)
+    if is_float32(r):
+        p = const_like(r, 1 / 5040)
     else:
-        p = like(r, 1 / 6227020800)
-        p = p * r + like(r, 1 / 479001600)
-        p = p * r + like(r, 1 / 39916800)
-        p = p * r + like(r, 1 / 3628800)
-        p = p * r + like(r, 1 / 362880)
-        p = p * r + like(r, 1 / 40320)
-        p = p * r + like(r, 1 / 5040)
-    p = p * r + like(r, 1 / 720)
-    p = p * r + like(r, 1 / 120)
-    p = p * r + like(r, 1 / 24)
-    p = p * r + like(r, 1 / 6)
-    p = p * r + like(r, 1 / 2)
+        p = const_like(r, 1 / 6227020800)
+        p = p * r + const_like(r, 1 / 479001600)
+        p = p * r + const_like(r, 1 / 39916800)
+        p = p * r + const_like(r, 1 / 3628800)
+        p = p * r + const_like(r, 1 / 362880)
+        p = p * r + const_like(r, 1 / 40320)
+        p = p * r + const_like(r, 1 / 5040)
+    p = p * r + const_like(r, 1 / 720)
+    p = p * r + const_like(r, 1 / 120)
+    p = p * r + const_like(r, 1 / 24)
+    p = p * r + const_like(r, 1 / 6)
+    p = p * r + const_like(r, 1 / 2)
     return p * r * r + r
 
 
-@inline_exact
-def _limit(x, bound):
+@inline_strict
+def _clamp(x, bound):
     """x kept within ±bound; NaN stays."""
-    high, low = like(x, bound), like(x, -bound)
+    high, low = const_like(x, bound), const_like(x, -bound)
     x = where_greater(x, high, high, x)
     return where_greater(low, x, low, x)
 
 
-@inline_exact
+@inline_strict
 def exp(x):
     """eˣ; beyond ±87 (float32) or ±708 (float64) the value at that bound, so it is never 0 and never infinite."""
-    x = _limit(x, 87.0) if is_single(x) else _limit(x, 708.0)
+    x = _clamp(x, 87.0) if is_float32(x) else _clamp(x, 708.0)
     n, r = _reduce(x)
-    return power_of_two(n) * (_expm1_short(r) + like(x, 1))
+    return exp2_int(n) * (_expm1_reduced(r) + const_like(x, 1))
 
 
-@inline_exact
+@inline_strict
 def tanh(x):
     """The hyperbolic tangent, from e²ˣ − 1."""
-    y = _limit(x + x, 20.0) if is_single(x) else _limit(x + x, 40.0)
+    y = _clamp(x + x, 20.0) if is_float32(x) else _clamp(x + x, 40.0)
     n, r = _reduce(y)
-    power = power_of_two(n)
-    grown = power * _expm1_short(r) + (power - like(x, 1))
-    return grown / (grown + like(x, 2))
+    power = exp2_int(n)
+    grown = power * _expm1_reduced(r) + (power - const_like(x, 1))
+    return grown / (grown + const_like(x, 2))
 
 
-@inline_exact
+@inline_strict
 def sigmoid(x):
     """1 / (1 + e⁻ˣ)."""
-    one = like(x, 1)
-    return one / (one + exp(like(x, 0) - x))
+    one = const_like(x, 1)
+    return one / (one + exp(const_like(x, 0) - x))
 
 
-@inline_exact
+@inline_strict
 def log(x):
     """The natural logarithm of a positive normal number; below the smallest one −∞, NaN below zero."""
-    one = like(x, 1)
+    one = const_like(x, 1)
     m, e = mantissa(x), exponent(x)
-    root = like(x, _ROOT2)
+    root = const_like(x, _ROOT2)
     e = where_greater(m, root, e + one, e)
-    m = where_greater(m, root, m * like(x, 0.5), m)
+    m = where_greater(m, root, m * const_like(x, 0.5), m)
     s = (m - one) / (m + one)
     q = s * s
-    if is_single(x):
-        p = like(x, 2 / 11)
+    if is_float32(x):
+        p = const_like(x, 2 / 11)
     else:
-        p = like(x, 2 / 23)
-        p = p * q + like(x, 2 / 21)
-        p = p * q + like(x, 2 / 19)
-        p = p * q + like(x, 2 / 17)
-        p = p * q + like(x, 2 / 15)
-        p = p * q + like(x, 2 / 13)
-        p = p * q + like(x, 2 / 11)
-    p = p * q + like(x, 2 / 9)
-    p = p * q + like(x, 2 / 7)
-    p = p * q + like(x, 2 / 5)
-    p = p * q + like(x, 2 / 3)
-    if is_single(x):
-        value = e * like(x, _LN2_HIGH_SINGLE) + ((s + s) + (e * like(x, _LN2_LOW_SINGLE) + s * q * p))
+        p = const_like(x, 2 / 23)
+        p = p * q + const_like(x, 2 / 21)
+        p = p * q + const_like(x, 2 / 19)
+        p = p * q + const_like(x, 2 / 17)
+        p = p * q + const_like(x, 2 / 15)
+        p = p * q + const_like(x, 2 / 13)
+        p = p * q + const_like(x, 2 / 11)
+    p = p * q + const_like(x, 2 / 9)
+    p = p * q + const_like(x, 2 / 7)
+    p = p * q + const_like(x, 2 / 5)
+    p = p * q + const_like(x, 2 / 3)
+    if is_float32(x):
+        value = e * const_like(x, _LN2_HIGH_SINGLE) + ((s + s) + (e * const_like(x, _LN2_LOW_SINGLE) + s * q * p))
     else:
-        value = e * like(x, _LN2_HIGH_DOUBLE) + ((s + s) + (e * like(x, _LN2_LOW_DOUBLE) + s * q * p))
-    smallest = like(x, 1.17549435e-38) if is_single(x) else like(x, 2.2250738585072014e-308)
-    value = where_greater(smallest, x, like(x, -math.inf), value)
-    value = where_greater(like(x, 0), x, like(x, math.nan), value)
-    return where_greater(like(x, math.inf), x, value, x)
+        value = e * const_like(x, _LN2_HIGH_DOUBLE) + ((s + s) + (e * const_like(x, _LN2_LOW_DOUBLE) + s * q * p))
+    smallest = const_like(x, 1.17549435e-38) if is_float32(x) else const_like(x, 2.2250738585072014e-308)
+    value = where_greater(smallest, x, const_like(x, -math.inf), value)
+    value = where_greater(const_like(x, 0), x, const_like(x, math.nan), value)
+    return where_greater(const_like(x, math.inf), x, value, x)
 
 
-@inline_exact
+@inline_strict
 def softplus(x):
     """log(1 + eˣ), without overflow: max(x, 0) + log(1 + e^−|x|)."""
-    zero = like(x, 0)
+    zero = const_like(x, 0)
     far = where_greater(x, zero, zero - x, x)
-    return where_greater(x, zero, x, zero) + log1p_of(exp(far))
+    return where_greater(x, zero, x, zero) + log1p_unit(exp(far))
 
 
-@inline_exact
-def log1p_of(t):
+@inline_strict
+def log1p_unit(t):
     """log(1 + t) for 0 ≤ t ≤ 1, exact to rounding for small t as well."""
-    one = like(t, 1)
+    one = const_like(t, 1)
     u = one + t
     lost = t - (u - one)
     return log(u) + lost / u
 
 
-@inline_exact
-def largest(a, b):
+@inline_strict
+def maximum(a, b):
     """The larger of two numbers or vectors, a where equal."""
     return where_greater(b, a, b, a)

@@ -75,7 +75,7 @@ def _candidates():
     yield Path(tempfile.gettempdir()) / f"numbanet-{os.getuid() if os.name == 'posix' else 'user'}"
 
 
-class _Files:
+class _CacheFile:
     """One file per compiled signature: a checksum, then the pickled key and code. Written beside, then renamed."""
 
     def __init__(self, folder: Path, name: str):
@@ -120,7 +120,7 @@ class _Locator(_CacheLocator):
         return source_hash()
 
     def get_disambiguator(self):
-        return _stamp(self._py_file)
+        return _file_hash(self._py_file)
 
     @classmethod
     def from_function(cls, function, file):
@@ -128,7 +128,7 @@ class _Locator(_CacheLocator):
 
 
 @cache
-def _stamp(file: str) -> str:
+def _file_hash(file: str) -> str:
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:10]
     except OSError:
@@ -146,7 +146,7 @@ class _Cache(FunctionCache):
 
     def __init__(self, function, variant=""):
         super().__init__(function)
-        self._cache_file = _Files(Path(self._cache_path), self._impl.filename_base + variant)
+        self._cache_file = _CacheFile(Path(self._cache_path), self._impl.filename_base + variant)
 
     def load_overload(self, sig, target_context):
         with contextlib.suppress(Exception):
@@ -176,24 +176,24 @@ def inline(function):
     return numba.jit(forceinline=True, **_FLAGS)(function)
 
 
-def inline_exact(function):
+def inline_strict(function):
     """As `inline`, for code whose accuracy rests on the order of its operations."""
     return numba.jit(forceinline=True, **{**_FLAGS, "fastmath": FASTMATH - {"reassoc"}})(function)
 
 
-def routine(function):
+def noinline(function):
     """Compile a helper once, to be called by its callers; or a function that the user's own compiled code calls. Not cached."""
     return numba.jit(**_FLAGS)(function)
 
 
-def native(function=None, *, parallel=False):
+def entry_point(function=None, *, parallel=False):
     """Compile an entry point that Python calls; it releases the interpreter's lock."""
     if function is None:
-        return lambda f: native(f, parallel=parallel)
-    return _Native(function, parallel)
+        return lambda f: entry_point(f, parallel=parallel)
+    return EntryPoint(function, parallel)
 
 
-class _Native:
+class EntryPoint:
     """A function compiled, with `prange` over threads or without, when it is first called."""
 
     def __init__(self, function, parallel):
@@ -204,7 +204,7 @@ class _Native:
     def compiled(self):
         made = self.__dict__.get("_compiled")
         if made is None:
-            for published in _needed(self.function, set()):
+            for published in _external_dependencies(self.function, set()):
                 for dtype in ("float32", "float64"):
                     published.address(dtype)
             made = numba.jit(nogil=True, parallel=self.parallel, **_FLAGS)(self.function)
@@ -225,22 +225,22 @@ class Kernel:
     `apart=True` says that lo ≤ i < hi do not touch one another, so the verb is its own twin: each thread takes an i of its own.
     """
 
-    def __init__(self, function, apart=False):
-        self.function, self.apart = function, apart
+    def __init__(self, function, independent=False):
+        self.function, self.independent = function, independent
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
         self._compiled = {}
-        self.twin = None
+        self.cuda_kernel = None
 
-    def cuda(self, twin) -> "Kernel":
+    def cuda(self, kernel) -> "Kernel":
         """Give the verb its CUDA twin; a decorator."""
-        self.twin = twin
+        self.cuda_kernel = kernel
         return self
 
     def address(self, dtype) -> int:
         """The machine address of the verb for float32 or float64, compiled or read from the cache on first use."""
         key = str(dtype)
         if key not in self._compiled:
-            for published in _needed(self.function, set()):
+            for published in _external_dependencies(self.function, set()):
                 published.address(dtype)
             memory = types.CPointer(getattr(types, key))
             signature = types.void(types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
@@ -253,27 +253,27 @@ class Kernel:
         return f"<kernel {self.function.__module__}.{self.function.__qualname__}>"
 
 
-def kernel(function=None, *, apart=False):
+def kernel(function=None, *, independent=False):
     """Make a function a kernel; see Kernel for `apart`."""
-    return Kernel(function, apart) if function is not None else lambda f: Kernel(f, apart)
+    return Kernel(function, independent) if function is not None else lambda f: Kernel(f, independent)
 
 
-_published: dict[int, "Published"] = {}
+_externals: dict[int, "ExternalHelper"] = {}
 
 
-def _needed(function, seen):
+def _external_dependencies(function, seen):
     """The published helpers that a function calls, itself or through the helpers compiled into it."""
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
-        if id(value) in _published:
-            yield _published[id(value)]
+        if id(value) in _externals:
+            yield _externals[id(value)]
         inner = getattr(value, "py_func", None)
         if inner is not None and inner not in seen:
             seen.add(inner)
-            yield from _needed(inner, seen)
+            yield from _external_dependencies(inner, seen)
 
 
-class Published:
+class ExternalHelper:
     """A large helper that is compiled once for each dtype and that all kernels call by name, instead of a copy in each.
 
     `arguments(dtype)` gives its argument types. `called_by` names the intrinsic that calls it by its `symbol`: a kernel that uses
@@ -283,9 +283,9 @@ class Published:
     def __init__(self, function, arguments):
         self.function, self.arguments, self._compiled = function, arguments, {}
 
-    def called_by(self, intrinsic) -> None:
+    def bind_to(self, intrinsic) -> None:
         """Let kernels that use this intrinsic find the helper."""
-        _published[id(intrinsic)] = self
+        _externals[id(intrinsic)] = self
 
     def symbol(self, dtype) -> str:
         """The name by which compiled code finds the helper for a dtype."""

@@ -13,40 +13,40 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from numbanet.plan.columns import (
+    ACCUMULATE,
+    ATTRS,
     BACKWARD,
-    COUNT,
-    HOME_X,
-    HOME_Y,
+    BASE_X,
+    BASE_Y,
+    CHUNKS,
     INDEX,
     INPUTS,
-    L1,
-    L2,
-    N_Y,
+    L1_STRENGTH,
+    L2_STRENGTH,
+    N_OUT,
+    N_WEIGHTS,
     NEXT,
-    ORDER,
     OUTPUTS,
-    OWN,
-    PARTIAL,
-    PARTIALS,
-    PREPARE,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    PERMUTATION,
     PREVIOUS,
+    ROW_SIZE,
+    SAMPLE_STRIDE_X,
+    SAMPLE_STRIDE_Y,
     SAMPLES,
-    SHARDS,
     START,
+    STATISTICS,
     STEP,
-    STEP_X,
-    STEP_Y,
     TARGETS,
-    WEIGHTS,
-    WIDTH,
     Op,
     Plan,
     W,
     X,
     Y,
-    real_bits,
+    float64_bits,
 )
-from numbanet.plan.lower import sum_partials
+from numbanet.plan.lower import reduce_chunks
 
 
 def name(kernel) -> str:
@@ -58,7 +58,7 @@ class Row:
     """An op's row as a twin sees it: `op[column]`, where a column below 0 lies in a row before, as for a kernel's pointer."""
 
     def __init__(self, table: np.ndarray, number: int, data: Mapping):
-        self.numbers, self.start, self.data = table.reshape(-1), number * WIDTH, data
+        self.numbers, self.start, self.data = table.reshape(-1), number * ROW_SIZE, data
 
     def __getitem__(self, column: int) -> int:
         return int(self.numbers[self.start + column])
@@ -66,17 +66,17 @@ class Row:
     def __setitem__(self, column: int, value: int) -> None:
         self.numbers[self.start + column] = value
 
-    def real(self, column: int) -> float:
+    def float_attr(self, column: int) -> float:
         """The attribute at a column that holds the bits of a real number."""
         return float(np.int64(self[column]).view(np.float64))
 
-    def set_real(self, column: int, value: float) -> None:
+    def set_float_attr(self, column: int, value: float) -> None:
         """Write a real number as its bits."""
-        self[column] = real_bits(value)
+        self[column] = float64_bits(value)
 
-    def clock(self, column: int) -> int:
+    def context(self, column: int) -> int:
         """A column of row 0."""
-        return self[column - self[INDEX] * WIDTH]
+        return self[column - self[INDEX] * ROW_SIZE]
 
 
 class Reference:
@@ -93,16 +93,16 @@ class Reference:
                  optimizer=None, inputs=None, targets=None, order=None, outputs=None):
         self.plan, self.twins, self.loss, self.hits, self.optimizer = plan, twins, loss, hits, optimizer
         self.tables = plan.tables.copy()
-        self.data = {INPUTS: inputs, TARGETS: targets, ORDER: order, OUTPUTS: outputs}
+        self.data = {INPUTS: inputs, TARGETS: targets, PERMUTATION: order, OUTPUTS: outputs}
         self.acts, self.deltas, self.grads = (np.full(n, np.nan, dtype) for n in (plan.n_acts, plan.n_deltas, plan.n_params))
-        self.sums = np.zeros(3)
+        self.metric_sums = np.zeros(3)
         self.ops = {row[INDEX]: op for row, op in zip(self.rows(self.tables[0], 1, NEXT), plan.ops, strict=True)}
         if optimizer is not None:
             for table in self.tables:
                 last = Row(table, len(table) - 1, self.data)
                 last[W] = plan.n_params
-                for i, value in enumerate(optimizer.own):
-                    last.set_real(OWN + i, value)
+                for i, value in enumerate(optimizer.attrs):
+                    last.set_float_attr(ATTRS + i, value)
 
     def call(self, kernel, row, params, grads, acts, deltas, lo, hi) -> None:
         """Call the twin of a kernel."""
@@ -111,20 +111,20 @@ class Reference:
     def samples(self, params, start: int, size: int, train: bool) -> None:
         """Region A for one batch, phase by phase: every thread's samples through a part of the network, and back."""
         plan = self.plan
-        bounds = [size * k // plan.shards for k in range(plan.shards + 1)]
-        if plan.splits:
+        bounds = [size * k // plan.chunks for k in range(plan.chunks + 1)]
+        if plan.n_split_k:
             self.columns(params, start, size)
         for number, phase in enumerate(plan.phases.tolist() if train else [[1, 0, 0, 0]]):
             for t, table in enumerate(self.tables):
-                table[0, START], table[0, SAMPLES], table[0, SHARDS] = start, size, plan.shards
-                mine = range(plan.shards * t // plan.threads, plan.shards * (t + 1) // plan.threads)
+                table[0, START], table[0, SAMPLES], table[0, CHUNKS] = start, size, plan.chunks
+                mine = range(plan.chunks * t // plan.threads, plan.chunks * (t + 1) // plan.threads)
                 if train and number == 0:
                     self.clear_partials(table, mine)
                 if len(plan.phases) > 1:
                     blocks = [(shard, bounds[shard], bounds[shard + 1]) for shard in mine if bounds[shard] < bounds[shard + 1]]
                 else:
                     end = bounds[mine.stop]
-                    blocks = [(-1, lo, min(lo + plan.block, end)) for lo in range(bounds[mine.start], end, plan.block)]
+                    blocks = [(-1, lo, min(lo + plan.micro_batch, end)) for lo in range(bounds[mine.start], end, plan.micro_batch)]
                 for shard, lo, hi in blocks:
                     self.forwards(table, params, phase, shard, lo, hi)
                     if train:
@@ -136,37 +136,37 @@ class Reference:
         table = self.tables[0]
         table[0, START], table[0, SAMPLES] = start, size
         inputs, first = list(self.rows(table, 1, NEXT))[:2]
-        for part in range(self.plan.splits):
-            lo, hi = (inputs[N_Y] * k // self.plan.splits for k in (part, part + 1))
-            self.call(self.op(inputs).split, inputs, params, params, self.acts, self.deltas, lo, hi)
-            self.call(self.op(first).split, first, params, self.partial(first, part), self.acts, self.deltas, lo, hi)
+        for part in range(self.plan.n_split_k):
+            lo, hi = (inputs[N_OUT] * k // self.plan.n_split_k for k in (part, part + 1))
+            self.call(self.op(inputs).split_k, inputs, params, params, self.acts, self.deltas, lo, hi)
+            self.call(self.op(first).split_k, first, params, self.partial(first, part), self.acts, self.deltas, lo, hi)
 
     def clear_partials(self, table, shards) -> None:
         """Start these shards' partial gradients at zero."""
         for row in self.rows(table, 1, NEXT):
-            for shard in shards if row[PARTIAL] else ():
+            for shard in shards if row[ACCUMULATE] else ():
                 self.partial(row, shard)[:] = 0
 
     def forwards(self, table, params, phase, shard: int, lo: int, hi: int) -> None:
         """A block of samples through the ops of a phase; the op that ends it prepares for the next."""
         for row in self.rows(table, phase[0], NEXT):
-            row[X] = row[HOME_X] - lo * row[STEP_X]
-            row[Y] = row[HOME_Y] - lo * row[STEP_Y]
+            row[X] = row[BASE_X] - lo * row[SAMPLE_STRIDE_X]
+            row[Y] = row[BASE_Y] - lo * row[SAMPLE_STRIDE_Y]
             if row[INDEX] == phase[1]:
-                self.call(self.op(row).prepare, row, params, self.partial(row, shard), self.acts, self.deltas, lo, hi)
+                self.call(self.op(row).statistics, row, params, self.partial(row, shard), self.acts, self.deltas, lo, hi)
                 return
             self.call(self.op(row).forward, row, params, params, self.acts, self.deltas, lo, hi)
 
     def backwards(self, table, params, phase, shards, lo: int, hi: int) -> None:
         """A block of samples back through the ops of a phase; the op that ends it takes its partial sums only."""
         for row in self.rows(table, phase[2], PREVIOUS):
-            begins, ends = row[PREPARE] and row[INDEX] == phase[2], row[INDEX] == phase[3]
-            if row[PARTIAL] and not begins:
+            begins, ends = row[STATISTICS] and row[INDEX] == phase[2], row[INDEX] == phase[3]
+            if row[ACCUMULATE] and not begins:
                 for shard, first, last in shards:
                     if first < last:
                         part, w = self.partial(row, shard), row[W]
                         grads = np.concatenate([np.zeros(w, part.dtype), part])
-                        self.call(self.op(row).partial, row, params, grads, self.acts, self.deltas, first, last)
+                        self.call(self.op(row).accumulate_gradient, row, params, grads, self.acts, self.deltas, first, last)
                         part[:] = grads[w:]
             if ends:
                 return
@@ -186,8 +186,8 @@ class Reference:
 
     def partial(self, row: Row, shard: int) -> np.ndarray:
         """The place of a shard's partial gradient."""
-        first = row[PARTIALS] + shard * row[COUNT]
-        return self.acts[first : first + row[COUNT]]
+        first = row[PARTIAL_GRADS] + shard * row[PARTIAL_STRIDE]
+        return self.acts[first : first + row[PARTIAL_STRIDE]]
 
     def parameters(self, params, state, step: int) -> None:
         """Region B: every task's gradient over the whole batch, its penalty, and with an optimiser its update."""
@@ -195,14 +195,14 @@ class Reference:
         for t, table in enumerate(self.tables):
             table[0, STEP] = step
             last_row = Row(table, len(table) - 1, self.data)
-            if optimizer is not None and optimizer.prepare:
-                self.call(optimizer.prepare, last_row, params, params, state, self.deltas, 0, 0)
-            for number, lo, hi, first, last in plan.tasks[plan.bounds[t] : plan.bounds[t + 1]].tolist():
+            if optimizer is not None and optimizer.begin_step:
+                self.call(optimizer.begin_step, last_row, params, params, state, self.deltas, 0, 0)
+            for number, lo, hi, first, last in plan.tasks[plan.task_bounds[t] : plan.task_bounds[t + 1]].tolist():
                 row = Row(table, number, self.data)
-                gradient = sum_partials if row[PARTIAL] else self.op(row).gradient
+                gradient = reduce_chunks if row[ACCUMULATE] else self.op(row).gradient
                 self.call(gradient, row, params, self.grads, self.acts, self.deltas, lo, hi)
-                for i in range(first, min(last, row[W] + row[WEIGHTS])):
-                    self.grads[i] += row.real(L1) * np.sign(params[i]) + row.real(L2) * params[i]
+                for i in range(first, min(last, row[W] + row[N_WEIGHTS])):
+                    self.grads[i] += row.float_attr(L1_STRENGTH) * np.sign(params[i]) + row.float_attr(L2_STRENGTH) * params[i]
                 if optimizer is not None:
                     self.call(optimizer.update, last_row, params, self.grads, state, self.deltas, first, last)
 
@@ -211,7 +211,7 @@ class Reference:
         return float(sum(self.acts[self.plan.offsets[op] + i] for i in range(size))) if op is not None else 0.0
 
     def _add(self, size: int) -> None:
-        self.sums += self.total(self.loss, size), self.total(self.hits, size), size
+        self.metric_sums += self.total(self.loss, size), self.total(self.hits, size), size
 
     def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
         """Take steps first … last − 1 of an epoch; stop at a loss that is not finite and return how far it came."""
@@ -238,9 +238,9 @@ class Reference:
 
     def evaluate(self, params, samples: int) -> tuple[float, float]:
         """Return the sums of loss and hits over all samples."""
-        self.sums[:] = 0
+        self.metric_sums[:] = 0
         for start in range(0, samples, self.plan.batch):
             size = min(self.plan.batch, samples - start)
             self.samples(params, start, size, False)
             self._add(size)
-        return float(self.sums[0]), float(self.sums[1])
+        return float(self.metric_sums[0]), float(self.metric_sums[1])

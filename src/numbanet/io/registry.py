@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 
 
-def named(what: str, name: str, known: dict):
+def lookup(what: str, name: str, known: dict):
     """The entry of `known` for `name`; ValueError with the nearest name and all of them."""
     key = name.lower().replace("-", "_").replace(" ", "_")
     if key in known:

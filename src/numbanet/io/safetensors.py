@@ -60,7 +60,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
     text = _padded(header)
     if len(text) > HEADER_LIMIT:
         raise ValueError(f"{path}: the header needs {len(text)} bytes, the limit is {HEADER_LIMIT}")
-    _replace(path, [len(text).to_bytes(8, "little"), text, *arrays])
+    write_atomic(path, [len(text).to_bytes(8, "little"), text, *arrays])
 
 
 def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -106,18 +106,18 @@ def _checked_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     return dict(metadata)
 
 
-def _spelled(header: dict[str, Any]) -> bytes:
+def _canonical_json(header: dict[str, Any]) -> bytes:
     return json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _padded(header: dict[str, Any]) -> bytes:
-    text = _spelled(header)
+    text = _canonical_json(header)
     return text + b" " * (-len(text) % 8)
 
 
 def _checksum(header: dict[str, Any], parts: list[Any]) -> str:
     rest = {key: value for key, value in header[METADATA].items() if key != CHECKSUM}
-    digest = hashlib.sha256(_spelled({**header, METADATA: rest}))
+    digest = hashlib.sha256(_canonical_json({**header, METADATA: rest}))
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
@@ -135,7 +135,7 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
 
     try:
         header = json.loads(text.decode(), object_pairs_hook=unique)
-        _spelled(header)  # a lone surrogate has no bytes
+        _canonical_json(header)  # a lone surrogate has no bytes
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the header is not JSON: {error}") from None
     if twice:
@@ -155,9 +155,9 @@ def _checked_entries(path: Path, header: dict[str, Any], size: int) -> list[tupl
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"{where}: unknown dtype {dtype!r}, known are {' '.join(DTYPES)}")
-        if not _naturals(shape):
+        if not _is_nonnegative_ints(shape):
             raise ValueError(f"{where}: the shape must be a list of numbers ≥ 0, got {shape!r}")
-        if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        if not _is_nonnegative_ints(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
             raise ValueError(f"{where}: data_offsets must be [begin, end], got {offsets!r}")
         needed, given = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize, offsets[1] - offsets[0]
         if needed != given:
@@ -177,7 +177,7 @@ def _checked_entries(path: Path, header: dict[str, Any], size: int) -> list[tupl
     return entries
 
 
-def _naturals(values: Any) -> bool:
+def _is_nonnegative_ints(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
@@ -193,7 +193,7 @@ def _array(path: Path, name: str, entry: dict[str, Any], data: bytes) -> np.ndar
         raise ValueError(f"{path}: tensor {name!r}: shape {entry['shape']} is impossible: {error}") from None
 
 
-def _replace(path: Path, parts: list[Any]) -> None:
+def write_atomic(path: Path, parts: list[Any]) -> None:
     """Write the parts to a temporary file and give it the path's name."""
     target = os.path.realpath(path)  # A link stays a link; the file that it points to is replaced.
     folder = os.path.dirname(target)

@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 
 
-def count(value, name: str, least: int = 1) -> int:
+def check_int(value, name: str, least: int = 1) -> int:
     """A whole number of at least `least` that fits 63 bits."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -26,7 +26,7 @@ def _real(array, name: str) -> np.ndarray:
     return array
 
 
-def finite(array, name: str) -> None:
+def assert_all_finite(array, name: str) -> None:
     """ValueError that says where, if a float array has a NaN or an infinity."""
     if array.dtype.kind != "f":
         return
@@ -42,7 +42,7 @@ def finite(array, name: str) -> None:
             raise ValueError(f"{name} has {kind} at [{spot}]; remove or fill such values first")
 
 
-def inputs(x, shape, dtype, name: str = "x", look: bool = True) -> np.ndarray:
+def check_inputs(x, shape, dtype, name: str = "x", look: bool = True) -> np.ndarray:
     """x as a contiguous array of (samples, *shape) in float32, float64 or uint8; copied only where it must be.
 
     float32, float64 and uint8 (pictures, 0 … 255) are read as they are; other numbers are converted to `dtype`.
@@ -67,7 +67,7 @@ def inputs(x, shape, dtype, name: str = "x", look: bool = True) -> np.ndarray:
     if x.dtype not in (np.float32, np.float64, np.uint8) or not x.dtype.isnative:
         x = _converted(x, dtype, name)
     if look:
-        finite(x, name)
+        assert_all_finite(x, name)
     return np.require(x, requirements=("C", "A"))
 
 
@@ -80,7 +80,7 @@ def _converted(array, dtype, name):
     return result
 
 
-def targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str = "x"):
+def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str = "x"):
     """y as int64 labels (samples,) or rows (samples, outputs) of float32 or float64, and whether it names classes.
 
     Whole numbers in one dimension are labels; with one output they must be 0 or 1 to count as classes. Rows of zeros with a
@@ -89,7 +89,7 @@ def targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str =
     y = _real(y, name)
     if y.ndim == 0 or len(y) != samples:
         raise ValueError(f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; they must be as many")
-    finite(y, name)
+    assert_all_finite(y, name)
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
     if y.ndim == 1 and outputs > 1:
@@ -114,7 +114,7 @@ def targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str =
     return np.ascontiguousarray(rows), binary and (outputs == 1 or bool((rows.sum(axis=1) == 1).all()))
 
 
-def probabilities(rows, name: str, loss: str) -> None:
+def check_probabilities(rows, name: str, loss: str) -> None:
     """ValueError that says where, if a target lies outside 0 … 1."""
     wrong = np.argwhere((rows < 0) | (rows > 1))
     if len(wrong):

@@ -10,7 +10,7 @@ from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import Op
 
 
-class Placed:
+class BuiltLayer:
     """A layer at its place in a network: its description, shapes, and views of its parameters by name."""
 
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
@@ -39,16 +39,16 @@ class Placed:
         return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
 
 
-def views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
+def parameter_views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
     """Views of a flat memory by name, one behind the other."""
-    views = {}
+    parameter_views = {}
     for name, shape in shapes.items():
-        views[name] = memory[start : start + size(shape)].reshape(shape)
+        parameter_views[name] = memory[start : start + size(shape)].reshape(shape)
         start += size(shape)
-    return views
+    return parameter_views
 
 
-def place(description, input_shape: Shape) -> list[Placed]:
+def build_layers(description, input_shape: Shape) -> list[BuiltLayer]:
     """Expand activations into layers of their own and give every layer its shapes and its part of the flat vector.
 
     Raises TypeError for what is not a layer, ValueError where a layer does not fit the one before it, with its number and name.
@@ -73,7 +73,7 @@ def place(description, input_shape: Shape) -> list[Placed]:
             after = layer.output_shape(shape)
         except ValueError as error:
             raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
-        result.append(Placed(layer, shape, after, offset))
+        result.append(BuiltLayer(layer, shape, after, offset))
         shape, offset = after, offset + result[-1].count
     return result
 
@@ -85,32 +85,32 @@ def _channels_last(shape: Shape) -> None:
                          f"input_shape={(*shape[1:], shape[0])}, and x.transpose(0, 2, 3, 1)")
 
 
-def rows(layers: list[Placed], penalty, samples: int, batches: int, training: bool) -> list[Op]:
+def layer_ops(layers: list[BuiltLayer], penalty, samples: int, batches: int, training: bool) -> list[Op]:
     """The ops of these layers, with the penalties of each (or else `penalty`) scaled for a training set."""
     result: list[Op] = []
     trained, k = next((k for k, placed in enumerate(layers) if placed.count), None), 0
     while k < len(layers):
-        taken, ops = conv2d_channels_first.chain([(placed.layer, placed.input_shape) for placed in layers[k:]]) if k == trained else (0, [])
+        taken, ops = conv2d_channels_first.fuse([(placed.layer, placed.input_shape) for placed in layers[k:]]) if k == trained else (0, [])
         placed = layers[k]
         if not taken:
-            taken, ops = 1, (placed.layer.ops if training else placed.layer.prediction_ops)(placed.input_shape)
+            taken, ops = 1, (placed.layer.ops if training else placed.layer.inference_ops)(placed.input_shape)
         own = penalties(getattr(placed.layer, "penalty", None)) or penalty
         strengths = tuple(float(sum(p.scaled(samples, batches) for p in own if p.power == power)) for power in (1, 2))
-        result += [replace(op, penalties=strengths) if op.weights else op for op in ops]
+        result += [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
         k += taken
     return result
 
 
-def summary(layers: list[Placed], dtype: np.dtype) -> str:
+def summary(layers: list[BuiltLayer], dtype: np.dtype) -> str:
     """A table: layer, output shape, parameters, bytes."""
-    rows = [("layer", "output", "parameters", "bytes")]
+    layer_ops = [("layer", "output", "parameters", "bytes")]
     total = sum(placed.count for placed in layers)
     for placed in layers:
         size_ = f"{placed.count * dtype.itemsize:,}"
-        rows.append((type(placed.layer).__name__, str(placed.output_shape), f"{placed.count:,}", size_))
-    rows.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))
-    widths = [max(len(row[k]) for row in rows) for k in range(4)]
+        layer_ops.append((type(placed.layer).__name__, str(placed.output_shape), f"{placed.count:,}", size_))
+    layer_ops.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))
+    widths = [max(len(row[k]) for row in layer_ops) for k in range(4)]
     lines = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]
+             for row in layer_ops]
     rule = "─" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

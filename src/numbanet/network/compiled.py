@@ -9,11 +9,11 @@ import numba
 from numba.core import types
 from numba.extending import overload
 
-from numbanet.backend.intrinsics import at, call, fixed_address, like, memory, pointer, stack
-from numbanet.backend.jit import routine
+from numbanet.backend.intrinsics import as_pointer, call_indirect, const_like, constant_address, data_pointer, local_array, ptr_add
+from numbanet.backend.jit import noinline
 from numbanet.nn import data
 from numbanet.nn.layers.base import size
-from numbanet.plan.columns import FORWARD, NEXT, PREVIOUS, WIDTH, X, Y
+from numbanet.plan.columns import FORWARD, NEXT, PREVIOUS, ROW_SIZE, X, Y
 from numbanet.plan.lower import lower
 
 LARGEST = 1 << 20
@@ -29,7 +29,7 @@ def compiled(network):
     """
     dtype = network.dtype
     n_in, n_out = size(network.input_shape), size(network.output_shape)
-    ops = [data.inputs(n_in, dtype), *network._ops(), data.scatter(n_out)]
+    ops = [data.inputs(n_in, dtype), *network._ops(), data.outputs(n_out)]
     plan = lower(ops, dtype, batch=1, threads=1, train=False)
     if plan.n_acts * dtype.itemsize > LARGEST:
         raise ValueError(f"one sample needs {plan.n_acts * dtype.itemsize:,} bytes between the layers, more than the {LARGEST:,} "
@@ -43,24 +43,24 @@ def compiled(network):
     first = 0 if first == last else first
     room = int(plan.n_acts) + 16
     kind = numba.from_dtype(dtype)
-    table_address, params_address = fixed_address(table), fixed_address(params)
+    table_address, params_address = constant_address(table), constant_address(params)
 
-    @routine
+    @noinline
     def predict_row(row, out):
         if row.size != n_in or out.size != n_out:
             raise ValueError("the compiled network was given a row or an output of another size than its own")
-        table = pointer(table_address(), numba.int64)
-        params = pointer(params_address(), kind)
-        acts = stack(params, room)
-        _read(row, at(acts, begin), n_in)
+        table = as_pointer(table_address(), numba.int64)
+        params = as_pointer(params_address(), kind)
+        acts = local_array(params, room)
+        _read(row, ptr_add(acts, begin), n_in)
         op_row = first
         while op_row:
-            op = at(table, op_row * WIDTH)
-            call(op[FORWARD], op, params, params, acts, acts, 0, 1)
+            op = ptr_add(table, op_row * ROW_SIZE)
+            call_indirect(op[FORWARD], op, params, params, acts, acts, 0, 1)
             op_row = op[NEXT]
-        result = memory(out)
+        result = data_pointer(out)
         for j in range(n_out):
-            result[j] = like(result, acts[end + j])
+            result[j] = const_like(result, acts[end + j])
 
     predict_row.keep = (plan, table, params)
     return predict_row
@@ -77,15 +77,15 @@ def _(row, acts, n):
     if row.dtype == types.uint8:
 
         def bytes_(row, acts, n):
-            x = memory(row)
+            x = data_pointer(row)
             for k in range(n):
-                acts[k] = like(acts, x[k]) * like(acts, 1 / 255)
+                acts[k] = const_like(acts, x[k]) * const_like(acts, 1 / 255)
 
         return bytes_
 
     def numbers(row, acts, n):
-        x = memory(row)
+        x = data_pointer(row)
         for k in range(n):
-            acts[k] = like(acts, x[k])
+            acts[k] = const_like(acts, x[k])
 
     return numbers

@@ -46,7 +46,7 @@ class Ensemble:
     @classmethod
     def of(cls, build, members: int = 5, seeds=None, combine: str = "mean") -> "Ensemble":
         """Build the networks by `build(seed)`, for seeds 0 … members − 1 or the ones given."""
-        chosen = range(validation.count(members, "members")) if seeds is None else [validation.count(seed, "a seed", 0) for seed in seeds]
+        chosen = range(validation.check_int(members, "members")) if seeds is None else [validation.check_int(seed, "a seed", 0) for seed in seeds]
         return cls([build(seed) for seed in chosen], combine)
 
     @property
@@ -115,9 +115,9 @@ class Ensemble:
         first = self.networks[0]
         chosen = first._loss(loss)
         _, y, classes = first._data(x, y, chosen)
-        for network in self.networks if chosen.after else ():
-            if type(network.layers[-1].layer).__name__ != chosen.after:
-                raise ValueError(f"{type(chosen).__name__} needs networks that all end in {chosen.after.lower()}, one ends in "
+        for network in self.networks if chosen.fused_activation else ():
+            if type(network.layers[-1].layer).__name__ != chosen.fused_activation:
+                raise ValueError(f"{type(chosen).__name__} needs networks that all end in {chosen.fused_activation.lower()}, one ends in "
                                  f"{type(network.layers[-1].layer).__name__}; pass another loss")
         outputs = self._outputs(x, threads)
         mean = self._mean(outputs).reshape(len(outputs[0]), -1)
@@ -150,9 +150,9 @@ def _loss(outputs: np.ndarray, y, loss) -> float:
     a = outputs.astype(np.float64)
     tiny, small = np.finfo(outputs.dtype).tiny, np.finfo(outputs.dtype).epsneg
     last: Any = Identity
-    if loss.after == "Softmax":
+    if loss.fused_activation == "Softmax":
         last, a = Softmax, np.log(np.maximum(a, tiny))
-    elif loss.after == "Sigmoid":
+    elif loss.fused_activation == "Sigmoid":
         a = np.clip(a, tiny, 1 - small)
         last, a = Sigmoid, np.log(a) - np.log1p(-a)
     return Sequential([last()], size(a.shape[1:]), "float64").evaluate(a, y, loss=loss)["loss"]

@@ -9,30 +9,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numbanet.backend.intrinsics import at, call, memory, multiply
-from numbanet.backend.jit import kernel, native
+from numbanet.backend.intrinsics import brgemm_strided, call_indirect, data_pointer, ptr_add
+from numbanet.backend.jit import entry_point, kernel
 from numbanet.engine.cpu import executor
 from numbanet.plan.columns import (
+    ACCUMULATE,
     BACKWARD,
+    BASE_X,
+    BASE_Y,
     FORWARD,
     GRADIENT,
-    HOME_X,
-    HOME_Y,
     INPUTS,
+    N_SPLIT_K,
     NEXT,
-    PARTIAL,
+    ROW_SIZE,
     SAMPLES,
-    SPLIT,
-    SPLITS,
+    SPLIT_K,
     START,
     TARGETS,
-    WIDTH,
     X,
     Y,
 )
 from numbanet.plan.lower import lower
 
-VERBS = {"split": SPLIT, "forward": FORWARD, "backward": BACKWARD, "gradient": GRADIENT, "partial": PARTIAL}
+VERBS = {"split": SPLIT_K, "forward": FORWARD, "backward": BACKWARD, "gradient": GRADIENT, "accumulate": ACCUMULATE}
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Cost:
         return "arithmetic" if self.flops > 4 * self.bytes else "memory"
 
 
-@native
+@entry_point
 def _repeat(address, table, row, params, grads, acts, deltas, lo, hi, times):
-    op = at(memory(table), row * WIDTH)
+    op = ptr_add(data_pointer(table), row * ROW_SIZE)
     for _ in range(times):
-        call(address, op, memory(params), memory(grads), memory(acts), memory(deltas), lo, hi)
+        call_indirect(address, op, data_pointer(params), data_pointer(grads), data_pointer(acts), data_pointer(deltas), lo, hi)
 
 
 def _seconds(times_called, floor=0.002, rounds=5) -> float:
@@ -79,14 +79,14 @@ def _seconds(times_called, floor=0.002, rounds=5) -> float:
 @kernel
 def square_product(op, params, grads, acts, deltas, lo, hi):
     """acts = params · grads for matrices of hi × hi: the arithmetic that the peak is measured with."""
-    multiply(acts, hi, params, hi, 1, 0, grads, hi, 0, acts, hi, hi, hi, hi, 1, 0)
+    brgemm_strided(acts, hi, params, hi, 1, 0, grads, hi, 0, acts, hi, hi, hi, hi, 1, 0)
 
 
 def peak(dtype) -> float:
     """Floating-point operations per second of the matrix tile on 128³, on one core: the peak that shares refer to."""
     n = 128
     a, b, c = (np.random.default_rng(k).random(n * n).astype(dtype) for k in range(3))
-    row = np.zeros((1, WIDTH), np.int64)
+    row = np.zeros((1, ROW_SIZE), np.int64)
     address = square_product.address(np.dtype(dtype))
     return 2 * n**3 / _seconds(lambda times: _repeat(address, row, 0, a, b, c, c, 0, n, times), rounds=9)
 
@@ -97,28 +97,28 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
     x, y, classes = network._data(x[:batch_size], y[:batch_size], chosen)
     ops, last, _ = network._with_loss(chosen, x.dtype, y.dtype, False, len(x), 1, training=True)
     plan = lower(ops, network.dtype, batch=len(x), threads=1, train=True)
-    machine = executor.Differentiator(plan, network.dtype, last)
+    machine = executor.GradientExecutor(plan, network.dtype, last)
     params = network._memory.copy()
     machine.bind(INPUTS, x)
     machine.bind(TARGETS, y)
     machine.gradient(params, len(x))
     table, size, most = plan.tables[0], len(x), peak(network.dtype)
-    block, item, found, row = min(plan.block, size), network.dtype.itemsize, [], 1
+    block, item, found, row = min(plan.micro_batch, size), network.dtype.itemsize, [], 1
     table[0, SAMPLES], table[0, START] = size, 0
     for op in plan.ops:
-        table[row, X], table[row, Y] = table[row, HOME_X], table[row, HOME_Y]
+        table[row, X], table[row, Y] = table[row, BASE_X], table[row, BASE_Y]
         for verb, column in VERBS.items():
-            if not table[row, column] or (column == GRADIENT and op.partial):
+            if not table[row, column] or (column == GRADIENT and op.accumulate_gradient):
                 continue
             whole = column == GRADIENT
-            lo, hi, samples = (0, op.units, size) if whole else (0, block, block)
-            if column == SPLIT:
+            lo, hi, samples = (0, op.param_rows, size) if whole else (0, block, block)
+            if column == SPLIT_K:
                 lo, hi, samples = 0, op.n_in or op.n_out, size
             seconds = _seconds(lambda times, a=int(table[row, column]), r=row, lo=lo, hi=hi: _repeat(
                 a, table, r, params, machine.grads, machine.acts, machine.deltas, lo, hi, times))
-            joins = column == FORWARD and op.joined is not None and op.forward is op.joined
-            flops = 2 * op.weights * op.uses if op.weights and not joins else op.n_out * (1 + SPLITS * joins)
-            moved = item * (op.n_in + op.n_out + (op.parameters * (1 + whole)) / samples)
+            joins = column == FORWARD and op.reduce_split_k is not None and op.forward is op.reduce_split_k
+            flops = 2 * op.n_weights * op.weight_reuse if op.n_weights and not joins else op.n_out * (1 + N_SPLIT_K * joins)
+            moved = item * (op.n_in + op.n_out + (op.n_params * (1 + whole)) / samples)
             found.append(Cost(op.name, verb, 1e6 * seconds / samples, flops, moved, flops * samples / seconds / most))
         row = int(table[row, NEXT])
     machine.release()

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from numbanet.engine.executors import Machinery
+from numbanet.engine.executors import ExecutorCache
 from numbanet.io import validation
-from numbanet.network.built_layer import Placed, place, rows, summary, views
+from numbanet.network.built_layer import build_layers, layer_ops, parameter_views, summary
 from numbanet.nn import data, losses, metrics
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers.base import Shape, size
-from numbanet.nn.regularizers import Penalty, penalties
+from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS, Op
 from numbanet.training.fit import fit
 
@@ -35,20 +35,20 @@ class Sequential:
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
         self.dtype = np.dtype(dtype)
-        self.seed = validation.count(seed, "seed", 0)
+        self.seed = validation.check_int(seed, "seed", 0)
         self.penalty = penalties(penalty)
         self.device = _device(device)
-        self.threads = None if threads is None else validation.count(threads, "threads")
+        self.threads = None if threads is None else validation.check_int(threads, "threads")
         shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
-        self.input_shape: Shape = tuple(validation.count(n, "every number in input_shape") for n in shape)
+        self.input_shape: Shape = tuple(validation.check_int(n, "every number in input_shape") for n in shape)
         self.description = list(layers)
-        self.layers = place(self.description, self.input_shape)
+        self.layers = build_layers(self.description, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
         count = sum(placed.count for placed in self.layers)
         buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
         self._memory = np.zeros(count + buffers, self.dtype)
         self._bind()
-        self._reset_machines()
+        self._reset_executors()
         self.initialize()
 
     # --- building ---
@@ -58,12 +58,12 @@ class Sequential:
         count = sum(placed.count for placed in self.layers)
         self._parameters, start = self._memory[:count], count
         for placed in self.layers:
-            placed.parameters = views(self._memory, placed.offset, placed.shapes)
-            placed.buffers = views(self._memory, start, placed.buffer_shapes)
+            placed.parameters = parameter_views(self._memory, placed.offset, placed.shapes)
+            placed.buffers = parameter_views(self._memory, start, placed.buffer_shapes)
             start += sum(view.size for view in placed.buffers.values())
 
-    def _reset_machines(self) -> None:
-        self._machinery = Machinery(self)
+    def _reset_executors(self) -> None:
+        self._executors = ExecutorCache(self)
         self._trained_by: int | None = None
 
     def _refuse_in_training(self, what: str) -> None:
@@ -80,13 +80,13 @@ class Sequential:
         if _device(device) != self.device:
             self._refuse_in_training("to")
             self.device = device
-            self._reset_machines()
+            self._reset_executors()
         return self
 
     def initialize(self, seed: int | None = None) -> None:
         """Draw all parameters anew and forget the optimiser's state and the epochs trained."""
         self._refuse_in_training("initialize")
-        self.seed = self.seed if seed is None else validation.count(seed, "seed", 0)
+        self.seed = self.seed if seed is None else validation.check_int(seed, "seed", 0)
         for i, placed in enumerate(self.layers):
             generator = np.random.Generator(np.random.Philox(key=[self.seed, i]))
             following = self.layers[i + 1].layer if i + 1 < len(self.layers) else None
@@ -94,7 +94,7 @@ class Sequential:
             for name, values in placed.parameters.items():
                 where = f"layer {i} ({type(placed.layer).__name__}), {name}"
                 values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
-            placed.layer.start_buffers(placed.buffers)
+            placed.layer.initialize_buffers(placed.buffers)
         self.epoch = 0
         self.optimizer: Any = None
         self.optimizer_state = np.zeros(0, self.dtype)
@@ -116,7 +116,7 @@ class Sequential:
 
     def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
         """The rows of the layers before `last`, with their penalties scaled for a training set."""
-        return rows(self.layers[:last], self.penalty, samples, batches, training)
+        return layer_ops(self.layers[:last], self.penalty, samples, batches, training)
 
     def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
                    augment=None):
@@ -125,16 +125,16 @@ class Sequential:
         if len(self.output_shape) != 1:
             raise ValueError(f"the network's output has shape {self.output_shape}; end it with Flatten() to apply a loss")
         n = self.output_shape[0]
-        fused = bool(loss.after)
-        if fused and type(final).__name__ != loss.after:
-            name = {"Sigmoid": "sigmoid", "Softmax": "softmax"}.get(loss.after, loss.after)
+        fused = bool(loss.fused_activation)
+        if fused and type(final).__name__ != loss.fused_activation:
+            name = {"Sigmoid": "sigmoid", "Softmax": "softmax"}.get(loss.fused_activation, loss.fused_activation)
             other = {"Softmax": "; after a softmax use loss='cross_entropy'", "Sigmoid": "; after a sigmoid use "
                      "loss='binary_cross_entropy'"}.get(type(final).__name__, "")
             raise ValueError(f"{type(loss).__name__} needs a network that ends in {name}, this one ends in "
                              f"{type(final).__name__}; give the last layer activation={name!r}{other}")
         targets = data.targets(n, y_dtype)
         threshold = 0.0 if fused else 0.5
-        hits = losses.hits(n, targets, threshold) if classes else None
+        hits = losses.correct_op(n, targets, threshold) if classes else None
         last = loss.op(n, targets)
         body = self._ops(-1 if fused else None, samples, batches, training)
         begin = [data.inputs(size(self.input_shape), x_dtype), *([augment.op(self.input_shape)] if augment else [])]
@@ -150,28 +150,28 @@ class Sequential:
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
         if type(x) is np.ndarray:
-            direct = self._machinery.direct.get(x.dtype)
+            direct = self._executors.direct.get(x.dtype)
             if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and (
                     x.flags.c_contiguous and x.flags.aligned):
                 outputs = np.empty((len(x), *self.output_shape), self.dtype)
-                with self._machinery.lock:
+                with self._executors.lock:
                     if direct(x, outputs, self._memory):
                         return outputs
-        x = validation.inputs(x, self.input_shape, self.dtype, look=False)
+        x = validation.check_inputs(x, self.input_shape, self.dtype, look=False)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
-        with self._machinery.lock:
-            self._machinery.keep_direct(x.dtype)
-            machine = self._machinery.predictor(x.dtype, len(x), threads)
+        with self._executors.lock:
+            self._executors.build_small_batch(x.dtype)
+            machine = self._executors.predictor(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
             try:
                 if not machine.looks:
-                    validation.finite(x, "x")
+                    validation.assert_all_finite(x, "x")
                 machine.forward(self._memory, len(x))
             finally:
                 machine.release()
         if machine.looks and not machine.finite():
-            validation.finite(x, "x")
+            validation.assert_all_finite(x, "x")
         return outputs
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
@@ -187,16 +187,16 @@ class Sequential:
         return losses.loss(given)
 
     def _data(self, x, y, loss, names=("x", "y")):
-        x = validation.inputs(x, self.input_shape, self.dtype, names[0])
-        y, classes = validation.targets(y, len(x), size(self.output_shape), self.dtype, names[1], names[0])
-        if loss.after and y.dtype.kind == "f":
-            validation.probabilities(y, names[1], type(loss).__name__)
+        x = validation.check_inputs(x, self.input_shape, self.dtype, names[0])
+        y, classes = validation.check_targets(y, len(x), size(self.output_shape), self.dtype, names[1], names[0])
+        if loss.fused_activation and y.dtype.kind == "f":
+            validation.check_probabilities(y, names[1], type(loss).__name__)
         return x, y, classes
 
     def _score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
         """Mean loss without penalties, and accuracy for classes, of checked data."""
-        with self._machinery.lock:
-            machine = self._machinery.evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
+        with self._executors.lock:
+            machine = self._executors.evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
@@ -222,7 +222,7 @@ class Sequential:
         """The sum of all penalties at the present weights, for a training set of that many samples and batches."""
         total = 0.0
         for placed in self.layers:
-            if not any(op.weights for op in placed.layer.ops(placed.input_shape)):
+            if not any(op.n_weights for op in placed.layer.ops(placed.input_shape)):
                 continue
             for p in penalties(getattr(placed.layer, "penalty", None)) or self.penalty:
                 w = placed.parameters["weights"].astype(np.float64)
@@ -239,8 +239,8 @@ class Sequential:
         """Return the gradient of `loss(x, y)` by all parameters, as a new vector in their order."""
         chosen = self._loss(loss)
         x, y, classes = self._data(x, y, chosen)
-        with self._machinery.lock:
-            machine = self._machinery.differentiator(chosen, x, y, threads)
+        with self._executors.lock:
+            machine = self._executors.differentiator(chosen, x, y, threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
@@ -266,7 +266,7 @@ class Sequential:
 
         Raises ValueError or TypeError for bad data before anything is trained, DivergenceError when the loss is no longer finite.
         """
-        with self._machinery.lock:
+        with self._executors.lock:
             self._refuse_in_training("fit")
             self._trained_by = threading.get_ident()
         try:
@@ -311,13 +311,13 @@ class Sequential:
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_machinery"], state["_trained_by"]
+        del state["_executors"], state["_trained_by"]
         return state
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._bind()
-        self._reset_machines()
+        self._reset_executors()
 
 
 def _device(name: str) -> str:
@@ -327,8 +327,6 @@ def _device(name: str) -> str:
     if name == "cuda":
         from numbanet.backend.cuda import driver
 
-        driver.require()
+        driver.require_gpu()
     return name
 
-
-__all__ = ["Penalty", "Placed", "Sequential"]

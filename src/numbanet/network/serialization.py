@@ -50,37 +50,37 @@ def save(network, path) -> None:
     Raises   ValueError for a layer with a field that is no number, text, layer or list of them; OSError from the disk
     """
     if isinstance(network, Ensemble):
-        described = [_described(one) for one in network.networks]
+        described = [_to_config(one) for one in network.networks]
         tensors = {f"{i}/{name}": values for i, (_, own) in enumerate(described) for name, values in own.items()}
         content: dict[str, Any] = {"combine": network.combine, "networks": [one for one, _ in described]}
         safetensors.write(path, tensors, {**FORMAT, "ensemble": json.dumps(content)})
     else:
-        content, tensors = _described(network)
+        content, tensors = _to_config(network)
         safetensors.write(path, tensors, {**FORMAT, "network": json.dumps(content)})
 
 
-def _described(network) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _to_config(network) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A network as JSON has it, and its tensors by name."""
     content = {
         "input_shape": list(network.input_shape), "dtype": str(network.dtype), "seed": network.seed,
-        "threads": network.threads, "epoch": network.epoch, "penalty": _encoded(network.penalty, "penalty"),
-        "layers": [_encoded(layer, f"layer {i}") for i, layer in enumerate(network.description)],
-        "optimizer": _encoded(network.optimizer, "optimizer"), "optimizer_steps": network.optimizer_steps,
+        "threads": network.threads, "epoch": network.epoch, "penalty": _encode(network.penalty, "penalty"),
+        "layers": [_encode(layer, f"layer {i}") for i, layer in enumerate(network.description)],
+        "optimizer": _encode(network.optimizer, "optimizer"), "optimizer_steps": network.optimizer_steps,
     }
-    tensors = _numbers(network)
+    tensors = _named_tensors(network)
     state = np.reshape(network.optimizer_state, (-1, network.parameters.size)) if network.optimizer_state.size else ()
-    for name, vector in zip(getattr(network.optimizer, "vectors", ()), state, strict=True):
+    for name, vector in zip(getattr(network.optimizer, "state_names", ()), state, strict=True):
         tensors[f"optimizer.{name}"] = vector
     return content, tensors
 
 
-def _numbers(network) -> dict[str, np.ndarray]:
+def _named_tensors(network) -> dict[str, np.ndarray]:
     """Views of all parameters and buffers by the names they have in a file."""
     return {f"{i}.{name}": values for i, placed in enumerate(network.layers)
             for name, values in {**placed.parameters, **placed.buffers}.items()}
 
 
-def _encoded(value, where: str) -> Any:
+def _encode(value, where: str) -> Any:
     """The value as JSON has it."""
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -89,18 +89,18 @@ def _encoded(value, where: str) -> Any:
     if isinstance(value, numbers.Real):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, (list, tuple)):
-        return [_encoded(one, where) for one in value]
+        return [_encode(one, where) for one in value]
     if isinstance(value, type) and is_dataclass(value):
         value = value()
     if not is_dataclass(value):
-        raise ValueError(f"{where} holds {_shortly(value)}, which a file cannot; use numbers, text, layers or lists of them")
+        raise ValueError(f"{where} holds {_describe(value)}, which a file cannot; use numbers, text, layers or lists of them")
     name = type(value).__name__
     if known().get(name, type(value)) is not type(value):
         raise ValueError(f"{where}: the class {name} has the name of one of numbanet's; give it another to save it")
     config = _config(value)
     if "type" in config:
         raise ValueError(f"{where}: {name} has a field called type, which the file needs for itself; rename it")
-    return {"type": name, **{key: _encoded(one, f"{where} ({name}), {key}") for key, one in config.items()}}
+    return {"type": name, **{key: _encode(one, f"{where} ({name}), {key}") for key, one in config.items()}}
 
 
 def _config(value) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _config(value) -> dict[str, Any]:
     return config
 
 
-def _shortly(value) -> str:
+def _describe(value) -> str:
     return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
@@ -147,7 +147,7 @@ def load(path, custom: dict[str, type] | None = None) -> Any:
     kind, content = _content(path, metadata)
     classes = {**known(), **(custom or {})}
     if kind == "network":
-        return _built(path, content, classes, tensors)
+        return _from_config(path, content, classes, tensors)
     described = content["networks"]
     own: list[dict[str, np.ndarray]] = [{} for _ in described]
     for name, values in tensors.items():
@@ -155,32 +155,32 @@ def load(path, custom: dict[str, type] | None = None) -> Any:
         if number not in map(str, range(len(described))):
             raise ValueError(f"{path}: tensor {name!r} belongs to none of the {len(described)} networks")
         own[int(number)][rest] = values
-    networks = [_built(f"{path}, network {i}", one, classes, own[i]) for i, one in enumerate(described)]
+    networks = [_from_config(f"{path}, network {i}", one, classes, own[i]) for i, one in enumerate(described)]
     try:
         return Ensemble(networks, content["combine"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _built(path, content: dict[str, Any], classes: dict[str, type], tensors: dict[str, np.ndarray]) -> Sequential:
+def _from_config(path, content: dict[str, Any], classes: dict[str, type], tensors: dict[str, np.ndarray]) -> Sequential:
     """The network of a description, with its tensors; `path` stands in errors."""
     try:
-        parts = (_decoded(content[key], classes, key) for key in ("layers", "input_shape", "penalty", "optimizer"))
+        parts = (_decode(content[key], classes, key) for key in ("layers", "input_shape", "penalty", "optimizer"))
         described, shape, penalty, optimizer = parts
         network: Sequential = _Unfilled(described, shape, content["dtype"], content["seed"], penalty, content["threads"])
         if optimizer is not None:
             optimizer = optimizers.optimizer(optimizer)
-        epoch, steps = (validation.count(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
+        epoch, steps = (validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
         network._ops()
     except Exception as error:
         raise ValueError(f"{path}: {error}") from error
-    _compare(path, network, optimizer, tensors)
+    _check_tensors(path, network, optimizer, tensors)
     network.__class__ = Sequential
     network.initialize()
-    for name, values in _numbers(network).items():
+    for name, values in _named_tensors(network).items():
         values[...] = tensors[name]
     network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
-    vectors = [tensors[f"optimizer.{name}"] for name in getattr(optimizer, "vectors", ())]
+    vectors = [tensors[f"optimizer.{name}"] for name in getattr(optimizer, "state_names", ())]
     network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])
     return network
 
@@ -198,27 +198,27 @@ def _content(path, metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the {kind}'s description is not JSON: {error}") from None
     if kind == "network":
-        _complete(path, content, kind, KEYS)
+        _check_keys(path, content, kind, KEYS)
         return kind, content
-    _complete(path, content, kind, {"combine", "networks"})
+    _check_keys(path, content, kind, {"combine", "networks"})
     if not isinstance(content["networks"], list):
         raise ValueError(f"{path}: the ensemble's networks must be a list, got {type(content['networks']).__name__}")
     for i, one in enumerate(content["networks"]):
-        _complete(f"{path}, network {i}", one, "network", KEYS)
+        _check_keys(f"{path}, network {i}", one, "network", KEYS)
     return kind, content
 
 
-def _complete(path, content, kind: str, keys: set[str]) -> None:
+def _check_keys(path, content, kind: str, keys: set[str]) -> None:
     """ValueError where a description is not a dict with just those keys."""
     if not isinstance(content, dict) or set(content) != keys:
         found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: the {kind}'s description must have {', '.join(sorted(keys))}, got {found}")
 
 
-def _decoded(value, classes: dict[str, type], where: str) -> Any:
+def _decode(value, classes: dict[str, type], where: str) -> Any:
     """The value that JSON stands for; lists become tuples."""
     if isinstance(value, list):
-        return tuple(_decoded(one, classes, where) for one in value)
+        return tuple(_decode(one, classes, where) for one in value)
     if not isinstance(value, dict):
         return value
     name = value.get("type")
@@ -226,17 +226,17 @@ def _decoded(value, classes: dict[str, type], where: str) -> Any:
         raise ValueError(f"{where}: an object without a type")
     if name not in classes:
         raise ValueError(f"{where}: unknown type {name!r}; pass custom={{{name!r}: the class}} to load")
-    config = {key: _decoded(one, classes, f"{where}, {name}") for key, one in value.items() if key != "type"}
+    config = {key: _decode(one, classes, f"{where}, {name}") for key, one in value.items() if key != "type"}
     try:
         return classes[name](**config)
     except TypeError as error:
         raise ValueError(f"{where}: {name} cannot be built: {error}") from None
 
 
-def _compare(path, network, optimizer, tensors) -> None:
+def _check_tensors(path, network, optimizer, tensors) -> None:
     """ValueError where the tensors are not exactly those that the layers and the optimiser need."""
-    shapes = {name: values.shape for name, values in _numbers(network).items()}
-    shapes |= {f"optimizer.{name}": (network.parameters.size,) for name in getattr(optimizer, "vectors", ())}
+    shapes = {name: values.shape for name, values in _named_tensors(network).items()}
+    shapes |= {f"optimizer.{name}": (network.parameters.size,) for name in getattr(optimizer, "state_names", ())}
     for name in shapes.keys() - tensors.keys():
         raise ValueError(f"{path}: tensor {name!r} is missing")
     for name in tensors.keys() - shapes.keys():

@@ -92,39 +92,39 @@ class _Row:
     networks: int = 1
 
 
-def _flat(hidden: int, start: str) -> Callable[[], list[Layer]]:
+def _mlp(hidden: int, start: str) -> Callable[[], list[Layer]]:
     """Chapters 1 and 3: one hidden layer, all neurons sigmoid."""
     common: dict[str, Any] = {"activation": "sigmoid", "initializer": start, "bias_initializer": "normal"}
     return lambda: [Dense(hidden, **common), Dense(10, **common)]
 
 
-def _maps(filters: int, kind: type[Activation]) -> list[Layer]:
+def _conv_pool(filters: int, kind: type[Activation]) -> list[Layer]:
     """A convolution of 5×5 and max-pooling."""
     start = Normal((4 / (filters * 25)) ** 0.5)
     return [Conv2D(filters, 5, activation=kind(), initializer=start, bias_initializer="normal"), MaxPool2D(2)]
 
 
-def _units(count: int, kind: type[Activation], rate: float = 0.0) -> list[Layer]:
+def _dense_block(count: int, kind: type[Activation], rate: float = 0.0) -> list[Layer]:
     """A dense layer, behind dropout if there is any."""
     start = Normal((1 - rate) * (1 / count) ** 0.5)
     return [*([Dropout(rate)] if rate else []), Dense(count, kind(), start, "normal")]
 
 
-def _last(rate: float = 0.0) -> list[Layer]:
+def _output_layer(rate: float = 0.0) -> list[Layer]:
     return [*([Dropout(rate)] if rate else []), Dense(10, "softmax", "zeros")]
 
 
-def _deep(maps=(20, 40), kind: type[Activation] = ReLU, units=(100,), rate: float = 0.0) -> Callable[[], list[Layer]]:
+def _conv_net(maps=(20, 40), kind: type[Activation] = ReLU, units=(100,), rate: float = 0.0) -> Callable[[], list[Layer]]:
     """Chapter 6."""
-    return lambda: [*[layer for n in maps for layer in _maps(n, kind)], *([Flatten()] if maps else []),
-                    *[layer for n in units for layer in _units(n, kind, rate)], *_last(rate)]
+    return lambda: [*[layer for n in maps for layer in _conv_pool(n, kind)], *([Flatten()] if maps else []),
+                    *[layer for n in units for layer in _dense_block(n, kind, rate)], *_output_layer(rate)]
 
 
 def _rows() -> dict[int, _Row]:
     squares, bits, likelihood = "quadratic", "binary_cross_entropy", "cross_entropy"
     five, decay = L2(5.0, per="sample"), L2(0.1, per="batch")
-    small, large, vector = _flat(30, "normal"), _flat(100, "normal"), (784,)
-    dropped = _deep(units=(1000, 1000), rate=0.5)
+    small, large, vector = _mlp(30, "normal"), _mlp(100, "normal"), (784,)
+    dropped = _conv_net(units=(1000, 1000), rate=0.5)
     two = "conv 20, pool, conv 40, pool"
     many = Recipe(f"{two}, 1000-1000, ReLU, dropout, expanded", likelihood, 0.03, 40, expanded=True)
     return {
@@ -135,18 +135,18 @@ def _rows() -> dict[int, _Row]:
                        examples=1000), small, vector),
         8: _Row(Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, five), small, vector),
         9: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, five), large, vector),
-        10: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, five), _flat(100, "lecun"), vector),
-        14: _Row(Recipe("784-100 sigmoid, softmax, log-likelihood", likelihood, 0.1, 60), _deep((), Sigmoid), vector),
-        15: _Row(Recipe("conv 20, pool, 100, sigmoid", likelihood, 0.1, 60), _deep((20,), Sigmoid)),
-        16: _Row(Recipe(f"{two}, 100, sigmoid", likelihood, 0.1, 60), _deep(kind=Sigmoid)),
-        17: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1", likelihood, 0.03, 60, decay), _deep()),
-        18: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1, expanded", likelihood, 0.03, 60, decay, expanded=True), _deep()),
+        10: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, five), _mlp(100, "lecun"), vector),
+        14: _Row(Recipe("784-100 sigmoid, softmax, log-likelihood", likelihood, 0.1, 60), _conv_net((), Sigmoid), vector),
+        15: _Row(Recipe("conv 20, pool, 100, sigmoid", likelihood, 0.1, 60), _conv_net((20,), Sigmoid)),
+        16: _Row(Recipe(f"{two}, 100, sigmoid", likelihood, 0.1, 60), _conv_net(kind=Sigmoid)),
+        17: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1", likelihood, 0.03, 60, decay), _conv_net()),
+        18: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1, expanded", likelihood, 0.03, 60, decay, expanded=True), _conv_net()),
         21: _Row(many, dropped),
         22: _Row(Recipe(f"vote of five: {many.name}", likelihood, 0.03, 40, expanded=True), dropped, networks=5),
     }
 
 
-ROWS = _rows()
+BOOK_ROWS = _rows()
 """The rows of the table by number."""
 
 
@@ -156,9 +156,9 @@ def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
     Row 22 is an Ensemble of five, with seeds 5 seed … 5 seed + 4; the others are Sequentials.
     Raises ValueError for a row that is not in the table.
     """
-    if row not in ROWS:
-        raise ValueError(f"there is no row {row!r}; the rows are {', '.join(map(str, ROWS))}")
-    chosen = ROWS[row]
+    if row not in BOOK_ROWS:
+        raise ValueError(f"there is no row {row!r}; the rows are {', '.join(map(str, BOOK_ROWS))}")
+    chosen = BOOK_ROWS[row]
     options = {"penalty": chosen.recipe.penalty, **options}
     if chosen.networks == 1:
         return Sequential(chosen.layers(), chosen.input_shape, seed=seed, **options), chosen.recipe

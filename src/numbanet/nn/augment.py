@@ -16,25 +16,25 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from numbanet.backend.intrinsics import (
-    at,
-    chance,
+    const_like,
+    data_pointer,
+    div_u32,
+    float_attr,
+    fold_in,
     lanes,
-    like,
     load,
-    memory,
-    mixed,
-    quotient,
-    real,
+    num_threads,
+    ptr_add,
     store,
-    thread,
-    threads,
+    thread_rank,
     uniform,
+    uniform_scalar,
 )
-from numbanet.backend.jit import inline, kernel, native
-from numbanet.plan.columns import EPOCH, N_X, OWN, SEED, Op, X, Y, clock, sample_index
+from numbanet.backend.jit import entry_point, inline, kernel
+from numbanet.plan.columns import ATTRS, EPOCH, N_IN, SEED, Op, X, Y, context, sample_index
 
 (HEIGHT, WIDTH_IN, CHANNELS, SHIFT_V, SHIFT_H, ROTATION, ZOOM, SHEAR, FLIP_V, FLIP_H, BRIGHTNESS, NOISE,
- CUTOUT) = range(OWN, OWN + 13)
+ CUTOUT) = range(ATTRS, ATTRS + 13)
 
 
 @dataclass(frozen=True)
@@ -85,30 +85,30 @@ class Augment:
         vertical, horizontal = self.shift if isinstance(self.shift, (tuple, list)) else (self.shift, self.shift)
         own = (*shape, int(vertical), int(horizontal), math.radians(self.rotation), float(self.zoom), float(self.shear),
                int(self.flip_vertical), int(self.flip_horizontal), float(self.brightness), float(self.noise), int(self.cutout))
-        return Op("Augment", n, n, forward, own=own)
+        return Op("Augment", n, n, forward, attrs=own)
 
 
 @inline
-def _between(key, counter, amount):
+def _symmetric_uniform(key, counter, amount):
     """A number drawn from −amount … amount."""
-    return amount * (2 * chance(key, counter) - 1)
+    return amount * (2 * uniform_scalar(key, counter) - 1)
 
 
 @inline
-def _whole(x):
+def _floor(x):
     """The largest whole number up to x, as an integer (a GPU's floor gives a float)."""
     return int(math.floor(x))
 
 
 @inline
-def _map(op, key):
+def _inverse_affine(op, key):
     """The inverse map of one sample: source = (a h + b w + e, c h + d w + f) for the target pixel (h, w)."""
-    angle, zoom = _between(key, 0, real(op, ROTATION)), 1 + _between(key, 1, real(op, ZOOM))
-    shear = _between(key, 2, real(op, SHEAR))
-    up = -1.0 if op[FLIP_V] and chance(key, 3) < 0.5 else 1.0
-    aside = -1.0 if op[FLIP_H] and chance(key, 4) < 0.5 else 1.0
-    down = _whole(chance(key, 5) * (2 * op[SHIFT_V] + 1)) - op[SHIFT_V]
-    right = _whole(chance(key, 6) * (2 * op[SHIFT_H] + 1)) - op[SHIFT_H]
+    angle, zoom = _symmetric_uniform(key, 0, float_attr(op, ROTATION)), 1 + _symmetric_uniform(key, 1, float_attr(op, ZOOM))
+    shear = _symmetric_uniform(key, 2, float_attr(op, SHEAR))
+    up = -1.0 if op[FLIP_V] and uniform_scalar(key, 3) < 0.5 else 1.0
+    aside = -1.0 if op[FLIP_H] and uniform_scalar(key, 4) < 0.5 else 1.0
+    down = _floor(uniform_scalar(key, 5) * (2 * op[SHIFT_V] + 1)) - op[SHIFT_V]
+    right = _floor(uniform_scalar(key, 6) * (2 * op[SHIFT_H] + 1)) - op[SHIFT_H]
     sine, cosine = math.sin(angle), math.cos(angle)
     a, b = up * cosine / zoom, up * sine / zoom
     c, d = aside * (shear * cosine - sine) / zoom, aside * (shear * sine + cosine) / zoom
@@ -118,98 +118,98 @@ def _map(op, key):
 
 
 @inline
-def _hole(op, key):
+def _cutout_corner(op, key):
     """Where the square that is set to 0 begins."""
     half = op[CUTOUT] // 2
-    return _whole(chance(key, 8) * op[HEIGHT]) - half, _whole(chance(key, 9) * op[WIDTH_IN]) - half
+    return _floor(uniform_scalar(key, 8) * op[HEIGHT]) - half, _floor(uniform_scalar(key, 9) * op[WIDTH_IN]) - half
 
 
 @kernel
 def forward(op, params, grads, acts, deltas, lo, hi):
     """Change pictures lo ≤ i < hi        acts[y] overwritten"""
-    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_X]
+    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_IN]
     for i in range(lo, hi):
-        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, i)), -1)
-        x, y = at(acts, op[X] + i * n), at(acts, op[Y] + i * n)
-        a, b, c, d, e, f = _map(op, key)
+        key = fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i)), -1)
+        x, y = ptr_add(acts, op[X] + i * n), ptr_add(acts, op[Y] + i * n)
+        a, b, c, d, e, f = _inverse_affine(op, key)
         for h in range(height):
             for w in range(width):
                 _sample(x, y, h, w, a * h + b * w + e, c * h + d * w + f, height, width, channels)
-        _disturb(op, y, key)
+        _jitter(op, y, key)
         if op[CUTOUT]:
-            top, left = _hole(op, key)
+            top, left = _cutout_corner(op, key)
             for h in range(max(0, top), min(height, top + op[CUTOUT])):
                 for k in range(max(0, left) * channels, min(width, left + op[CUTOUT]) * channels):
-                    y[h * width * channels + k] = like(y, 0)
+                    y[h * width * channels + k] = const_like(y, 0)
 
 
 @forward.cuda
 def forward(op, params, grads, acts, deltas, lo, hi):
-    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_X]
+    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_IN]
     for i in range(lo, hi):
-        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, i)), -1)
-        x, y = at(acts, op[X] + i * n), at(acts, op[Y] + i * n)
-        a, b, c, d, e, f = _map(op, key)
-        bright, noise = 1 + _between(key, 7, real(op, BRIGHTNESS)), real(op, NOISE) * math.sqrt(3.0)
-        top, left = _hole(op, key)
-        for p in range(thread(), height * width, threads()):
-            h = quotient(p, width)
+        key = fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i)), -1)
+        x, y = ptr_add(acts, op[X] + i * n), ptr_add(acts, op[Y] + i * n)
+        a, b, c, d, e, f = _inverse_affine(op, key)
+        bright, noise = 1 + _symmetric_uniform(key, 7, float_attr(op, BRIGHTNESS)), float_attr(op, NOISE) * math.sqrt(3.0)
+        top, left = _cutout_corner(op, key)
+        for p in range(thread_rank(), height * width, num_threads()):
+            h = div_u32(p, width)
             w = p - h * width
             _sample(x, y, h, w, a * h + b * w + e, c * h + d * w + f, height, width, channels)
             for k in range(p * channels, (p + 1) * channels):
                 if noise:
-                    drawn = chance(mixed(key, 1), k) + chance(mixed(key, 2), k)
-                    drawn += chance(mixed(key, 3), k) + chance(mixed(key, 4), k)
-                    y[k] = y[k] * like(y, bright) + like(y, drawn - 2) * like(y, noise)
+                    drawn = uniform_scalar(fold_in(key, 1), k) + uniform_scalar(fold_in(key, 2), k)
+                    drawn += uniform_scalar(fold_in(key, 3), k) + uniform_scalar(fold_in(key, 4), k)
+                    y[k] = y[k] * const_like(y, bright) + const_like(y, drawn - 2) * const_like(y, noise)
                 else:
-                    y[k] *= like(y, bright)
+                    y[k] *= const_like(y, bright)
                 if top <= h < top + op[CUTOUT] and left <= w < left + op[CUTOUT]:
-                    y[k] = like(y, 0)
+                    y[k] = const_like(y, 0)
 
 
 @inline
 def _sample(x, y, h, w, from_h, from_w, height, width, channels):
     """y[h, w] = x[from_h, from_w], between its four neighbours"""
-    top, left = _whole(from_h), _whole(from_w)
-    down, right = like(x, from_h - top), like(x, from_w - left)
+    top, left = _floor(from_h), _floor(from_w)
+    down, right = const_like(x, from_h - top), const_like(x, from_w - left)
     for k in range(channels):
-        total = like(x, 0)
+        total = const_like(x, 0)
         for r in range(2):
             for s in range(2):
                 if 0 <= top + r < height and 0 <= left + s < width:
-                    share = (down if r else like(x, 1) - down) * (right if s else like(x, 1) - right)
+                    share = (down if r else const_like(x, 1) - down) * (right if s else const_like(x, 1) - right)
                     total += share * x[((top + r) * width + left + s) * channels + k]
         y[(h * width + w) * channels + k] = total
 
 
 @inline
-def _disturb(op, y, key):
+def _jitter(op, y, key):
     """y · (1 + brightness) + noise"""
-    bright, noise = 1 + _between(key, 7, real(op, BRIGHTNESS)), real(op, NOISE)
+    bright, noise = 1 + _symmetric_uniform(key, 7, float_attr(op, BRIGHTNESS)), float_attr(op, NOISE)
     if bright == 1 and noise == 0:
         return
-    n, width = op[N_X], lanes(y)
+    n, width = op[N_IN], lanes(y)
     for k in range(0, n, width):
-        v = load(at(y, k), n - k)
-        first, second = uniform(y, mixed(key, 1), k) + uniform(y, mixed(key, 2), k), uniform(y, mixed(key, 3), k)
-        drawn = first + second + uniform(y, mixed(key, 4), k) - like(v, 2)
-        store(at(y, k), v * like(v, bright) + drawn * like(v, noise * math.sqrt(3.0)), n - k)
+        v = load(ptr_add(y, k), n - k)
+        first, second = uniform(y, fold_in(key, 1), k) + uniform(y, fold_in(key, 2), k), uniform(y, fold_in(key, 3), k)
+        drawn = first + second + uniform(y, fold_in(key, 4), k) - const_like(v, 2)
+        store(ptr_add(y, k), v * const_like(v, bright) + drawn * const_like(v, noise * math.sqrt(3.0)), n - k)
 
 
 def inverse_map(augment: Augment, shape, seed: int, epoch: int, sample: int) -> tuple[float, ...]:
     """(a, b, c, d, e, f): the target pixel (h, w) of this sample in this epoch comes from (a h + b w + e, c h + d w + f)."""
     row = np.zeros(64, np.int64)
-    for i, value in enumerate(augment.op(shape).own):
-        row[OWN + i] = np.float64(value).view(np.int64) if isinstance(value, float) else value
+    for i, value in enumerate(augment.op(shape).attrs):
+        row[ATTRS + i] = np.float64(value).view(np.int64) if isinstance(value, float) else value
     return _inverse_map(row, seed, epoch, sample)
 
 
-@native
+@entry_point
 def _inverse_map(row, seed, epoch, sample):
-    return _map(memory(row), mixed(mixed(mixed(seed, epoch), sample), -1))
+    return _inverse_affine(data_pointer(row), fold_in(fold_in(fold_in(seed, epoch), sample), -1))
 
 
-def expand(x, y, shifts=((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))):
+def shift_copies(x, y, shifts=((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))):
     """Return x and y repeated once for each shift (down, right) in pixels, with zeros moving in.
 
     By default this is Nielsen's five-fold set: as it is, and one pixel to each side.

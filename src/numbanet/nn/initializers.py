@@ -18,7 +18,7 @@ from math import prod, sqrt
 
 import numpy as np
 
-from numbanet.io.registry import named
+from numbanet.io.registry import lookup
 
 
 def fans(shape) -> tuple[int, int]:
@@ -45,11 +45,11 @@ class Zeros(Initializer):
 class Normal(Initializer):
     """N(mean, deviation²)."""
 
-    deviation: float = 1.0
+    std: float = 1.0
     mean: float = 0.0
 
     def __call__(self, shape, generator):
-        return generator.normal(self.mean, self.deviation, shape)
+        return generator.normal(self.mean, self.std, shape)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ NAMES = {"normal": Normal, "lecun": LeCun, "glorot": Glorot, "he": He, "uniform"
 def initial(given, shape, generator, where: str) -> np.ndarray:
     """The starting numbers for a name, an Initializer, a function of (shape, generator), or the user's own array."""
     if isinstance(given, str):
-        given = named("initializer", given, NAMES)()
+        given = lookup("initializer", given, NAMES)()
     if isinstance(given, type) and issubclass(given, Initializer):
         given = given()
     values = np.asarray(given(shape, generator) if callable(given) else given)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from numbanet.backend import elementary
-from numbanet.backend.intrinsics import like, real
+from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import Kernel, kernel
-from numbanet.io.registry import named
-from numbanet.plan.columns import N_X, OTHER, OWN, SAMPLES, Op, X, Y, clock
+from numbanet.io.registry import lookup
+from numbanet.plan.columns import ATTRS, AUX, N_IN, SAMPLES, Op, X, Y, context
 
 
 @dataclass(frozen=True)
@@ -34,42 +34,42 @@ class Loss:
 
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel]
-    after: ClassVar[str] = ""
+    fused_activation: ClassVar[str] = ""
 
     @property
-    def own(self) -> tuple:
+    def attrs(self) -> tuple:
         """The loss's parameters as reals, for the columns from OWN on."""
         return tuple(float(getattr(self, f.name)) for f in fields(self))
 
     def op(self, n_outputs: int, targets: Op) -> Op:
         """The row of the plan."""
         kind = type(self)
-        return Op(kind.__name__, n_outputs, 1, kind.forward, kind.backward, reads=targets, own=self.own)
+        return Op(kind.__name__, n_outputs, 1, kind.forward, kind.backward, aux=targets, attrs=self.attrs)
 
 
 # --- quadratic and mean squared ---------------------------------------------------------------------------------------
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def quadratic_forward(op, params, grads, acts, deltas, lo, hi):
     """½ Σ (a − y)²"""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
-        total = like(acts, 0)
+        a, y = op[X] + i * n, op[AUX] + i * n
+        total = const_like(acts, 0)
         for j in range(n):
             r = acts[a + j] - acts[y + j]
             total += r * r
-        acts[op[Y] + i] = like(acts, 0.5) * total
+        acts[op[Y] + i] = const_like(acts, 0.5) * total
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def quadratic_backward(op, params, grads, acts, deltas, lo, hi):
     """da = (a − y) / samples"""
-    n = op[N_X]
-    scale = like(acts, 1 / clock(op, SAMPLES))
+    n = op[N_IN]
+    scale = const_like(acts, 1 / context(op, SAMPLES))
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
+        a, y = op[X] + i * n, op[AUX] + i * n
         for j in range(n):
             deltas[a + j] = scale * (acts[a + j] - acts[y + j])
 
@@ -80,26 +80,26 @@ class Quadratic(Loss):
     forward, backward = quadratic_forward, quadratic_backward
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def mean_squared_forward(op, params, grads, acts, deltas, lo, hi):
     """1/m Σ (a − y)²"""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
-        total = like(acts, 0)
+        a, y = op[X] + i * n, op[AUX] + i * n
+        total = const_like(acts, 0)
         for j in range(n):
             r = acts[a + j] - acts[y + j]
             total += r * r
-        acts[op[Y] + i] = total / like(acts, n)
+        acts[op[Y] + i] = total / const_like(acts, n)
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def mean_squared_backward(op, params, grads, acts, deltas, lo, hi):
     """da = 2 (a − y) / (m samples)"""
-    n = op[N_X]
-    scale = like(acts, 2 / (n * clock(op, SAMPLES)))
+    n = op[N_IN]
+    scale = const_like(acts, 2 / (n * context(op, SAMPLES)))
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
+        a, y = op[X] + i * n, op[AUX] + i * n
         for j in range(n):
             deltas[a + j] = scale * (acts[a + j] - acts[y + j])
 
@@ -113,25 +113,25 @@ class MeanSquaredError(Loss):
 # --- mean absolute and Huber ------------------------------------------------------------------------------------------
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def mean_absolute_forward(op, params, grads, acts, deltas, lo, hi):
     """1/m Σ |a − y|"""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
-        total = like(acts, 0)
+        a, y = op[X] + i * n, op[AUX] + i * n
+        total = const_like(acts, 0)
         for j in range(n):
             total += abs(acts[a + j] - acts[y + j])
-        acts[op[Y] + i] = total / like(acts, n)
+        acts[op[Y] + i] = total / const_like(acts, n)
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
     """da = sign(a − y) / (m samples), 0 where a = y"""
-    n = op[N_X]
-    scale, zero = like(acts, 1 / (n * clock(op, SAMPLES))), like(acts, 0)
+    n = op[N_IN]
+    scale, zero = const_like(acts, 1 / (n * context(op, SAMPLES))), const_like(acts, 0)
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
+        a, y = op[X] + i * n, op[AUX] + i * n
         for j in range(n):
             r = acts[a + j] - acts[y + j]
             deltas[a + j] = scale if r > zero else (-scale if r < zero else r)
@@ -143,26 +143,26 @@ class MeanAbsoluteError(Loss):
     forward, backward = mean_absolute_forward, mean_absolute_backward
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def huber_forward(op, params, grads, acts, deltas, lo, hi):
     """1/m Σ of ½ r² where |r| ≤ δ, else δ (|r| − δ/2)"""
-    n, delta, half = op[N_X], like(acts, real(op, OWN)), like(acts, 0.5)
+    n, delta, half = op[N_IN], const_like(acts, float_attr(op, ATTRS)), const_like(acts, 0.5)
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
-        total = like(acts, 0)
+        a, y = op[X] + i * n, op[AUX] + i * n
+        total = const_like(acts, 0)
         for j in range(n):
             r = abs(acts[a + j] - acts[y + j])
             total += delta * (r - half * delta) if r > delta else half * r * r
-        acts[op[Y] + i] = total / like(acts, n)
+        acts[op[Y] + i] = total / const_like(acts, n)
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def huber_backward(op, params, grads, acts, deltas, lo, hi):
     """da = clip(a − y, ±δ) / (m samples)"""
-    n, delta = op[N_X], like(acts, real(op, OWN))
-    scale = like(acts, 1 / (n * clock(op, SAMPLES)))
+    n, delta = op[N_IN], const_like(acts, float_attr(op, ATTRS))
+    scale = const_like(acts, 1 / (n * context(op, SAMPLES)))
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
+        a, y = op[X] + i * n, op[AUX] + i * n
         for j in range(n):
             r = acts[a + j] - acts[y + j]
             r = delta if r > delta else r
@@ -184,25 +184,25 @@ class Huber(Loss):
 # --- cross-entropies --------------------------------------------------------------------------------------------------
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def binary_cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     """Σ log(1 + eᶻ) − y z, which equals − Σ y log a + (1 − y) log(1 − a)"""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
-        z, y = op[X] + i * n, op[OTHER] + i * n
-        total = like(acts, 0)
+        z, y = op[X] + i * n, op[AUX] + i * n
+        total = const_like(acts, 0)
         for j in range(n):
             total += elementary.softplus(acts[z + j]) - acts[y + j] * acts[z + j]
         acts[op[Y] + i] = total
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = (sigmoid(z) − y) / samples"""
-    n = op[N_X]
-    scale = like(acts, 1 / clock(op, SAMPLES))
+    n = op[N_IN]
+    scale = const_like(acts, 1 / context(op, SAMPLES))
     for i in range(lo, hi):
-        z, y = op[X] + i * n, op[OTHER] + i * n
+        z, y = op[X] + i * n, op[AUX] + i * n
         for j in range(n):
             deltas[z + j] = scale * (elementary.sigmoid(acts[z + j]) - acts[y + j])
 
@@ -211,19 +211,19 @@ class BinaryCrossEntropy(Loss):
     """− Σ y log a + (1 − y) log(1 − a), a sum over the outputs, each a probability of its own after a sigmoid."""
 
     forward, backward = binary_cross_entropy_forward, binary_cross_entropy_backward
-    after = "Sigmoid"
+    fused_activation = "Sigmoid"
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     """Σ y (log Σ eᶻ − z), which equals − Σ y log a"""
-    n = op[N_X]
+    n = op[N_IN]
     for i in range(lo, hi):
-        z, y = op[X] + i * n, op[OTHER] + i * n
+        z, y = op[X] + i * n, op[AUX] + i * n
         top = acts[z]
         for j in range(n):
             top = acts[z + j] if acts[z + j] > top else top
-        total, weight, hit = like(acts, 0), like(acts, 0), like(acts, 0)
+        total, weight, hit = const_like(acts, 0), const_like(acts, 0), const_like(acts, 0)
         for j in range(n):
             total += elementary.exp(acts[z + j] - top)
             weight += acts[y + j]
@@ -231,17 +231,17 @@ def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] = weight * elementary.log(total) - hit
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = (softmax(z) Σ y − y) / samples"""
-    n = op[N_X]
-    scale = like(acts, 1 / clock(op, SAMPLES))
+    n = op[N_IN]
+    scale = const_like(acts, 1 / context(op, SAMPLES))
     for i in range(lo, hi):
-        z, y = op[X] + i * n, op[OTHER] + i * n
+        z, y = op[X] + i * n, op[AUX] + i * n
         top = acts[z]
         for j in range(n):
             top = acts[z + j] if acts[z + j] > top else top
-        total, weight = like(acts, 0), like(acts, 0)
+        total, weight = const_like(acts, 0), const_like(acts, 0)
         for j in range(n):
             deltas[z + j] = elementary.exp(acts[z + j] - top)
             total += deltas[z + j]
@@ -254,7 +254,7 @@ class CrossEntropy(Loss):
     """− Σ y log a for exclusive classes, after a softmax; targets are labels or rows of probabilities."""
 
     forward, backward = cross_entropy_forward, cross_entropy_backward
-    after = "Softmax"
+    fused_activation = "Softmax"
 
 
 NAMES = {"quadratic": Quadratic, "mean_squared_error": MeanSquaredError, "mean_absolute_error": MeanAbsoluteError,
@@ -264,7 +264,7 @@ NAMES = {"quadratic": Quadratic, "mean_squared_error": MeanSquaredError, "mean_a
 def loss(given) -> Loss:
     """The loss for a name or a Loss."""
     if isinstance(given, str):
-        return named("loss", given, NAMES)()
+        return lookup("loss", given, NAMES)()
     if isinstance(given, type) and issubclass(given, Loss):
         return given()
     if isinstance(given, Loss):
@@ -275,23 +275,23 @@ def loss(given) -> Loss:
 # --- hits -------------------------------------------------------------------------------------------------------------
 
 
-@kernel(apart=True)
-def count_hits(op, params, grads, acts, deltas, lo, hi):
+@kernel(independent=True)
+def count_correct(op, params, grads, acts, deltas, lo, hi):
     """acts[Y + i] = 1 where the largest output is that of the class, or the one output is on the target's side."""
-    n, threshold = op[N_X], like(acts, real(op, OWN))
-    one, zero = like(acts, 1), like(acts, 0)
+    n, threshold = op[N_IN], const_like(acts, float_attr(op, ATTRS))
+    one, zero = const_like(acts, 1), const_like(acts, 0)
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[OTHER] + i * n
+        a, y = op[X] + i * n, op[AUX] + i * n
         best = right = 0
         for j in range(1, n):
             best = j if acts[a + j] > acts[a + best] else best
             right = j if acts[y + j] > acts[y + right] else right
         same = best == right
         if n == 1:
-            same = (acts[a] > threshold) == (acts[y] > like(acts, 0.5))
+            same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
         acts[op[Y] + i] = one if same else zero
 
 
-def hits(n_outputs: int, targets: Op, threshold: float) -> Op:
+def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:
     """The op that marks the samples whose class was found; one output decides at `threshold`."""
-    return Op("Hits", n_outputs, 1, count_hits, side=True, reads=targets, own=(float(threshold),))
+    return Op("Hits", n_outputs, 1, count_correct, side_output=True, aux=targets, attrs=(float(threshold),))

@@ -17,14 +17,14 @@ import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from numbanet.backend.intrinsics import like, real, set_real
+from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
-from numbanet.io.registry import named
-from numbanet.plan.columns import COUNT, OWN, STEP, clock
+from numbanet.io.registry import lookup
+from numbanet.plan.columns import ATTRS, PARTIAL_STRIDE, STEP, context
 
-RATE, SECOND, THIRD, FOURTH, FIFTH = range(OWN, OWN + 5)
+RATE, SECOND, THIRD, FOURTH, FIFTH = range(ATTRS, ATTRS + 5)
 """The hyper-parameters, in the order of the fields, the learning rate first. COUNT in that row is the length of a state vector."""
-READY, READY_TOO = OWN + 8, OWN + 9
+READY, READY_TOO = ATTRS + 8, ATTRS + 9
 """What `prepare` works out once per step."""
 
 
@@ -38,9 +38,9 @@ class Optimizer:
 
     learning_rate: float
     update: ClassVar[Kernel]
-    prepare: ClassVar[Kernel | None] = None
-    vectors: ClassVar[tuple[str, ...]] = ()
-    below_one: ClassVar[tuple[str, ...]] = ()
+    begin_step: ClassVar[Kernel | None] = None
+    state_names: ClassVar[tuple[str, ...]] = ()
+    must_be_below_one: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         for f in fields(self):
@@ -49,35 +49,35 @@ class Optimizer:
                 continue
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise ValueError(f"{type(self).__name__}: {f.name} must be a finite number of at least 0, got {value!r}")
-            if f.name in self.below_one and value >= 1:
+            if f.name in self.must_be_below_one and value >= 1:
                 raise ValueError(f"{type(self).__name__}: {f.name} must be below 1, got {value!r}")
 
     @property
-    def own(self) -> tuple[float, ...]:
+    def attrs(self) -> tuple[float, ...]:
         return tuple(float(getattr(self, f.name)) for f in fields(self))
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def sgd(op, params, grads, state, _, lo, hi):
     """θ ← θ − η g"""
-    rate = like(params, real(op, RATE))
+    rate = const_like(params, float_attr(op, RATE))
     for i in range(lo, hi):
         params[i] -= rate * grads[i]
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def sgd_momentum(op, params, grads, state, _, lo, hi):
     """v ← μ v + g, θ ← θ − η v"""
-    rate, momentum = like(params, real(op, RATE)), like(params, real(op, SECOND))
+    rate, momentum = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND))
     for i in range(lo, hi):
         state[i] = momentum * state[i] + grads[i]
         params[i] -= rate * state[i]
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def sgd_nesterov(op, params, grads, state, _, lo, hi):
     """v ← μ v + g, θ ← θ − η (g + μ v)"""
-    rate, momentum = like(params, real(op, RATE)), like(params, real(op, SECOND))
+    rate, momentum = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND))
     for i in range(lo, hi):
         state[i] = momentum * state[i] + grads[i]
         params[i] -= rate * (grads[i] + momentum * state[i])
@@ -90,7 +90,7 @@ class SGD(Optimizer):
     learning_rate: float = 1e-3
     momentum: float = 0.0
     nesterov: bool = False
-    below_one = ("momentum",)
+    must_be_below_one = ("momentum",)
 
     def __post_init__(self):
         super().__post_init__()
@@ -102,14 +102,14 @@ class SGD(Optimizer):
         return sgd_nesterov if self.nesterov else sgd_momentum if self.momentum else sgd
 
     @property
-    def vectors(self):
+    def state_names(self):
         return ("velocity",) if self.momentum else ()
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def adagrad(op, params, grads, state, _, lo, hi):
     """s ← s + g², θ ← θ − η g / (√s + ε)"""
-    rate, tiny = like(params, real(op, RATE)), like(params, real(op, SECOND))
+    rate, tiny = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND))
     for i in range(lo, hi):
         g = grads[i]
         state[i] += g * g
@@ -123,14 +123,14 @@ class Adagrad(Optimizer):
     learning_rate: float = 1e-2
     epsilon: float = 1e-10
     update = adagrad
-    vectors = ("squares",)
+    state_names = ("squares",)
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def rmsprop(op, params, grads, state, _, lo, hi):
     """s ← α s + (1 − α) g², v ← μ v + g / (√s + ε), θ ← θ − η v"""
-    rate, keep, tiny = like(params, real(op, RATE)), like(params, real(op, SECOND)), like(params, real(op, THIRD))
-    momentum, rest, n = like(params, real(op, FOURTH)), like(params, 1 - real(op, SECOND)), op[COUNT]
+    rate, keep, tiny = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND)), const_like(params, float_attr(op, THIRD))
+    momentum, rest, n = const_like(params, float_attr(op, FOURTH)), const_like(params, 1 - float_attr(op, SECOND)), op[PARTIAL_STRIDE]
     for i in range(lo, hi):
         g = grads[i]
         state[i] = keep * state[i] + rest * (g * g)
@@ -148,25 +148,25 @@ class RMSprop(Optimizer):
     epsilon: float = 1e-8
     momentum: float = 0.0
     update = rmsprop
-    vectors = ("squares", "velocity")
-    below_one = ("alpha", "momentum")
+    state_names = ("squares", "velocity")
+    must_be_below_one = ("alpha", "momentum")
 
 
-@kernel(apart=True)
-def adam_prepare(op, params, grads, state, _, lo, hi):
+@kernel(independent=True)
+def adam_begin_step(op, params, grads, state, _, lo, hi):
     """η / (1 − β₁ᵗ) and √(1 − β₂ᵗ) for step t"""
-    t = float(clock(op, STEP))
-    set_real(op, READY, real(op, RATE) / (1 - real(op, SECOND) ** t))
-    set_real(op, READY_TOO, 1 / math.sqrt(1 - real(op, THIRD) ** t))
+    t = float(context(op, STEP))
+    set_float_attr(op, READY, float_attr(op, RATE) / (1 - float_attr(op, SECOND) ** t))
+    set_float_attr(op, READY_TOO, 1 / math.sqrt(1 - float_attr(op, THIRD) ** t))
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def adam(op, params, grads, state, _, lo, hi):
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − η λ) θ − η' m / (√v / √(1 − β₂ᵗ) + ε)"""
-    rate, scale, tiny = like(params, real(op, READY)), like(params, real(op, READY_TOO)), like(params, real(op, FOURTH))
-    first, second = like(params, real(op, SECOND)), like(params, real(op, THIRD))
-    first_rest, second_rest = like(params, 1 - real(op, SECOND)), like(params, 1 - real(op, THIRD))
-    keep, n = like(params, 1 - real(op, RATE) * real(op, FIFTH)), op[COUNT]
+    rate, scale, tiny = const_like(params, float_attr(op, READY)), const_like(params, float_attr(op, READY_TOO)), const_like(params, float_attr(op, FOURTH))
+    first, second = const_like(params, float_attr(op, SECOND)), const_like(params, float_attr(op, THIRD))
+    first_rest, second_rest = const_like(params, 1 - float_attr(op, SECOND)), const_like(params, 1 - float_attr(op, THIRD))
+    keep, n = const_like(params, 1 - float_attr(op, RATE) * float_attr(op, FIFTH)), op[PARTIAL_STRIDE]
     for i in range(lo, hi):
         g = grads[i]
         m = first * state[i] + first_rest * g
@@ -184,9 +184,9 @@ class Adam(Optimizer):
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
-    update, prepare = adam, adam_prepare
-    vectors = ("mean", "squares")
-    below_one = ("beta_1", "beta_2")
+    update, begin_step = adam, adam_begin_step
+    state_names = ("mean", "squares")
+    must_be_below_one = ("beta_1", "beta_2")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ NAMES = {"sgd": SGD, "adagrad": Adagrad, "rmsprop": RMSprop, "adam": Adam, "adam
 def optimizer(given) -> Optimizer:
     """The optimiser for a name or an Optimizer."""
     if isinstance(given, str):
-        return named("optimizer", given, NAMES)()
+        return lookup("optimizer", given, NAMES)()
     if isinstance(given, type) and issubclass(given, Optimizer):
         return given()  # type: ignore[call-arg]
     if isinstance(given, Optimizer):

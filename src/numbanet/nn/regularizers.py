@@ -13,10 +13,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from numbanet.backend.intrinsics import like, real
-from numbanet.backend.jit import inline_exact
-from numbanet.plan.columns import L1 as STRENGTH_1
-from numbanet.plan.columns import L2 as STRENGTH_2
+from numbanet.backend.intrinsics import const_like, float_attr
+from numbanet.backend.jit import inline_strict
+from numbanet.plan.columns import L1_STRENGTH as STRENGTH_1
+from numbanet.plan.columns import L2_STRENGTH as STRENGTH_2
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def penalties(given) -> tuple[Penalty, ...]:
     return each
 
 
-@inline_exact
+@inline_strict
 def penalize(op, params, grads, lo, hi):
     """grads += s₁ sign(w) + s₂ w, for parameters lo ≤ i < hi, with the strengths in the op's row."""
-    s, t, zero = like(params, real(op, STRENGTH_1)), like(params, real(op, STRENGTH_2)), like(params, 0)
+    s, t, zero = const_like(params, float_attr(op, STRENGTH_1)), const_like(params, float_attr(op, STRENGTH_2)), const_like(params, 0)
     if s > zero or t > zero:
         for i in range(lo, hi):
             w = params[i]

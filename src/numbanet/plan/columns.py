@@ -15,66 +15,94 @@ derivative come last, so deltas is the shorter. A slot holds a row per sample, e
 taken over the batch afterwards) or only of the block of samples that a thread is walking through.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from numbanet.backend.intrinsics import pointer
+from numbanet.backend.intrinsics import as_pointer
 from numbanet.backend.jit import Kernel, inline
 
 # Columns of an op's row.
-FORWARD, BACKWARD, PARTIAL, GRADIENT = range(4)
+FORWARD, BACKWARD, ACCUMULATE, GRADIENT = range(4)
 """Addresses of the verbs; 0 where there is nothing to do. An op that needs the whole batch has a fifth, in PREPARE."""
 INDEX = 4
 """The row's own number."""
 X, Y = 5, 6
 """Offsets, in acts and deltas, of sample 0 of the input and of the output."""
-N_X, N_Y = 7, 8
+N_IN, N_OUT = 7, 8
 """Numbers per sample in the input and in the output."""
 W = 9
 """Offset of the op's parameters in params and grads."""
-WEIGHTS = 10
+N_WEIGHTS = 10
 """How many parameters, from W on, a penalty applies to."""
-HOME_X, HOME_Y, STEP_X, STEP_Y = 11, 12, 13, 14
+BASE_X, BASE_Y, SAMPLE_STRIDE_X, SAMPLE_STRIDE_Y = 11, 12, 13, 14
 """Slots of a block: X = HOME_X − lo·STEP_X while the block that starts at sample lo is worked on."""
-L1, L2 = 15, 16
+L1_STRENGTH, L2_STRENGTH = 15, 16
 """Strengths of the penalties, as reals."""
 NEXT, PREVIOUS = 17, 18
 """Numbers of the rows of the next and the previous op; 0 ends the list."""
-OTHER = 19
+AUX = 19
 """Offset of sample 0 in the slot of the op that this one reads besides its input: a loss reads the targets."""
 SCRATCH = 20
 """Offset in acts of the numbers that a thread has for itself while it works on this op."""
-PARTIALS, COUNT, UNIT = 21, 22, 23
+PARTIAL_GRADS, PARTIAL_STRIDE, PARAM_COLS = 21, 22, 23
 """Offset in acts of the first shard's partial gradient, how many numbers each shard's has, and how many make a unit."""
-PREPARE, BUFFERS = 24, 25
+STATISTICS, BUFFERS = 24, 25
 """Address of the verb whose result for the whole batch `forward` waits for; offset in params of numbers that are not trained."""
-SPLIT = 26
+SPLIT_K = 26
 """Address of the verb that works on columns lo ≤ j < hi of the inputs of the whole batch, before region A; see `lowering`."""
-SPLITS = 4
+N_SPLIT_K = 4
 """Parts that the columns are cut into then: a fixed number, so that sums do not depend on the threads."""
-OWN = 27
+ATTRS = 27
 """First of the columns that belong to the layer. A layer that needs more than its row holds is given the following rows too."""
-WIDTH = 48
+ROW_SIZE = 48
+
+
+class Attrs:
+    """The attributes of a kind of op: a column for each name, from ATTRS on, and how they are packed.
+
+        GEOMETRY = Attrs("height width channels")
+        GEOMETRY.height                                  the column, a constant in compiled code
+        GEOMETRY.pack(height=8, width=6, channels=3)     the values in the order of the columns
+
+    Raises TypeError where a name is missing or unknown.
+    """
+
+    def __new__(cls, names: str, first: int = ATTRS) -> Any:
+        fields = names.split()
+        layout: Any = namedtuple("Attrs", fields)  # type: ignore[misc]  # Numba knows named tuples
+
+        class Layout(layout):
+            __slots__ = ()
+
+            @staticmethod
+            def pack(**values) -> tuple:
+                """Values in the order of the columns."""
+                return tuple(layout(**values))
+
+        return Layout(*range(first, first + len(fields)))
+
 
 # Columns of row 0, the clock.
-SAMPLES, START, EPOCH, SEED, SHARDS, STEP, INPUTS, TARGETS, ORDER, OUTPUTS, TOTAL = range(5, 16)
+SAMPLES, START, EPOCH, SEED, CHUNKS, STEP, INPUTS, TARGETS, PERMUTATION, OUTPUTS, PREFETCH_LIMIT = range(5, 16)
 """Samples in this batch · position of its first in the epoch · epoch · seed · shards the batch is split into · optimiser steps
 taken, this one included · addresses of the data · samples in the epoch, 0 if the next batch is not worth asking for."""
 
 
 @inline
-def clock(op, column):
+def context(op, column):
     """A column of row 0, seen from any row."""
-    return op[column - op[INDEX] * WIDTH]
+    return op[column - op[INDEX] * ROW_SIZE]
 
 
 @inline
 def sample_index(op, i):
     """The index in the data of sample i of the batch."""
-    place = clock(op, START) + i
-    if clock(op, ORDER):
-        return pointer(clock(op, ORDER), np.int64)[place]
+    place = context(op, START) + i
+    if context(op, PERMUTATION):
+        return as_pointer(context(op, PERMUTATION), np.int64)[place]
     return place
 
 
@@ -106,33 +134,33 @@ class Op:
     forward: Kernel | None
     backward: Kernel | None = None
     gradient: Kernel | None = None
-    partial: Kernel | None = None
+    accumulate_gradient: Kernel | None = None
     in_place: bool = False
     keeps_output: bool = False
-    side: bool = False
-    reads: "Op | None" = None
-    prepare: Kernel | None = None
-    split: Kernel | None = None
-    joined: Kernel | None = None
-    extra: int = 0
+    side_output: bool = False
+    aux: "Op | None" = None
+    statistics: Kernel | None = None
+    split_k: Kernel | None = None
+    reduce_split_k: Kernel | None = None
+    statistics_size: int = 0
     buffers: int = 0
     scratch: int = 0
-    units: int = 0
-    unit: int = 0
-    weights: int = 0
-    uses: int = 1
-    own: tuple = ()
-    why_no_backward: str = ""
+    param_rows: int = 0
+    param_cols: int = 0
+    n_weights: int = 0
+    weight_reuse: int = 1
+    attrs: tuple = ()
+    not_differentiable: str = ""
     penalties: tuple = (0.0, 0.0)
 
     @property
-    def parameters(self) -> int:
-        return self.units * self.unit
+    def n_params(self) -> int:
+        return self.param_rows * self.param_cols
 
     @property
     def flops(self) -> int:
         """Floating-point operations of a forward pass per sample, roughly: two for each use of a weight."""
-        return 2 * self.weights * self.uses + self.n_out
+        return 2 * self.n_weights * self.weight_reuse + self.n_out
 
 
 @dataclass
@@ -150,24 +178,24 @@ class Plan:
     ops: list[Op]
     threads: int
     batch: int
-    block: int
+    micro_batch: int
     tables: np.ndarray
     offsets: dict[Op, int]
-    shards: int
+    chunks: int
     n_acts: int
     n_deltas: int
     n_params: int
     tasks: np.ndarray
-    bounds: np.ndarray
+    task_bounds: np.ndarray
     buffer: int
     phases: np.ndarray
-    splits: int = 0
+    n_split_k: int = 0
 
-    def set_clock(self, column: int, value: int) -> None:
+    def set_context(self, column: int, value: int) -> None:
         """Write a column of the clock in every thread's copy."""
         self.tables[:, 0, column] = value
 
 
-def real_bits(value: float) -> int:
+def float64_bits(value: float) -> int:
     """The bits of a float64 as an int64."""
     return int(np.float64(value).view(np.int64))

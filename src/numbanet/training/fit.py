@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 
-from numbanet.io.validation import count
+from numbanet.io.validation import check_int
 from numbanet.nn import optimizers
-from numbanet.plan.columns import EPOCH, INPUTS, ORDER, SEED, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, SEED, TARGETS
 from numbanet.training.callbacks import callback
 from numbanet.training.progress import Progress
 
@@ -33,7 +33,7 @@ class History:
         return f"<History of {len(self.seconds)} epochs: {last}>"
 
 
-def order(seed: int, epoch: int, samples: int) -> np.ndarray:
+def epoch_permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
     """The order of an epoch's samples: a permutation that depends on seed and epoch alone."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
@@ -43,9 +43,9 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
     """Train the network; see Sequential.fit."""
     loss, optimizer = network._loss(loss), optimizers.optimizer(optimizer)
     callbacks = [callback(one) for one in callbacks]
-    epochs = count(epochs, "epochs", 0)
-    threads = None if threads is None else count(threads, "threads")
-    batch_size = None if batch_size is None else count(batch_size, "batch_size")
+    epochs = check_int(epochs, "epochs", 0)
+    threads = None if threads is None else check_int(threads, "threads")
+    batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split must be at least 0 and below 1, got {validation_split!r}")
     x, y, classes = network._data(x, y, loss)
@@ -70,12 +70,12 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
         if getattr(placed.layer, "needs_batch", False) and smallest * len(placed.input_shape) == 1:
             raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in "
                              f"batches of {batch} leave one of a single sample: choose another batch_size")
-    trainer = network._machinery.trainer(loss, optimizer, x, y, classes, batch, batches, threads, augment)
-    _continue(network, optimizer)
+    trainer = network._executors.trainer(loss, optimizer, x, y, classes, batch, batches, threads, augment)
+    _reuse_optimizer_state(network, optimizer)
     history, show = History(), Progress(epochs if verbose else 0)
     trainer.bind(INPUTS, x)
     trainer.bind(TARGETS, y)
-    trainer.set_own(optimizer.own)
+    trainer.set_attrs(optimizer.attrs)
     for one in callbacks:
         one.on_fit_begin(network)
     try:
@@ -101,9 +101,9 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
     return history
 
 
-def _continue(network, optimizer) -> None:
+def _reuse_optimizer_state(network, optimizer) -> None:
     """Keep the optimiser's state if it is of the same kind, or start it at zero."""
-    wanted = len(optimizer.vectors) * network.parameters.size
+    wanted = len(optimizer.state_names) * network.parameters.size
     if type(network.optimizer) is not type(optimizer) or network.optimizer_state.size != wanted:
         network.optimizer_state = np.zeros(wanted, network.dtype)
         network.optimizer_steps = 0
@@ -113,28 +113,28 @@ def _continue(network, optimizer) -> None:
 def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float]:
     """One pass over the data, in native calls of about 50 ms; the means of loss and accuracy."""
     kept = network._memory.copy()
-    trainer.bind(ORDER, order(network.seed, network.epoch, samples) if shuffle else None)
-    trainer.plan.set_clock(EPOCH, network.epoch)
-    trainer.plan.set_clock(SEED, network.seed)
-    trainer.sums[:] = 0
+    trainer.bind(PERMUTATION, epoch_permutation(network.seed, network.epoch, samples) if shuffle else None)
+    trainer.plan.set_context(EPOCH, network.epoch)
+    trainer.plan.set_context(SEED, network.seed)
+    trainer.metric_sums[:] = 0
     done = 0
     while done < batches:
         last = min(batches, done + trainer.slice())
         reached = trainer.steps(network._memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
         network.optimizer_steps += reached - done
         if reached < last:
-            _diverged(network, kept, reached + 1)
+            _restore_and_raise(network, kept, reached + 1)
         done = reached
         show.step(done / batches)
     if not np.isfinite(network.parameters).all():
-        _diverged(network, kept, batches)
-    logs = {"loss": float(trainer.sums[0] / samples)}
-    if trainer.hits_op is not None:
-        logs["accuracy"] = float(trainer.sums[1] / samples)
+        _restore_and_raise(network, kept, batches)
+    logs = {"loss": float(trainer.metric_sums[0] / samples)}
+    if trainer.correct_op is not None:
+        logs["accuracy"] = float(trainer.metric_sums[1] / samples)
     return logs
 
 
-def _diverged(network, kept, batch) -> None:
+def _restore_and_raise(network, kept, batch) -> None:
     network._memory[:] = kept
     network.optimizer_state[:] = 0
     network.optimizer_steps = 0

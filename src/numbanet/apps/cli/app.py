@@ -17,7 +17,7 @@ from numbanet import datasets, plotting
 from numbanet.apps import bench as speed
 from numbanet.apps.cli import experiment as work
 from numbanet.apps.cli import options
-from numbanet.apps.system_info import system as system_found
+from numbanet.apps.system_info import show_versions as system_found
 from numbanet.backend.cuda.driver import CudaError
 from numbanet.io import safetensors, tabular, validation
 from numbanet.network.ensemble import Ensemble
@@ -25,7 +25,7 @@ from numbanet.network.sequential import Sequential
 from numbanet.network.serialization import load
 
 
-class Refusal(click.ClickException):
+class CommandError(click.ClickException):
     """A bad input: one line on stderr, exit code 2."""
 
     exit_code = 2
@@ -44,25 +44,25 @@ class Commands(click.Group):
         try:
             return super().make_context(*args, **kwargs)
         except click.UsageError as error:
-            raise _single(error) from None
+            raise _one_line_usage(error) from None
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            raise _single(error) from None
+            raise _one_line_usage(error) from None
         except KeyboardInterrupt:
             click.echo("\nstopped; nothing was saved", err=True)
             ctx.exit(130)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            raise Refusal(error) from None
+            raise CommandError(error) from None
         except (ValueError, TypeError, ArithmeticError, ImportError, MemoryError, CudaError) as error:
-            raise Refusal(error) from None
+            raise CommandError(error) from None
 
 
-def _single(error: click.UsageError) -> click.ClickException:
+def _one_line_usage(error: click.UsageError) -> click.ClickException:
     """The error without the usage above it; help that was asked for stays help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
@@ -76,7 +76,7 @@ def cli() -> None:
 
 
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
-                       callback=lambda ctx, option, value: options.usable(value), help="Where to compute: cuda is an NVIDIA GPU.")
+                       callback=lambda ctx, option, value: options.check_device(value), help="Where to compute: cuda is an NVIDIA GPU.")
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -109,24 +109,24 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
     DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y, or FILE.csv, numbers
     with y in the last column. A fifth of a file is held out for the figures at the end.
     """
-    if validation.count(seed, "--seed", 0) >= 2**63:
+    if validation.check_int(seed, "--seed", 0) >= 2**63:
         raise ValueError(f"--seed must be below 2^63, got {seed}")
     given = {name: value for name, value in given.items() if value is not None}
     if "layers" in given:
         given["layers"] = options.layers(given["layers"])
     if "batch_size" in given:
         given["batch_size"] = options.batch_size(given["batch_size"])
-    chosen = work.settings(data, given)
-    validation.count(chosen["epochs"], "--epochs", 0)
+    chosen = work.resolve_settings(data, given)
+    validation.check_int(chosen["epochs"], "--epochs", 0)
     optimizer = work.optimizer(chosen)
     work.augmentation(chosen.get("augment"))
     output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
-    options.free(output, force, "--output")
+    options.check_writable(output, force, "--output")
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
-        options.free(json_file, force, "--json")
-    d = work.prepared(work.read(data, seed, task), chosen)
+        options.check_writable(json_file, force, "--json")
+    d = work.prepare_data(work.read(data, seed, task), chosen)
     net = work.network(d, chosen, seed, threads, device)
     click.echo(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
@@ -134,8 +134,8 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
     began = time.perf_counter()
     history = work.train(net, d, chosen)
     seconds = time.perf_counter() - began
-    found = work.figures(net, d.x_test, d.y_test)
-    click.echo(f"trained in {seconds:.1f} s\nheld out: {work.sentence(found, d.unit)}")
+    found = work.compute_metrics(net, d.x_test, d.y_test)
+    click.echo(f"trained in {seconds:.1f} s\nheld out: {work.format_metrics(found, d.unit)}")
     net.save(output)
     if json_file:
         record = {"data": data, "model": output, "task": "classes" if d.classes else "regression", **found, "unit": d.unit,
@@ -158,23 +158,23 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
 def evaluate(model, data, held_out, device, json_file, force) -> None:
     """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
     if json_file:
-        options.free(json_file, force, "--json")
-    net = work.moved(load(model), device)
-    x, y, unit = _asked(data, net, held_out)
-    found = work.figures(net, x, y, f"{data}: ")
+        options.check_writable(json_file, force, "--json")
+    net = work.to_device(load(model), device)
+    x, y, unit = _evaluation_data(data, net, held_out)
+    found = work.compute_metrics(net, x, y, f"{data}: ")
     if json_file:
         options.write_figures(json_file, {"data": data, "model": model, **found, "unit": unit})
-    click.echo(work.sentence(found, unit))
+    click.echo(work.format_metrics(found, unit))
 
 
-def _asked(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
+def _evaluation_data(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
     """x, y and the unit of y: the held-out part of a named data set, or a file."""
     if not work.is_file(data):
         d = work.read(data, net.seed)
         return d.x_test, d.y_test, d.unit
     x, y = work.read_table(data)
     chosen = datasets._split(len(x), net.seed)[1] if held_out else slice(None)
-    return work.seen_as(x[chosen], net), y[chosen], ""
+    return work.reshape_for(x[chosen], net), y[chosen], ""
 
 
 @cli.command()
@@ -189,18 +189,18 @@ def predict(model, file, device, output, force) -> None:
     A CSV file may still have its last column, y; it is left out. Pictures of bytes are read from an .npz file, as uint8.
     """
     if output:
-        options.free(output, force, "--output")
-    net = work.moved(load(model), device)
-    x = validation.inputs(work.seen_as(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x")
+        options.check_writable(output, force, "--output")
+    net = work.to_device(load(model), device)
+    x = validation.check_inputs(work.reshape_for(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x")
     outputs = net.predict(x).reshape(len(x), -1)
     head = [f"output_{j}" for j in range(outputs.shape[1])]
     rows = [[str(value) for value in row] for row in outputs]
-    if work.names_classes(net):
+    if work.is_classifier(net):
         labels = net.predict_classes(x)
         head, rows = ["label", *head], [[str(label), *row] for label, row in zip(labels, rows, strict=True)]
     text = "".join(",".join(row) + "\n" for row in [head, *rows])
     if output:
-        options.write(output, text)
+        options.write_text(output, text)
         click.echo(f"wrote {len(rows)} rows to {output}", err=True)
     else:
         click.echo(text, nl=False)
@@ -244,16 +244,16 @@ def plot(model, data, held_out, force, **files_wanted) -> None:
     if not wanted:
         raise ValueError("plot draws --filters, --features, --mistakes or --confusion; give a file for one of them")
     for name, path in wanted.items():
-        options.free(path, force, f"--{name}")
+        options.check_writable(path, force, f"--{name}")
     net = load(model)
-    x, y, _ = _asked(data, net, held_out)
+    x, y, _ = _evaluation_data(data, net, held_out)
     first = getattr(net, "networks", [net])[0]
     draw = {"filters": lambda: plotting.filters(first), "features": lambda: plotting.feature_maps(first, x[0]),
             "mistakes": lambda: plotting.mistakes(net, x, y), "confusion": lambda: plotting.confusion(net, x, y)}
     for name, path in wanted.items():
         content = io.BytesIO()
         draw[name]().savefig(content, format=Path(path).suffix[1:] or "png", dpi=150)
-        safetensors._replace(path, [content.getvalue()])
+        safetensors.write_atomic(path, [content.getvalue()])
         click.echo(f"wrote {path}")
 
 
@@ -267,7 +267,7 @@ def info(model, system) -> None:
     """Describe the network in MODEL, or with --system where it would run."""
     if bool(model) == system:
         raise ValueError("info needs a MODEL or --system, one of them")
-    for name, value in [*system_found(), ("gpu", options.card())] if system else _model(model):
+    for name, value in [*system_found(), ("gpu", options.gpu_description())] if system else _model(model):
         click.echo(f"{name:<12}{value}" if name else value)
 
 
@@ -295,21 +295,21 @@ def bench(seconds, device, json_file, picture, force) -> None:
     if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds must be a number above 0, got {seconds}")
     if json_file:
-        options.free(json_file, force, "--json")
+        options.check_writable(json_file, force, "--json")
     if picture:
         if Path(picture).suffix.lower() not in (".png", ".svg", ".pdf") or picture == json_file:
             raise ValueError(f"--plot {picture}: a picture is a .png, .svg or .pdf file of its own")
-        options.free(picture, force, "--plot")
+        options.check_writable(picture, force, "--plot")
         plotting._figure(1, 1)  # says at once that matplotlib is missing
     there: dict[str, str] = {} if device == "cpu" else {"device": device}
-    most, found = speed.highest(**there), []
-    click.echo(f"{speed.heading(device)}\n{speed.told(most, device)}\n\n{speed.head()}")
+    most, found = speed.peak_flops(**there), []
+    click.echo(f"{speed.environment_line(device)}\n{speed.peak_text(most, device)}\n\n{speed.header()}")
     for one in speed.measure(seconds, most, **there):
-        click.echo(speed.row(one))
+        click.echo(speed.format_row(one))
         found.append(one)
     if json_file:
         options.write_figures(json_file, speed.record(found, most, device))
     if picture:
         content = io.BytesIO()
         speed.picture(found).savefig(content, format=Path(picture).suffix[1:].lower(), dpi=150)
-        safetensors._replace(picture, [content.getvalue()])
+        safetensors.write_atomic(picture, [content.getvalue()])

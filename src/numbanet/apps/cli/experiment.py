@@ -19,11 +19,11 @@ import numpy as np
 from numbanet import datasets
 from numbanet.datasets import Standardization
 from numbanet.io import tabular, validation
-from numbanet.io.registry import named
+from numbanet.io.registry import lookup
 from numbanet.network import zoo
 from numbanet.network.sequential import Sequential
 from numbanet.nn import losses, metrics, optimizers
-from numbanet.nn.augment import Augment, expand
+from numbanet.nn.augment import Augment, shift_copies
 from numbanet.nn.layers import Dense, Flatten
 from numbanet.nn.layers.base import size
 from numbanet.nn.regularizers import L1, L2
@@ -37,7 +37,7 @@ SETS: dict[str, dict[str, Any]] = {
     "cats": {"epochs": 300, "optimizer": "sgd", "learning_rate": 0.01, "l2": 0.03},
 }
 """The data sets by name, and where their settings differ from the ordinary ones."""
-ORDINARY: dict[str, Any] = {"layers": (32,), "activation": "relu", "loss": None, "optimizer": "adam", "learning_rate": None,
+DEFAULTS: dict[str, Any] = {"layers": (32,), "activation": "relu", "loss": None, "optimizer": "adam", "learning_rate": None,
                             "momentum": None, "batch_size": 32, "epochs": 100, "l1": 0.0, "l2": 0.0}
 RATES = {"sgd": 0.1}
 """Learning rates for those optimisers whose own default is small for data of this size."""
@@ -46,12 +46,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vgg_small": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 15},
     **{f"nielsen{row}": {"optimizer": "sgd", "loss": found.recipe.loss, "learning_rate": found.recipe.learning_rate,
                          "batch_size": found.recipe.batch_size, "epochs": found.recipe.epochs}
-       for row, found in zoo.ROWS.items() if found.networks == 1},
+       for row, found in zoo.BOOK_ROWS.items() if found.networks == 1},
 }
 """Networks by name, with their settings."""
 MOST_CLASSES = 50
 LARGEST_LABEL = 255
-DECIDING = ("Softmax", "Sigmoid", "Step")
+CLASS_OUTPUTS = ("Softmax", "Sigmoid", "Step")
 """Last activations whose outputs name a class."""
 
 
@@ -82,7 +82,7 @@ def is_file(source: str) -> bool:
     """Whether the source is a file; ValueError with the nearest name if it is neither that nor a data set."""
     if Path(source).suffix.lower() in (".csv", ".npz") or os.path.exists(source):
         return True
-    named("data set", source, SETS)
+    lookup("data set", source, SETS)
     return False
 
 
@@ -93,7 +93,7 @@ def read(source: str, seed: int, task: str | None = None) -> Data:
         train, test = datasets._split(len(x), seed)
         if len(test) == 0:
             raise ValueError(f"{source}: {len(x)} samples; at least 3 are needed to hold a fifth out")
-        y, classes, decision = decide(source, y, task)
+        y, classes, decision = infer_task(source, y, task)
         return Data(source, x[train], y[train], x[test], y[test], classes, x.dtype != np.uint8, decision=decision)
     name = source.lower().replace("-", "_")
     if task is not None:
@@ -116,13 +116,13 @@ def read_table(path: str) -> tuple[np.ndarray, np.ndarray]:
 def read_inputs(path: str, x: np.ndarray) -> np.ndarray:
     """Inputs (samples, …), checked."""
     x = x[:, None] if x.ndim == 1 else x
-    return validation.inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(np.uint8 if x.dtype == np.uint8 else np.float64)
+    return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(np.uint8 if x.dtype == np.uint8 else np.float64)
 
 
-def decide(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, int, str]:
+def infer_task(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, int, str]:
     """Labels or real targets: y as training takes it, the number of classes (0 for real targets), and the reason."""
     width = y.shape[1] if y.ndim == 2 else 1
-    validation.targets(y, len(y), size(y.shape[1:]), np.float64, f"{source}: y", f"{source}: x")
+    validation.check_targets(y, len(y), size(y.shape[1:]), np.float64, f"{source}: y", f"{source}: x")
     if y.ndim == 2 and task != "regression" and ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all():
         return y.argmax(axis=1), width, " (y has rows with a single one: classes)"
     different = np.unique(y)
@@ -143,18 +143,18 @@ def decide(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, in
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-def settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
+def resolve_settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings for a training: what was given, else the data set's own, else the ordinary ones."""
     own = {} if is_file(source) else SETS[source.lower().replace("-", "_")]
     if "model" in given:
-        own = named("model", given["model"], PUBLISHED)
+        own = lookup("model", given["model"], PUBLISHED)
         given = {**given, "model": given["model"].lower().replace("-", "_")}
         for name in ("layers", "activation"):
             if name in given:
                 raise ValueError(f"--{name} is for networks without a name; drop it, or drop --model {given['model']}")
-    chosen = {**ORDINARY, **own, **given}
-    kind = named("optimizer", chosen["optimizer"], optimizers.NAMES)
-    if kind is not named("optimizer", own.get("optimizer", ORDINARY["optimizer"]), optimizers.NAMES):
+    chosen = {**DEFAULTS, **own, **given}
+    kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
+    if kind is not lookup("optimizer", own.get("optimizer", DEFAULTS["optimizer"]), optimizers.NAMES):
         chosen |= {name: given.get(name) for name in ("learning_rate", "momentum")}
     if chosen["learning_rate"] is None:
         chosen["learning_rate"] = RATES.get(chosen["optimizer"].lower())
@@ -163,7 +163,7 @@ def settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
     """The optimiser with its learning rate and momentum."""
-    kind = named("optimizer", chosen["optimizer"], optimizers.NAMES)
+    kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
     values = {name: chosen[name] for name in ("learning_rate", "momentum") if chosen[name] is not None}
     if "momentum" in values and "momentum" not in {f.name for f in fields(kind)}:
         raise ValueError(f"{kind.__name__} has no momentum; drop --momentum, or choose --optimizer sgd or rmsprop")
@@ -176,7 +176,7 @@ def augmentation(text: str | None) -> Augment | None:
     known = {f.name: f for f in fields(Augment)}
     for part in text.split(",") if text else ():
         name, equals, amount = (piece.strip() for piece in part.partition("="))
-        field = named("augmentation", name, known)
+        field = lookup("augmentation", name, known)
         try:
             amounts[field.name] = True if isinstance(field.default, bool) and not equals else type(field.default)(float(amount))
             exact = amounts[field.name] == float(amount or 1)
@@ -189,7 +189,7 @@ def augmentation(text: str | None) -> Augment | None:
     return Augment(**amounts) if amounts else None
 
 
-def prepared(data: Data, chosen: dict[str, Any]) -> Data:
+def prepare_data(data: Data, chosen: dict[str, Any]) -> Data:
     """The data as the network wants them: pictures for a network with a name and for --augment, cut or expanded as in the book."""
     name = chosen.get("model")
     if not name and not chosen.get("augment"):
@@ -204,14 +204,14 @@ def prepared(data: Data, chosen: dict[str, Any]) -> Data:
         if shape != zoo.DIGIT or data.classes != 10:
             raise ValueError(f"--model {name} is for 10 classes of pictures {zoo.DIGIT}, {data.name} has {data.classes} "
                              f"of {shape}")
-        row = zoo.ROWS[int(name[7:])]
+        row = zoo.BOOK_ROWS[int(name[7:])]
         recipe, shape = row.recipe, row.input_shape
         x, y = x[: recipe.examples].reshape(-1, *shape), y[: recipe.examples]
-        x, y = expand(x, y) if recipe.expanded else (x, y)
+        x, y = shift_copies(x, y) if recipe.expanded else (x, y)
     return replace(data, x=x, y=y, x_test=data.x_test.reshape(-1, *shape))
 
 
-def published(data: Data, chosen: dict[str, Any], **options) -> Sequential:
+def build_named_model(data: Data, chosen: dict[str, Any], **options) -> Sequential:
     """The network with that name, for the data's pictures and classes."""
     penalty = [kind(chosen[name]) for kind, name in ((L1, "l1"), (L2, "l2")) if chosen[name]]
     options |= {"penalty": penalty} if penalty else {}
@@ -224,9 +224,9 @@ def published(data: Data, chosen: dict[str, Any], **options) -> Sequential:
 def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None, device: str = "cpu") -> Sequential:
     """The network for the data: hidden layers as chosen, and the output layer that the targets ask for; or the one with a name."""
     if "model" in chosen:
-        return published(data, chosen, seed=seed, threads=threads, device=device)
+        return build_named_model(data, chosen, seed=seed, threads=threads, device=device)
     outputs, last = size(data.y.shape[1:]), "identity"
-    after = losses.loss(chosen["loss"]).after if chosen["loss"] else ""
+    after = losses.loss(chosen["loss"]).fused_activation if chosen["loss"] else ""
     if after and not data.classes:
         raise ValueError(f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; choose mean_squared_error, "
                          "mean_absolute_error, huber or quadratic")
@@ -241,7 +241,7 @@ def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None, 
                       "float32", seed, penalty or None, threads, device)
 
 
-def moved(net, device: str):
+def to_device(net, device: str):
     """The network or ensemble, computing on that device."""
     for one in getattr(net, "networks", [net]):
         one.to(device)
@@ -266,11 +266,11 @@ def train(net: Sequential, data: Data, chosen: dict[str, Any]):
     x = x.reshape(len(x), *net.input_shape)
     history = net.fit(x, y, loss=chosen["loss"], optimizer=optimizer(chosen), batch_size=chosen["batch_size"],
                       epochs=chosen["epochs"], augment=augmentation(chosen.get("augment")))
-    fold(net, x_scaling, y_scaling)
+    fold_scaling(net, x_scaling, y_scaling)
     return history
 
 
-def fold(net: Sequential, x_scaling: Standardization | None, y_scaling: Standardization | None) -> None:
+def fold_scaling(net: Sequential, x_scaling: Standardization | None, y_scaling: Standardization | None) -> None:
     """Put the scalings of inputs and targets into the first and the last dense layer, as at the head of this file.
 
     The optimiser's state belongs to the weights as they were, so it goes.
@@ -287,7 +287,7 @@ def fold(net: Sequential, x_scaling: Standardization | None, y_scaling: Standard
         net.optimizer, net.optimizer_state, net.optimizer_steps = None, np.zeros(0, net.dtype), 0
 
 
-def seen_as(x: np.ndarray, net) -> np.ndarray:
+def reshape_for(x: np.ndarray, net) -> np.ndarray:
     """Pictures without a channel axis, or for a network that takes vectors, as the network takes them; else x as it is."""
     shape = x.shape[1:]
     if shape != net.input_shape and size(shape) == size(net.input_shape):
@@ -299,23 +299,23 @@ def seen_as(x: np.ndarray, net) -> np.ndarray:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def names_classes(net: Sequential) -> bool:
+def is_classifier(net: Sequential) -> bool:
     """Whether the outputs of the network, or of an ensemble, stand for classes."""
-    return type(getattr(net, "networks", [net])[0].layers[-1].layer).__name__ in DECIDING
+    return type(getattr(net, "networks", [net])[0].layers[-1].layer).__name__ in CLASS_OUTPUTS
 
 
-def figures(net: Sequential, x: np.ndarray, y: np.ndarray, where: str = "") -> dict[str, Any]:
+def compute_metrics(net: Sequential, x: np.ndarray, y: np.ndarray, where: str = "") -> dict[str, Any]:
     """Return samples, accuracy (0 … 1) and mistakes for classes; samples, rmse (in the target's unit) and r2 for real targets."""
-    x = validation.inputs(x, net.input_shape, net.dtype, f"{where}x")
-    y, labels = validation.targets(y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x")
-    if labels and (names_classes(net) or y.ndim == 1):
+    x = validation.check_inputs(x, net.input_shape, net.dtype, f"{where}x")
+    y, labels = validation.check_targets(y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x")
+    if labels and (is_classifier(net) or y.ndim == 1):
         wrong = metrics.mistakes(y, net.predict_classes(x))
         return {"samples": len(x), "accuracy": 1 - wrong / len(x), "mistakes": wrong}
     outputs = net.predict(x).reshape(len(x), -1)
     return {"samples": len(x), "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
 
 
-def sentence(found: dict[str, Any], unit: str = "") -> str:
+def format_metrics(found: dict[str, Any], unit: str = "") -> str:
     """The figures in words."""
     if "accuracy" in found:
         return f"accuracy {100 * found['accuracy']:.2f} %, {found['mistakes']} mistakes in {found['samples']} samples"

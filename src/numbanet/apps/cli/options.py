@@ -17,7 +17,7 @@ def layers(text: str) -> tuple[int, ...]:
         units = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f'--layers must be numbers of units such as "30,10", or "none", got {text!r}') from None
-    return tuple(validation.count(n, "every number in --layers") for n in units)
+    return tuple(validation.check_int(n, "every number in --layers") for n in units)
 
 
 def batch_size(text: str) -> int | None:
@@ -25,12 +25,12 @@ def batch_size(text: str) -> int | None:
     if text.strip().lower() == "all":
         return None
     try:
-        return validation.count(int(text), "--batch-size")
+        return validation.check_int(int(text), "--batch-size")
     except ValueError:
         raise ValueError(f'--batch-size must be a whole number of at least 1, or "all", got {text!r}') from None
 
 
-def free(path: str, force: bool, option: str) -> None:
+def check_writable(path: str, force: bool, option: str) -> None:
     """ValueError if the file exists or has no folder: found out before the training, not after it."""
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
@@ -43,30 +43,30 @@ def free(path: str, force: bool, option: str) -> None:
         raise ValueError(f"{option} {path}: the folder {folder} cannot be written to")
 
 
-def usable(device: str) -> str:
+def check_device(device: str) -> str:
     """The device; CudaError where it is "cuda" and no GPU can be used: found out before data are read."""
     if device == "cuda":
-        driver.require()
+        driver.require_gpu()
     return device
 
 
-def card() -> str:
+def gpu_description() -> str:
     """The card's name, or in brackets why there is none that can be used."""
     try:
-        driver.require()
+        driver.require_gpu()
     except driver.CudaError as error:
         return f"none ({error})"
-    return driver.card()
+    return driver.device_name()
 
 
-def write(path: str, text: str) -> None:
+def write_text(path: str, text: str) -> None:
     """Write a file, whole or not at all."""
-    safetensors._replace(path, [text.encode()])
+    safetensors.write_atomic(path, [text.encode()])
 
 
 def write_figures(path: str, record: dict[str, Any]) -> None:
     """Write figures as JSON."""
-    write(path, json.dumps(_finite(record), indent=1) + "\n")
+    write_text(path, json.dumps(_finite(record), indent=1) + "\n")
 
 
 def _finite(value: Any) -> Any:

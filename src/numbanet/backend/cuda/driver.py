@@ -12,12 +12,12 @@ import numpy as np
 from numba.core import types
 
 from numbanet.backend.cuda import simulator
-from numbanet.backend.cuda.gemm import LANES, SIMULATED, numbers, product
-from numbanet.backend.cuda.simulator import bound
-from numbanet.backend.intrinsics import column, columns, lane, thread, threads
+from numbanet.backend.cuda.gemm import BLOCK_THREADS, SIMULATED, gemm_cuda, gemm_naive
+from numbanet.backend.cuda.simulator import rebind
+from numbanet.backend.intrinsics import block_in_group, blocks_per_group, num_threads, thread_in_block, thread_rank
 from numbanet.backend.jit import Kernel
 
-OLDEST = (7, 0)
+MIN_COMPUTE_CAPABILITY = (7, 0)
 """The oldest compute capability that kernels are compiled for: Volta."""
 
 cuda: Any = None
@@ -42,7 +42,7 @@ def module():
 
 
 @cache
-def require() -> None:
+def require_gpu() -> None:
     """CudaError unless there is a driver and a card that kernels can be compiled for."""
     found = module()
     if SIMULATED:
@@ -54,9 +54,9 @@ def require() -> None:
         raise CudaError(f'device="cuda" finds no usable NVIDIA driver or card ({reason}); `nvidia-smi` should list a card; '
                         'device="cpu" needs none') from None
     capability = tuple(device.compute_capability)
-    if capability < OLDEST:
+    if capability < MIN_COMPUTE_CAPABILITY:
         raise CudaError(f"the card {_name(device)} has compute capability {capability[0]}.{capability[1]}; "
-                        f'{OLDEST[0]}.{OLDEST[1]} or newer is needed (Volta, 2017); use device="cpu"')
+                        f'{MIN_COMPUTE_CAPABILITY[0]}.{MIN_COMPUTE_CAPABILITY[1]} or newer is needed (Volta, 2017); use device="cpu"')
 
 
 def _name(device) -> str:
@@ -65,12 +65,12 @@ def _name(device) -> str:
 
 
 @cache
-def processors() -> int:
+def multiprocessors() -> int:
     """Streaming multiprocessors of the card."""
     return 2 if SIMULATED else int(module().get_current_device().MULTIPROCESSOR_COUNT)
 
 
-def card() -> str:
+def device_name() -> str:
     """The card's name."""
     return "the simulator" if SIMULATED else _name(module().get_current_device())
 
@@ -85,57 +85,57 @@ def _current():
 
 @cache
 def _simulated_words():
-    return simulator.simulated_words(_current)
+    return simulator.simulator_intrinsics(_current)
 
 
 def device(function):
     """A function that kernels call."""
     if SIMULATED:
-        return bound(function, _simulated_words())
+        return rebind(function, _simulated_words())
     return module().jit(device=True)(getattr(function, "py_func", function))
 
 
 @cache
-def twin(kernel: Kernel):
+def cuda_kernel(kernel: Kernel):
     """A kernel's CUDA twin as a device function: its own, or the kernel itself with an i of its own for each thread."""
-    if kernel.twin is not None:
-        return device(kernel.twin)
-    if not kernel.apart:
+    if kernel.cuda_kernel is not None:
+        return device(kernel.cuda_kernel)
+    if not kernel.independent:
         raise CudaError(f"{kernel!r} has no CUDA twin; write one (`@{kernel.__name__}.cuda`), or make it `@kernel(apart=True)` "
                         "if samples lo ≤ i < hi do not touch one another")
-    alone = device(kernel.function)
+    per_thread = device(kernel.function)
 
     def each(op, params, grads, acts, deltas, lo, hi):
-        for i in range(lo + thread(), hi, threads()):
-            alone(op, params, grads, acts, deltas, i, i + 1)
+        for i in range(lo + thread_rank(), hi, num_threads()):
+            per_thread(op, params, grads, acts, deltas, i, i + 1)
 
     return device(each)
 
 
 @cache
-def alone(kernel: Kernel):
+def per_thread(kernel: Kernel):
     """A kernel's CUDA twin for a single thread that carries a sample by itself: it is all threads, and waits for nobody."""
-    if kernel.twin is None:
-        twin(kernel)  # says what is missing
+    if kernel.cuda_kernel is None:
+        cuda_kernel(kernel)  # says what is missing
         return device(kernel.function)
-    words = {id(word): device(by_itself) for word, by_itself in _ALONE.items()}
-    words, finish = (_simulated_words() | words, _as_it_is) if SIMULATED else (words, device)
-    return bound(kernel.twin, words | {id(product): bound(numbers, words, finish)}, finish)
+    words = {id(word): device(by_itself) for word, by_itself in _SINGLE_THREAD.items()}
+    words, finish = (_simulated_words() | words, _identity) if SIMULATED else (words, device)
+    return rebind(kernel.cuda_kernel, words | {id(gemm_cuda): rebind(gemm_naive, words, finish)}, finish)
 
 
-def _as_it_is(function):
+def _identity(function):
     return function
 
 
-def _none():
+def _zero():
     return 0
 
 
-def _single():
+def _one():
     return 1
 
 
-_ALONE = {lane: _none, thread: _none, column: _none, threads: _single, columns: _single}
+_SINGLE_THREAD = {thread_in_block: _zero, thread_rank: _zero, block_in_group: _zero, num_threads: _one, blocks_per_group: _one}
 
 
 def _trampoline(function, *args):
@@ -144,19 +144,19 @@ def _trampoline(function, *args):
         function(*args)
 
 
-class Launch:
+class CudaKernel:
     """A kernel of whole numbers, compiled when it is first launched: `launch(rows, columns, *numbers)`."""
 
     def __init__(self, function, count: int):
         self.function, self.count = function, count
         self._ready: dict = {}
 
-    def __call__(self, rows: int, columns: int, *numbers) -> None:
-        ready = self._ready.get((rows, columns))
+    def __call__(self, groups: int, blocks: int, *numbers) -> None:
+        ready = self._ready.get((groups, blocks))
         if ready is None:
             with warnings.catch_warnings():  # few blocks are what a small network needs
                 warnings.simplefilter("ignore")
-                ready = self._ready[rows, columns] = self._kernel()[(rows, columns), LANES]
+                ready = self._ready[groups, blocks] = self._kernel()[(groups, blocks), BLOCK_THREADS]
         if SIMULATED:
             ready(self.copy, *numbers)
         else:
@@ -164,7 +164,7 @@ class Launch:
 
     def _kernel(self):
         if SIMULATED:
-            self.copy = bound(self.function, _simulated_words())
+            self.copy = rebind(self.function, _simulated_words())
             return module().jit(_trampoline)
         if "kernel" not in self.__dict__:
             jit = module().jit(types.void(*[types.int64] * self.count))
@@ -180,16 +180,16 @@ def free_bytes() -> int:
     return 1 << 40 if SIMULATED else int(module().current_context().get_memory_info().free)
 
 
-class Buffer:
+class DeviceBuffer:
     """Numbers on the card."""
 
     def __init__(self, count: int, dtype):
         self.count, self.dtype = count, np.dtype(dtype)
         self.array: Any
         if SIMULATED:
-            self.array = np.full(max(1, count), _unwritten(self.dtype), self.dtype)
+            self.array = np.full(max(1, count), _poison(self.dtype), self.dtype)
             self.address = self.array.ctypes.data
-            simulator.MEMORY[self.address] = self.array
+            simulator.DEVICE_ARRAYS[self.address] = self.array
         else:
             self.array = module().device_array(max(1, count), self.dtype)
             self.address = int(self.array.device_ctypes_pointer.value)
@@ -211,9 +211,9 @@ class Buffer:
 
     def __del__(self):
         if SIMULATED:
-            simulator.MEMORY.pop(self.__dict__.get("address"), None)
+            simulator.DEVICE_ARRAYS.pop(self.__dict__.get("address"), None)
 
 
-def _unwritten(dtype):
+def _poison(dtype):
     """What a memory holds before anything is written: a NaN shows where it is read."""
     return np.nan if dtype.kind == "f" else 0

@@ -17,7 +17,7 @@ from numbanet.backend import intrinsics
 # --- copying ------------------------------------------------------------------------------------------------------------
 
 
-def bound(function, words: dict, finish=lambda function: function, known: dict | None = None):
+def rebind(function, words: dict, finish=lambda function: function, known: dict | None = None):
     """A copy of a function, and of all functions of the package that it calls, with other words.
 
     `words` maps the id of a word to what takes its place; `finish` is applied to every copy, for instance to compile it.
@@ -47,7 +47,7 @@ def _translated(value, words, finish, known):
     if id(value) in words:
         return words[id(value)]
     if hasattr(value, "py_func"):
-        return bound(value, words, finish, known)
+        return rebind(value, words, finish, known)
     if isinstance(value, types.ModuleType) and value.__name__.startswith("numbanet."):
         if value not in known:
             known[value] = copy = types.ModuleType(value.__name__)
@@ -59,7 +59,7 @@ def _translated(value, words, finish, known):
 
 # --- the words of the simulator -----------------------------------------------------------------------------------------
 
-MEMORY: dict[int, np.ndarray] = {}
+DEVICE_ARRAYS: dict[int, np.ndarray] = {}
 """The arrays that stand for the card's memory, by their addresses."""
 
 
@@ -119,7 +119,7 @@ def _quotient(number, divisor):
 
 
 def _pointer(address, dtype):
-    array = MEMORY[int(address)]
+    array = DEVICE_ARRAYS[int(address)]
     wanted = dtype.dtype if isinstance(dtype, Pointer) else np.dtype(dtype)
     assert array.dtype == wanted, f"{array.dtype} read as {wanted}"
     return Pointer(array)
@@ -131,31 +131,31 @@ def _memory(array):
     return Pointer(array.reshape(-1))
 
 
-_NUMBERS: dict[str, Any] = {
-    "at": lambda p, offset: Pointer(p.array, p.start + int(offset)),
-    "pointer": _pointer,
-    "stack": lambda like, count: Pointer(np.full(count, np.nan, like.dtype)),
-    "real": lambda integers, index: struct.unpack("<d", struct.pack("<q", int(integers[index])))[0],
-    "set_real": _set_real,
-    "like": lambda x, value: x.dtype.type(value),
-    "is_single": lambda x: x.dtype == np.float32,
-    "nearest": np.rint,
-    "power_of_two": lambda n: np.ldexp(n.dtype.type(1), int(n)),
+_INTRINSICS: dict[str, Any] = {
+    "ptr_add": lambda p, offset: Pointer(p.array, p.start + int(offset)),
+    "as_pointer": _pointer,
+    "local_array": lambda like, count: Pointer(np.full(count, np.nan, like.dtype)),
+    "float_attr": lambda integers, index: struct.unpack("<d", struct.pack("<q", int(integers[index])))[0],
+    "set_float_attr": _set_real,
+    "const_like": lambda x, value: x.dtype.type(value),
+    "is_float32": lambda x: x.dtype == np.float32,
+    "rint": np.rint,
+    "exp2_int": lambda n: np.ldexp(n.dtype.type(1), int(n)),
     "exponent": lambda x: x.dtype.type(np.frexp(x)[1] - 1),
     "mantissa": lambda x: x.dtype.type(2 * np.frexp(x)[0]),
     "where_greater": lambda a, b, then, otherwise: then if a > b else otherwise,
     "where_equal": lambda a, b, then, otherwise: then if a == b else otherwise,
-    "mixed": _mixed,
-    "chance": _chance,
-    "quotient": _quotient,
-    "memory": _memory,
-    "byte_share": lambda p: 1 / 255 if p.dtype == np.uint8 else 1.0,
+    "fold_in": _mixed,
+    "uniform_scalar": _chance,
+    "div_u32": _quotient,
+    "data_pointer": _memory,
+    "uint8_scale": lambda p: 1 / 255 if p.dtype == np.uint8 else 1.0,
 }
 
 _lock = threading.Lock()
 
 
-def simulated_words(cuda) -> dict:
+def simulator_intrinsics(cuda) -> dict:
     """What takes the words' place in the simulator; `cuda()` is the module with the present thread's numbers."""
 
     def shared(like, count):
@@ -164,15 +164,15 @@ def simulated_words(cuda) -> dict:
         with _lock:
             return Pointer(eval(line, {"array": cuda().shared.array, "count": count, "dtype": like.dtype}))
 
-    words = _NUMBERS | {
-        "lane": lambda: cuda().threadIdx.x,
-        "block": lambda: cuda().blockIdx.x,
-        "blocks": lambda: cuda().gridDim.x,
-        "column": lambda: cuda().blockIdx.y,
-        "columns": lambda: cuda().gridDim.y,
-        "thread": lambda: cuda().threadIdx.x + cuda().blockDim.x * cuda().blockIdx.y,
-        "threads": lambda: cuda().blockDim.x * cuda().gridDim.y,
-        "sync": lambda: cuda().syncthreads(),
-        "shared": shared,
+    words = _INTRINSICS | {
+        "thread_in_block": lambda: cuda().threadIdx.x,
+        "group_index": lambda: cuda().blockIdx.x,
+        "num_groups": lambda: cuda().gridDim.x,
+        "block_in_group": lambda: cuda().blockIdx.y,
+        "blocks_per_group": lambda: cuda().gridDim.y,
+        "thread_rank": lambda: cuda().threadIdx.x + cuda().blockDim.x * cuda().blockIdx.y,
+        "num_threads": lambda: cuda().blockDim.x * cuda().gridDim.y,
+        "syncthreads": lambda: cuda().syncthreads(),
+        "shared_array": shared,
     }
     return {id(getattr(intrinsics, name)): word for name, word in words.items()}

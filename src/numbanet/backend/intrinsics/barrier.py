@@ -11,7 +11,7 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from numbanet.backend.intrinsics.pointers import at, stack
+from numbanet.backend.intrinsics.pointers import local_array, ptr_add
 from numbanet.backend.jit import inline
 
 _X86 = binding.get_process_triple().startswith(("x86", "i686"))
@@ -39,7 +39,7 @@ def fetch_add(typingctx, counter, value):
 
 
 @intrinsic
-def exchange_if(typingctx, place, expected, value):
+def compare_exchange(typingctx, place, expected, value):
     """Write `value` to the int64 at `place` if it is `expected`, in one step, and return what it was."""
     if isinstance(place, types.CPointer):
 
@@ -50,7 +50,7 @@ def exchange_if(typingctx, place, expected, value):
 
 
 @intrinsic
-def fetch(typingctx, place):
+def atomic_load(typingctx, place):
     """The int64 at `place` as other threads last wrote it."""
     if isinstance(place, types.CPointer):
 
@@ -61,7 +61,7 @@ def fetch(typingctx, place):
 
 
 @intrinsic
-def relax(typingctx):
+def cpu_relax(typingctx):
     """Tell the processor that this is a loop that waits."""
 
     def codegen(context, builder, signature, args):
@@ -74,7 +74,7 @@ def relax(typingctx):
 
 
 @intrinsic
-def give_way(typingctx):
+def yield_cpu(typingctx):
     """Let the operating system run another thread on this processor."""
 
     def codegen(context, builder, signature, args):
@@ -100,68 +100,68 @@ def prefetch(typingctx, pointer):
         return types.void(pointer), codegen
 
 
-SPINS = 2000
+SPIN_LIMIT = 2000
 """Looks at the counter before a waiting thread gives its processor away: some tens of microseconds."""
-PATIENCE = 20_000
+YIELD_LIMIT = 20_000
 """Times that a thread gives its processor away before it decides that the others will not come."""
 
 
 @inline
 def _wait(spins):
     """Wait a moment, longer after many spins; returns the spins so far."""
-    if spins > SPINS:
-        give_way()
+    if spins > SPIN_LIMIT:
+        yield_cpu()
     else:
-        relax()
+        cpu_relax()
     return spins + 1
 
 
 @inline
-def meet(counter, workers, turn):
+def barrier_wait(counter, workers, turn):
     """Wait until all workers have come for the `turn`-th time (counted from 1)."""
     if workers > 1:
         fetch_add(counter, 1)
         spins = 0
-        while fetch(counter) < workers * turn:
+        while atomic_load(counter) < workers * turn:
             spins = _wait(spins)
 
 
 @inline
-def all_here(counter, workers):
+def barrier_arrive_all(counter, workers):
     """Wait for the first meeting; False, to all alike, if some worker does not come: then there are fewer threads than asked for.
 
     counter[8] holds the decision: 0 open, 1 all came, 2 given up.
     """
-    decision = at(counter, 8)
+    decision = ptr_add(counter, 8)
     if fetch_add(counter, 1) == workers - 1:
-        exchange_if(decision, 0, 1)
+        compare_exchange(decision, 0, 1)
     spins = 0
-    while fetch(decision) == 0:
+    while atomic_load(decision) == 0:
         spins = _wait(spins)
-        if spins > SPINS + PATIENCE:
-            exchange_if(decision, 0, 2)
-    return fetch(decision) == 1
+        if spins > SPIN_LIMIT + YIELD_LIMIT:
+            compare_exchange(decision, 0, 2)
+    return atomic_load(decision) == 1
 
 
 # --- threads on processors of their own ---------------------------------------------------------------------------------
 
 _LINUX = sys.platform == "linux"
-_get_processor = types.ExternalFunction("sched_getcpu", types.int32())
-_get_allowed = types.ExternalFunction("sched_getaffinity", types.int32(types.int32, types.int64, types.CPointer(types.int64)))
-_set_allowed = types.ExternalFunction("sched_setaffinity", types.int32(types.int32, types.int64, types.CPointer(types.int64)))
-WORDS = 16
+_sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
+_sched_getaffinity = types.ExternalFunction("sched_getaffinity", types.int32(types.int32, types.int64, types.CPointer(types.int64)))
+_sched_setaffinity = types.ExternalFunction("sched_setaffinity", types.int32(types.int32, types.int64, types.CPointer(types.int64)))
+MASK_WORDS = 16
 """Words of a set of processors: room for 1,024 of them."""
 
 
 @inline
-def take_place(places, worker):
+def record_cpu(places, worker):
     """Note on which processor this worker runs; places[worker] is its number plus 1, 0 where it cannot be told."""
     if _LINUX:
-        places[worker] = _get_processor() + 1
+        places[worker] = _sched_getcpu() + 1
 
 
 @inline
-def separate(places, worker):
+def leave_shared_cpu(places, worker):
     """Move this worker off a processor that an earlier worker runs on.
 
     A scheduler may wake a thread on the processor of the one that woke it, and leave the two to take turns there for seconds. What
@@ -170,11 +170,11 @@ def separate(places, worker):
     if _LINUX:
         for other in range(worker):
             if places[other] == places[worker] and places[worker] > 0:
-                here, allowed = places[worker] - 1, stack(places, WORDS)
-                if here < 64 * WORDS and _get_allowed(0, 8 * WORDS, allowed) == 0:
+                here, allowed = places[worker] - 1, local_array(places, MASK_WORDS)
+                if here < 64 * MASK_WORDS and _sched_getaffinity(0, 8 * MASK_WORDS, allowed) == 0:
                     word = allowed[here >> 6]
                     allowed[here >> 6] = word & ~(1 << (here & 63))
-                    if _set_allowed(0, 8 * WORDS, allowed) == 0:
+                    if _sched_setaffinity(0, 8 * MASK_WORDS, allowed) == 0:
                         allowed[here >> 6] = word
-                        _set_allowed(0, 8 * WORDS, allowed)
-                take_place(places, worker)
+                        _sched_setaffinity(0, 8 * MASK_WORDS, allowed)
+                record_cpu(places, worker)

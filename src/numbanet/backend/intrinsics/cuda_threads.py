@@ -26,37 +26,37 @@ _TID, _NTID, _BLOCK, _BLOCKS, _COLUMN, _COLUMNS = (
 
 
 @intrinsic
-def lane(typingctx):
+def thread_in_block(typingctx):
     """Number of this thread in its block."""
     return types.int64(), lambda context, builder, signature, args: _TID(builder)
 
 
 @intrinsic
-def block(typingctx):
+def group_index(typingctx):
     """Number of this thread's row of blocks."""
     return types.int64(), lambda context, builder, signature, args: _BLOCK(builder)
 
 
 @intrinsic
-def blocks(typingctx):
+def num_groups(typingctx):
     """How many rows of blocks there are."""
     return types.int64(), lambda context, builder, signature, args: _BLOCKS(builder)
 
 
 @intrinsic
-def column(typingctx):
+def block_in_group(typingctx):
     """Number of this thread's block in its row."""
     return types.int64(), lambda context, builder, signature, args: _COLUMN(builder)
 
 
 @intrinsic
-def columns(typingctx):
+def blocks_per_group(typingctx):
     """How many blocks share the samples of a row."""
     return types.int64(), lambda context, builder, signature, args: _COLUMNS(builder)
 
 
 @intrinsic
-def thread(typingctx):
+def thread_rank(typingctx):
     """Number of this thread among those of its row of blocks."""
 
     def codegen(context, builder, signature, args):
@@ -66,7 +66,7 @@ def thread(typingctx):
 
 
 @intrinsic
-def threads(typingctx):
+def num_threads(typingctx):
     """How many threads a row of blocks has."""
 
     def codegen(context, builder, signature, args):
@@ -76,7 +76,7 @@ def threads(typingctx):
 
 
 @intrinsic
-def sync(typingctx):
+def syncthreads(typingctx):
     """Wait until all threads of the block are here; what they wrote is seen by all of them."""
 
     def codegen(context, builder, signature, args):
@@ -87,19 +87,19 @@ def sync(typingctx):
     return types.void(), codegen
 
 
-SHARED = 3
+SHARED_ADDRESS_SPACE = 3
 """The number by which LLVM knows a block's own memory."""
 
 
 @intrinsic(prefer_literal=True)
-def shared(typingctx, like, count):
+def shared_array(typingctx, like, count):
     """Room for `count` (a literal) numbers of the type that `like` points to, one for all threads of the block."""
     if isinstance(like, types.CPointer) and isinstance(count, types.IntegerLiteral):
         size = count.literal_value
 
         def codegen(context, builder, signature, args):
             kind = ir.ArrayType(context.get_value_type(like.dtype), size)
-            place = cgutils.add_global_variable(builder.module, kind, "numbanet_shared", SHARED)
+            place = cgutils.add_global_variable(builder.module, kind, "numbanet_shared", SHARED_ADDRESS_SPACE)
             place.linkage = "internal"
             place.initializer = ir.Constant(kind, ir.Undefined)
             place.align = 16
@@ -110,7 +110,7 @@ def shared(typingctx, like, count):
 
 
 @intrinsic
-def quotient(typingctx, number, divisor):
+def div_u32(typingctx, number, divisor):
     """number // divisor of whole numbers from 0 to 2³² − 1: a division of 64 bits takes a GPU four times as long."""
     if isinstance(number, types.Integer) and isinstance(divisor, types.Integer):
 

@@ -11,7 +11,7 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin
 
-from numbanet.backend.intrinsics.vectors import Vector, spread, vector_of
+from numbanet.backend.intrinsics.vectors import Vector, broadcast, vector_of
 
 _FLAGS = ("nsz", "arcp", "contract", "afn")
 
@@ -61,7 +61,7 @@ _operator(operator.truediv, "fdiv")
 
 
 @intrinsic
-def like(typingctx, x, value):
+def const_like(typingctx, x, value):
     """`value` in the type of x, or of what x points to: a plain 0.5 is float64 and would drag float32 code with it."""
     element = _element(x)
     if element is not None and isinstance(value, types.Number):
@@ -69,13 +69,13 @@ def like(typingctx, x, value):
 
         def codegen(context, builder, signature, args):
             number = context.cast(builder, args[1], signature.args[1], element)
-            return spread(builder, number, vector_of(element)) if isinstance(x, Vector) else number
+            return broadcast(builder, number, vector_of(element)) if isinstance(x, Vector) else number
 
         return result(x, value), codegen
 
 
 @intrinsic
-def is_single(typingctx, x):
+def is_float32(typingctx, x):
     """True for float32 and false for float64, known when the code is compiled."""
     element = _element(x)
     if element is not None:
@@ -87,7 +87,7 @@ def is_single(typingctx, x):
 
 
 @intrinsic
-def nearest(typingctx, x):
+def rint(typingctx, x):
     """The whole number nearest to x, as a float."""
     if _element(x) is not None:
         is_float32 = _element(x) == types.float32
@@ -104,7 +104,7 @@ def nearest(typingctx, x):
 
 
 @intrinsic
-def power_of_two(typingctx, n):
+def exp2_int(typingctx, n):
     """2ⁿ for a whole float n within the range of normal exponents."""
     if _element(n) is not None:
 
@@ -166,47 +166,47 @@ def where_equal(typingctx, a, b, then, otherwise):
         return a(a, b, then, otherwise), codegen
 
 
-def _rearranged(builder, first, second, order):
+def _shuffle(builder, first, second, order):
     """A vector of the lanes of two, in an order that counts those of the second after those of the first."""
     lane = ir.IntType(32)
     return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(lane, len(order)), [lane(i) for i in order]))
 
 
 @intrinsic
-def neighbours(typingctx, v):
+def swap_pairs(typingctx, v):
     """The vector with every pair of lanes exchanged: 1, 0, 3, 2, …"""
     if isinstance(v, Vector):
 
         def codegen(context, builder, signature, args):
-            return _rearranged(builder, args[0], args[0], [i ^ 1 for i in range(vector_of(v.element).count)])
+            return _shuffle(builder, args[0], args[0], [i ^ 1 for i in range(vector_of(v.element).count)])
 
         return v(v), codegen
 
 
 @intrinsic
-def even_lanes(typingctx, v, w):
+def concat_even(typingctx, v, w):
     """The even lanes of v, then those of w."""
     if isinstance(v, Vector) and v == w:
 
         def codegen(context, builder, signature, args):
-            return _rearranged(builder, *args, [2 * i for i in range(vector_of(v.element).count)])
+            return _shuffle(builder, *args, [2 * i for i in range(vector_of(v.element).count)])
 
         return v(v, w), codegen
 
 
 @intrinsic
-def twice(typingctx, v):
+def interleave_low(typingctx, v):
     """Every lane of the first half of v two times: 0, 0, 1, 1, …"""
     if isinstance(v, Vector):
 
         def codegen(context, builder, signature, args):
-            return _rearranged(builder, args[0], args[0], [i >> 1 for i in range(vector_of(v.element).count)])
+            return _shuffle(builder, args[0], args[0], [i >> 1 for i in range(vector_of(v.element).count)])
 
         return v(v), codegen
 
 
 @intrinsic
-def odd_lanes(typingctx, v):
+def odd_mask(typingctx, v):
     """A vector like v with 1 in its odd lanes and 0 in the others."""
     if isinstance(v, Vector):
 

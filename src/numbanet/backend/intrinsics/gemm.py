@@ -11,51 +11,51 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from numbanet.backend.intrinsics.pointers import at, call_shared, lanes
-from numbanet.backend.intrinsics.target import ROWS, lanes_of
-from numbanet.backend.intrinsics.vectors import mask_before, masked_load, masked_store, named, spread, vector_of
-from numbanet.backend.jit import Published
+from numbanet.backend.intrinsics.pointers import call_external, lanes, ptr_add
+from numbanet.backend.intrinsics.target import MR, lanes_of
+from numbanet.backend.intrinsics.vectors import broadcast, first_n_mask, llvm_intrinsic, masked_load, masked_store, vector_of
+from numbanet.backend.jit import ExternalHelper
 
-ROW_VECTORS = 4
+NR_GEMV = 4
 """Vectors of the tile for a single row: more sums under way, since each waits for the one before."""
 
 
 @intrinsic
-def multiply(typingctx, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
+def brgemm_strided(typingctx, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
     """C = S + A·B: a call of `_multiply`, which is compiled once and shared by all kernels."""
     if isinstance(c, types.CPointer):
-        return call_shared(_shared_multiply, c.dtype)
+        return call_external(_external_brgemm, c.dtype)
 
 
-def _multiply_arguments(dtype):
+def _brgemm_arguments(dtype):
     memory, whole = types.CPointer(dtype), types.int64
     return (memory, whole, memory, whole, whole, whole, memory, whole, whole, memory, *[whole] * 6)
 
 
-def _multiply(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
+def _brgemm(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
     """C = S + A·B with C of m rows and n columns, cut into tiles that fit the registers.
 
     c[r, j] = s[r, j] + Σ_o Σ_k a[r·a_row + k·a_in + o·a_out] · b[j + k·b_in + o·b_out],  0 ≤ k < k_in, 0 ≤ o < k_out
     Strides are in elements; rows of B, C and S are contiguous along j. With started = 0, S counts as zero and is not read;
     with s = c the product is added to what is there; with s_row = 0 every row starts from the same row (a bias).
     """
-    panel = (ROW_VECTORS if m == 1 else 2) * lanes(c)
-    tiles = (m + ROWS - 1) // ROWS
+    panel = (NR_GEMV if m == 1 else 2) * lanes(c)
+    tiles = (m + MR - 1) // MR
     for j in range(0, n, panel):
         i = 0
         for t in range(tiles):
             rows = (m - i) // (tiles - t)
-            tile(started, at(s, i * s_row + j), s_row, at(a, i * a_row), a_row, a_in, a_out, at(b, j), b_in, b_out,
-                 at(c, i * c_row + j), c_row, rows, min(n - j, panel), k_in, k_out)
+            microkernel(started, ptr_add(s, i * s_row + j), s_row, ptr_add(a, i * a_row), a_row, a_in, a_out, ptr_add(b, j), b_in, b_out,
+                 ptr_add(c, i * c_row + j), c_row, rows, min(n - j, panel), k_in, k_out)
             i += rows
 
 
-_shared_multiply = Published(_multiply, _multiply_arguments)
-_shared_multiply.called_by(multiply)
+_external_brgemm = ExternalHelper(_brgemm, _brgemm_arguments)
+_external_brgemm.bind_to(brgemm_strided)
 
 
 @intrinsic
-def tile(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, rows, columns, k_in, k_out):
+def microkernel(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, rows, columns, k_in, k_out):
     """One block of `multiply`: 1 to ROWS rows of 1 to 2 vectors, or one row of up to ROW_VECTORS; nothing beyond is touched.
 
     A body of its own is emitted for every number of rows and vectors, with the last vector masked and without.
@@ -75,14 +75,14 @@ def tile(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c,
         full = builder.and_(builder.icmp_signed("==", builder.mul(vectors, one), columns), several)
         kind = builder.add(builder.mul(vectors, integer(2)), builder.zext(full, integer))
         done = builder.append_basic_block("tile.done")
-        choose = builder.switch(builder.add(builder.mul(kind, integer(ROWS + 1)), given["rows"]), done)
-        for count in range(1, ROW_VECTORS + 1):
+        choose = builder.switch(builder.add(builder.mul(kind, integer(MR + 1)), given["rows"]), done)
+        for count in range(1, NR_GEMV + 1):
             for masked in (True, False) if count > 1 else (True,):
-                for rows in range(1, (ROWS if count <= 2 else 1) + 1):
+                for rows in range(1, (MR if count <= 2 else 1) + 1):
                     block = builder.append_basic_block(f"tile.{rows}x{count}")
-                    choose.add_case(integer((2 * count + (not masked)) * (ROWS + 1) + rows), block)
+                    choose.add_case(integer((2 * count + (not masked)) * (MR + 1) + rows), block)
                     builder.position_at_end(block)
-                    _body(builder, given, rows, count, masked, width, bitwidth)
+                    _emit_microkernel(builder, given, rows, count, masked, width, bitwidth)
                     builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -90,13 +90,13 @@ def tile(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c,
     return signature, codegen
 
 
-def _body(builder, given, rows, vectors, masked, width, bitwidth):
+def _emit_microkernel(builder, given, rows, vectors, masked, width, bitwidth):
     """Emit one tile: load the sums or clear them, run K with the sums in registers, store them."""
     integer = ir.IntType(64)
     vector = ir.VectorType(ir.FloatType() if bitwidth == 32 else ir.DoubleType(), width)
     zero = ir.Constant(vector, None)
     last = vectors - 1 if masked else vectors
-    mask = mask_before(builder, given["columns"], width * (vectors - 1), width) if masked else None
+    mask = first_n_mask(builder, given["columns"], width * (vectors - 1), width) if masked else None
 
     def load(base, v):
         place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
@@ -112,7 +112,7 @@ def _body(builder, given, rows, vectors, masked, width, bitwidth):
     def row(base, stride, r):
         return builder.gep(base, [builder.mul(stride, integer(r))])
 
-    multiply_add = named(builder, "fmuladd", vector, vector, vector, vector, vector)
+    multiply_add = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
     places = [(r, v) for r in range(rows) for v in range(vectors)]
 
     def outer(o, sums):
@@ -123,7 +123,7 @@ def _body(builder, given, rows, vectors, masked, width, bitwidth):
             a_k = builder.gep(a_here, [builder.mul(k, given["a_in"])])
             b_k = builder.gep(b_here, [builder.mul(k, given["b_in"])])
             b_row = [load(b_k, v) for v in range(vectors)]
-            a_column = [spread(builder, builder.load(row(a_k, given["a_row"], r)), vector) for r in range(rows)]
+            a_column = [broadcast(builder, builder.load(row(a_k, given["a_row"], r)), vector) for r in range(rows)]
             return {(r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]]) for r, v in places}
 
         return _loop(builder, given["k_in"], sums, inner)
@@ -136,13 +136,13 @@ def _body(builder, given, rows, vectors, masked, width, bitwidth):
     loaded = {(r, v): load(row(given["s"], given["s_row"], r), v) for r, v in places}
     builder.branch(ready)
     builder.position_at_end(ready)
-    starts = _join(builder, [(empty, dict.fromkeys(places, zero)), (full, loaded)])
+    starts = _phi(builder, [(empty, dict.fromkeys(places, zero)), (full, loaded)])
     sums = _loop(builder, given["k_out"], starts, outer)
     for r, v in places:
         store(sums[r, v], row(given["c"], given["c_row"], r), v)
 
 
-def _join(builder, sums_by_block):
+def _phi(builder, sums_by_block):
     """Phi nodes for sums that come from several blocks."""
     joined = {}
     for place, first in sums_by_block[0][1].items():
@@ -161,7 +161,7 @@ def _loop(builder, count, sums, step):
     builder.position_at_end(head)
     index = builder.phi(integer)
     index.add_incoming(integer(0), before)
-    carried = _join(builder, [(before, sums)])
+    carried = _phi(builder, [(before, sums)])
     builder.cbranch(builder.icmp_signed("<", index, count), inside, after)
     builder.position_at_end(inside)
     following = step(index, carried)
@@ -175,23 +175,23 @@ def _loop(builder, count, sums, step):
 
 # --- dot products -------------------------------------------------------------------------------------------------------
 
-DOT_ROWS, DOT_COLUMNS = (5, 4) if ROWS == 8 else (3, 3)
+DOT_ROWS, DOT_COLUMNS = (5, 4) if MR == 8 else (3, 3)
 """Largest block of sums that `dots` keeps in registers."""
 
 
 @intrinsic
-def dots(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
+def dot_products(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
     """C += A·Bᵀ for few, long rows: a call of `_dots`, which is compiled once and shared by all kernels."""
     if isinstance(c, types.CPointer):
-        return call_shared(_shared_dots, c.dtype)
+        return call_external(_external_dot_products, c.dtype)
 
 
-def _dots_arguments(dtype):
+def _dot_arguments(dtype):
     memory, whole = types.CPointer(dtype), types.int64
     return (memory, whole, whole, memory, whole, whole, memory, *[whole] * 5)
 
 
-def _dots(a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
+def _dot_products(a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
     """C += A·Bᵀ, the vectors along the rows and one sum across the lanes at the end.
 
     c[i, j] += Σ_t Σ_p a[i·a_row + p + t·a_out] · b[j·b_row + p + t·b_out],  0 ≤ p < length, 0 ≤ t < times
@@ -199,18 +199,18 @@ def _dots(a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
     """
     for i in range(0, m, DOT_ROWS):
         for j in range(0, n, DOT_COLUMNS):
-            dot_block(at(a, i * a_row), a_row, a_out, at(b, j * b_row), b_row, b_out, at(c, i * c_row + j), c_row,
+            dot_microkernel(ptr_add(a, i * a_row), a_row, a_out, ptr_add(b, j * b_row), b_row, b_out, ptr_add(c, i * c_row + j), c_row,
                       min(DOT_ROWS, m - i), min(DOT_COLUMNS, n - j), length, times)
 
 
-_shared_dots = Published(_dots, _dots_arguments)
-_shared_dots.called_by(dots)
+_external_dot_products = ExternalHelper(_dot_products, _dot_arguments)
+_external_dot_products.bind_to(dot_products)
 
 
 @intrinsic
-def dot_block(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows, columns, length, times):
+def dot_microkernel(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows, columns, length, times):
     """One block of `_dots`, with a body of its own for every number of rows and columns."""
-    arguments = _dots_arguments(c.dtype)
+    arguments = _dot_arguments(c.dtype)
     names = ("a", "a_row", "a_out", "b", "b_row", "b_out", "c", "c_row", "rows", "columns", "length", "times")
 
     def codegen(context, builder, signature, args):
@@ -224,7 +224,7 @@ def dot_block(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows, colum
                 block = builder.append_basic_block(f"dots.{rows}x{columns}")
                 choose.add_case(integer(rows * (DOT_COLUMNS + 1) + columns), block)
                 builder.position_at_end(block)
-                _dot_body(builder, given, rows, columns, vector_of(c.dtype))
+                _emit_dot_kernel(builder, given, rows, columns, vector_of(c.dtype))
                 builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -232,14 +232,14 @@ def dot_block(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows, colum
     return types.void(*arguments), codegen
 
 
-def _dot_body(builder, given, rows, columns, vector):
+def _emit_dot_kernel(builder, given, rows, columns, vector):
     """Emit one block: all sums in registers over both runs, then one sum across the lanes for each."""
     integer, width = ir.IntType(64), vector.count
     places = [(r, c) for r in range(rows) for c in range(columns)]
-    multiply_add = named(builder, "fmuladd", vector, vector, vector, vector, vector)
+    multiply_add = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
     whole = builder.sdiv(given["length"], integer(width))
-    rest = mask_before(builder, builder.srem(given["length"], integer(width)), 0, width)
-    add_up = named(builder, "vector.reduce.fadd", vector, vector.element, vector.element, vector)
+    rest = first_n_mask(builder, builder.srem(given["length"], integer(width)), 0, width)
+    add_up = llvm_intrinsic(builder, "vector.reduce.fadd", vector, vector.element, vector.element, vector)
 
     def row(base, stride, r):
         return builder.gep(base, [builder.mul(stride, integer(r))])

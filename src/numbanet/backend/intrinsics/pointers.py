@@ -13,18 +13,18 @@ from numbanet.backend.intrinsics.target import lanes_of
 
 
 @intrinsic
-def at(typingctx, pointer, offset):
+def ptr_add(typingctx, as_pointer, offset):
     """The pointer moved by `offset` elements."""
-    if isinstance(pointer, types.CPointer) and isinstance(offset, types.Integer):
+    if isinstance(as_pointer, types.CPointer) and isinstance(offset, types.Integer):
 
         def codegen(context, builder, signature, args):
             return builder.gep(args[0], [args[1]])
 
-        return pointer(pointer, types.int64), codegen
+        return as_pointer(as_pointer, types.int64), codegen
 
 
 @intrinsic
-def pointer(typingctx, address, dtype):
+def as_pointer(typingctx, address, dtype):
     """The int64 `address` as a pointer to elements of `dtype`, or of the type that a given pointer has."""
     if isinstance(address, types.Integer):
         result = dtype if isinstance(dtype, types.CPointer) else types.CPointer(dtype.instance_type)
@@ -35,7 +35,7 @@ def pointer(typingctx, address, dtype):
         return result(types.int64, dtype), codegen
 
 
-def fixed_address(array):
+def constant_address(array):
     """A compiled function that returns the array's address, marked so that no caller is cached on disk with it."""
 
     @intrinsic
@@ -50,18 +50,18 @@ def fixed_address(array):
 
 
 @intrinsic
-def address(typingctx, pointer):
+def address(typingctx, as_pointer):
     """The pointer as an int64 address."""
-    if isinstance(pointer, types.CPointer):
+    if isinstance(as_pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
             return builder.ptrtoint(args[0], ir.IntType(64))
 
-        return types.int64(pointer), codegen
+        return types.int64(as_pointer), codegen
 
 
 @intrinsic
-def memory(typingctx, array):
+def data_pointer(typingctx, array):
     """A pointer to the first element of a contiguous array."""
     if isinstance(array, types.Array):
         result = types.CPointer(array.dtype)
@@ -73,29 +73,29 @@ def memory(typingctx, array):
 
 
 @intrinsic
-def byte_share(typingctx, pointer):
+def uint8_scale(typingctx, as_pointer):
     """1/255 where `pointer` points to bytes, which are pictures, else 1 (a constant)."""
-    if isinstance(pointer, types.CPointer):
+    if isinstance(as_pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            return ir.DoubleType()(1 / 255 if pointer.dtype == types.uint8 else 1.0)
+            return ir.DoubleType()(1 / 255 if as_pointer.dtype == types.uint8 else 1.0)
 
-        return types.float64(pointer), codegen
+        return types.float64(as_pointer), codegen
 
 
 @intrinsic
-def lanes(typingctx, pointer):
+def lanes(typingctx, as_pointer):
     """How many elements of the type that `pointer` points to fill one vector register (a constant)."""
-    if isinstance(pointer, types.CPointer):
+    if isinstance(as_pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            return ir.IntType(64)(lanes_of(pointer.dtype))
+            return ir.IntType(64)(lanes_of(as_pointer.dtype))
 
-        return types.int64(pointer), codegen
+        return types.int64(as_pointer), codegen
 
 
 @intrinsic(prefer_literal=True)
-def stack(typingctx, like, count):
+def local_array(typingctx, like, count):
     """Room for `count` (a literal) elements of the type that `like` points to, on the thread's own stack."""
     if isinstance(like, types.CPointer) and isinstance(count, types.IntegerLiteral):
         size = count.literal_value
@@ -113,7 +113,7 @@ def stack(typingctx, like, count):
 
 
 @intrinsic
-def real(typingctx, integers, index):
+def float_attr(typingctx, integers, index):
     """The float64 whose bits stand at `integers[index]` (an attribute of an op, such as a slope)."""
     if isinstance(integers, types.CPointer):
 
@@ -125,7 +125,7 @@ def real(typingctx, integers, index):
 
 
 @intrinsic
-def set_real(typingctx, integers, index, value):
+def set_float_attr(typingctx, integers, index, value):
     """Store the bits of the float64 `value` at `integers[index]`."""
     if isinstance(integers, types.CPointer):
 
@@ -141,7 +141,7 @@ def set_real(typingctx, integers, index, value):
 
 
 @intrinsic
-def call(typingctx, address, op, params, grads, acts, deltas, lo, hi):
+def call_indirect(typingctx, address, op, params, grads, acts, deltas, lo, hi):
     """Call the kernel at `address`: every kernel has these seven arguments and returns nothing."""
     arguments = (op, params, grads, acts, deltas, types.int64, types.int64)
 
@@ -154,7 +154,7 @@ def call(typingctx, address, op, params, grads, acts, deltas, lo, hi):
     return types.void(types.int64, *arguments), codegen
 
 
-def call_shared(shared, dtype):
+def call_external(shared, dtype):
     """(signature, code) of an intrinsic that calls a published helper for a dtype by its name."""
     arguments = shared.arguments(dtype)
 

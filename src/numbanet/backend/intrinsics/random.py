@@ -10,13 +10,13 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from numbanet.backend.intrinsics.vectors import Vector, spread, vector_of
+from numbanet.backend.intrinsics.vectors import Vector, broadcast, vector_of
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
 @intrinsic
-def mixed(typingctx, a, b):
+def fold_in(typingctx, a, b):
     """A 64-bit key from a key and a number."""
     if isinstance(a, types.Integer) and isinstance(b, types.Integer):
 
@@ -40,7 +40,7 @@ def _uniform(builder, kind, key, first):
 
     def shared(number):
         number = builder.trunc(number, half)
-        return spread(builder, number, ir.VectorType(half, count)) if count else number
+        return broadcast(builder, number, ir.VectorType(half, count)) if count else number
 
     counter = builder.add(shared(first), every(*range(count))) if count else shared(first)
     z = builder.xor(builder.mul(counter, every(0x9E3779B9)), shared(key))
@@ -65,7 +65,7 @@ def uniform(typingctx, pointer, key, first):
 
 
 @intrinsic
-def chance(typingctx, key, counter):
+def uniform_scalar(typingctx, key, counter):
     """One number in [0, 1), the one that `uniform` has for this counter, as float64."""
     if isinstance(key, types.Integer):
 

@@ -4,38 +4,38 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from numbanet.backend.intrinsics.pointers import at, call_shared, lanes
-from numbanet.backend.intrinsics.vectors import mask_before, masked_load, masked_store, vector_of
-from numbanet.backend.jit import Published
+from numbanet.backend.intrinsics.pointers import call_external, lanes, ptr_add
+from numbanet.backend.intrinsics.vectors import first_n_mask, masked_load, masked_store, vector_of
+from numbanet.backend.jit import ExternalHelper
 
 
 @intrinsic
-def turn(typingctx, source, source_row, target, target_row, rows, columns):
+def transpose(typingctx, source, source_row, target, target_row, rows, columns):
     """target[j, i] = source[i, j]: a call of `_turn`, which is compiled once and shared by all kernels."""
     if isinstance(target, types.CPointer):
-        return call_shared(_shared_turn, target.dtype)
+        return call_external(_external_transpose, target.dtype)
 
 
-def _turn_arguments(dtype):
+def _transpose_arguments(dtype):
     memory, whole = types.CPointer(dtype), types.int64
     return (memory, whole, memory, whole, whole, whole)
 
 
-def _turn(source, source_row, target, target_row, rows, columns):
+def _transpose(source, source_row, target, target_row, rows, columns):
     """Transpose a matrix of `rows` × `columns`, square block by square block, each in as many registers as it has rows."""
     width = lanes(source)
     for i in range(0, rows, width):
         for j in range(0, columns, width):
-            turn_block(at(source, i * source_row + j), source_row, at(target, j * target_row + i), target_row,
+            transpose_tile(ptr_add(source, i * source_row + j), source_row, ptr_add(target, j * target_row + i), target_row,
                        min(width, rows - i), min(width, columns - j))
 
 
-_shared_turn = Published(_turn, _turn_arguments)
-_shared_turn.called_by(turn)
+_external_transpose = ExternalHelper(_transpose, _transpose_arguments)
+_external_transpose.bind_to(transpose)
 
 
 @intrinsic
-def turn_block(typingctx, source, source_row, target, target_row, rows, columns):
+def transpose_tile(typingctx, source, source_row, target, target_row, rows, columns):
     """One block of `_turn`: in step d = 1, 2, 4, … the lanes with bit d exchange places with the rows with bit d."""
 
     def codegen(context, builder, signature, args):
@@ -51,7 +51,7 @@ def turn_block(typingctx, source, source_row, target, target_row, rows, columns)
         def inside(limit, r, numbers):
             """The lanes below `numbers` for a row r before `limit`, none beyond."""
             count = builder.select(builder.icmp_signed("<", integer(r), limit), numbers, integer(0))
-            return mask_before(builder, count, 0, width)
+            return first_n_mask(builder, count, 0, width)
 
         block = [masked_load(builder, place(source, source_row, r, rows), kind, inside(rows, r, columns))
                  for r in range(width)]
@@ -69,4 +69,4 @@ def turn_block(typingctx, source, source_row, target, target_row, rows, columns)
             masked_store(builder, block[r], place(target, target_row, r, columns), inside(columns, r, rows))
         return context.get_dummy_value()
 
-    return types.void(*_turn_arguments(source.dtype)), codegen
+    return types.void(*_transpose_arguments(source.dtype)), codegen

@@ -32,21 +32,21 @@ def vector_of(element):
     return ir.VectorType(ir.FloatType() if element.bitwidth == 32 else ir.DoubleType(), lanes_of(element))
 
 
-def spread(builder, scalar, kind):
+def broadcast(builder, scalar, kind):
     """A vector with the scalar in every lane."""
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
 
 
-def mask_before(builder, columns, first, width):
+def first_n_mask(builder, columns, first, width):
     """True in the lanes whose number, first + lane, lies before `columns`."""
     integer = ir.IntType(64)
     many = ir.VectorType(integer, width)
     numbers = ir.Constant(many, [integer(first + i) for i in range(width)])
-    return builder.icmp_signed("<", numbers, spread(builder, columns, many))
+    return builder.icmp_signed("<", numbers, broadcast(builder, columns, many))
 
 
-def named(builder, name, kind, result, *arguments):
+def llvm_intrinsic(builder, name, kind, result, *arguments):
     """LLVM's function `name` for a vector type."""
     suffix = f"v{kind.count}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), f"llvm.{name}.{suffix}")
@@ -54,7 +54,7 @@ def named(builder, name, kind, result, *arguments):
 
 def masked_load(builder, place, kind, mask):
     """The lanes of a vector at `place` that the mask selects, zero elsewhere."""
-    load_ = named(builder, "masked.load", kind, kind, place.type, ir.IntType(32), mask.type, kind)
+    load_ = llvm_intrinsic(builder, "masked.load", kind, kind, place.type, ir.IntType(32), mask.type, kind)
     size = 4 if isinstance(kind.element, ir.FloatType) else 8
     return builder.call(load_, [place, ir.IntType(32)(size), mask, ir.Constant(kind, None)])
 
@@ -62,7 +62,7 @@ def masked_load(builder, place, kind, mask):
 def masked_store(builder, value, place, mask):
     """Write the lanes that the mask selects."""
     kind = value.type
-    store_ = named(builder, "masked.store", kind, ir.VoidType(), kind, place.type, ir.IntType(32), mask.type)
+    store_ = llvm_intrinsic(builder, "masked.store", kind, ir.VoidType(), kind, place.type, ir.IntType(32), mask.type)
     size = 4 if isinstance(kind.element, ir.FloatType) else 8
     builder.call(store_, [value, place, ir.IntType(32)(size), mask])
 
@@ -81,7 +81,7 @@ def load(typingctx, pointer, count):
                     all_ = builder.load(place, align=pointer.dtype.bitwidth // 8)
                     from_whole = builder.block
                 with part:
-                    some = masked_load(builder, place, kind, mask_before(builder, args[1], 0, kind.count))
+                    some = masked_load(builder, place, kind, first_n_mask(builder, args[1], 0, kind.count))
                     from_part = builder.block
             value = builder.phi(kind)
             value.add_incoming(all_, from_whole)
@@ -104,7 +104,7 @@ def store(typingctx, pointer, value, count):
                 with whole:
                     builder.store(args[1], place, align=pointer.dtype.bitwidth // 8)
                 with part:
-                    masked_store(builder, args[1], place, mask_before(builder, args[2], 0, kind.count))
+                    masked_store(builder, args[1], place, first_n_mask(builder, args[2], 0, kind.count))
             return context.get_dummy_value()
 
         return types.void(pointer, value, types.int64), codegen

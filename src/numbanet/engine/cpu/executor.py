@@ -7,40 +7,40 @@ import numpy as np
 from numbanet.backend.jit import max_threads
 from numbanet.engine.cpu import kernels as cpu
 from numbanet.nn import data
-from numbanet.plan.columns import COUNT, FORWARD, GRADIENT, OWN, Plan, real_bits
+from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, PARTIAL_STRIDE, Plan, float64_bits
 
 
-class Memory:
+class Executor:
     """A plan with its memories: what one kind of call on one network needs, allocated once and used again."""
 
     def __init__(self, plan: Plan, dtype, grads: int = 0, loss_op=None, hits_op=None):
-        self.plan, self.loss_op, self.hits_op = plan, loss_op, hits_op
+        self.plan, self.loss_op, self.correct_op = plan, loss_op, hits_op
         self.acts = np.zeros(plan.n_acts, dtype)
         self.deltas = np.zeros(plan.n_deltas, dtype)
         self.grads = np.zeros(grads, dtype)
-        self.sums = np.zeros(2)
-        self.meeting = np.zeros(cpu.MEETING_SIZE, np.int64)
+        self.metric_sums = np.zeros(2)
+        self.barrier = np.zeros(cpu.BARRIER_SIZE, np.int64)
         self._keep: dict = {}
         self.run = np.zeros(24, np.int64)
-        arrays = ((cpu.TABLES, plan.tables), (cpu.PHASES, plan.phases), (cpu.TASKS, plan.tasks), (cpu.BOUNDS, plan.bounds),
-                  (cpu.SUMS, self.sums), (cpu.MEETING, self.meeting))
+        arrays = ((cpu.TABLES, plan.tables), (cpu.PHASES, plan.phases), (cpu.TASKS, plan.tasks), (cpu.BOUNDS, plan.task_bounds),
+                  (cpu.SUMS, self.metric_sums), (cpu.BARRIER, self.barrier))
         for column, array in arrays:
             self.run[column] = array.ctypes.data
-        self.run[cpu.ROWS], self.run[cpu.N_PHASES] = plan.tables.shape[1], len(plan.phases)
-        self.run[cpu.N_SPLITS] = plan.splits
-        self.run[cpu.BATCH], self.run[cpu.BLOCK], self.run[cpu.THREADS] = plan.batch, plan.block, plan.threads
-        for column, op in ((cpu.LOSSES, loss_op), (cpu.HITS, hits_op)):
+        self.run[cpu.TABLE_ROWS], self.run[cpu.N_PHASES] = plan.tables.shape[1], len(plan.phases)
+        self.run[cpu.N_SPLITS] = plan.n_split_k
+        self.run[cpu.BATCH], self.run[cpu.MICRO_BATCH], self.run[cpu.THREADS] = plan.batch, plan.micro_batch, plan.threads
+        for column, op in ((cpu.LOSSES, loss_op), (cpu.CORRECT, hits_op)):
             self.run[column] = plan.offsets[op] if op is not None else -1
 
     def bind(self, column: int, array: np.ndarray | None) -> None:
         """Let the plan read (or write) a contiguous array of the caller's; None unbinds."""
         self._keep[column] = array
-        self.plan.set_clock(column, array.ctypes.data if array is not None else 0)
+        self.plan.set_context(column, array.ctypes.data if array is not None else 0)
 
     def release(self) -> None:
         """Unbind all data: neither the network nor the plan keeps the caller's arrays."""
         for column in self._keep:
-            self.plan.set_clock(column, 0)
+            self.plan.set_context(column, 0)
         self._keep.clear()
 
     def work(self, kernel, params, first: int, last: int, workers: int) -> int:
@@ -53,11 +53,11 @@ class Memory:
         self.run[cpu.FIRST], self.run[cpu.LAST] = first, last
         workers = min(cpu.usable_threads(workers), max_threads())
         while True:
-            self.meeting[: cpu.PLACES] = 0
-            self.meeting[cpu.REACHED] = -1
-            cpu.enter(address, self.run, params, self.grads, self.acts, self.deltas, workers, plan.threads)
-            if self.meeting[cpu.REACHED] >= 0 or workers == 1:
-                return int(self.meeting[cpu.REACHED])
+            self.barrier[: cpu.CPU_IDS] = 0
+            self.barrier[cpu.BATCHES_DONE] = -1
+            cpu.run_parallel(address, self.run, params, self.grads, self.acts, self.deltas, workers, plan.threads)
+            if self.barrier[cpu.BATCHES_DONE] >= 0 or workers == 1:
+                return int(self.barrier[cpu.BATCHES_DONE])
             workers = 1
 
 
@@ -68,40 +68,40 @@ class Memory:
                                f"needed, got {array.size} of {array.dtype}; write into the array instead")
 
 
-class Trainer(Memory):
+class TrainingExecutor(Executor):
     """Training by mini-batches: the plan with a loss, and an optimiser in its last row."""
 
     def __init__(self, plan: Plan, dtype, loss_op, hits_op, optimizer):
         super().__init__(plan, dtype, plan.buffer * plan.threads, loss_op, hits_op)
-        self.n_state = len(optimizer.vectors) * plan.n_params
-        self.team = Team(plan.threads)
+        self.n_state = len(optimizer.state_names) * plan.n_params
+        self.tuner = ThreadTuner(plan.threads)
         self.run[cpu.BUFFER] = plan.buffer
         row = plan.tables[:, -1]
-        row[:, FORWARD] = optimizer.prepare.address(dtype) if optimizer.prepare else 0
+        row[:, FORWARD] = optimizer.begin_step.address(dtype) if optimizer.begin_step else 0
         row[:, GRADIENT] = optimizer.update.address(dtype)
-        row[:, COUNT] = plan.n_params
-        self.set_own(optimizer.own)
+        row[:, PARTIAL_STRIDE] = plan.n_params
+        self.set_attrs(optimizer.attrs)
 
-    def set_own(self, values) -> None:
+    def set_attrs(self, values) -> None:
         """Write the optimiser's hyper-parameters."""
         for i, value in enumerate(values):
-            self.plan.tables[:, -1, OWN + i] = real_bits(value)
+            self.plan.tables[:, -1, ATTRS + i] = float64_bits(value)
 
     def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
         """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss, hits and samples."""
         self._guard(state, self.n_state, "optimizer_state")
-        self.run[cpu.STATE], self.run[cpu.EPOCH_SAMPLES], self.run[cpu.TAKEN] = state.ctypes.data, samples, step
+        self.run[cpu.STATE], self.run[cpu.EPOCH_SAMPLES], self.run[cpu.STEPS_DONE] = state.ctypes.data, samples, step
         began = time.perf_counter()
-        reached = self.work(cpu.train, params, first, last, self.team.size)
-        self.team.note((time.perf_counter() - began) / max(1, reached - first))
+        reached = self.work(cpu.train, params, first, last, self.tuner.size)
+        self.tuner.note((time.perf_counter() - began) / max(1, reached - first))
         return reached
 
     def slice(self) -> int:
         """How many steps the next native call should take."""
-        return self.team.slice()
+        return self.tuner.slice()
 
 
-class Team:
+class ThreadTuner:
     """Chooses how many threads work: all, or one where meeting costs more than it brings (small steps, a busy machine).
 
     The weights are the same bits either way, so both are tried now and then, and the faster one is kept.
@@ -139,7 +139,7 @@ class Team:
             self.seconds[self.size] = max(seconds, 1e-7)
 
 
-class Differentiator(Memory):
+class GradientExecutor(Executor):
     """The gradient of a loss over given samples."""
 
     def __init__(self, plan: Plan, dtype, loss_op):
@@ -147,57 +147,57 @@ class Differentiator(Memory):
 
     def gradient(self, params, samples: int) -> float:
         """Fill grads and return the summed loss."""
-        self.sums[:] = 0
+        self.metric_sums[:] = 0
         self.run[cpu.EPOCH_SAMPLES] = samples
         self.work(cpu.differentiate, params, 0, 1, self.plan.threads)
-        return float(self.sums[0])
+        return float(self.metric_sums[0])
 
 
-class Predictor(Memory):
+class InferenceExecutor(Executor):
     """Forward passes: outputs, or the sums of loss and hits."""
 
     def __init__(self, plan: Plan, dtype, loss_op=None, hits_op=None):
         super().__init__(plan, dtype, 0, loss_op, hits_op)
-        self.pace = 1  # batches per native call, adjusted to how long they take
-        self.looks = looks(plan)
+        self.batches_per_call = 1  # batches per native call, adjusted to how long they take
+        self.looks = checks_finite(plan)
 
     def forward(self, params, samples: int) -> tuple[float, float]:
         """Carry all samples through and return the sums of loss and hits (0 without a loss)."""
-        self.sums[:] = 0
+        self.metric_sums[:] = 0
         self.run[cpu.EPOCH_SAMPLES] = samples
         batches, done = -(-samples // self.plan.batch), 0
         while done < batches:
             began = time.perf_counter()
-            last = min(batches, done + self.pace)
+            last = min(batches, done + self.batches_per_call)
             self.work(cpu.forward, params, done, last, self.plan.threads)
             if batches > 1:
                 seconds = (time.perf_counter() - began) / (last - done)
-                self.pace = int(min(4 * self.pace, max(1, Team.SLICE / max(seconds, 1e-7))))
+                self.batches_per_call = int(min(4 * self.batches_per_call, max(1, ThreadTuner.SLICE / max(seconds, 1e-7))))
             done = last
-        return float(self.sums[0]), float(self.sums[1])
+        return float(self.metric_sums[0]), float(self.metric_sums[1])
 
 
     def finite(self) -> bool:
         """Whether all inputs of the last call were finite, where the machine `looks`."""
-        found = self.plan.tables[:, 1, data.FOUND]
+        found = self.plan.tables[:, 1, data.NONFINITE]
         result = not found.any()
         found[:] = 0
         return result
 
 
-def looks(plan: Plan) -> bool:
+def checks_finite(plan: Plan) -> bool:
     """Whether the plan's inputs are read where they lie and looked at for NaN and infinity."""
-    return plan.ops[0].forward is data.inputs_in_place
+    return plan.ops[0].forward is data.inputs_zero_copy
 
 
-class Direct(Memory):
+class SmallBatchInference(Executor):
     """Predictions of a few samples with as little around them as possible: one thread, one native call."""
 
     def __init__(self, plan: Plan, dtype):
         super().__init__(plan, dtype)
         self.most = plan.batch
-        self.call = cpu.direct.compiled
-        self.looks, self.found = looks(plan), plan.tables[0, 1, data.FOUND :]
+        self.call = cpu.predict_small.compiled
+        self.looks, self.found = checks_finite(plan), plan.tables[0, 1, data.NONFINITE :]
 
     def __call__(self, x, outputs, params) -> bool:
         """Write the outputs of contiguous samples; False if an input is not finite."""

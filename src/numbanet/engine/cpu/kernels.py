@@ -17,170 +17,170 @@ import numba
 import numpy as np
 from numba import prange
 
-from numbanet.backend.intrinsics import address, at, call, like, memory, pointer
-from numbanet.backend.intrinsics.barrier import all_here, meet, separate, take_place
-from numbanet.backend.jit import inline, kernel, max_threads, native
+from numbanet.backend.intrinsics import address, as_pointer, call_indirect, const_like, data_pointer, ptr_add
+from numbanet.backend.intrinsics.barrier import barrier_arrive_all, barrier_wait, leave_shared_cpu, record_cpu
+from numbanet.backend.jit import entry_point, inline, kernel, max_threads
 from numbanet.nn.regularizers import penalize
 from numbanet.plan.columns import (
+    ACCUMULATE,
     BACKWARD,
-    COUNT,
+    BASE_X,
+    BASE_Y,
+    CHUNKS,
     FORWARD,
     GRADIENT,
-    HOME_X,
-    HOME_Y,
     INPUTS,
-    N_Y,
+    N_OUT,
+    N_WEIGHTS,
     NEXT,
     OUTPUTS,
-    PARTIAL,
-    PARTIALS,
-    PREPARE,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    PREFETCH_LIMIT,
     PREVIOUS,
+    ROW_SIZE,
+    SAMPLE_STRIDE_X,
+    SAMPLE_STRIDE_Y,
     SAMPLES,
-    SHARDS,
-    SPLIT,
+    SPLIT_K,
     START,
+    STATISTICS,
     STEP,
-    STEP_X,
-    STEP_Y,
-    TOTAL,
-    WEIGHTS,
-    WIDTH,
     W,
     X,
     Y,
-    clock,
+    context,
 )
 
-(TABLES, ROWS, PHASES, N_PHASES, TASKS, BOUNDS, STATE, SUMS, MEETING, EPOCH_SAMPLES, BATCH, BLOCK, THREADS, LOSSES, HITS, BUFFER,
- FIRST, LAST, TAKEN, N_SPLITS) = range(20)
+(TABLES, TABLE_ROWS, PHASES, N_PHASES, TASKS, BOUNDS, STATE, SUMS, BARRIER, EPOCH_SAMPLES, BATCH, MICRO_BATCH, THREADS, LOSSES, CORRECT, BUFFER,
+ FIRST, LAST, STEPS_DONE, N_SPLITS) = range(20)
 """A run, what one call works on: addresses of the plan's arrays, of the optimiser's state, of where sums and workers meet; samples,
 sizes; offsets of losses and hits in acts (−1: none); numbers in a worker's gradient buffer; batches from and to; steps taken."""
-REACHED, PLACES, MEETING_SIZE = 16, 24, 24 + 1024
+BATCHES_DONE, CPU_IDS, BARRIER_SIZE = 16, 24, 24 + 1024
 """Where in the workers' meeting place the batch reached and the processors stand, and how long it is."""
 
 # --- the two regions --------------------------------------------------------------------------------------------------
 
 
 @inline
-def _walk(run, table, params, acts, deltas, from_shard, to_shard, phase, train):
+def _forward_backward(run, table, params, acts, deltas, from_shard, to_shard, phase, train):
     """Region A for some shards of the batch: each block of samples through the network, and back.
 
     Where an op waits for the whole batch, a phase ends: a block is then one shard, and all workers meet before the next phase.
     """
-    size, shards = table[SAMPLES], table[SHARDS]
-    rows = at(pointer(run[PHASES], np.int64), 4 * phase)
+    size, shards = table[SAMPLES], table[CHUNKS]
+    rows = ptr_add(as_pointer(run[PHASES], np.int64), 4 * phase)
     forward_from, forward_to, back_from, back_to = rows[0], rows[1], rows[2], rows[3]
     if train and phase == 0:
-        _clear_partials(table, acts, from_shard, to_shard)
+        _clear_partial_grads(table, acts, from_shard, to_shard)
     shard = from_shard
     lo, hi = size * from_shard // shards, size * to_shard // shards
     while lo < hi:
-        last = min(lo + run[BLOCK], hi)
+        last = min(lo + run[MICRO_BATCH], hi)
         if run[N_PHASES] > 1:
             while size * (shard + 1) // shards == lo:  # an empty shard: the batch has fewer samples than shards
                 shard += 1
             last = size * (shard + 1) // shards
         row = forward_from
         while row != forward_to:
-            op = at(table, row * WIDTH)
-            op[X] = op[HOME_X] - lo * op[STEP_X]
-            op[Y] = op[HOME_Y] - lo * op[STEP_Y]
-            call(op[FORWARD], op, params, params, acts, deltas, lo, last)
+            op = ptr_add(table, row * ROW_SIZE)
+            op[X] = op[BASE_X] - lo * op[SAMPLE_STRIDE_X]
+            op[Y] = op[BASE_Y] - lo * op[SAMPLE_STRIDE_Y]
+            call_indirect(op[FORWARD], op, params, params, acts, deltas, lo, last)
             row = op[NEXT]
         if row:
-            op = at(table, row * WIDTH)
-            call(op[PREPARE], op, params, at(acts, op[PARTIALS] + shard * op[COUNT]), acts, deltas, lo, last)
+            op = ptr_add(table, row * ROW_SIZE)
+            call_indirect(op[STATISTICS], op, params, ptr_add(acts, op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE]), acts, deltas, lo, last)
         row = back_from if train else 0
         while row:
-            op = at(table, row * WIDTH)
-            if op[PARTIAL] and not (op[PREPARE] and row == back_from):
-                _partial(op, params, acts, deltas, from_shard, to_shard, lo, last)
+            op = ptr_add(table, row * ROW_SIZE)
+            if op[ACCUMULATE] and not (op[STATISTICS] and row == back_from):
+                _accumulate(op, params, acts, deltas, from_shard, to_shard, lo, last)
             if row == back_to:
                 break
             if op[BACKWARD]:
-                call(op[BACKWARD], op, params, params, acts, deltas, lo, last)
+                call_indirect(op[BACKWARD], op, params, params, acts, deltas, lo, last)
             row = op[PREVIOUS]
         lo = last
         shard += 1
 
 
 @inline
-def _partial(op, params, acts, deltas, from_shard, to_shard, lo, hi):
+def _accumulate(op, params, acts, deltas, from_shard, to_shard, lo, hi):
     """Add the gradient of samples lo ≤ i < hi to the partial gradients of their shards."""
-    size, shards = clock(op, SAMPLES), clock(op, SHARDS)
+    size, shards = context(op, SAMPLES), context(op, CHUNKS)
     for shard in range(from_shard, to_shard):
         first, last = max(lo, size * shard // shards), min(hi, size * (shard + 1) // shards)
         if first < last:
-            call(op[PARTIAL], op, params, at(acts, op[PARTIALS] + shard * op[COUNT] - op[W]), acts, deltas, first, last)
+            call_indirect(op[ACCUMULATE], op, params, ptr_add(acts, op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE] - op[W]), acts, deltas, first, last)
 
 
 @inline
-def _clear_partials(table, acts, from_shard, to_shard):
+def _clear_partial_grads(table, acts, from_shard, to_shard):
     """Start the partial gradients of these shards at zero."""
     row = table[PREVIOUS]
     while row:
-        op = at(table, row * WIDTH)
-        if op[PARTIAL]:
-            for i in range(op[PARTIALS] + from_shard * op[COUNT], op[PARTIALS] + to_shard * op[COUNT]):
-                acts[i] = like(acts, 0)
+        op = ptr_add(table, row * ROW_SIZE)
+        if op[ACCUMULATE]:
+            for i in range(op[PARTIAL_GRADS] + from_shard * op[PARTIAL_STRIDE], op[PARTIAL_GRADS] + to_shard * op[PARTIAL_STRIDE]):
+                acts[i] = const_like(acts, 0)
         row = op[PREVIOUS]
 
 
 @inline
-def _samples(run, params, acts, deltas, worker, workers, batch, phase, train):
+def _sample_region(run, params, acts, deltas, worker, workers, batch, phase, train):
     """Region A, the shards of the threads that this worker stands for."""
     threads, start = run[THREADS], batch * run[BATCH]
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
-        table = at(pointer(run[TABLES], np.int64), t * run[ROWS] * WIDTH)
+        table = ptr_add(as_pointer(run[TABLES], np.int64), t * run[TABLE_ROWS] * ROW_SIZE)
         table[START], table[SAMPLES] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start)
-        table[TOTAL] = run[EPOCH_SAMPLES] if train else 0
-        shards = table[SHARDS]
-        _walk(run, table, params, acts, deltas, shards * t // threads, shards * (t + 1) // threads, phase, train)
+        table[PREFETCH_LIMIT] = run[EPOCH_SAMPLES] if train else 0
+        shards = table[CHUNKS]
+        _forward_backward(run, table, params, acts, deltas, shards * t // threads, shards * (t + 1) // threads, phase, train)
 
 
 @inline
-def _columns(run, params, acts, deltas, worker, workers, batch):
+def _split_k_region(run, params, acts, deltas, worker, workers, batch):
     """Before region A: the parts of the inputs' columns of the threads that this worker stands for, for the whole batch."""
     threads, start, splits = run[THREADS], batch * run[BATCH], run[N_SPLITS]
     first, last = threads * worker // workers, threads * (worker + 1) // workers
-    table = at(pointer(run[TABLES], np.int64), first * run[ROWS] * WIDTH)
-    table[START], table[SAMPLES], table[TOTAL] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start), run[EPOCH_SAMPLES]
-    inputs = at(table, WIDTH)
-    op = at(table, inputs[NEXT] * WIDTH)
+    table = ptr_add(as_pointer(run[TABLES], np.int64), first * run[TABLE_ROWS] * ROW_SIZE)
+    table[START], table[SAMPLES], table[PREFETCH_LIMIT] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start), run[EPOCH_SAMPLES]
+    inputs = ptr_add(table, ROW_SIZE)
+    op = ptr_add(table, inputs[NEXT] * ROW_SIZE)
     for part in range(splits * first // threads, splits * last // threads):
-        lo, hi = inputs[N_Y] * part // splits, inputs[N_Y] * (part + 1) // splits
-        call(inputs[SPLIT], inputs, params, params, acts, deltas, lo, hi)
-        call(op[SPLIT], op, params, at(acts, op[PARTIALS] + part * op[COUNT]), acts, deltas, lo, hi)
+        lo, hi = inputs[N_OUT] * part // splits, inputs[N_OUT] * (part + 1) // splits
+        call_indirect(inputs[SPLIT_K], inputs, params, params, acts, deltas, lo, hi)
+        call_indirect(op[SPLIT_K], op, params, ptr_add(acts, op[PARTIAL_GRADS] + part * op[PARTIAL_STRIDE]), acts, deltas, lo, hi)
 
 
 @inline
-def _parameters(run, params, grads, acts, deltas, worker, workers, step):
+def _update_region(run, params, grads, acts, deltas, worker, workers, step):
     """Region B, the tasks of the threads that this worker stands for.
 
     With a buffer, gradients live only until the update; without, they fill grads.
     """
-    threads, tasks, bounds = run[THREADS], pointer(run[TASKS], np.int64), pointer(run[BOUNDS], np.int64)
-    state = pointer(run[STATE], params)
+    threads, tasks, bounds = run[THREADS], as_pointer(run[TASKS], np.int64), as_pointer(run[BOUNDS], np.int64)
+    state = as_pointer(run[STATE], params)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
-        table = at(pointer(run[TABLES], np.int64), t * run[ROWS] * WIDTH)
-        optimizer = at(table, (run[ROWS] - 1) * WIDTH)
+        table = ptr_add(as_pointer(run[TABLES], np.int64), t * run[TABLE_ROWS] * ROW_SIZE)
+        optimizer = ptr_add(table, (run[TABLE_ROWS] - 1) * ROW_SIZE)
         table[STEP] = step
         if optimizer[FORWARD]:
-            call(optimizer[FORWARD], optimizer, params, params, state, deltas, 0, 0)
+            call_indirect(optimizer[FORWARD], optimizer, params, params, state, deltas, 0, 0)
         for k in range(bounds[t], bounds[t + 1]):
-            task = at(tasks, 5 * k)
-            op = at(table, task[0] * WIDTH)
+            task = ptr_add(tasks, 5 * k)
+            op = ptr_add(table, task[0] * ROW_SIZE)
             first, last = task[3], task[4]
-            g = at(grads, t * run[BUFFER] - first if run[BUFFER] else 0)
-            call(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
-            penalize(op, params, g, first, min(last, op[W] + op[WEIGHTS]))
+            g = ptr_add(grads, t * run[BUFFER] - first if run[BUFFER] else 0)
+            call_indirect(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
+            penalize(op, params, g, first, min(last, op[W] + op[N_WEIGHTS]))
             if optimizer[GRADIENT]:
-                call(optimizer[GRADIENT], optimizer, params, g, state, deltas, first, last)
+                call_indirect(optimizer[GRADIENT], optimizer, params, g, state, deltas, first, last)
 
 
 @inline
-def _total(run, acts, column, batch):
+def _sum(run, acts, column, batch):
     """The sum of the losses or hits of a batch, in order; 0 where there are none."""
     offset, total = run[column], 0.0
     if offset >= 0:
@@ -190,14 +190,14 @@ def _total(run, acts, column, batch):
 
 
 @inline
-def _begin(counter, worker, workers):
+def _arrive(counter, worker, workers):
     """Wait for all workers, each on a processor of its own; False if they do not all come."""
     if workers > 1:
-        places = at(counter, PLACES)
-        take_place(places, worker)
-        if not all_here(counter, workers):
+        places = ptr_add(counter, CPU_IDS)
+        record_cpu(places, worker)
+        if not barrier_arrive_all(counter, workers):
             return False
-        separate(places, worker)
+        leave_shared_cpu(places, worker)
     return True
 
 
@@ -210,129 +210,129 @@ def train(run, params, grads, acts, deltas, worker, workers):
 
     The meeting place's REACHED becomes the batch that was reached; it stays −1 if the workers never all came.
     """
-    counter, sums = pointer(run[MEETING], np.int64), pointer(run[SUMS], np.float64)
-    if not _begin(counter, worker, workers):
+    counter, sums = as_pointer(run[BARRIER], np.int64), as_pointer(run[SUMS], np.float64)
+    if not _arrive(counter, worker, workers):
         return
     turn, batch = 1, run[FIRST]
     while batch < run[LAST]:
         if run[N_SPLITS]:
-            _columns(run, params, acts, deltas, worker, workers, batch)
+            _split_k_region(run, params, acts, deltas, worker, workers, batch)
             turn += 1
-            meet(counter, workers, turn)
+            barrier_wait(counter, workers, turn)
         for phase in range(run[N_PHASES]):
-            _samples(run, params, acts, deltas, worker, workers, batch, phase, True)
+            _sample_region(run, params, acts, deltas, worker, workers, batch, phase, True)
             turn += 1
-            meet(counter, workers, turn)
-        total = _total(run, acts, LOSSES, batch)
+            barrier_wait(counter, workers, turn)
+        total = _sum(run, acts, LOSSES, batch)
         if not math.isfinite(total):
             break
         if worker == 0:
             sums[0] += total
-            sums[1] += _total(run, acts, HITS, batch)
+            sums[1] += _sum(run, acts, CORRECT, batch)
         batch += 1
-        _parameters(run, params, grads, acts, deltas, worker, workers, run[TAKEN] + batch - run[FIRST])
+        _update_region(run, params, grads, acts, deltas, worker, workers, run[STEPS_DONE] + batch - run[FIRST])
         turn += 1
-        meet(counter, workers, turn)
+        barrier_wait(counter, workers, turn)
     if worker == 0:
-        counter[REACHED] = batch
+        counter[BATCHES_DONE] = batch
 
 
 @kernel
 def differentiate(run, params, grads, acts, deltas, worker, workers):
     """Fill grads with the gradient of the mean loss over one batch, penalties included; add up the loss."""
-    counter, sums = pointer(run[MEETING], np.int64), pointer(run[SUMS], np.float64)
-    if not _begin(counter, worker, workers):
+    counter, sums = as_pointer(run[BARRIER], np.int64), as_pointer(run[SUMS], np.float64)
+    if not _arrive(counter, worker, workers):
         return
     turn = 1
     if run[N_SPLITS]:
-        _columns(run, params, acts, deltas, worker, workers, 0)
+        _split_k_region(run, params, acts, deltas, worker, workers, 0)
         turn += 1
-        meet(counter, workers, turn)
+        barrier_wait(counter, workers, turn)
     for phase in range(run[N_PHASES]):
-        _samples(run, params, acts, deltas, worker, workers, 0, phase, True)
+        _sample_region(run, params, acts, deltas, worker, workers, 0, phase, True)
         turn += 1
-        meet(counter, workers, turn)
-    _parameters(run, params, grads, acts, deltas, worker, workers, 1)
+        barrier_wait(counter, workers, turn)
+    _update_region(run, params, grads, acts, deltas, worker, workers, 1)
     if worker == 0:
-        sums[0] += _total(run, acts, LOSSES, 0)
-        counter[REACHED] = 1
+        sums[0] += _sum(run, acts, LOSSES, 0)
+        counter[BATCHES_DONE] = 1
 
 
 @kernel
 def forward(run, params, grads, acts, deltas, worker, workers):
     """Carry the batches FIRST … LAST − 1 through; the last op hands outputs out, or loss and hits are added up."""
-    counter, sums = pointer(run[MEETING], np.int64), pointer(run[SUMS], np.float64)
+    counter, sums = as_pointer(run[BARRIER], np.int64), as_pointer(run[SUMS], np.float64)
     summing = run[LOSSES] >= 0
-    if summing and not _begin(counter, worker, workers):
+    if summing and not _arrive(counter, worker, workers):
         return
     turn = 1
     for batch in range(run[FIRST], run[LAST]):
-        _samples(run, params, acts, deltas, worker, workers, batch, 0, False)
+        _sample_region(run, params, acts, deltas, worker, workers, batch, 0, False)
         if summing:
             turn += 1
-            meet(counter, workers, turn)
+            barrier_wait(counter, workers, turn)
             if worker == 0:
-                sums[0] += _total(run, acts, LOSSES, batch)
-                sums[1] += _total(run, acts, HITS, batch)
+                sums[0] += _sum(run, acts, LOSSES, batch)
+                sums[1] += _sum(run, acts, CORRECT, batch)
             turn += 1
-            meet(counter, workers, turn)
+            barrier_wait(counter, workers, turn)
     if worker == 0:
-        counter[REACHED] = run[LAST]
+        counter[BATCHES_DONE] = run[LAST]
 
 
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
-def _enter(work, run, params, grads, acts, deltas, workers):
+def _run(work, run, params, grads, acts, deltas, workers):
     """Let all workers do their part of the work at that address."""
     for worker in prange(workers):
-        call(work, memory(run), memory(params), memory(grads), memory(acts), memory(deltas), worker, workers)
+        call_indirect(work, data_pointer(run), data_pointer(params), data_pointer(grads), data_pointer(acts), data_pointer(deltas), worker, workers)
 
 
-_ENTER = {parallel: native(_enter, parallel=parallel) for parallel in (False, True)}
+_RUN = {parallel: entry_point(_run, parallel=parallel) for parallel in (False, True)}
 
 
-@native
-def direct(x, outputs, run, params, acts, look):
+@entry_point
+def predict_small(x, outputs, run, params, acts, look):
     """Carry a few samples through in the calling thread; with `look`, False and no outputs if an input is not finite."""
-    numbers = memory(x)
+    numbers = data_pointer(x)
     if look:
         total = 0.0
         for k in range(x.size):
             total += numbers[k] * 0.0
         if total != 0.0:
             return False
-    table = pointer(run[TABLES], np.int64)
-    table[INPUTS], table[OUTPUTS], run[EPOCH_SAMPLES] = address(numbers), address(memory(outputs)), len(x)
-    _samples(memory(run), memory(params), memory(acts), memory(acts), 0, 1, 0, 0, False)
+    table = as_pointer(run[TABLES], np.int64)
+    table[INPUTS], table[OUTPUTS], run[EPOCH_SAMPLES] = address(numbers), address(data_pointer(outputs)), len(x)
+    _sample_region(data_pointer(run), data_pointer(params), data_pointer(acts), data_pointer(acts), 0, 1, 0, 0, False)
     table[INPUTS] = table[OUTPUTS] = 0
     return True
 
 
-_one_at_a_time = threading.Lock()
-_owner = os.getpid()
+_workqueue_lock = threading.Lock()
+_import_pid = os.getpid()
 
 
 def usable_threads(wanted: int) -> int:
     """`wanted`, but 1 in a child of a fork, where OpenMP's threads did not come along."""
-    return wanted if os.getpid() == _owner else 1
+    return wanted if os.getpid() == _import_pid else 1
 
 
-def enter(work, run, params, grads, acts, deltas, workers: int, most: int) -> None:
+def run_parallel(work, run, params, grads, acts, deltas, workers: int, most: int) -> None:
     """Do the work of a kernel, by its address, with that many workers, under the lock that the work queue needs.
 
     `most` is the number of workers that other calls of this kind have: where it is more than one, the parallel version serves.
     """
     if usable_threads(most) == 1:
-        _ENTER[False](work, run, params, grads, acts, deltas, 1)
+        _RUN[False](work, run, params, grads, acts, deltas, 1)
         return
     before = numba.get_num_threads()
     numba.set_num_threads(min(workers, max_threads()))
     try:
         if numba.threading_layer() == "workqueue":
-            with _one_at_a_time:
-                _ENTER[True](work, run, params, grads, acts, deltas, workers)
+            with _workqueue_lock:
+                _RUN[True](work, run, params, grads, acts, deltas, workers)
         else:
-            _ENTER[True](work, run, params, grads, acts, deltas, workers)
+            _RUN[True](work, run, params, grads, acts, deltas, workers)
     finally:
         numba.set_num_threads(before)

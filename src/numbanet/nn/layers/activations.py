@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from numbanet.backend import elementary
-from numbanet.backend.intrinsics import at, lanes, like, load, real, store, thread, threads, where_greater
+from numbanet.backend.intrinsics import const_like, float_attr, lanes, load, num_threads, ptr_add, store, thread_rank, where_greater
 from numbanet.backend.jit import Kernel, kernel
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import N_Y, OWN, Op, Y
+from numbanet.plan.columns import ATTRS, N_OUT, Op, Y
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +32,19 @@ class Activation(Layer):
 
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel | None] = None
-    why_no_backward: ClassVar[str] = ""
+    not_differentiable: ClassVar[str] = ""
     elementwise: ClassVar[bool] = True
     monotone: ClassVar[bool] = False
 
     @property
-    def own(self) -> tuple:
+    def attrs(self) -> tuple:
         """Numbers for the columns from OWN on, such as a slope."""
         return ()
 
     def ops(self, shape: Shape) -> list[Op]:
         n, kind = size(shape), type(self)
-        return [Op(kind.__name__, n, n, kind.forward, kind.backward, in_place=True, keeps_output=True, own=self.own,
-                   why_no_backward=kind.why_no_backward)]
+        return [Op(kind.__name__, n, n, kind.forward, kind.backward, in_place=True, keeps_output=True, attrs=self.attrs,
+                   not_differentiable=kind.not_differentiable)]
 
 
 # --- sigmoid --------------------------------------------------------------------------------------------------------
@@ -53,31 +53,31 @@ class Activation(Layer):
 @kernel
 def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
     """a = 1 / (1 + e⁻ᶻ)        acts[y]   z becomes a"""
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        z = load(at(acts, i), end - i)
-        store(at(acts, i), elementary.sigmoid(z), end - i)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        z = load(ptr_add(acts, i), end - i)
+        store(ptr_add(acts, i), elementary.sigmoid(z), end - i)
 
 
 @sigmoid_forward.cuda
 def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
         acts[i] = elementary.sigmoid(acts[i])
 
 
 @kernel
 def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da a (1 − a)        deltas[y]   da becomes dz"""
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
-        store(at(deltas, i), da * a * (like(a, 1) - a), end - i)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
+        store(ptr_add(deltas, i), da * a * (const_like(a, 1) - a), end - i)
 
 
 @sigmoid_backward.cuda
 def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
-        deltas[i] *= acts[i] * (like(acts, 1) - acts[i])
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
+        deltas[i] *= acts[i] * (const_like(acts, 1) - acts[i])
 
 
 class Sigmoid(Activation):
@@ -93,31 +93,31 @@ class Sigmoid(Activation):
 @kernel
 def tanh_forward(op, params, grads, acts, deltas, lo, hi):
     """a = tanh z        acts[y]   z becomes a"""
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        z = load(at(acts, i), end - i)
-        store(at(acts, i), elementary.tanh(z), end - i)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        z = load(ptr_add(acts, i), end - i)
+        store(ptr_add(acts, i), elementary.tanh(z), end - i)
 
 
 @tanh_forward.cuda
 def tanh_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
         acts[i] = elementary.tanh(acts[i])
 
 
 @kernel
 def tanh_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da (1 − a²)        deltas[y]   da becomes dz"""
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
-        store(at(deltas, i), da * (like(a, 1) - a * a), end - i)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
+        store(ptr_add(deltas, i), da * (const_like(a, 1) - a * a), end - i)
 
 
 @tanh_backward.cuda
 def tanh_backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
-        deltas[i] *= like(acts, 1) - acts[i] * acts[i]
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
+        deltas[i] *= const_like(acts, 1) - acts[i] * acts[i]
 
 
 class Tanh(Activation):
@@ -133,33 +133,33 @@ class Tanh(Activation):
 @kernel
 def relu_forward(op, params, grads, acts, deltas, lo, hi):
     """a = max(z, 0)        acts[y]   z becomes a; NaN stays"""
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        z = load(at(acts, i), end - i)
-        store(at(acts, i), where_greater(like(z, 0), z, like(z, 0), z), end - i)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        z = load(ptr_add(acts, i), end - i)
+        store(ptr_add(acts, i), where_greater(const_like(z, 0), z, const_like(z, 0), z), end - i)
 
 
 @relu_forward.cuda
 def relu_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
-        if acts[i] < like(acts, 0):
-            acts[i] = like(acts, 0)
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
+        if acts[i] < const_like(acts, 0):
+            acts[i] = const_like(acts, 0)
 
 
 @kernel
 def relu_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da where a > 0, else 0        deltas[y]   da becomes dz"""
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
-        store(at(deltas, i), where_greater(a, like(a, 0), da, like(a, 0)), end - i)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
+        store(ptr_add(deltas, i), where_greater(a, const_like(a, 0), da, const_like(a, 0)), end - i)
 
 
 @relu_backward.cuda
 def relu_backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
-        if not acts[i] > like(acts, 0):
-            deltas[i] = like(acts, 0)
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
+        if not acts[i] > const_like(acts, 0):
+            deltas[i] = const_like(acts, 0)
 
 
 class ReLU(Activation):
@@ -172,36 +172,36 @@ class ReLU(Activation):
 @kernel
 def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
     """a = z where z > 0, else slope z        acts[y]   z becomes a"""
-    slope = real(op, OWN)
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        z = load(at(acts, i), end - i)
-        store(at(acts, i), where_greater(z, like(z, 0), z, like(z, slope) * z), end - i)
+    slope = float_attr(op, ATTRS)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        z = load(ptr_add(acts, i), end - i)
+        store(ptr_add(acts, i), where_greater(z, const_like(z, 0), z, const_like(z, slope) * z), end - i)
 
 
 @leaky_relu_forward.cuda
 def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
-    slope = like(acts, real(op, OWN))
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
-        if not acts[i] > like(acts, 0):
+    slope = const_like(acts, float_attr(op, ATTRS))
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
+        if not acts[i] > const_like(acts, 0):
             acts[i] *= slope
 
 
 @kernel
 def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da where a > 0, else slope da        deltas[y]   da becomes dz"""
-    slope = real(op, OWN)
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        a, da = load(at(acts, i), end - i), load(at(deltas, i), end - i)
-        store(at(deltas, i), where_greater(a, like(a, 0), da, like(a, slope) * da), end - i)
+    slope = float_attr(op, ATTRS)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
+        store(ptr_add(deltas, i), where_greater(a, const_like(a, 0), da, const_like(a, slope) * da), end - i)
 
 
 @leaky_relu_backward.cuda
 def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
-    slope = like(acts, real(op, OWN))
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
-        if not acts[i] > like(acts, 0):
+    slope = const_like(acts, float_attr(op, ATTRS))
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
+        if not acts[i] > const_like(acts, 0):
             deltas[i] *= slope
 
 
@@ -218,7 +218,7 @@ class LeakyReLU(Activation):
             raise ValueError(f"LeakyReLU needs a slope of at least 0, got {self.slope!r}")
 
     @property
-    def own(self):
+    def attrs(self):
         return (float(self.slope),)
 
 
@@ -235,40 +235,40 @@ class Identity(Activation):
 @kernel
 def step_forward(op, params, grads, acts, deltas, lo, hi):
     """a = 1 where z > 0, else 0        acts[y]   z becomes a"""
-    width, end = lanes(acts), op[Y] + hi * op[N_Y]
-    for i in range(op[Y] + lo * op[N_Y], end, width):
-        z = load(at(acts, i), end - i)
-        store(at(acts, i), where_greater(z, like(z, 0), like(z, 1), like(z, 0)), end - i)
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        z = load(ptr_add(acts, i), end - i)
+        store(ptr_add(acts, i), where_greater(z, const_like(z, 0), const_like(z, 1), const_like(z, 0)), end - i)
 
 
 @step_forward.cuda
 def step_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_Y] + thread(), op[Y] + hi * op[N_Y], threads()):
-        acts[i] = like(acts, 1) if acts[i] > like(acts, 0) else like(acts, 0)
+    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
+        acts[i] = const_like(acts, 1) if acts[i] > const_like(acts, 0) else const_like(acts, 0)
 
 
 class Step(Activation):
     """The perceptron's step: 1 where z > 0, else 0. It predicts; it cannot be trained through."""
 
     forward = step_forward
-    why_no_backward = ("a step cannot be trained: its derivative is zero, so no error passes through it; "
+    not_differentiable = ("a step cannot be trained: its derivative is zero, so no error passes through it; "
                        "train with sigmoid and predict with step, or set the weights yourself")
 
 
 # --- softmax --------------------------------------------------------------------------------------------------------
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def softmax_forward(op, params, grads, acts, deltas, lo, hi):
     """aⱼ = e^(zⱼ − max z) / Σ e^(z − max z), sample by sample        acts[y]   z becomes a"""
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         y = op[Y] + i * n
         top = acts[y]
         for j in range(y, y + n):
             z = acts[j]
             top = z if z > top else top
-        total = like(top, 0)
+        total = const_like(top, 0)
         for j in range(y, y + n):
             acts[j] = elementary.exp(acts[j] - top)
             total += acts[j]
@@ -276,13 +276,13 @@ def softmax_forward(op, params, grads, acts, deltas, lo, hi):
             acts[j] /= total
 
 
-@kernel(apart=True)
+@kernel(independent=True)
 def softmax_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = a (da − Σ a da), sample by sample        deltas[y]   da becomes dz"""
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         y = op[Y] + i * n
-        mean = like(acts, 0)
+        mean = const_like(acts, 0)
         for j in range(y, y + n):
             mean += acts[j] * deltas[j]
         for j in range(y, y + n):

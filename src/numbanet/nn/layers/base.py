@@ -31,7 +31,7 @@ class Layer:
         """Return the rows that this layer adds to the plan for an input of `shape`."""
         return []
 
-    def prediction_ops(self, shape: Shape) -> list[Op]:
+    def inference_ops(self, shape: Shape) -> list[Op]:
         """Return the rows for prediction, where they are others than in training."""
         return self.ops(shape)
 
@@ -39,7 +39,7 @@ class Layer:
         """Return numbers by name that are kept and saved with the network but not trained."""
         return {}
 
-    def start_buffers(self, views) -> None:
+    def initialize_buffers(self, views) -> None:
         """Write the first values into views of the buffers, by name."""
 
     def config(self) -> dict:

@@ -17,14 +17,26 @@ Source   LeCun et al. 1998; Nielsen, Neural Networks and Deep Learning, chapter 
 from dataclasses import dataclass
 from typing import Any
 
-from numbanet.backend.intrinsics import at, lanes, like, load, multiply, quotient, stack, store, thread, threads, turn
+from numbanet.backend.intrinsics import (
+    brgemm_strided,
+    const_like,
+    div_u32,
+    lanes,
+    load,
+    local_array,
+    num_threads,
+    ptr_add,
+    store,
+    thread_rank,
+    transpose,
+)
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.nn.layers.window import pad, window
-from numbanet.plan.columns import N_X, N_Y, OWN, SCRATCH, WEIGHTS, Op, W, X, Y
+from numbanet.nn.layers.window import pad_ops, window
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_WEIGHTS, SCRATCH, Op, W, X, Y
 
 (BIAS, HEIGHT, WIDTH_IN, C_IN, OUT_HEIGHT, OUT_WIDTH, C_OUT, ROWS, COLUMNS, STRIDE_V, STRIDE_H, DILATION_V, DILATION_H,
- GROUPS) = range(OWN, OWN + 14)
+ GROUPS) = range(ATTRS, ATTRS + 14)
 """Sizes of the (padded) input, the output and the window."""
 
 
@@ -67,7 +79,7 @@ class Conv2D(Layer):
                 raise ValueError(f"Conv2D: {self.groups} groups do not divide {channels} {name}; choose a divisor of both")
         return (*output, int(self.filters))
 
-    def planar_window(self, shape: Shape):
+    def channels_first_window(self, shape: Shape):
         """The window, if the convolution can work on planes (planar.py): one channel in and stride 1."""
         view = self._window(shape)
         return view if shape[2] == 1 and view.stride == (1, 1) and not any(view.padding) else None
@@ -89,14 +101,14 @@ class Conv2D(Layer):
         units = rows * columns * (c_in // self.groups) + self.bias
         own = (int(self.bias), height, width, c_in, out_height, out_width, c_out, rows, columns, *view.stride, *view.dilation,
                int(self.groups))
-        return [*pad(view),
-                Op("Conv2D", height * width * c_in, out_height * out_width * c_out, forward, backward, partial=partial, units=units,
-                   unit=c_out, weights=weights, scratch=weights + out_width * columns * c_in, own=own,
-                   uses=out_height * out_width)]
+        return [*pad_ops(view),
+                Op("Conv2D", height * width * c_in, out_height * out_width * c_out, forward, backward, accumulate_gradient=accumulate_gradient, param_rows=units,
+                   param_cols=c_out, n_weights=weights, scratch=weights + out_width * columns * c_in, attrs=own,
+                   weight_reuse=out_height * out_width)]
 
 
 @inline
-def _steps(op):
+def _gemm_shape(op):
     """How many products a window row takes, and how many (s, c) and input numbers each covers.
 
     One over all columns where (s, c) lie side by side, else one per column.
@@ -106,7 +118,7 @@ def _steps(op):
     return (1, op[COLUMNS] * channels) if together else (op[COLUMNS], channels)
 
 
-AT_ONCE = 4
+FILTERS_PER_THREAD = 4
 """Filters that one thread of a GPU works out for a pixel: each number of the picture is read once for all of them."""
 
 
@@ -115,46 +127,46 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     """Slide the kernels over pictures lo ≤ i < hi        acts[y] overwritten"""
     groups, c_in, c_out, w = op[GROUPS], op[C_IN], op[C_OUT], op[W]
     line, out_line = op[WIDTH_IN] * c_in, op[OUT_WIDTH] * c_out
-    parts, depth = _steps(op)
+    parts, depth = _gemm_shape(op)
     filters, channels = c_out // groups, c_in // groups
     next_row = op[COLUMNS] * channels * c_out
     for i in range(lo, hi):
         for h in range(op[OUT_HEIGHT]):
             for g in range(groups):
-                z = at(acts, op[Y] + i * op[N_Y] + h * out_line + g * filters)
-                a = at(acts, op[X] + i * op[N_X] + h * op[STRIDE_V] * line + g * channels)
-                k = at(params, w + g * filters)
-                bias = at(params, w + op[WEIGHTS] + g * filters)
+                z = ptr_add(acts, op[Y] + i * op[N_OUT] + h * out_line + g * filters)
+                a = ptr_add(acts, op[X] + i * op[N_IN] + h * op[STRIDE_V] * line + g * channels)
+                k = ptr_add(params, w + g * filters)
+                bias = ptr_add(params, w + op[N_WEIGHTS] + g * filters)
                 for s in range(parts):
                     start, start_row = (bias, 0) if s == 0 else (z, c_out)
-                    multiply(start, start_row, at(a, s * op[DILATION_H] * c_in), op[STRIDE_H] * c_in, 1, op[DILATION_V] * line,
-                             at(k, s * channels * c_out), c_out, next_row, z, c_out, op[OUT_WIDTH], filters, depth, op[ROWS],
+                    brgemm_strided(start, start_row, ptr_add(a, s * op[DILATION_H] * c_in), op[STRIDE_H] * c_in, 1, op[DILATION_V] * line,
+                             ptr_add(k, s * channels * c_out), c_out, next_row, z, c_out, op[OUT_WIDTH], filters, depth, op[ROWS],
                              op[BIAS] if s == 0 else 1)
 
 
 @forward.cuda
 def forward(op, params, grads, acts, deltas, lo, hi):
     groups, c_in, c_out, w, pixels = op[GROUPS], op[C_IN], op[C_OUT], op[W], op[OUT_HEIGHT] * op[OUT_WIDTH]
-    filters, channels, sums = c_out // groups, c_in // groups, stack(acts, AT_ONCE)
-    parts = quotient(filters + AT_ONCE - 1, AT_ONCE)  # threads that share a pixel and a group
-    for e in range(thread(), (hi - lo) * pixels * groups * parts, threads()):
-        place = quotient(e, groups * parts)
-        i, g = quotient(place, pixels), quotient(e - place * groups * parts, parts)
-        h = quotient(place - i * pixels, op[OUT_WIDTH])
+    filters, channels, sums = c_out // groups, c_in // groups, local_array(acts, FILTERS_PER_THREAD)
+    parts = div_u32(filters + FILTERS_PER_THREAD - 1, FILTERS_PER_THREAD)  # threads that share a pixel and a group
+    for e in range(thread_rank(), (hi - lo) * pixels * groups * parts, num_threads()):
+        place = div_u32(e, groups * parts)
+        i, g = div_u32(place, pixels), div_u32(e - place * groups * parts, parts)
+        h = div_u32(place - i * pixels, op[OUT_WIDTH])
         v, o = place - i * pixels - h * op[OUT_WIDTH], e - place * groups * parts - g * parts
-        for j in range(AT_ONCE):
-            sums[j] = params[w + op[WEIGHTS] + g * filters + min(o + j * parts, filters - 1)] if op[BIAS] else like(acts, 0)
-        x = op[X] + (lo + i) * op[N_X] + (h * op[STRIDE_V] * op[WIDTH_IN] + v * op[STRIDE_H]) * c_in + g * channels
+        for j in range(FILTERS_PER_THREAD):
+            sums[j] = params[w + op[N_WEIGHTS] + g * filters + min(o + j * parts, filters - 1)] if op[BIAS] else const_like(acts, 0)
+        x = op[X] + (lo + i) * op[N_IN] + (h * op[STRIDE_V] * op[WIDTH_IN] + v * op[STRIDE_H]) * c_in + g * channels
         for r in range(op[ROWS]):
             for s in range(op[COLUMNS]):
-                a = at(acts, x + (r * op[DILATION_V] * op[WIDTH_IN] + s * op[DILATION_H]) * c_in)
-                k = at(params, w + (r * op[COLUMNS] + s) * channels * c_out + g * filters)
+                a = ptr_add(acts, x + (r * op[DILATION_V] * op[WIDTH_IN] + s * op[DILATION_H]) * c_in)
+                k = ptr_add(params, w + (r * op[COLUMNS] + s) * channels * c_out + g * filters)
                 for c in range(channels):
-                    for j in range(AT_ONCE):
+                    for j in range(FILTERS_PER_THREAD):
                         sums[j] += a[c] * k[c * c_out + min(o + j * parts, filters - 1)]
-        for j in range(AT_ONCE):
+        for j in range(FILTERS_PER_THREAD):
             if o + j * parts < filters:
-                acts[op[Y] + lo * op[N_Y] + place * c_out + g * filters + o + j * parts] = sums[j]
+                acts[op[Y] + lo * op[N_OUT] + place * c_out + g * filters + o + j * parts] = sums[j]
 
 
 @kernel
@@ -169,17 +181,17 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     filters, channels = c_out // groups, c_in // groups
     stride, dilation = op[STRIDE_V], op[DILATION_V]
     wide = op[COLUMNS] * channels
-    turned, result = at(acts, op[SCRATCH]), at(acts, op[SCRATCH] + op[WEIGHTS])
-    _turn(op, params, turned)
+    turned, result = ptr_add(acts, op[SCRATCH]), ptr_add(acts, op[SCRATCH] + op[N_WEIGHTS])
+    _transpose_filters(op, params, turned)
     step = 1
     while step * dilation % stride:
         step += 1
     down = step * dilation // stride
     for i in range(lo, hi):
         for h in range(op[HEIGHT]):
-            da = at(deltas, op[X] + i * op[N_X] + h * line)
+            da = ptr_add(deltas, op[X] + i * op[N_IN] + h * line)
             for j in range(line):
-                da[j] = like(da, 0)
+                da[j] = const_like(da, 0)
             first = 0
             while first < op[ROWS] and ((h - first * dilation) % stride or (h - first * dilation) // stride >= op[OUT_HEIGHT]):
                 first += 1
@@ -188,49 +200,49 @@ def backward(op, params, grads, acts, deltas, lo, hi):
                 continue
             runs = min((op[ROWS] - 1 - first) // step, top // stride // down) + 1
             for g in range(groups):
-                dz = at(deltas, op[Y] + i * op[N_Y] + top // stride * out_line + g * filters)
-                k = at(turned, (first * groups + g) * filters * wide)
-                multiply(result, wide, dz, c_out, 1, -down * out_line, k, wide, step * groups * filters * wide, result, wide,
+                dz = ptr_add(deltas, op[Y] + i * op[N_OUT] + top // stride * out_line + g * filters)
+                k = ptr_add(turned, (first * groups + g) * filters * wide)
+                brgemm_strided(result, wide, dz, c_out, 1, -down * out_line, k, wide, step * groups * filters * wide, result, wide,
                          op[OUT_WIDTH], wide, filters, runs, 0)
-                _overlap(op, result, at(da, g * channels))
+                _overlap_add(op, result, ptr_add(da, g * channels))
 
 
 @backward.cuda
 def backward(op, params, grads, acts, deltas, lo, hi):
-    groups, c_in, c_out, n_x = op[GROUPS], op[C_IN], op[C_OUT], op[N_X]
+    groups, c_in, c_out, n_x = op[GROUPS], op[C_IN], op[C_OUT], op[N_IN]
     filters, channels = c_out // groups, c_in // groups
-    for e in range(thread(), (hi - lo) * n_x, threads()):
-        i = quotient(e, n_x)
-        pixel = quotient(e - i * n_x, c_in)
-        h, c = quotient(pixel, op[WIDTH_IN]), e - i * n_x - pixel * c_in
-        v, g = pixel - h * op[WIDTH_IN], quotient(c, channels)
-        total = like(deltas, 0)
+    for e in range(thread_rank(), (hi - lo) * n_x, num_threads()):
+        i = div_u32(e, n_x)
+        pixel = div_u32(e - i * n_x, c_in)
+        h, c = div_u32(pixel, op[WIDTH_IN]), e - i * n_x - pixel * c_in
+        v, g = pixel - h * op[WIDTH_IN], div_u32(c, channels)
+        total = const_like(deltas, 0)
         for r in range(op[ROWS]):
             top = h - r * op[DILATION_V]
-            above = quotient(max(top, 0), op[STRIDE_V])
+            above = div_u32(max(top, 0), op[STRIDE_V])
             if top >= 0 and above < op[OUT_HEIGHT] and above * op[STRIDE_V] == top:
                 for s in range(op[COLUMNS]):
                     left = v - s * op[DILATION_H]
-                    aside = quotient(max(left, 0), op[STRIDE_H])
+                    aside = div_u32(max(left, 0), op[STRIDE_H])
                     if left >= 0 and aside < op[OUT_WIDTH] and aside * op[STRIDE_H] == left:
-                        dz = at(deltas, op[Y] + (lo + i) * op[N_Y] + (above * op[OUT_WIDTH] + aside) * c_out + g * filters)
+                        dz = ptr_add(deltas, op[Y] + (lo + i) * op[N_OUT] + (above * op[OUT_WIDTH] + aside) * c_out + g * filters)
                         place = (r * op[COLUMNS] + s) * channels + c - g * channels
-                        k = at(params, op[W] + place * c_out + g * filters)
+                        k = ptr_add(params, op[W] + place * c_out + g * filters)
                         for o in range(filters):
                             total += dz[o] * k[o]
         deltas[op[X] + lo * n_x + e] = total
 
 
 @inline
-def _turn(op, params, turned):
+def _transpose_filters(op, params, turned):
     """turned[r, g, o, s, c] = K[r, s, c, g o]: for each group a matrix from its filters to (s, c)."""
     c_out, wide = op[C_OUT], op[COLUMNS] * (op[C_IN] // op[GROUPS])
     for r in range(op[ROWS]):
-        turn(at(params, op[W] + r * wide * c_out), c_out, at(turned, r * c_out * wide), wide, wide, c_out)
+        transpose(ptr_add(params, op[W] + r * wide * c_out), c_out, ptr_add(turned, r * c_out * wide), wide, wide, c_out)
 
 
 @inline
-def _overlap(op, result, da):
+def _overlap_add(op, result, da):
     """da[(w·stride + s·dilation), c] += result[w, s, c]"""
     channels, step = op[C_IN] // op[GROUPS], op[STRIDE_H] * op[C_IN]
     wide = op[COLUMNS] * channels
@@ -238,8 +250,8 @@ def _overlap(op, result, da):
         width = lanes(da)
         for w in range(op[OUT_WIDTH]):
             for k in range(0, wide, width):
-                place = at(da, w * step + k)
-                store(place, load(place, wide - k) + load(at(result, w * wide + k), wide - k), wide - k)
+                place = ptr_add(da, w * step + k)
+                store(place, load(place, wide - k) + load(ptr_add(result, w * wide + k), wide - k), wide - k)
     else:
         for w in range(op[OUT_WIDTH]):
             for s in range(op[COLUMNS]):
@@ -249,49 +261,49 @@ def _overlap(op, result, da):
 
 
 @kernel
-def partial(op, params, grads, acts, deltas, lo, hi):
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     """Add the gradient that pictures lo ≤ i < hi give        grads[W] added to, picture by picture
 
     dK[r, s, c, o] += Σ_hw a[h·stride + r·dilation, w·stride + s·dilation, c] dz[h, w, o]        db[o] += Σ_hw dz[h, w, o]
     """
     groups, c_in, c_out, w = op[GROUPS], op[C_IN], op[C_OUT], op[W]
     line, out_line = op[WIDTH_IN] * c_in, op[OUT_WIDTH] * c_out
-    parts, depth = _steps(op)
+    parts, depth = _gemm_shape(op)
     filters, channels = c_out // groups, c_in // groups
     for i in range(lo, hi):
         for r in range(op[ROWS]):
             for g in range(groups):
-                dz = at(deltas, op[Y] + i * op[N_Y] + g * filters)
+                dz = ptr_add(deltas, op[Y] + i * op[N_OUT] + g * filters)
                 for s in range(parts):
-                    a = at(acts, op[X] + i * op[N_X] + r * op[DILATION_V] * line + s * op[DILATION_H] * c_in + g * channels)
-                    dk = at(grads, w + (r * op[COLUMNS] + s) * channels * c_out + g * filters)
-                    multiply(dk, c_out, a, 1, op[STRIDE_H] * c_in, op[STRIDE_V] * line, dz, c_out, out_line, dk, c_out, depth,
+                    a = ptr_add(acts, op[X] + i * op[N_IN] + r * op[DILATION_V] * line + s * op[DILATION_H] * c_in + g * channels)
+                    dk = ptr_add(grads, w + (r * op[COLUMNS] + s) * channels * c_out + g * filters)
+                    brgemm_strided(dk, c_out, a, 1, op[STRIDE_H] * c_in, op[STRIDE_V] * line, dz, c_out, out_line, dk, c_out, depth,
                              filters, op[OUT_WIDTH], op[OUT_HEIGHT], 1)
         if op[BIAS]:
-            db, dz = at(grads, w + op[WEIGHTS]), at(deltas, op[Y] + i * op[N_Y])
+            db, dz = ptr_add(grads, w + op[N_WEIGHTS]), ptr_add(deltas, op[Y] + i * op[N_OUT])
             for o in range(0, c_out, lanes(dz)):
-                total = load(at(db, o), c_out - o)
+                total = load(ptr_add(db, o), c_out - o)
                 for p in range(o, op[OUT_HEIGHT] * out_line, c_out):
-                    total = total + load(at(dz, p), c_out - o)
-                store(at(db, o), total, c_out - o)
+                    total = total + load(ptr_add(dz, p), c_out - o)
+                store(ptr_add(db, o), total, c_out - o)
 
 
-@partial.cuda
-def partial(op, params, grads, acts, deltas, lo, hi):
-    c_in, c_out, w, weights = op[C_IN], op[C_OUT], op[W], op[WEIGHTS]
+@accumulate_gradient.cuda
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+    c_in, c_out, w, weights = op[C_IN], op[C_OUT], op[W], op[N_WEIGHTS]
     filters, channels = c_out // op[GROUPS], c_in // op[GROUPS]
-    for k in range(thread(), weights + op[BIAS] * c_out, threads()):
-        place = quotient(k, c_out)
+    for k in range(thread_rank(), weights + op[BIAS] * c_out, num_threads()):
+        place = div_u32(k, c_out)
         o = k - place * c_out
-        tap = quotient(place, channels)
-        r = quotient(tap, op[COLUMNS])
+        tap = div_u32(place, channels)
+        r = div_u32(tap, op[COLUMNS])
         far = (r * op[DILATION_V] * op[WIDTH_IN] + (tap - r * op[COLUMNS]) * op[DILATION_H]) * c_in
-        far += quotient(o, filters) * channels + place - tap * channels
-        total = like(deltas, 0)
+        far += div_u32(o, filters) * channels + place - tap * channels
+        total = const_like(deltas, 0)
         for i in range(lo, hi):
             for h in range(op[OUT_HEIGHT]):
-                a = at(acts, op[X] + i * op[N_X] + h * op[STRIDE_V] * op[WIDTH_IN] * c_in + far)
-                dz = at(deltas, op[Y] + i * op[N_Y] + h * op[OUT_WIDTH] * c_out + o)
+                a = ptr_add(acts, op[X] + i * op[N_IN] + h * op[STRIDE_V] * op[WIDTH_IN] * c_in + far)
+                dz = ptr_add(deltas, op[Y] + i * op[N_OUT] + h * op[OUT_WIDTH] * c_out + o)
                 for v in range(op[OUT_WIDTH]):
-                    total += dz[v * c_out] * (a[v * op[STRIDE_H] * c_in] if k < weights else like(acts, 1))
+                    total += dz[v * c_out] * (a[v * op[STRIDE_H] * c_in] if k < weights else const_like(acts, 1))
         grads[w + k] += total

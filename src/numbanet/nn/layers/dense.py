@@ -8,13 +8,40 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 2
 from dataclasses import dataclass
 from typing import Any
 
-from numbanet.backend.cuda.gemm import product
-from numbanet.backend.intrinsics import at, dots, lanes, like, load, multiply, quotient, stack, store, thread, threads, turn
+from numbanet.backend.cuda.gemm import gemm_cuda
+from numbanet.backend.intrinsics import (
+    brgemm_strided,
+    const_like,
+    div_u32,
+    dot_products,
+    lanes,
+    load,
+    local_array,
+    num_threads,
+    ptr_add,
+    store,
+    thread_rank,
+    transpose,
+)
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.plan.columns import COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SCRATCH, SPLITS, Op, W, X, Y, clock
+from numbanet.plan.columns import (
+    ATTRS,
+    N_IN,
+    N_OUT,
+    N_SPLIT_K,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    SAMPLES,
+    SCRATCH,
+    Op,
+    W,
+    X,
+    Y,
+    context,
+)
 
-BIAS = OWN
+BIAS = ATTRS
 """1 where the layer has a bias, which follows the weights like one more row of W."""
 
 
@@ -55,8 +82,8 @@ class Dense(Layer):
 
     def ops(self, shape: Shape) -> list[Op]:
         n_in, n_out = shape[0], int(self.units)
-        return [Op("Dense", n_in, n_out, forward, backward, gradient, partial, split=split, joined=joined,
-                   units=n_in + self.bias, unit=n_out, weights=n_in * n_out, scratch=SIDE * n_out, own=(int(self.bias),))]
+        return [Op("Dense", n_in, n_out, forward, backward, gradient, accumulate_gradient, split_k=split_k, reduce_split_k=reduce_split_k,
+                   param_rows=n_in + self.bias, param_cols=n_out, n_weights=n_in * n_out, scratch=BLOCK * n_out, attrs=(int(self.bias),))]
 
 
 @kernel
@@ -65,63 +92,63 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 
     Reads params[W], acts[x]; overwrites acts[y]
     """
-    n_in, n_out, w = op[N_X], op[N_Y], op[W]
-    a, z = at(acts, op[X] + lo * n_in), at(acts, op[Y] + lo * n_out)
-    bias = at(params, w + n_in * n_out)
-    multiply(bias, 0, a, n_in, 1, 0, at(params, w), n_out, 0, z, n_out, hi - lo, n_out, n_in, 1, op[BIAS])
+    n_in, n_out, w = op[N_IN], op[N_OUT], op[W]
+    a, z = ptr_add(acts, op[X] + lo * n_in), ptr_add(acts, op[Y] + lo * n_out)
+    bias = ptr_add(params, w + n_in * n_out)
+    brgemm_strided(bias, 0, a, n_in, 1, 0, ptr_add(params, w), n_out, 0, z, n_out, hi - lo, n_out, n_in, 1, op[BIAS])
 
 
 @forward.cuda
 def forward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out, w = op[N_X], op[N_Y], op[W]
-    a, z, bias = at(acts, op[X] + lo * n_in), at(acts, op[Y] + lo * n_out), at(params, w + n_in * n_out)
-    product(bias, 0, a, n_in, 1, -1, at(params, w), n_out, 1, z, n_out, hi - lo, n_out, n_in, op[BIAS])
+    n_in, n_out, w = op[N_IN], op[N_OUT], op[W]
+    a, z, bias = ptr_add(acts, op[X] + lo * n_in), ptr_add(acts, op[Y] + lo * n_out), ptr_add(params, w + n_in * n_out)
+    gemm_cuda(bias, 0, a, n_in, 1, -1, ptr_add(params, w), n_out, 1, z, n_out, hi - lo, n_out, n_in, op[BIAS])
 
 
 @kernel
-def split(op, params, grads, acts, deltas, lo, hi):
+def split_k(op, params, grads, acts, deltas, lo, hi):
     """What inputs lo ≤ k < hi of all samples give: grads[i, j] = Σ_k a[i, k] W[k, j]        grads overwritten"""
-    n_in, n_out, w = op[N_X], op[N_Y], op[W]
-    multiply(grads, 0, at(acts, op[X] + lo), n_in, 1, 0, at(params, w + lo * n_out), n_out, 0, grads, n_out, clock(op, SAMPLES),
+    n_in, n_out, w = op[N_IN], op[N_OUT], op[W]
+    brgemm_strided(grads, 0, ptr_add(acts, op[X] + lo), n_in, 1, 0, ptr_add(params, w + lo * n_out), n_out, 0, grads, n_out, context(op, SAMPLES),
              n_out, hi - lo, 1, 0)
 
 
-@split.cuda
-def split(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out, w = op[N_X], op[N_Y], op[W]
-    product(grads, 0, at(acts, op[X] + lo), n_in, 1, -1, at(params, w + lo * n_out), n_out, 1, grads, n_out, clock(op, SAMPLES),
+@split_k.cuda
+def split_k(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out, w = op[N_IN], op[N_OUT], op[W]
+    gemm_cuda(grads, 0, ptr_add(acts, op[X] + lo), n_in, 1, -1, ptr_add(params, w + lo * n_out), n_out, 1, grads, n_out, context(op, SAMPLES),
             n_out, hi - lo, 0)
 
 
 @kernel
-def joined(op, params, grads, acts, deltas, lo, hi):
+def reduce_split_k(op, params, grads, acts, deltas, lo, hi):
     """z = b + what the parts of the inputs gave, in their order, for samples lo ≤ i < hi        acts[y] overwritten"""
-    n_out, parts, width = op[N_Y], at(acts, op[PARTIALS]), lanes(acts)
-    bias, zero = at(params, op[W] + op[N_X] * n_out), like(load(acts, 0), 0)
+    n_out, parts, width = op[N_OUT], ptr_add(acts, op[PARTIAL_GRADS]), lanes(acts)
+    bias, zero = ptr_add(params, op[W] + op[N_IN] * n_out), const_like(load(acts, 0), 0)
     for i in range(lo, hi):
         for j in range(0, n_out, width):
-            total = load(at(bias, j), n_out - j) if op[BIAS] else zero
-            for part in range(SPLITS):
-                total = total + load(at(parts, part * op[COUNT] + i * n_out + j), n_out - j)
-            store(at(acts, op[Y] + i * n_out + j), total, n_out - j)
+            total = load(ptr_add(bias, j), n_out - j) if op[BIAS] else zero
+            for part in range(N_SPLIT_K):
+                total = total + load(ptr_add(parts, part * op[PARTIAL_STRIDE] + i * n_out + j), n_out - j)
+            store(ptr_add(acts, op[Y] + i * n_out + j), total, n_out - j)
 
 
-@joined.cuda
-def joined(op, params, grads, acts, deltas, lo, hi):
-    n_out = op[N_Y]
-    for e in range(lo * n_out + thread(), hi * n_out, threads()):
-        j = e - quotient(e, n_out) * n_out
-        total = params[op[W] + op[N_X] * n_out + j] if op[BIAS] else like(params, 0)
-        for part in range(SPLITS):
-            total += acts[op[PARTIALS] + part * op[COUNT] + e]
+@reduce_split_k.cuda
+def reduce_split_k(op, params, grads, acts, deltas, lo, hi):
+    n_out = op[N_OUT]
+    for e in range(lo * n_out + thread_rank(), hi * n_out, num_threads()):
+        j = e - div_u32(e, n_out) * n_out
+        total = params[op[W] + op[N_IN] * n_out + j] if op[BIAS] else const_like(params, 0)
+        for part in range(N_SPLIT_K):
+            total += acts[op[PARTIAL_GRADS] + part * op[PARTIAL_STRIDE] + e]
         acts[op[Y] + e] = total
 
 
-PANEL = 4096
+PANEL_ELEMENTS = 4096
 """Numbers of a piece of a turned matrix: 16 or 32 KiB, on the stack."""
-FEW = 16
+FEW_SAMPLES = 16
 """Samples in a batch up to which dot products are faster: half as many for each of two threads."""
-SIDE = 64
+BLOCK = 64
 """Samples, and rows of W, whose deltas come out turned at a time: they fit a panel."""
 
 
@@ -135,62 +162,62 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     dzᵀ, for daᵀ = W dzᵀ. For a few samples, which would leave most of a register empty, every number is a dot product.
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
     """
-    n_out, small = op[N_Y], op[N_X] * op[N_Y] <= PANEL
-    few = clock(op, SAMPLES) <= FEW < n_out and not small  # by the batch: which sums are taken depends on no thread
-    for i in range(lo, hi, SIDE):
-        m = min(SIDE, hi - i)
+    n_out, small = op[N_OUT], op[N_IN] * op[N_OUT] <= PANEL_ELEMENTS
+    few = context(op, SAMPLES) <= FEW_SAMPLES < n_out and not small  # by the batch: which sums are taken depends on no thread
+    for i in range(lo, hi, BLOCK):
+        m = min(BLOCK, hi - i)
         if few:
-            _dotted(op, params, deltas, i, m)
+            _backward_dot(op, params, deltas, i, m)
         elif small or m >= n_out:
-            _plain(op, params, deltas, i, m)
+            _backward_transposed_w(op, params, deltas, i, m)
         else:
-            _turned(op, params, acts, deltas, i, m)
+            _backward_transposed_dz(op, params, acts, deltas, i, m)
 
 
 @inline
-def _plain(op, params, deltas, i, m):
+def _backward_transposed_w(op, params, deltas, i, m):
     """da = dz Wᵀ for samples i … i + m, a piece of Wᵀ at a time."""
-    n_in, n_out, width = op[N_X], op[N_Y], 2 * lanes(params)
-    height, panel = PANEL // width, stack(params, PANEL)
+    n_in, n_out, width = op[N_IN], op[N_OUT], 2 * lanes(params)
+    height, panel = PANEL_ELEMENTS // width, local_array(params, PANEL_ELEMENTS)
     for k in range(0, n_in, width):
         columns = min(width, n_in - k)
         for j in range(0, n_out, height):
             rows = min(height, n_out - j)
-            turn(at(params, op[W] + k * n_out + j), n_out, panel, width, columns, rows)
-            da, dz = at(deltas, op[X] + i * n_in + k), at(deltas, op[Y] + i * n_out + j)
-            multiply(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, m, columns, rows, 1, min(j, 1))
+            transpose(ptr_add(params, op[W] + k * n_out + j), n_out, panel, width, columns, rows)
+            da, dz = ptr_add(deltas, op[X] + i * n_in + k), ptr_add(deltas, op[Y] + i * n_out + j)
+            brgemm_strided(da, n_in, dz, n_out, 1, 0, panel, width, 0, da, n_in, m, columns, rows, 1, min(j, 1))
 
 
 @inline
-def _dotted(op, params, deltas, i, m):
+def _backward_dot(op, params, deltas, i, m):
     """da[i, k] = dz[i] · W[k] for samples i … i + m."""
-    n_in, n_out = op[N_X], op[N_Y]
-    da = at(deltas, op[X] + i * n_in)
+    n_in, n_out = op[N_IN], op[N_OUT]
+    da = ptr_add(deltas, op[X] + i * n_in)
     for k in range(m * n_in):
-        da[k] = like(da, 0)
-    dots(at(deltas, op[Y] + i * n_out), n_out, 0, at(params, op[W]), n_out, 0, da, n_in, m, n_in, n_out, 1)
+        da[k] = const_like(da, 0)
+    dot_products(ptr_add(deltas, op[Y] + i * n_out), n_out, 0, ptr_add(params, op[W]), n_out, 0, da, n_in, m, n_in, n_out, 1)
 
 
 @inline
-def _turned(op, params, acts, deltas, i, m):
+def _backward_transposed_dz(op, params, acts, deltas, i, m):
     """daᵀ = W dzᵀ for samples i … i + m; dzᵀ stands in the scratch memory, daᵀ comes out in pieces."""
-    n_in, n_out = op[N_X], op[N_Y]
-    dz, panel = at(acts, op[SCRATCH]), stack(params, PANEL)
-    turn(at(deltas, op[Y] + i * n_out), n_out, dz, m, m, n_out)
-    for k in range(0, n_in, SIDE):
-        rows = min(SIDE, n_in - k)
-        multiply(panel, 0, at(params, op[W] + k * n_out), n_out, 1, 0, dz, m, 0, panel, m, rows, m, n_out, 1, 0)
-        turn(panel, m, at(deltas, op[X] + i * n_in + k), n_in, rows, m)
+    n_in, n_out = op[N_IN], op[N_OUT]
+    dz, panel = ptr_add(acts, op[SCRATCH]), local_array(params, PANEL_ELEMENTS)
+    transpose(ptr_add(deltas, op[Y] + i * n_out), n_out, dz, m, m, n_out)
+    for k in range(0, n_in, BLOCK):
+        rows = min(BLOCK, n_in - k)
+        brgemm_strided(panel, 0, ptr_add(params, op[W] + k * n_out), n_out, 1, 0, dz, m, 0, panel, m, rows, m, n_out, 1, 0)
+        transpose(panel, m, ptr_add(deltas, op[X] + i * n_in + k), n_in, rows, m)
 
 
 @backward.cuda
 def backward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
-    da, dz = at(deltas, op[X] + lo * n_in), at(deltas, op[Y] + lo * n_out)
-    product(da, 0, dz, n_out, 1, -1, at(params, op[W]), 1, n_out, da, n_in, hi - lo, n_in, n_out, 0)
+    n_in, n_out = op[N_IN], op[N_OUT]
+    da, dz = ptr_add(deltas, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
+    gemm_cuda(da, 0, dz, n_out, 1, -1, ptr_add(params, op[W]), 1, n_out, da, n_in, hi - lo, n_in, n_out, 0)
 
 
-RUN = 256
+SAMPLE_CHUNK = 256
 """Samples added up at a time, so that what a tile reads stays in cache when the batch is long."""
 
 
@@ -201,16 +228,16 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
     BP4   dW = aᵀ dz      BP3   db = Σ dz      grads[W]   overwritten
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP3 and BP4
     """
-    n_in, n_out, w, samples = op[N_X], op[N_Y], op[W], clock(op, SAMPLES)
+    n_in, n_out, w, samples = op[N_IN], op[N_OUT], op[W], context(op, SAMPLES)
     last = min(hi, n_in)
-    dw = at(grads, w + lo * n_out)
-    for i in range(0, samples, RUN):
-        a, dz = at(acts, op[X] + i * n_in + lo), at(deltas, op[Y] + i * n_out)
-        multiply(dw, n_out, a, 1, n_in, 0, dz, n_out, 0, dw, n_out, last - lo, n_out, min(RUN, samples - i), 1, min(i, 1))
+    dw = ptr_add(grads, w + lo * n_out)
+    for i in range(0, samples, SAMPLE_CHUNK):
+        a, dz = ptr_add(acts, op[X] + i * n_in + lo), ptr_add(deltas, op[Y] + i * n_out)
+        brgemm_strided(dw, n_out, a, 1, n_in, 0, dz, n_out, 0, dw, n_out, last - lo, n_out, min(SAMPLE_CHUNK, samples - i), 1, min(i, 1))
     if hi > n_in:
-        db, dz = at(grads, w + n_in * n_out), at(deltas, op[Y])
+        db, dz = ptr_add(grads, w + n_in * n_out), ptr_add(deltas, op[Y])
         for j in range(n_out):
-            db[j] = like(db, 0)
+            db[j] = const_like(db, 0)
         for i in range(samples):
             for j in range(n_out):
                 db[j] += dz[i * n_out + j]
@@ -218,29 +245,29 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
 
 @gradient.cuda
 def gradient(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out, samples = op[N_X], op[N_Y], clock(op, SAMPLES)
-    dw, a, dz = at(grads, op[W] + lo * n_out), at(acts, op[X] + lo), at(deltas, op[Y])
-    product(dw, 0, a, 1, n_in, n_in - lo, dz, n_out, 1, dw, n_out, hi - lo, n_out, samples, 0)
+    n_in, n_out, samples = op[N_IN], op[N_OUT], context(op, SAMPLES)
+    dw, a, dz = ptr_add(grads, op[W] + lo * n_out), ptr_add(acts, op[X] + lo), ptr_add(deltas, op[Y])
+    gemm_cuda(dw, 0, a, 1, n_in, n_in - lo, dz, n_out, 1, dw, n_out, hi - lo, n_out, samples, 0)
 
 
 @kernel
-def partial(op, params, grads, acts, deltas, lo, hi):
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     """Add the gradient that samples lo ≤ i < hi give: dW += aᵀ dz, db += Σ dz        grads[W] added to
 
     For long batches and few weights: what `gradient` would read again later is read while it is in cache.
     """
-    n_in, n_out, w = op[N_X], op[N_Y], op[W]
-    dw, a, dz = at(grads, w), at(acts, op[X] + lo * n_in), at(deltas, op[Y] + lo * n_out)
-    multiply(dw, n_out, a, 1, n_in, 0, dz, n_out, 0, dw, n_out, n_in, n_out, hi - lo, 1, 1)
+    n_in, n_out, w = op[N_IN], op[N_OUT], op[W]
+    dw, a, dz = ptr_add(grads, w), ptr_add(acts, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
+    brgemm_strided(dw, n_out, a, 1, n_in, 0, dz, n_out, 0, dw, n_out, n_in, n_out, hi - lo, 1, 1)
     if op[BIAS]:
-        db = at(dw, n_in * n_out)
+        db = ptr_add(dw, n_in * n_out)
         for i in range(hi - lo):
             for j in range(n_out):
                 db[j] += dz[i * n_out + j]
 
 
-@partial.cuda
-def partial(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_X], op[N_Y]
-    dw, a, dz = at(grads, op[W]), at(acts, op[X] + lo * n_in), at(deltas, op[Y] + lo * n_out)
-    product(dw, n_out, a, 1, n_in, n_in, dz, n_out, 1, dw, n_out, n_in + op[BIAS], n_out, hi - lo, 1)
+@accumulate_gradient.cuda
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+    n_in, n_out = op[N_IN], op[N_OUT]
+    dw, a, dz = ptr_add(grads, op[W]), ptr_add(acts, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
+    gemm_cuda(dw, n_out, a, 1, n_in, n_in, dz, n_out, 1, dw, n_out, n_in + op[BIAS], n_out, hi - lo, 1)

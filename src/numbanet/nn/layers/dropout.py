@@ -11,23 +11,23 @@ Source   Srivastava et al. 2014; Nielsen, Neural Networks and Deep Learning, cha
 from dataclasses import dataclass
 
 from numbanet.backend.intrinsics import (
-    at,
-    chance,
+    const_like,
+    div_u32,
+    float_attr,
+    fold_in,
     lanes,
-    like,
     load,
-    mixed,
-    quotient,
-    real,
+    num_threads,
+    ptr_add,
     store,
-    thread,
-    threads,
+    thread_rank,
     uniform,
+    uniform_scalar,
     where_greater,
 )
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import EPOCH, INDEX, N_Y, OWN, SEED, Op, Y, clock, sample_index
+from numbanet.plan.columns import ATTRS, EPOCH, INDEX, N_OUT, SEED, Op, Y, context, sample_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,36 +43,36 @@ class Dropout(Layer):
     def ops(self, shape: Shape) -> list[Op]:
         if self.rate == 0:
             return []
-        return [Op("Dropout", size(shape), size(shape), forward, backward, in_place=True, own=(float(self.rate),))]
+        return [Op("Dropout", size(shape), size(shape), forward, backward, in_place=True, attrs=(float(self.rate),))]
 
-    def prediction_ops(self, shape: Shape) -> list[Op]:
+    def inference_ops(self, shape: Shape) -> list[Op]:
         return []
 
 
 @inline
 def _mask(op, memory, lo, hi):
     """memory[y] = m ∘ memory[y] / (1 − rate), for samples lo ≤ i < hi"""
-    n, width = op[N_Y], lanes(memory)
-    rate = real(op, OWN)
+    n, width = op[N_OUT], lanes(memory)
+    rate = float_attr(op, ATTRS)
     for i in range(lo, hi):
-        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, i)), op[INDEX])
-        y = at(memory, op[Y] + i * n)
+        key = fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i)), op[INDEX])
+        y = ptr_add(memory, op[Y] + i * n)
         for k in range(0, n, width):
-            x = load(at(y, k), n - k)
-            out = where_greater(like(x, rate), uniform(memory, key, k), like(x, 0), x * like(x, 1 / (1 - rate)))
-            store(at(y, k), out, n - k)
+            x = load(ptr_add(y, k), n - k)
+            out = where_greater(const_like(x, rate), uniform(memory, key, k), const_like(x, 0), x * const_like(x, 1 / (1 - rate)))
+            store(ptr_add(y, k), out, n - k)
 
 
 @inline
 def _mask_alone(op, memory, lo, hi):
     """The same, number by number."""
-    n, rate = op[N_Y], real(op, OWN)
-    limit, scale, zero = like(memory, rate), like(memory, 1 / (1 - rate)), like(memory, 0)
-    for e in range(thread(), (hi - lo) * n, threads()):
-        i = quotient(e, n)
-        key = mixed(mixed(mixed(clock(op, SEED), clock(op, EPOCH)), sample_index(op, lo + i)), op[INDEX])
+    n, rate = op[N_OUT], float_attr(op, ATTRS)
+    limit, scale, zero = const_like(memory, rate), const_like(memory, 1 / (1 - rate)), const_like(memory, 0)
+    for e in range(thread_rank(), (hi - lo) * n, num_threads()):
+        i = div_u32(e, n)
+        key = fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, lo + i)), op[INDEX])
         y = op[Y] + lo * n + e
-        memory[y] = zero if limit > like(memory, chance(key, e - i * n)) else memory[y] * scale
+        memory[y] = zero if limit > const_like(memory, uniform_scalar(key, e - i * n)) else memory[y] * scale
 
 
 @kernel

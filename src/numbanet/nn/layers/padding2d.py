@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.nn.layers.window import pad, window
+from numbanet.nn.layers.window import pad_ops, window
 from numbanet.plan.columns import Op
 
 
@@ -24,4 +24,4 @@ class ZeroPadding2D(Layer):
         return (*self._window(shape).padded, shape[2])
 
     def ops(self, shape: Shape) -> list[Op]:
-        return pad(self._window(shape))
+        return pad_ops(self._window(shape))

@@ -4,19 +4,19 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from numbanet.backend import elementary
-from numbanet.backend.intrinsics import like, real
+from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline, kernel
-from numbanet.io.registry import named
+from numbanet.io.registry import lookup
 from numbanet.nn.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.plan.columns import N_Y, OWN, Op, Y
+from numbanet.plan.columns import ATTRS, N_OUT, Op, Y
 
 _CODES = {Identity: 0, Sigmoid: 1, Tanh: 2, ReLU: 3, LeakyReLU: 4, Step: 5}
 
 
 @inline
 def _value(kind, slope, z):
-    zero = like(z, 0)
+    zero = const_like(z, 0)
     if kind == 1:
         return elementary.sigmoid(z)
     if kind == 2:
@@ -26,13 +26,13 @@ def _value(kind, slope, z):
     if kind == 4:
         return z if z > zero else slope * z
     if kind == 5:
-        return like(z, 1) if z > zero else zero
+        return const_like(z, 1) if z > zero else zero
     return z
 
 
 @inline
 def _derivative(kind, slope, a):
-    one, zero = like(a, 1), like(a, 0)
+    one, zero = const_like(a, 1), const_like(a, 0)
     if kind == 1:
         return a * (one - a)
     if kind == 2:
@@ -44,27 +44,27 @@ def _derivative(kind, slope, a):
     return one
 
 
-@kernel(apart=True)
-def mixed_forward(op, params, grads, acts, deltas, lo, hi):
+@kernel(independent=True)
+def per_neuron_forward(op, params, grads, acts, deltas, lo, hi):
     """a = fⱼ(z) for neuron j        acts[y]   z becomes a"""
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         first = 0
-        for run in range(op[OWN]):
-            kind, last, slope = op[OWN + 1 + 3 * run], op[OWN + 2 + 3 * run], like(acts, real(op, OWN + 3 + 3 * run))
+        for run in range(op[ATTRS]):
+            kind, last, slope = op[ATTRS + 1 + 3 * run], op[ATTRS + 2 + 3 * run], const_like(acts, float_attr(op, ATTRS + 3 + 3 * run))
             for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
                 acts[j] = _value(kind, slope, acts[j])
             first = last
 
 
-@kernel(apart=True)
-def mixed_backward(op, params, grads, acts, deltas, lo, hi):
+@kernel(independent=True)
+def per_neuron_backward(op, params, grads, acts, deltas, lo, hi):
     """dz = da fⱼ'(z) for neuron j        deltas[y]   da becomes dz"""
-    n = op[N_Y]
+    n = op[N_OUT]
     for i in range(lo, hi):
         first = 0
-        for run in range(op[OWN]):
-            kind, last, slope = op[OWN + 1 + 3 * run], op[OWN + 2 + 3 * run], like(acts, real(op, OWN + 3 + 3 * run))
+        for run in range(op[ATTRS]):
+            kind, last, slope = op[ATTRS + 1 + 3 * run], op[ATTRS + 2 + 3 * run], const_like(acts, float_attr(op, ATTRS + 3 + 3 * run))
             for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
                 deltas[j] *= _derivative(kind, slope, acts[j])
             first = last
@@ -97,8 +97,8 @@ class PerNeuron(Activation):
             last += len(list(same))
             runs += [kind, last, slope]
         stepped = any(isinstance(a, Step) for a in self.activations)
-        return [Op("PerNeuron", shape[0], shape[0], mixed_forward, None if stepped else mixed_backward, in_place=True,
-                   keeps_output=True, own=(len(runs) // 3, *runs), why_no_backward=Step.why_no_backward)]
+        return [Op("PerNeuron", shape[0], shape[0], per_neuron_forward, None if stepped else per_neuron_backward, in_place=True,
+                   keeps_output=True, attrs=(len(runs) // 3, *runs), not_differentiable=Step.not_differentiable)]
 
 
 NAMES = {"identity": Identity, "linear": Identity, "step": Step, "sigmoid": Sigmoid, "tanh": Tanh, "relu": ReLU,
@@ -110,7 +110,7 @@ def activation(given) -> Layer:
     if given is None:
         return Identity()
     if isinstance(given, str):
-        return named("activation", given, NAMES)()
+        return lookup("activation", given, NAMES)()
     if isinstance(given, (list, tuple)):
         each = [activation(one) for one in given]
         if each and all(type(one) is type(each[0]) and one.config() == each[0].config() for one in each):

@@ -9,8 +9,8 @@ An edge that a window cannot fill is dropped: a 5×5 picture pooled by 2 becomes
 Source   Nielsen, Neural Networks and Deep Learning, chapter 6
 """
 
-from numbanet.backend.elementary import largest
-from numbanet.backend.intrinsics import at, lanes, like, load, store, thread, threads, where_equal
+from numbanet.backend.elementary import maximum
+from numbanet.backend.intrinsics import const_like, lanes, load, num_threads, ptr_add, store, thread_rank, where_equal
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.pool_geometry import (
@@ -27,12 +27,12 @@ from numbanet.nn.layers.pool_geometry import (
     WIDTH_IN,
     Pool2D,
     clear,
-    span,
-    window_of,
-    windows_over,
+    input_range,
+    output_range,
+    receptive_field,
 )
 from numbanet.nn.layers.window import window
-from numbanet.plan.columns import N_X, N_Y, Op, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, Op, X, Y
 
 # --- max ----------------------------------------------------------------------------------------------------------------
 
@@ -43,7 +43,7 @@ class MaxPool2D(Pool2D):
     def ops(self, shape: Shape) -> list[Op]:
         return [self._op(shape, max_forward, max_backward)]
 
-    def pools_planes(self, shape: Shape) -> bool:
+    def pools_channels_first(self, shape: Shape) -> bool:
         """Whether it can read planes (planar.py): 2×2 windows side by side."""
         view = self._window(shape)
         return view.size == view.stride == (2, 2) and not any(view.padding)
@@ -63,36 +63,36 @@ def max_forward(op, params, grads, acts, deltas, lo, hi):
     out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
     for i in range(lo, hi):
         for h in range(op[OUT_HEIGHT]):
-            y = at(acts, op[Y] + i * op[N_Y] + h * out_width * c)
-            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            x = at(acts, op[X] + i * op[N_X] + top * line)
+            y = ptr_add(acts, op[Y] + i * op[N_OUT] + h * out_width * c)
+            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            x = ptr_add(acts, op[X] + i * op[N_IN] + top * line)
             for k in range(0, c, width):
                 n = min(width, c - k)
                 if pair:
                     for w in range(out_width):
-                        here = at(x, w * step + k)
-                        upper = largest(load(here, n), load(at(here, c), n))
-                        lower = largest(load(at(here, line), n), load(at(here, line + c), n))
-                        store(at(y, w * c + k), largest(upper, lower), n)
+                        here = ptr_add(x, w * step + k)
+                        upper = maximum(load(here, n), load(ptr_add(here, c), n))
+                        lower = maximum(load(ptr_add(here, line), n), load(ptr_add(here, line + c), n))
+                        store(ptr_add(y, w * c + k), maximum(upper, lower), n)
                 else:
                     for w in range(out_width):
-                        left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                        most = load(at(x, left * c + k), n)
+                        left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        most = load(ptr_add(x, left * c + k), n)
                         for r in range(bottom - top):
                             for s in range(left, right):
-                                most = largest(most, load(at(x, r * line + s * c + k), n))
-                        store(at(y, w * c + k), most, n)
+                                most = maximum(most, load(ptr_add(x, r * line + s * c + k), n))
+                        store(ptr_add(y, w * c + k), most, n)
 
 
 @max_forward.cuda
 def max_forward(op, params, grads, acts, deltas, lo, hi):
-    for e in range(thread(), (hi - lo) * op[N_Y], threads()):
-        x, top, bottom, left, right = window_of(op, lo, e)
+    for e in range(thread_rank(), (hi - lo) * op[N_OUT], num_threads()):
+        x, top, bottom, left, right = receptive_field(op, lo, e)
         most = acts[x + (top * op[WIDTH_IN] + left) * op[CHANNELS]]
         for h in range(top, bottom):
             for w in range(left, right):
-                most = largest(most, acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]])
-        acts[op[Y] + lo * op[N_Y] + e] = most
+                most = maximum(most, acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]])
+        acts[op[Y] + lo * op[N_OUT] + e] = most
 
 
 @kernel
@@ -100,54 +100,54 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
     """Give dy to the first of the largest        deltas[x] overwritten"""
     c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
     out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
-    zero = like(load(acts, 0), 0)
+    zero = const_like(load(acts, 0), 0)
     for i in range(lo, hi):
         if not (pair and 2 * op[OUT_HEIGHT] == op[HEIGHT] and 2 * op[OUT_WIDTH] == op[WIDTH_IN]):
             clear(op, deltas, i)
         for h in range(op[OUT_HEIGHT]):
-            y = op[Y] + i * op[N_Y] + h * out_width * c
-            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            x = op[X] + i * op[N_X] + top * line
+            y = op[Y] + i * op[N_OUT] + h * out_width * c
+            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            x = op[X] + i * op[N_IN] + top * line
             for k in range(0, c, width):
                 n = min(width, c - k)
                 if pair:
                     for w in range(out_width):
-                        most, rest = load(at(acts, y + w * c + k), n), load(at(deltas, y + w * c + k), n)
+                        most, rest = load(ptr_add(acts, y + w * c + k), n), load(ptr_add(deltas, y + w * c + k), n)
                         for part in range(4):
                             place = x + w * step + k + (part >> 1) * line + (part & 1) * c
-                            here = load(at(acts, place), n)
-                            store(at(deltas, place), where_equal(here, most, rest, zero), n)
+                            here = load(ptr_add(acts, place), n)
+                            store(ptr_add(deltas, place), where_equal(here, most, rest, zero), n)
                             rest = where_equal(here, most, zero, rest)
                 else:
                     for w in range(out_width):
-                        left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                        most, rest = load(at(acts, y + w * c + k), n), load(at(deltas, y + w * c + k), n)
+                        left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                        most, rest = load(ptr_add(acts, y + w * c + k), n), load(ptr_add(deltas, y + w * c + k), n)
                         for r in range(bottom - top):
                             for s in range(left, right):
                                 place = x + r * line + s * c + k
-                                here = load(at(acts, place), n)
+                                here = load(ptr_add(acts, place), n)
                                 given = where_equal(here, most, rest, zero)
-                                store(at(deltas, place), load(at(deltas, place), n) + given, n)
+                                store(ptr_add(deltas, place), load(ptr_add(deltas, place), n) + given, n)
                                 rest = where_equal(here, most, zero, rest)
 
 
 @max_backward.cuda
 def max_backward(op, params, grads, acts, deltas, lo, hi):
     c, width = op[CHANNELS], op[WIDTH_IN]
-    for e in range(thread(), (hi - lo) * op[N_X], threads()):
-        x, y, h, w, first, last, begin, end = windows_over(op, lo, e)
-        here, given = acts[x + (h * width + w) * c], like(deltas, 0)
+    for e in range(thread_rank(), (hi - lo) * op[N_IN], num_threads()):
+        x, y, h, w, first, last, begin, end = output_range(op, lo, e)
+        here, given = acts[x + (h * width + w) * c], const_like(deltas, 0)
         for v in range(first, last):
             for u in range(begin, end):
                 most = acts[y + (v * op[OUT_WIDTH] + u) * c]
                 found = here == most
-                top, bottom = span(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-                left, right = span(u, op[STRIDE_H], op[LEFT], op[COLUMNS], width)
+                top, bottom = input_range(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+                left, right = input_range(u, op[STRIDE_H], op[LEFT], op[COLUMNS], width)
                 for r in range(top, h + 1):
                     for s in range(left, w if r == h else right):
                         found = found and acts[x + (r * width + s) * c] != most
-                given += deltas[y + (v * op[OUT_WIDTH] + u) * c] if found else like(deltas, 0)
-        deltas[op[X] + lo * op[N_X] + e] = given
+                given += deltas[y + (v * op[OUT_WIDTH] + u) * c] if found else const_like(deltas, 0)
+        deltas[op[X] + lo * op[N_IN] + e] = given
 
 
 # --- mean ---------------------------------------------------------------------------------------------------------------
@@ -166,29 +166,29 @@ def mean_forward(op, params, grads, acts, deltas, lo, hi):
     c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
     for i in range(lo, hi):
         for h in range(op[OUT_HEIGHT]):
-            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
             for w in range(op[OUT_WIDTH]):
-                left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
-                share = like(acts, 1 / ((bottom - top) * (right - left)))
+                left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                y = op[Y] + i * op[N_OUT] + (h * op[OUT_WIDTH] + w) * c
+                share = const_like(acts, 1 / ((bottom - top) * (right - left)))
                 for k in range(c):
-                    acts[y + k] = like(acts, 0)
+                    acts[y + k] = const_like(acts, 0)
                 for r in range(top, bottom):
                     for s in range(left, right):
-                        x = op[X] + i * op[N_X] + r * line + s * c
+                        x = op[X] + i * op[N_IN] + r * line + s * c
                         for k in range(c):
                             acts[y + k] += share * acts[x + k]
 
 
 @mean_forward.cuda
 def mean_forward(op, params, grads, acts, deltas, lo, hi):
-    for e in range(thread(), (hi - lo) * op[N_Y], threads()):
-        x, top, bottom, left, right = window_of(op, lo, e)
-        total = like(acts, 0)
+    for e in range(thread_rank(), (hi - lo) * op[N_OUT], num_threads()):
+        x, top, bottom, left, right = receptive_field(op, lo, e)
+        total = const_like(acts, 0)
         for h in range(top, bottom):
             for w in range(left, right):
                 total += acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]]
-        acts[op[Y] + lo * op[N_Y] + e] = total / like(acts, (bottom - top) * (right - left))
+        acts[op[Y] + lo * op[N_OUT] + e] = total / const_like(acts, (bottom - top) * (right - left))
 
 
 @kernel
@@ -198,30 +198,30 @@ def mean_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         clear(op, deltas, i)
         for h in range(op[OUT_HEIGHT]):
-            top, bottom = span(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
             for w in range(op[OUT_WIDTH]):
-                left, right = span(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_Y] + (h * op[OUT_WIDTH] + w) * c
-                share = like(acts, 1 / ((bottom - top) * (right - left)))
+                left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                y = op[Y] + i * op[N_OUT] + (h * op[OUT_WIDTH] + w) * c
+                share = const_like(acts, 1 / ((bottom - top) * (right - left)))
                 for r in range(top, bottom):
                     for s in range(left, right):
-                        x = op[X] + i * op[N_X] + r * line + s * c
+                        x = op[X] + i * op[N_IN] + r * line + s * c
                         for k in range(c):
                             deltas[x + k] += share * deltas[y + k]
 
 
 @mean_backward.cuda
 def mean_backward(op, params, grads, acts, deltas, lo, hi):
-    for e in range(thread(), (hi - lo) * op[N_X], threads()):
-        x, y, h, w, first, last, begin, end = windows_over(op, lo, e)
-        given = like(deltas, 0)
+    for e in range(thread_rank(), (hi - lo) * op[N_IN], num_threads()):
+        x, y, h, w, first, last, begin, end = output_range(op, lo, e)
+        given = const_like(deltas, 0)
         for v in range(first, last):
-            top, bottom = span(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+            top, bottom = input_range(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
             for u in range(begin, end):
-                left, right = span(u, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                share = like(deltas, (bottom - top) * (right - left))
+                left, right = input_range(u, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+                share = const_like(deltas, (bottom - top) * (right - left))
                 given += deltas[y + (v * op[OUT_WIDTH] + u) * op[CHANNELS]] / share
-        deltas[op[X] + lo * op[N_X] + e] = given
+        deltas[op[X] + lo * op[N_IN] + e] = given
 
 
 # --- the whole picture --------------------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from numbanet.backend.intrinsics import like, quotient
+from numbanet.backend.intrinsics import const_like, div_u32
 from numbanet.backend.jit import inline
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.window import window
-from numbanet.plan.columns import N_X, N_Y, OWN, Op, X, Y
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, Op, X, Y
 
-HEIGHT, WIDTH_IN, CHANNELS, OUT_HEIGHT, OUT_WIDTH, ROWS, COLUMNS, STRIDE_V, STRIDE_H, TOP, LEFT, POWER = range(OWN, OWN + 12)
+HEIGHT, WIDTH_IN, CHANNELS, OUT_HEIGHT, OUT_WIDTH, ROWS, COLUMNS, STRIDE_V, STRIDE_H, TOP, LEFT, POWER = range(ATTRS, ATTRS + 12)
 """Sizes of input, output and window, padding above and to the left, and p as a real."""
 
 
@@ -38,48 +38,48 @@ class Pool2D(Layer):
 
     def _op(self, shape: Shape, forward, backward, power: float = 0.0, keeps_output: bool = True) -> Op:
         return Op(type(self).__name__, size(shape), size(self.output_shape(shape)), forward, backward,
-                  own=(*self._own(shape), power), keeps_output=keeps_output)
+                  attrs=(*self._own(shape), power), keeps_output=keeps_output)
 
 
 @inline
 def clear(op, deltas, i):
     """Start deltas[x] of sample i at zero."""
-    x = op[X] + i * op[N_X]
-    for j in range(x, x + op[N_X]):
-        deltas[j] = like(deltas, 0)
+    x = op[X] + i * op[N_IN]
+    for j in range(x, x + op[N_IN]):
+        deltas[j] = const_like(deltas, 0)
 
 
 @inline
-def span(place, step, before, window, end):
+def input_range(place, step, before, window, end):
     """The first and past-the-last position that a window at `place` covers inside the picture."""
     start = place * step - before
     return max(start, 0), min(start + window, end)
 
 
 @inline
-def window_of(op, lo, e):
+def receptive_field(op, lo, e):
     """For output e, counted from sample lo: its channel's place in the picture, and the rows and columns that it covers."""
-    i = quotient(e, op[N_Y])
-    pixel = quotient(e - i * op[N_Y], op[CHANNELS])
-    v = quotient(pixel, op[OUT_WIDTH])
-    top, bottom = span(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-    left, right = span(pixel - v * op[OUT_WIDTH], op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-    return op[X] + (lo + i) * op[N_X] + e - i * op[N_Y] - pixel * op[CHANNELS], top, bottom, left, right
+    i = div_u32(e, op[N_OUT])
+    pixel = div_u32(e - i * op[N_OUT], op[CHANNELS])
+    v = div_u32(pixel, op[OUT_WIDTH])
+    top, bottom = input_range(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
+    left, right = input_range(pixel - v * op[OUT_WIDTH], op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
+    return op[X] + (lo + i) * op[N_IN] + e - i * op[N_OUT] - pixel * op[CHANNELS], top, bottom, left, right
 
 
 @inline
-def windows_over(op, lo, e):
+def output_range(op, lo, e):
     """For input e, counted from sample lo: its channel's places in input and output, its own, and the windows that cover it."""
-    i = quotient(e, op[N_X])
-    pixel = quotient(e - i * op[N_X], op[CHANNELS])
-    c, h = e - i * op[N_X] - pixel * op[CHANNELS], quotient(pixel, op[WIDTH_IN])
+    i = div_u32(e, op[N_IN])
+    pixel = div_u32(e - i * op[N_IN], op[CHANNELS])
+    c, h = e - i * op[N_IN] - pixel * op[CHANNELS], div_u32(pixel, op[WIDTH_IN])
     w = pixel - h * op[WIDTH_IN]
-    first, last = covering(h + op[TOP], op[STRIDE_V], op[ROWS], op[OUT_HEIGHT])
-    begin, end = covering(w + op[LEFT], op[STRIDE_H], op[COLUMNS], op[OUT_WIDTH])
-    return op[X] + (lo + i) * op[N_X] + c, op[Y] + (lo + i) * op[N_Y] + c, h, w, first, last, begin, end
+    first, last = covering_outputs(h + op[TOP], op[STRIDE_V], op[ROWS], op[OUT_HEIGHT])
+    begin, end = covering_outputs(w + op[LEFT], op[STRIDE_H], op[COLUMNS], op[OUT_WIDTH])
+    return op[X] + (lo + i) * op[N_IN] + c, op[Y] + (lo + i) * op[N_OUT] + c, h, w, first, last, begin, end
 
 
 @inline
-def covering(place, step, window, count):
+def covering_outputs(place, step, window, count):
     """The first and past-the-last window that covers a place in the padded picture."""
-    return quotient(max(place - window, -step) + step, step), min(quotient(place, step) + 1, count)
+    return div_u32(max(place - window, -step) + step, step), min(div_u32(place, step) + 1, count)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from numbanet.backend.intrinsics import like, quotient, thread, threads
+from numbanet.backend.intrinsics import const_like, div_u32, num_threads, thread_rank
 from numbanet.backend.jit import kernel
 from numbanet.nn.layers.base import Shape
 from numbanet.nn.layers.base import size as numbers
-from numbanet.plan.columns import N_X, N_Y, OWN, Op, X, Y
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, Op, X, Y
 
 
-def pair(value, name: str, least: int = 1) -> tuple[int, int]:
+def as_pair(value, name: str, least: int = 1) -> tuple[int, int]:
     """(vertical, horizontal) from a whole number or two of them; ValueError below `least`."""
     both = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
     if len(both) != 2 or any(isinstance(n, bool) or not hasattr(n, "__index__") or n < least for n in both):
@@ -38,14 +38,14 @@ class Window:
         return self.picture[0] + top + bottom, self.picture[1] + left + right
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def effective_size(self) -> tuple[int, int]:
         """Rows and columns from the first to the last that the window touches, dilation included."""
         return tuple((n - 1) * d + 1 for n, d in zip(self.size, self.dilation, strict=True))  # type: ignore[return-value]
 
     @property
     def output(self) -> tuple[int, int]:
         """Height and width of the output: the window's places; rows and columns left over at the end are dropped."""
-        return tuple((n - r) // s + 1 for n, r, s in zip(self.padded, self.reach, self.stride, strict=True))  # type: ignore
+        return tuple((n - r) // s + 1 for n, r, s in zip(self.padded, self.effective_size, self.stride, strict=True))  # type: ignore
 
 
 def window(layer: str, picture: Shape, size, stride=1, padding: Any = "valid", dilation: Any = 1) -> Window:
@@ -62,12 +62,12 @@ def window(layer: str, picture: Shape, size, stride=1, padding: Any = "valid", d
         elif len(picture) == 1:
             hint = "; begin with pictures, input_shape=(height, width, channels), and put Flatten() after the last window"
         raise ValueError(f"{layer} expects a picture (height, width, channels), got {picture}{hint}")
-    size, stride, dilation = pair(size, f"{layer}: size"), pair(stride, f"{layer}: stride"), pair(dilation, f"{layer}: dilation")
+    size, stride, dilation = as_pair(size, f"{layer}: size"), as_pair(stride, f"{layer}: stride"), as_pair(dilation, f"{layer}: dilation")
     result = Window(picture, size, stride, dilation, _padding(layer, padding, picture, size, stride, dilation))
     for axis, name in enumerate(("high", "wide")):
-        if result.reach[axis] > result.padded[axis]:
+        if result.effective_size[axis] > result.padded[axis]:
             first = " (channels come last: is this picture channels first?)" if picture[0] in (1, 3) and picture[2] > 6 else ""
-            raise ValueError(f"{layer}: a window {result.reach[axis]} {name} does not fit an input {result.padded[axis]} {name}, "
+            raise ValueError(f"{layer}: a window {result.effective_size[axis]} {name} does not fit an input {result.padded[axis]} {name}, "
                              f"padding included; make it smaller or pad with padding='same'{first}")
     return result
 
@@ -82,38 +82,38 @@ def _padding(layer, padding, picture, size, stride, dilation) -> tuple[int, int,
             sides += [missing // 2, missing - missing // 2]
         return sides[0], sides[1], sides[2], sides[3]
     if isinstance(padding, (tuple, list)) and len(padding) == 2 and all(isinstance(p, (tuple, list)) for p in padding):
-        (top, bottom), (left, right) = (pair(p, f"{layer}: padding", 0) for p in padding)
+        (top, bottom), (left, right) = (as_pair(p, f"{layer}: padding", 0) for p in padding)
         return top, bottom, left, right
     if isinstance(padding, str):
         raise ValueError(f'{layer}: padding is "valid", "same", a number, or ((top, bottom), (left, right)), not {padding!r}')
-    vertical, horizontal = pair(padding, f"{layer}: padding", 0)
+    vertical, horizontal = as_pair(padding, f"{layer}: padding", 0)
     return vertical, vertical, horizontal, horizontal
 
 
 # --- the padding itself ---------------------------------------------------------------------------------------------------
 
-HEIGHT, LINE, TOP, BEFORE, PADDED_LINE = range(OWN, OWN + 5)
+HEIGHT, LINE, TOP, BEFORE, PADDED_LINE = range(ATTRS, ATTRS + 5)
 """Rows of the picture, numbers in one of them, rows above, numbers to its left, numbers in a padded row."""
 
 
-def pad(window) -> list[Op]:
+def pad_ops(window) -> list[Op]:
     """The op that a window's padding needs, if any."""
     if not any(window.padding):
         return []
     (height, width, channels), (top, _, left, _) = window.picture, window.padding
     padded = (*window.padded, channels)
     return [Op("ZeroPadding2D", numbers(window.picture), numbers(padded), pad_forward, pad_backward,
-               own=(height, width * channels, top, left * channels, padded[1] * channels))]
+               attrs=(height, width * channels, top, left * channels, padded[1] * channels))]
 
 
 @kernel
 def pad_forward(op, params, grads, acts, deltas, lo, hi):
     """Set the picture into zeros        acts[y] overwritten"""
-    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
     for i in range(lo, hi):
         y = op[Y] + i * n_y
         for j in range(y, y + n_y):
-            acts[j] = like(acts, 0)
+            acts[j] = const_like(acts, 0)
         for h in range(op[HEIGHT]):
             x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
             for j in range(line):
@@ -122,19 +122,19 @@ def pad_forward(op, params, grads, acts, deltas, lo, hi):
 
 @pad_forward.cuda
 def pad_forward(op, params, grads, acts, deltas, lo, hi):
-    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
-    for e in range(thread(), (hi - lo) * n_y, threads()):
-        i = quotient(e, n_y)
-        h = quotient(e - i * n_y, padded)
+    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
+    for e in range(thread_rank(), (hi - lo) * n_y, num_threads()):
+        i = div_u32(e, n_y)
+        h = div_u32(e - i * n_y, padded)
         j, h = e - i * n_y - h * padded - op[BEFORE], h - op[TOP]
         inside = 0 <= h < op[HEIGHT] and 0 <= j < line
-        acts[op[Y] + lo * n_y + e] = acts[op[X] + (lo + i) * n_x + h * line + j] if inside else like(acts, 0)
+        acts[op[Y] + lo * n_y + e] = acts[op[X] + (lo + i) * n_x + h * line + j] if inside else const_like(acts, 0)
 
 
 @kernel
 def pad_backward(op, params, grads, acts, deltas, lo, hi):
     """Cut the frame off        deltas[x] overwritten"""
-    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
+    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
     for i in range(lo, hi):
         for h in range(op[HEIGHT]):
             x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
@@ -144,9 +144,9 @@ def pad_backward(op, params, grads, acts, deltas, lo, hi):
 
 @pad_backward.cuda
 def pad_backward(op, params, grads, acts, deltas, lo, hi):
-    n_x, n_y, line, padded = op[N_X], op[N_Y], op[LINE], op[PADDED_LINE]
-    for e in range(thread(), (hi - lo) * n_x, threads()):
-        i = quotient(e, n_x)
-        h = quotient(e - i * n_x, line)
+    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
+    for e in range(thread_rank(), (hi - lo) * n_x, num_threads()):
+        i = div_u32(e, n_x)
+        h = div_u32(e - i * n_x, line)
         j = e - i * n_x - h * line
         deltas[op[X] + lo * n_x + e] = deltas[op[Y] + (lo + i) * n_y + (h + op[TOP]) * padded + op[BEFORE] + j]
