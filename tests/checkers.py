@@ -15,7 +15,6 @@ from numbanet.plan.columns import (
     INPUTS,
     N_IN,
     N_OUT,
-    NEXT,
     OUTPUTS,
     PARTIAL_GRADS,
     PERMUTATION,
@@ -104,16 +103,17 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
     x, y, classes = net._data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
-    ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
+    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
-    params = net._memory.copy()
+    params = net.memory.copy()
     state = np.zeros(len(optimizer.state_names) * net.parameters.size, net.dtype)
     losses = []
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
         plan.set_context(EPOCH, epoch)
-        engine = Reference(plan, twins, net.dtype, loss=last, hits=hits, optimizer=optimizer, inputs=x, targets=y, order=order)
+        engine = Reference(plan, twins, net.dtype, loss=last, correct=hits, optimizer=optimizer,
+                           inputs=x, targets=y, permutation=order)
         engine.steps(params, state, samples, 0, batches, epoch * batches)
         losses.append(engine.metric_sums[0] / samples)
     return params, state, losses
@@ -122,10 +122,10 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
 def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
     """Gradient and mean loss, penalties in the gradient but not in the loss."""
     x, y, _ = net._data(x, y, loss)
-    ops, last, _ = net._with_loss(loss, x.dtype, y.dtype, False, len(x), 1)
+    ops, last, _ = net.loss_ops(loss, x.dtype, y.dtype, False, len(x), 1)
     plan = lower(ops, net.dtype, batch=len(x), threads=threads, train=True)
     engine = Reference(plan, twins, net.dtype, loss=last, inputs=x, targets=y)
-    total = engine.gradient(net._memory.copy(), len(x))
+    total = engine.gradient(net.memory.copy(), len(x))
     return engine.grads, total / len(x)
 
 
@@ -133,17 +133,17 @@ def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
     """Outputs for all samples."""
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
-    plan = lower(net._executors._prediction(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
-    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net._memory.copy(), len(x))
+    plan = lower(net._executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
+    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).infer(net.memory.copy(), len(x))
     return outputs
 
 
 def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, twins=TWINS):
     """Mean loss and share of hits (0 where the targets name no classes)."""
     x, y, classes = net._data(x, y, loss)
-    ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes)
+    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
-    total, found = Reference(plan, twins, net.dtype, loss=last, hits=hits, inputs=x, targets=y).evaluate(net._memory.copy(), len(x))
+    total, found = Reference(plan, twins, net.dtype, loss=last, correct=hits, inputs=x, targets=y).infer(net.memory.copy(), len(x))
     return total / len(x), found / len(x)
 
 
@@ -162,13 +162,13 @@ GUARD = 256
 _CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64, ctypes.c_int64)
 
 
-class Bench:
+class KernelHarness:
     """The plan of one training step with memories full of random numbers between guards, to call one kernel at a time."""
 
     def __init__(self, net, x, y, loss, training=True, seed=5):
         x, y, classes = net._data(x, y, loss)
         self.samples, self.dtype = len(x), net.dtype
-        ops, _, _ = net._with_loss(loss, x.dtype, y.dtype, classes, training=training)
+        ops, _, _ = net.loss_ops(loss, x.dtype, y.dtype, classes, training=training)
         self.plan = lower(ops, net.dtype, batch=len(x), threads=1, train=True)
         self.data = {INPUTS: x, TARGETS: y, PERMUTATION: None, OUTPUTS: None}
         self.plan.set_context(INPUTS, x.ctypes.data)
@@ -178,19 +178,14 @@ class Bench:
         buffers = sum(op.buffers for op in ops)
         sizes = {"params": self.plan.n_params + buffers, "grads": self.plan.n_params, "acts": self.plan.n_acts,
                  "deltas": self.plan.n_deltas}
-        self.run_checked = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
-        self.rows = {}
-        number = 1
-        for op in self.plan.ops:
-            row = Row(self.plan.tables[0], number, self.data)
-            self.rows[op] = row
-            number = row[NEXT]
+        self.guarded = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
+        self.rows = {op: Row(self.plan.tables[0], number, self.data) for op, number in self.plan.rows.items()}
 
     def place(self, lo, hi, filled=True):
         """Let a block begin at sample lo. Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas."""
         assert hi - lo <= self.plan.micro_batch
         for name in ("acts", "deltas"):
-            self.run_checked[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.run_checked[name]))
+            self.guarded[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.guarded[name]))
         pointers = [array.ctypes.data for array in self.memories().values()]
         for op, row in self.rows.items():
             row[X] = row[BASE_X] - lo * row[SAMPLE_STRIDE_X]
@@ -203,20 +198,20 @@ class Bench:
 
     def address(self, row):
         """Where a row begins."""
-        return row.numbers.ctypes.data + row.start * row.numbers.itemsize
+        return row.integers.ctypes.data + row.start * row.integers.itemsize
 
     def memories(self):
         """The memories without their guards."""
-        return {name: array[GUARD:-GUARD] for name, array in self.run_checked.items()}
+        return {name: array[GUARD:-GUARD] for name, array in self.guarded.items()}
 
     def call(self, kernel, row, lo, hi):
         """Call the compiled kernel and return, for every memory, which numbers it changed, counted from the first inside."""
-        before = {name: array.copy() for name, array in self.run_checked.items()}
+        before = {name: array.copy() for name, array in self.guarded.items()}
         pointers = [array.ctypes.data for array in self.memories().values()]
         _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)
         kind = f"u{self.dtype.itemsize}"
         return {name: set((np.flatnonzero(array.view(kind) != before[name].view(kind)) - GUARD).tolist())
-                for name, array in self.run_checked.items()}
+                for name, array in self.guarded.items()}
 
     def call_twin(self, kernel, row, lo, hi, twins=TWINS):
         """The memories after the twin, without touching our own."""

@@ -3,8 +3,8 @@
     python tests/gate_ptx.py [part of how many]
 
 One line for each kernel, precision and architecture: registers, bytes spilled, of stack and of shared memory, or the error. Run in
-a process of its own with the simulator off. The kernels are: each twin alone (as in the engine's way APART), the engine's kernels
-for whole networks in every way, and networks compiled for single threads.
+a process of its own with the simulator off. The kernels are: each CUDA kernel alone (as for a launch per op), the engine's kernels
+for whole networks in every launch mode, and networks compiled for single threads.
 """
 
 import contextlib
@@ -31,6 +31,9 @@ import numbanet as nn  # noqa: E402
 from numbanet.backend.cuda import driver  # noqa: E402
 from numbanet.engine.cuda import executor  # noqa: E402
 from numbanet.engine.cuda import kernels as engine  # noqa: E402
+from numbanet.engine.cuda import launch as launch_modes  # noqa: E402
+from numbanet.engine.cuda.launch import LaunchMode  # noqa: E402
+from numbanet.plan.columns import FORWARD  # noqa: E402
 
 ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
 REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -94,23 +97,24 @@ def whole_networks():
     """(name, network, batch size, loss, optimiser, way) whose kernels are looked at."""
     dense = [nn.Dense(30, activation="sigmoid"), nn.Dropout(0.2), nn.Dense(10, activation="softmax")]
     deep = [nn.Dense(64, activation="tanh"), nn.BatchNorm(), nn.Dense(64, activation="tanh"), nn.Dense(1)]
-    yield "dense", nn.Sequential(dense, 784), 10, "cross_entropy", nn.SGD(0.1, momentum=0.9), executor.ONE
-    yield "dense", nn.Sequential(deep, 8), 1 << 14, "mean_squared_error", nn.Adam(), executor.WALK
-    yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), executor.WALK
-    yield "lenet5", nn.models.lenet5(dtype="float64"), 8, "cross_entropy", nn.RMSprop(), executor.ONE
+    yield "dense", nn.Sequential(dense, 784), 10, "cross_entropy", nn.SGD(0.1, momentum=0.9), LaunchMode.SINGLE_BLOCK
+    yield "dense", nn.Sequential(deep, 8), 1 << 14, "mean_squared_error", nn.Adam(), LaunchMode.FUSED
+    yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), LaunchMode.FUSED
+    yield "lenet5", nn.models.lenet5(dtype="float64"), 8, "cross_entropy", nn.RMSprop(), LaunchMode.SINGLE_BLOCK
 
 
 def launches():
     """(name, dtype, launch) for whole networks."""
     for name, net, batch, loss, optimizer, way in whole_networks():
-        executor.choose_launch_mode = lambda ops, batch, training, way=way: way
+        launch_modes.choose_launch_mode = lambda ops, batch, training, way=way: way
         chosen = net._loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
-        ops, last, hits = net._with_loss(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
-        trainer = executor.TrainingExecutor(ops, net.dtype, batch, last, hits, optimizer)
-        if way == executor.ONE:
-            yield f"{name} steps", net.dtype, trainer.steps_of_one
+        ops, last, hits = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
+        trainer = executor.TrainingExecutor(
+            ops, net.dtype, batch=batch, threads=1, loss_op=last, correct_op=hits, optimizer=optimizer)
+        if way == LaunchMode.SINGLE_BLOCK:
+            yield f"{name} steps", net.dtype, trainer.single_block
         else:
             for k, (launch, _, _) in enumerate(trainer.launches):
                 yield f"{name} region {k}", net.dtype, launch
@@ -120,7 +124,7 @@ def launches():
 
 def alone(kernel, kind):
     """The launch of a single kernel."""
-    return engine.region(engine.single(engine._forward, kernel), kind)
+    return engine.forward_backward(engine.one_step(FORWARD, kernel), kind)
 
 
 def everything():
@@ -145,13 +149,13 @@ def for_threads():
 
         arguments = (types.Array(types.float32, 1 + len(net.input_shape), "C"), types.Array(types.float32, 2, "C"))
         for row in compiled("compiled for threads", np.float32, kernel, arguments, ARCHITECTURES):
-            yield row | {"needed": predict_row.room * 4}
+            yield row | {"needed": predict_row.n_local * 4}
 
 
 def main(part=0, of=1):
     dispatcher.get_current_device = compiler.get_current_device = lambda: NoCard
-    driver.require_gpu, driver.free_bytes, driver.DeviceBuffer, executor.Buffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
-    executor.processors = lambda: 132
+    driver.require_gpu, driver.free_bytes, driver.DeviceBuffer, executor.DeviceBuffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
+    launch_modes.multiprocessors = lambda: 132
     rows = []
     for k, (name, kind, make, architectures) in enumerate(everything()):
         if k % of == part:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numbanet as nn
 from numbanet.backend.intrinsics import const_like
 from numbanet.nn.layers.base import size
-from numbanet.plan.columns import N_IN, SAMPLES, Op, W, X, Y, context
+from numbanet.plan.columns import N_IN, SAMPLES, W, X, Y, context
+from numbanet.plan.op import Op
 
 
 @nn.kernel(independent=True)

@@ -8,7 +8,6 @@ from numbanet.engine.cpu.executor import InferenceExecutor
 from numbanet.nn import data
 from numbanet.nn.augment import inverse_map
 from numbanet.plan.columns import EPOCH, INPUTS, OUTPUTS, PERMUTATION, SEED
-from numbanet.plan.lower import lower
 
 SHAPE = (9, 12, 2)
 EVERYTHING = {"shift": (2, 1), "rotation": 30, "zoom": 0.2, "shear": 0.2, "flip_vertical": True, "flip_horizontal": True,
@@ -22,16 +21,15 @@ def pictures(samples=7, shape=SHAPE):
 def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="float64"):
     """The pictures as the first layer would see them."""
     n = int(np.prod(x.shape[1:]))
-    plan = lower([data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.outputs(n)], np.dtype(dtype), batch=batch,
-                 threads=threads, train=False)
-    machine, outputs = InferenceExecutor(plan, np.dtype(dtype)), np.empty(x.shape, dtype)
-    plan.set_context(SEED, seed)
-    plan.set_context(EPOCH, epoch)
+    ops = [data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.outputs(n)]
+    machine, outputs = InferenceExecutor(ops, np.dtype(dtype), batch=batch, threads=threads), np.empty(x.shape, dtype)
+    machine.plan.set_context(SEED, seed)
+    machine.plan.set_context(EPOCH, epoch)
     machine.bind(INPUTS, x)
     machine.bind(OUTPUTS, outputs)
     if order is not None:
         machine.bind(PERMUTATION, order)
-    machine.forward(np.zeros(0, dtype), len(x))
+    machine.infer(np.zeros(0, dtype), len(x))
     return outputs
 
 

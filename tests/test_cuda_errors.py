@@ -11,7 +11,8 @@ import pytest
 
 import numbanet as nn
 from numbanet.backend.cuda import driver
-from numbanet.plan.columns import Op, W
+from numbanet.plan.columns import W
+from numbanet.plan.op import Op
 
 cuda = pytest.importorskip("numba.cuda")
 pytestmark = [pytest.mark.usefixtures("quick_turns"),
@@ -152,10 +153,11 @@ def test_a_kernel_without_a_twin_is_named():
 @pytest.mark.skipif(not driver.SIMULATED, reason="a real card would be lost to this process")
 @pytest.mark.parametrize("named", [False, True])
 def test_an_error_on_the_card_is_reported_with_the_op_and_leaves_the_parameters(monkeypatch, named):
-    from numbanet.engine.cuda import executor
+    from numbanet.engine.cuda import launch
+    from numbanet.engine.cuda.launch import LaunchMode
 
-    monkeypatch.setattr(executor, "SYNC_EVERY_OP", named)
-    monkeypatch.setattr(executor, "choose_launch_mode", lambda *_: executor.WALK)
+    monkeypatch.setattr(launch, "SYNC_EVERY_OP", named)
+    monkeypatch.setattr(launch, "choose_launch_mode", lambda *_: LaunchMode.FUSED)
     net = with_layer(Astray())
     before = net.parameters.copy()
     with pytest.raises(nn.CudaError, match=r"the card reported an error in .*Astray.*The network's parameters are those") as raised:

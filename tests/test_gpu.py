@@ -13,7 +13,8 @@ import numbanet as nn
 from numbanet.backend.cuda import driver
 
 pytest.importorskip("numba_cuda")
-from numbanet.engine.cuda import executor
+from numbanet.engine.cuda import executor, launch
+from numbanet.engine.cuda.launch import LaunchMode
 
 cuda = driver.module()
 
@@ -89,13 +90,13 @@ def test_the_card_learns_what_the_cpu_learns(build, optimizer, digits):
 
 
 @pytest.mark.parametrize(("build", "optimizer"), NETWORKS)
-@pytest.mark.parametrize("way", [None, executor.ONE, executor.WALK, executor.APART])
+@pytest.mark.parametrize("way", [None, LaunchMode.SINGLE_BLOCK, LaunchMode.FUSED, LaunchMode.PER_OP])
 def test_parameters_agree_after_some_steps(build, optimizer, way, digits, monkeypatch):
     """In the way that is chosen, and in each of the three."""
     x, y, n = *digits[:2], BATCH * STEPS
     here = trained(build, x[:n], y[:n], "cpu", optimizer=optimizer)
     if way is not None:
-        monkeypatch.setattr(executor, "choose_launch_mode", lambda *_: way)
+        monkeypatch.setattr(launch, "choose_launch_mode", lambda *_: way)
     there = trained(build, x[:n], y[:n], optimizer=optimizer)
     same_parameters(there, here)
     close(there.optimizer_state, here.optimizer_state, ROUNDING)

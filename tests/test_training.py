@@ -511,7 +511,7 @@ def test_a_second_thread_is_told_that_the_network_is_in_training():
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
 def test_an_interrupt_in_any_native_call_leaves_a_network_that_trains_on(call, monkeypatch):
-    original, calls = executor.Executor.work, []
+    original, calls = executor.Executor.run_batches, []
 
     def work(self, *arguments):
         result = original(self, *arguments)
@@ -522,7 +522,7 @@ def test_an_interrupt_in_any_native_call_leaves_a_network_that_trains_on(call, m
 
     x, y = data(2000)
     net = network()
-    monkeypatch.setattr(executor.Executor, "work", work)
+    monkeypatch.setattr(executor.Executor, "run_batches", work)
     with pytest.raises(KeyboardInterrupt):
         fit(net, x, y, batch_size=2, epochs=50, threads=2)
     assert len(calls) == call

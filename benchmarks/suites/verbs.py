@@ -41,17 +41,16 @@ class Machine:
         from numbanet.engine.cpu import executor
         from numbanet.nn.losses import loss
         from numbanet.plan.columns import INPUTS, TARGETS
-        from numbanet.plan.lower import lower
 
         network = nn.Sequential(layers, input_shape, seed=0)
         rng = np.random.default_rng(0)
         x, y = rng.random((batch, *network.input_shape), np.float32), rng.random((batch, *network.output_shape), np.float32)
-        ops, last, _ = network._with_loss(loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True)
-        plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
-        self.machine, self.batch, self.plan = executor.GradientExecutor(plan, network.dtype, last), batch, plan
+        ops, last, _ = network.loss_ops(loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True)
+        self.machine = executor.GradientExecutor(ops, network.dtype, batch=batch, threads=threads, loss_op=last)
+        self.batch, self.plan = batch, self.machine.plan
         self.machine.bind(INPUTS, x)
         self.machine.bind(TARGETS, y)
-        self.parameters = network._memory.copy()
+        self.parameters = network.memory.copy()
         self.step()
 
     def step(self) -> None:
@@ -63,15 +62,12 @@ class Machine:
 
         For a layer whose gradient is taken sample by sample, "gradient" is its partial. Returns a Verb.
         """
-        from numbanet.plan.columns import BACKWARD, NEXT
+        from numbanet.plan.columns import BACKWARD
 
-        table, row, found = self.plan.tables[0], 1, []
-        for op in self.plan.ops:
-            if op.name == layer:
-                found.append((not table[row, BACKWARD], row, op))
-            row = int(table[row, NEXT])
+        table = self.plan.tables[0]
+        found = [(not table[row, BACKWARD], row, op) for op, row in self.plan.rows.items() if op.name == layer]
         _, row, op = min(found, key=lambda one: one[:2])
-        return Verb(self, row, op, "partial" if verb == "gradient" and op.accumulate_gradient else verb)
+        return Verb(self, row, op, "accumulate" if verb == "gradient" and op.accumulate_gradient else verb)
 
 
 class Verb:

@@ -44,7 +44,7 @@ from numbanet.nn.layers import (  # noqa: E402
 from numbanet.nn.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, MeanAbsoluteError, MeanSquaredError, Quadratic  # noqa: E402
 from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
 from numbanet.nn.regularizers import L1, L2  # noqa: E402
-from numbanet.plan.columns import Op  # noqa: E402
+from numbanet.plan.op import Op  # noqa: E402
 from numbanet.training import callbacks  # noqa: E402
 from numbanet.training.fit import DivergenceError, History  # noqa: E402
 

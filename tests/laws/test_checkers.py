@@ -15,7 +15,7 @@ import test_precision
 import test_steps
 import test_threads
 from checkers import (
-    Bench,
+    KernelHarness,
     Kink,
     close,
     difference,
@@ -307,7 +307,7 @@ def scale_with(forward=scale_forward, backward=scale_backward):
 def writes_astray(layer, verb):
     """The stray writes of the planted layer's verb, behind the Scale that every example begins with."""
     one = example(layer)
-    here = Bench(network(one, LOSS), inputs(one, 9), targets(LOSS, 9), LOSS.loss)
+    here = KernelHarness(network(one, LOSS), inputs(one, 9), targets(LOSS, 9), LOSS.loss)
     op, row = next((op, row) for op, row in here.rows.items() if op.name == "Changed")
     here.place(2, 7, filled=verb != "forward")
     return stray_writes(here, getattr(op, verb), row, verb, 2, 7)

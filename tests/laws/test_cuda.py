@@ -14,24 +14,27 @@ from numbanet.backend.cuda import driver
 from numbanet.plan import columns
 
 pytest.importorskip("numba_cuda")
-cards = pytest.importorskip("numbanet.engine.cuda.executor")
+launch = pytest.importorskip("numbanet.engine.cuda.launch")
 
 pytestmark = pytest.mark.usefixtures("quick_turns")
 
 ROUNDING = 1e-11
 LOSS = LOSSES[0]
-WAYS = [cards.ONE, cards.WALK, cards.APART]
+MODES = list(launch.LaunchMode)
 
 
-def same_way(monkeypatch, way):
-    """Run everything in this way (what does not train cannot be run by one block, and walks)."""
-    monkeypatch.setattr(cards, "choose_launch_mode", lambda ops, batch, training: way if training or way != cards.ONE else cards.WALK)
-    monkeypatch.setattr(cards, "fused_groups", lambda ops, batch: min(batch, 4))  # several shards, some of them empty in the last batch
+def force_mode(monkeypatch, mode):
+    """Run everything in this launch mode (what does not train cannot be run by one block, and is fused)."""
+    def choose(ops, batch, training):
+        return mode if training or mode != launch.LaunchMode.SINGLE_BLOCK else launch.LaunchMode.FUSED
+
+    monkeypatch.setattr(launch, "choose_launch_mode", choose)
+    monkeypatch.setattr(launch, "fused_groups", lambda ops, batch: min(batch, 4))  # several shards, some of them empty in the last batch
 
 
-@pytest.fixture(params=WAYS)
-def way(request, monkeypatch):
-    same_way(monkeypatch, request.param)
+@pytest.fixture(params=MODES)
+def mode(request, monkeypatch):
+    force_mode(monkeypatch, request.param)
     return request.param
 
 
@@ -41,39 +44,39 @@ def twice(example, *args, **kwargs):
 
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
-@pytest.mark.parametrize("way", [cards.WALK, cards.APART], indirect=True)
-def test_outputs_agree(example, way):
+@pytest.mark.parametrize("mode", [launch.LaunchMode.FUSED, launch.LaunchMode.PER_OP], indirect=True)
+def test_outputs_agree(example, mode):
     cpu, cuda = twice(example)
     x = inputs(example, 7)
     close(cuda.predict(x), cpu.predict(x), ROUNDING)
 
 
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
-@pytest.mark.parametrize("way", [cards.WALK, cards.APART], indirect=True)
-def test_gradients_agree_for_every_layer(example, way):
+@pytest.mark.parametrize("mode", [launch.LaunchMode.FUSED, launch.LaunchMode.PER_OP], indirect=True)
+def test_gradients_agree_for_every_layer(example, mode):
     cpu, cuda = twice(example, LOSS, penalty=PENALTIES[3])
     x, y = inputs(example, 5), targets(LOSS, 5)
     close(cuda.gradient(x, y, LOSS.loss), cpu.gradient(x, y, LOSS.loss), ROUNDING)
 
 
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
-def test_two_steps_agree_for_every_layer(example, way):
+def test_two_steps_agree_for_every_layer(example, mode):
     nets, x, y = twice(example, LOSS, penalty=nn.L2(0.1)), inputs(example, 7), targets(LOSS, 7)
     for net in nets:
         net.history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=4)
-    close(nets[1]._memory, nets[0]._memory, ROUNDING)
+    close(nets[1].memory, nets[0].memory, ROUNDING)
     close(nets[1].history.history["loss"], nets[0].history.history["loss"], ROUNDING)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("way", [cards.ONE, cards.WALK], indirect=True)
-def test_steps_agree_for_every_optimizer(optimizer, way):
+@pytest.mark.parametrize("mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True)
+def test_steps_agree_for_every_optimizer(optimizer, mode):
     example = TRAINABLE[6]
     nets, x, y = twice(example, LOSS, penalty=PENALTIES[1]), inputs(example, 9), targets(LOSS, 9)
-    before = nets[0]._memory.copy()
+    before = nets[0].memory.copy()
     for net in nets:
         net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2)
-    close(nets[1]._memory - before, nets[0]._memory - before, 1e-9)
+    close(nets[1].memory - before, nets[0].memory - before, 1e-9)
     close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
 
 
@@ -106,7 +109,7 @@ def test_single_precision_agrees():
     close(nets[1].parameters, nets[0].parameters, 1e-5)
 
 
-def test_a_product_of_many_tiles_agrees(way):
+def test_a_product_of_many_tiles_agrees(mode):
     nets = [nn.Sequential([nn.Dense(37, activation="relu"), nn.Dense(21)], 19, "float64", device=device)
             for device in ("cpu", "cuda")]
     generator = np.random.default_rng(4)
@@ -116,8 +119,8 @@ def test_a_product_of_many_tiles_agrees(way):
     close(nets[1].parameters, nets[0].parameters, ROUNDING)
 
 
-@pytest.mark.parametrize("way", [cards.ONE, cards.WALK], indirect=True)
-def test_pictures_are_changed_alike(way):
+@pytest.mark.parametrize("mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True)
+def test_pictures_are_changed_alike(mode):
     augment = nn.Augment(shift=1, rotation=20, zoom=0.1, shear=0.1, flip_horizontal=True, brightness=0.2, noise=0.1, cutout=2)
     nets = [nn.Sequential([nn.Flatten(), nn.Dense(2)], (5, 4, 2), "float64", device=device) for device in ("cpu", "cuda")]
     x, y = np.random.default_rng(5).uniform(size=(6, 5, 4, 2)), np.ones((6, 2))
@@ -138,11 +141,11 @@ def test_every_kernel_has_a_twin():
 
 @pytest.mark.skipif(not driver.SIMULATED, reason="a card has no ends of memories that could be looked after")
 def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
-    same_way(monkeypatch, cards.WALK)
+    force_mode(monkeypatch, launch.LaunchMode.FUSED)
     net = network(TRAINABLE[0]).to("cuda")
     x = inputs(TRAINABLE[0], 3)
     net.predict(x)
-    (machine,) = net._executors.made.values()
+    (machine,) = net._executors.executors.values()
     machine.plan.tables[:, :, columns.W] += 1_000_000
     machine.tables_written = False
     with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from checkers import Bench, close, stray_writes
+from checkers import KernelHarness, close, stray_writes
 from examples import LOSSES, TRAINABLE, inputs, network, targets
 
 import numbanet as nn
@@ -32,7 +32,7 @@ def bench(example, loss, dtype):
     width = 5
     net = network(example, loss, width=width, dtype=dtype)
     y = targets(loss, 9, width)
-    return Bench(net, inputs(example, 9, dtype=dtype), y if loss.targets == "labels" else y.astype(dtype), loss.loss)
+    return KernelHarness(net, inputs(example, 9, dtype=dtype), y if loss.targets == "labels" else y.astype(dtype), loss.loss)
 
 
 CASES = [(example, LOSS) for example in TRAINABLE] + [(TRAINABLE[0], loss) for loss in LOSSES]
@@ -93,19 +93,15 @@ def test_an_empty_range_changes_nothing():
 @pytest.fixture
 def fenced(monkeypatch):
     """Let the engine's memories begin as NaN and lie between guards; the fence tells whether a guard was touched."""
-    guards, original = [], executor.Executor.__init__
+    guards = []
 
-    def fence(memory, n, dtype):
+    def fence(n, dtype):
         whole = np.full(n + 256, np.nan, dtype)
         whole[:128] = whole[-128:] = 0.625
         guards.append(whole)
         return whole[128 : 128 + n]
 
-    def init(self, plan, dtype, *rest):
-        original(self, plan, dtype, *rest)
-        self.acts, self.deltas, self.grads = (fence(self, len(a), dtype) for a in (self.acts, self.deltas, self.grads))
-
-    monkeypatch.setattr(executor.Executor, "__init__", init)
+    monkeypatch.setattr(executor, "allocate", fence)
     return lambda: len(guards) > 0 and all((whole[:128] == 0.625).all() and (whole[-128:] == 0.625).all() for whole in guards)
 
 

@@ -10,7 +10,7 @@ KERNELS = reference.kernels()
 
 def test_the_kernels_of_the_package_are_found():
     assert {"numbanet.nn.layers.dense.forward", "numbanet.nn.losses.quadratic_backward", "numbanet.nn.optimizers.adam",
-            "numbanet.nn.data.inputs_uint8", "numbanet.plan.lower.copy_forward"} <= KERNELS.keys()
+            "numbanet.nn.data.inputs_uint8", "numbanet.plan.builtin_ops.copy_forward"} <= KERNELS.keys()
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -1,6 +1,8 @@
-"""A network's machines: plans with their memories for training, gradients, prediction and evaluation, made when first needed."""
+"""What executes plans, on the CPU and on a GPU alike, and the executors that a network keeps."""
 
 import threading
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -9,103 +11,178 @@ from numbanet.engine.cpu import executor as cpu
 from numbanet.engine.cpu.kernels import usable_threads
 from numbanet.nn import data, losses
 from numbanet.nn.layers.base import size
-from numbanet.plan.lower import lower
+from numbanet.plan.op import Op
+from numbanet.plan.plan import Plan
 
-EVALUATION_BATCH = 1024
-"""Samples that a prediction or an evaluation carries at once."""
 FLOPS_PER_THREAD = 300_000
 """Floating-point operations in a call for which another thread is worth its while."""
 MAX_EXECUTORS = 8
-"""Machines that a network keeps."""
+"""Executors that a network keeps."""
+
+# --- the interface ----------------------------------------------------------------------------------
+
+
+class Executor(Protocol):
+    """A plan with its memories on a device."""
+
+    plan: Plan
+
+    def bind(self, column: int, array: np.ndarray | None) -> None:
+        """Let the plan read, or write, an array of the caller's under a column of the context."""
+
+    def release(self) -> None:
+        """Let go of all the caller's arrays."""
+
+
+class TrainingExecutor(Executor, Protocol):
+    """Steps of training by mini-batches."""
+
+    metric_sums: np.ndarray
+    correct_op: Op | None
+
+    def set_attrs(self, values) -> None:
+        """Write the optimiser's hyper-parameters."""
+
+    def steps_per_call(self) -> int:
+        """How many steps the next call should take, so that Ctrl-C and progress are never far."""
+
+    def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
+        """Take steps first … last − 1 of an epoch and return how far it came."""
+
+
+class GradientExecutor(Executor, Protocol):
+    """The gradient of a loss over given samples."""
+
+    grads: np.ndarray
+
+    def gradient(self, params, samples: int) -> float:
+        """Fill grads and return the summed loss."""
+
+
+class InferenceExecutor(Executor, Protocol):
+    """Forward passes: outputs, or the sums of loss and correct answers."""
+
+    checks_finite: bool
+
+    def infer(self, params, samples: int) -> tuple[float, float]:
+        """Carry all samples through; the sums of loss and correct answers (0 without a loss)."""
+
+    def inputs_finite(self) -> bool:
+        """Whether all inputs of the last call were finite, where the executor `checks_finite`."""
+
+
+class Backend(Protocol):
+    """A module that makes executors for a device."""
+
+    EVALUATION_BATCH: int
+    TrainingExecutor: Callable[..., Any]
+    GradientExecutor: Callable[..., Any]
+    InferenceExecutor: Callable[..., Any]
+
+
+def backend(device: str) -> Any:
+    """The module that makes executors for "cpu" or "cuda"."""
+    if device == "cuda":
+        from numbanet.engine.cuda import executor as cuda
+
+        return cuda
+    return cpu
+
+
+# --- a network's executors ---------------------------------------------------------------------------
 
 
 class ExecutorCache:
-    """The machines of one network on one device, "cpu" or "cuda"; one call at a time uses them (`lock`)."""
+    """The executors of one network on one device; one call at a time uses them (`lock`)."""
 
     def __init__(self, network):
         self.network, self.device = network, network.device
-        self.made: dict = {}
-        self.direct: dict[np.dtype, cpu.SmallBatchInference] = {}
-        self.flops = sum(op.flops for op in network._ops())
+        self.backend: Backend = backend(self.device)
+        self.executors: dict = {}
+        self.small_batch: dict[np.dtype, cpu.SmallBatchInference] = {}
+        self.flops = sum(op.flops for op in network.layer_ops())
         self.lock = threading.RLock()
 
     def threads(self, wanted, flops: int) -> int:
-        """Threads for a call of that much arithmetic: a parallel region costs about as much as 100,000 operations."""
+        """Threads for a call of that much arithmetic, unless a number is asked for."""
         most = wanted or self.network.threads or numba.get_num_threads()
-        return usable_threads(most if wanted or self.network.threads else max(1, min(most, flops // FLOPS_PER_THREAD)))
+        if not (wanted or self.network.threads):
+            most = max(1, min(most, flops // FLOPS_PER_THREAD))
+        return usable_threads(most)
 
-    def _kept(self, key, kind: str, ops, batch: int, threads: int, training: bool, *rest):
-        """The machine for a use, from an earlier call or new; `ops` gives its ops, `rest` whatever else the kind is made of."""
-        key = (kind, *key, batch, threads)
-        if key not in self.made:
-            if len(self.made) >= MAX_EXECUTORS:
-                self.made.pop(next(iter(self.made)))
-            found, *others = ops()
-            if self.device == "cuda":
-                from numbanet.engine.cuda import executor as cuda
+    def _get_or_build(self, key: tuple, build: Callable[[], Any]) -> Any:
+        """The executor of an earlier call of this kind, or a new one."""
+        if key not in self.executors:
+            if len(self.executors) >= MAX_EXECUTORS:
+                self.executors.pop(next(iter(self.executors)))
+            self.executors[key] = build()
+        return self.executors[key]
 
-                self.made[key] = getattr(cuda, kind)(found, self.network.dtype, batch, *others, *rest)
-            else:
-                plan = lower(found, self.network.dtype, batch=batch, threads=threads, train=training)
-                self.made[key] = getattr(cpu, kind)(plan, self.network.dtype, *others, *rest)
-        return self.made[key]
-
-    def _batch(self, samples: int) -> int:
-        """Samples that a call without training carries at once."""
-        most = EVALUATION_BATCH
-        if self.device == "cuda":
-            from numbanet.engine.cuda import executor as cuda
-
-            most = cuda.EVALUATION_BATCH
-        return min(most, 1 << (samples - 1).bit_length())
-
-    def trainer(self, loss, optimizer, x, y, classes, batch, batches, threads, augment):
+    def training(self, loss, optimizer, x, y, classes, *, batch, batches, threads, augment) -> TrainingExecutor:
         """For fit: mini-batches of `batch` of samples like x and y."""
-
-        def ops():
-            found = self.network._with_loss(loss, x.dtype, y.dtype, classes, len(x), batches, True, augment)
-            if not any(op.n_params for op in found[0]):
-                raise ValueError("the network has no parameters to train")
-            return found
-
         threads = self.threads(threads, 3 * self.flops * batch)
-        key = (loss, type(optimizer), optimizer.update, x.dtype, y.dtype, classes, batches, len(x), augment)
-        return self._kept(key, "TrainingExecutor", ops, batch, threads, True, optimizer)
 
-    def differentiator(self, loss, x, y, threads):
+        def build():
+            ops, loss_op, correct_op = self.network.loss_ops(
+                loss, x.dtype, y.dtype, classes, samples=len(x), batches=batches, training=True,
+                augment=augment)
+            if not any(op.n_params for op in ops):
+                raise ValueError("the network has no parameters to train")
+            return self.backend.TrainingExecutor(
+                ops, self.network.dtype, batch=batch, threads=threads, loss_op=loss_op,
+                correct_op=correct_op, optimizer=optimizer)
+
+        key = ("training", loss, type(optimizer), optimizer.update, x.dtype, y.dtype, classes, batches,
+               len(x), augment, batch, threads)
+        return self._get_or_build(key, build)
+
+    def gradient(self, loss, x, y, threads) -> GradientExecutor:
         """For the gradient over all samples of x and y."""
-
-        def ops():
-            return self.network._with_loss(loss, x.dtype, y.dtype, False, len(x), 1)[:2]
-
         threads = self.threads(threads, 3 * self.flops * len(x))
-        return self._kept((loss, x.dtype, y.dtype), "GradientExecutor", ops, len(x), threads, True)
 
-    def predictor(self, x_dtype, samples: int, threads=None):
+        def build():
+            ops, loss_op, _ = self.network.loss_ops(loss, x.dtype, y.dtype, False, samples=len(x), batches=1)
+            return self.backend.GradientExecutor(
+                ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op)
+
+        return self._get_or_build(("gradient", loss, x.dtype, y.dtype, len(x), threads), build)
+
+    def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:
         """For the outputs of any number of samples."""
-        batch = self._batch(samples)
-        threads = self.threads(threads, self.flops * min(samples, batch))
-        return self._kept((x_dtype,), "InferenceExecutor", lambda: (self._prediction(x_dtype),), batch, threads, False)
-
-    def evaluator(self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None):
-        """For loss and hits of any number of samples."""
-        batch = self._batch(samples)
+        batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
-        def ops():
-            return self.network._with_loss(loss, x_dtype, y_dtype, classes)
+        def build():
+            return self.backend.InferenceExecutor(
+                self.inference_ops(x_dtype), self.network.dtype, batch=batch, threads=threads)
 
-        return self._kept((loss, x_dtype, y_dtype, classes, "score"), "InferenceExecutor", ops, batch, threads, False)
+        return self._get_or_build(("inference", x_dtype, batch, threads), build)
+
+    def evaluation(self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None) -> InferenceExecutor:
+        """For loss and correct answers of any number of samples."""
+        batch = self._evaluation_batch(samples)
+        threads = self.threads(threads, self.flops * min(samples, batch))
+
+        def build():
+            ops, loss_op, correct_op = self.network.loss_ops(loss, x_dtype, y_dtype, classes)
+            return self.backend.InferenceExecutor(
+                ops, self.network.dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op)
+
+        return self._get_or_build(("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build)
 
     def build_small_batch(self, x_dtype) -> None:
-        """Have a machine for as many samples as one thread carries through before a second would be worth its while."""
-        if x_dtype not in self.direct and self.device == "cpu":
+        """Have an executor for as many samples as one thread carries before a second pays."""
+        if x_dtype not in self.small_batch and self.device == "cpu":
             batch = max(1, min(64, FLOPS_PER_THREAD // max(1, self.flops)))
-            plan = lower(self._prediction(x_dtype), self.network.dtype, batch=batch, threads=1, train=False)
-            self.direct[x_dtype] = cpu.SmallBatchInference(plan, self.network.dtype)
+            self.small_batch[x_dtype] = cpu.SmallBatchInference(
+                self.inference_ops(x_dtype), self.network.dtype, batch=batch)
 
-    def _prediction(self, x_dtype) -> list:
+    def inference_ops(self, x_dtype) -> list[Op]:
         """Ops from the data to the caller's outputs."""
         n_in, n_out = size(self.network.input_shape), size(self.network.output_shape)
-        body = [*self.network._ops(), data.outputs(n_out)]
+        body = [*self.network.layer_ops(), data.outputs(n_out)]
         return [data.inference_inputs(n_in, x_dtype, self.network.dtype, body[0]), *body]
+
+    def _evaluation_batch(self, samples: int) -> int:
+        """Samples that a call without training carries at once."""
+        return min(self.backend.EVALUATION_BATCH, 1 << (samples - 1).bit_length())

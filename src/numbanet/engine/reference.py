@@ -1,77 +1,81 @@
-"""The reference engine: runs the same plan with a naive Python twin in the place of every kernel. Slow and obvious.
+"""The reference engine: replays a plan's schedule with a naive Python function for every kernel.
 
-It is what the compiled engines are compared with. It reads the tables that `lower` made, so it works on the same offsets, the
-same shards, blocks and tasks, one after the other; memories begin as NaN, so that a number used before it was written shows.
+Slow and obvious. It is what the compiled engines are compared with. It reads the tables that `lower`
+made, so it works on the same offsets, chunks, micro-batches and tasks, one after the other; memories
+begin as NaN, so that an element used before it was written shows.
 
-A twin has the arguments of its kernel, `twin(op, params, grads, acts, deltas, lo, hi)`, with arrays for the memories and a `Row`
-for op. Twins are found by the kernel's module and name. Python cannot read through the addresses in the clock, so the twins of
-the ends of the plan find the data as arrays in `op.data[INPUTS]`, `TARGETS`, `ORDER` (or None) and `OUTPUTS`.
+The reference of a kernel has its arguments, `reference(op, params, grads, acts, deltas, lo, hi)`, with
+arrays for the memories and a `Row` for op. References are found by the kernel's module and name.
+Python cannot read through the addresses in the context, so those of the ends of the plan find the
+data as arrays in `op.data[INPUTS]`, `TARGETS`, `PERMUTATION` (or None) and `OUTPUTS`.
 """
 
+import struct
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from numbanet.plan.builtin_ops import reduce_chunks
 from numbanet.plan.columns import (
     ACCUMULATE,
     ATTRS,
-    BACKWARD,
     BASE_X,
     BASE_Y,
     CHUNKS,
+    FORWARD,
+    GRADIENT,
     INDEX,
     INPUTS,
     L1_STRENGTH,
     L2_STRENGTH,
     N_OUT,
+    N_SPLIT_K,
     N_WEIGHTS,
-    NEXT,
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
     PERMUTATION,
-    PREVIOUS,
     ROW_SIZE,
     SAMPLE_STRIDE_X,
     SAMPLE_STRIDE_Y,
     SAMPLES,
+    SPLIT_K,
     START,
     STATISTICS,
     STEP,
     TARGETS,
-    Op,
-    Plan,
     W,
     X,
     Y,
     float64_bits,
 )
-from numbanet.plan.lower import reduce_chunks
+from numbanet.plan.op import Op
+from numbanet.plan.plan import OVER_FEATURES, ZERO_GRADS, Plan
 
 
-def name(kernel) -> str:
-    """The name by which a kernel's twin is found: its module and its function."""
+def kernel_name(kernel) -> str:
+    """The name by which a kernel's reference is found: its module and its function."""
     return f"{kernel.function.__module__}.{kernel.function.__qualname__}"
 
 
 class Row:
-    """An op's row as a twin sees it: `op[column]`, where a column below 0 lies in a row before, as for a kernel's pointer."""
+    """An op's row as a reference sees it: `op[column]`, where columns below 0 lie in rows before."""
 
     def __init__(self, table: np.ndarray, number: int, data: Mapping):
-        self.numbers, self.start, self.data = table.reshape(-1), number * ROW_SIZE, data
+        self.integers, self.start, self.data = table.reshape(-1), number * ROW_SIZE, data
 
     def __getitem__(self, column: int) -> int:
-        return int(self.numbers[self.start + column])
+        return int(self.integers[self.start + column])
 
     def __setitem__(self, column: int, value: int) -> None:
-        self.numbers[self.start + column] = value
+        self.integers[self.start + column] = value
 
     def float_attr(self, column: int) -> float:
-        """The attribute at a column that holds the bits of a real number."""
-        return float(np.int64(self[column]).view(np.float64))
+        """A column that holds the bits of a float."""
+        return struct.unpack("<d", struct.pack("<q", self[column]))[0]
 
     def set_float_attr(self, column: int, value: float) -> None:
-        """Write a real number as its bits."""
+        """Write a float as its bits."""
         self[column] = float64_bits(value)
 
     def context(self, column: int) -> int:
@@ -80,117 +84,102 @@ class Row:
 
 
 class Reference:
-    """A plan with its memories and twins, for training, gradients, evaluation or prediction.
+    """A plan with its memories and reference kernels, for training, gradients, evaluation or prediction.
 
     plan                what `lower` returned; its tables are copied
-    twins               the twin for each kernel's name
-    loss, hits          the ops whose outputs are added up, if there are any
+    references          the reference of each kernel, by its name
+    loss, correct       the ops whose outputs are added up, if there are any
     optimizer           in training, whose kernels and hyper-parameters go into the last row
     inputs … outputs    the arrays that the ends of the plan read and write
     """
 
-    def __init__(self, plan: Plan, twins: Mapping[str, Callable], dtype, *, loss: Op | None = None, hits: Op | None = None,
-                 optimizer=None, inputs=None, targets=None, order=None, outputs=None):
-        self.plan, self.twins, self.loss, self.hits, self.optimizer = plan, twins, loss, hits, optimizer
-        self.tables = plan.tables.copy()
-        self.data = {INPUTS: inputs, TARGETS: targets, PERMUTATION: order, OUTPUTS: outputs}
-        self.acts, self.deltas, self.grads = (np.full(n, np.nan, dtype) for n in (plan.n_acts, plan.n_deltas, plan.n_params))
+    def __init__(self, plan: Plan, references: Mapping[str, Callable], dtype, *, loss: Op | None = None,
+                 correct: Op | None = None, optimizer=None, inputs=None, targets=None, permutation=None,
+                 outputs=None):
+        self.plan, self.references, self.optimizer = plan, references, optimizer
+        self.loss, self.correct = loss, correct
+        self.tables, self.ops = plan.tables.copy(), plan.by_row
+        self.data = {INPUTS: inputs, TARGETS: targets, PERMUTATION: permutation, OUTPUTS: outputs}
+        sizes = plan.n_acts, plan.n_deltas, plan.n_params
+        self.acts, self.deltas, self.grads = (np.full(n, np.nan, dtype) for n in sizes)
         self.metric_sums = np.zeros(3)
-        self.ops = {row[INDEX]: op for row, op in zip(self.rows(self.tables[0], 1, NEXT), plan.ops, strict=True)}
         if optimizer is not None:
             for table in self.tables:
                 last = Row(table, len(table) - 1, self.data)
-                last[W] = plan.n_params
+                last[PARTIAL_STRIDE] = last[W] = plan.n_params
                 for i, value in enumerate(optimizer.attrs):
-                    last.set_float_attr(ATTRS + i, value)
+                    last.set_float_attr(ATTRS + i, float(value))
 
     def call(self, kernel, row, params, grads, acts, deltas, lo, hi) -> None:
-        """Call the twin of a kernel."""
-        self.twins[name(kernel)](row, params, grads, acts, deltas, lo, hi)
+        """Call the reference of a kernel."""
+        self.references[kernel_name(kernel)](row, params, grads, acts, deltas, lo, hi)
 
-    def samples(self, params, start: int, size: int, train: bool) -> None:
-        """Region A for one batch, phase by phase: every thread's samples through a part of the network, and back."""
+    def run_batch(self, params, start: int, size: int) -> None:
+        """All phases of one batch: every thread's samples, or features, one thread after the other."""
         plan = self.plan
-        bounds = [size * k // plan.chunks for k in range(plan.chunks + 1)]
-        if plan.n_split_k:
-            self.columns(params, start, size)
-        for number, phase in enumerate(plan.phases.tolist() if train else [[1, 0, 0, 0]]):
+        for number, (kind, _, _) in enumerate(plan.phases.tolist()):
             for t, table in enumerate(self.tables):
                 table[0, START], table[0, SAMPLES], table[0, CHUNKS] = start, size, plan.chunks
-                mine = range(plan.chunks * t // plan.threads, plan.chunks * (t + 1) // plan.threads)
-                if train and number == 0:
-                    self.clear_partials(table, mine)
-                if len(plan.phases) > 1:
-                    blocks = [(shard, bounds[shard], bounds[shard + 1]) for shard in mine if bounds[shard] < bounds[shard + 1]]
+                if kind == OVER_FEATURES:
+                    self.split_k(params, table, t, plan.steps(number))
                 else:
-                    end = bounds[mine.stop]
-                    blocks = [(-1, lo, min(lo + plan.micro_batch, end)) for lo in range(bounds[mine.start], end, plan.micro_batch)]
-                for shard, lo, hi in blocks:
-                    self.forwards(table, params, phase, shard, lo, hi)
-                    if train:
-                        inside = [(k, max(lo, bounds[k]), min(hi, bounds[k + 1])) for k in mine]
-                        self.backwards(table, params, phase, inside, lo, hi)
+                    self.forward_backward(params, table, t, plan.steps(number), size)
 
-    def columns(self, params, start: int, size: int) -> None:
-        """Before region A: the first product, part by part of the inputs' columns."""
-        table = self.tables[0]
-        table[0, START], table[0, SAMPLES] = start, size
-        inputs, first = list(self.rows(table, 1, NEXT))[:2]
-        for part in range(self.plan.n_split_k):
-            lo, hi = (inputs[N_OUT] * k // self.plan.n_split_k for k in (part, part + 1))
-            self.call(self.op(inputs).split_k, inputs, params, params, self.acts, self.deltas, lo, hi)
-            self.call(self.op(first).split_k, first, params, self.partial(first, part), self.acts, self.deltas, lo, hi)
+    def split_k(self, params, table, t: int, steps) -> None:
+        """Partial products of the features of thread t."""
+        threads = self.plan.threads
+        features = Row(table, steps[0][1], self.data)[N_OUT]
+        for part in range(N_SPLIT_K * t // threads, N_SPLIT_K * (t + 1) // threads):
+            lo, hi = features * part // N_SPLIT_K, features * (part + 1) // N_SPLIT_K
+            for verb, number in steps:
+                assert verb == SPLIT_K
+                row = Row(table, number, self.data)
+                product = self.partial(row, part) if row[PARTIAL_STRIDE] else params
+                self.call(self.ops[number].split_k, row, params, product, self.acts, self.deltas, lo, hi)
 
-    def clear_partials(self, table, shards) -> None:
-        """Start these shards' partial gradients at zero."""
-        for row in self.rows(table, 1, NEXT):
-            for shard in shards if row[ACCUMULATE] else ():
-                self.partial(row, shard)[:] = 0
+    def forward_backward(self, params, table, t: int, steps, size: int) -> None:
+        """One phase for the samples of thread t, micro-batch by micro-batch."""
+        plan = self.plan
+        bounds = [size * k // plan.chunks for k in range(plan.chunks + 1)]
+        mine = range(plan.chunks * t // plan.threads, plan.chunks * (t + 1) // plan.threads)
+        for verb, number in steps:
+            for chunk in mine if verb == ZERO_GRADS else ():
+                self.partial(Row(table, number, self.data), chunk)[:] = 0
+        if plan.by_chunk:
+            parts = [(range(c, c + 1), bounds[c], bounds[c + 1]) for c in mine if bounds[c] < bounds[c + 1]]
+        else:
+            end = bounds[mine.stop]
+            starts = range(bounds[mine.start], end, plan.micro_batch)
+            parts = [(mine, lo, min(lo + plan.micro_batch, end)) for lo in starts]
+        for chunks, lo, hi in parts:
+            for verb, number in steps:
+                row = Row(table, number, self.data)
+                if verb == FORWARD:
+                    row[X] = row[BASE_X] - lo * row[SAMPLE_STRIDE_X]
+                    row[Y] = row[BASE_Y] - lo * row[SAMPLE_STRIDE_Y]
+                if verb == ACCUMULATE:
+                    for c in chunks:
+                        self.accumulate(params, row, c, max(lo, bounds[c]), min(hi, bounds[c + 1]))
+                elif verb != ZERO_GRADS:
+                    sums = self.partial(row, chunks[0]) if verb == STATISTICS else params
+                    self.call(self.ops[number].verbs[verb], row, params, sums, self.acts, self.deltas, lo, hi)
 
-    def forwards(self, table, params, phase, shard: int, lo: int, hi: int) -> None:
-        """A block of samples through the ops of a phase; the op that ends it prepares for the next."""
-        for row in self.rows(table, phase[0], NEXT):
-            row[X] = row[BASE_X] - lo * row[SAMPLE_STRIDE_X]
-            row[Y] = row[BASE_Y] - lo * row[SAMPLE_STRIDE_Y]
-            if row[INDEX] == phase[1]:
-                self.call(self.op(row).statistics, row, params, self.partial(row, shard), self.acts, self.deltas, lo, hi)
-                return
-            self.call(self.op(row).forward, row, params, params, self.acts, self.deltas, lo, hi)
+    def accumulate(self, params, row: Row, chunk: int, lo: int, hi: int) -> None:
+        """Add the gradient of samples lo ≤ i < hi to their chunk's partial gradient."""
+        if lo < hi:
+            partial, w = self.partial(row, chunk), row[W]
+            grads = np.concatenate([np.zeros(w, partial.dtype), partial])
+            kernel = self.ops[row[INDEX]].accumulate_gradient
+            self.call(kernel, row, params, grads, self.acts, self.deltas, lo, hi)
+            partial[:] = grads[w:]
 
-    def backwards(self, table, params, phase, shards, lo: int, hi: int) -> None:
-        """A block of samples back through the ops of a phase; the op that ends it takes its partial sums only."""
-        for row in self.rows(table, phase[2], PREVIOUS):
-            begins, ends = row[STATISTICS] and row[INDEX] == phase[2], row[INDEX] == phase[3]
-            if row[ACCUMULATE] and not begins:
-                for shard, first, last in shards:
-                    if first < last:
-                        part, w = self.partial(row, shard), row[W]
-                        grads = np.concatenate([np.zeros(w, part.dtype), part])
-                        self.call(self.op(row).accumulate_gradient, row, params, grads, self.acts, self.deltas, first, last)
-                        part[:] = grads[w:]
-            if ends:
-                return
-            if row[BACKWARD]:
-                self.call(self.op(row).backward, row, params, params, self.acts, self.deltas, lo, hi)
-
-    def rows(self, table, first: int, following: int):
-        """The rows of ops in a thread's table from the first on, each linked to the following by its column NEXT or PREVIOUS."""
-        while first:
-            row = Row(table, first, self.data)
-            yield row
-            first = row[following]
-
-    def op(self, row: Row) -> Op:
-        """The op that a row was made from."""
-        return self.ops[row[INDEX]]
-
-    def partial(self, row: Row, shard: int) -> np.ndarray:
-        """The place of a shard's partial gradient."""
-        first = row[PARTIAL_GRADS] + shard * row[PARTIAL_STRIDE]
+    def partial(self, row: Row, chunk: int) -> np.ndarray:
+        """A chunk's partial gradient."""
+        first = row[PARTIAL_GRADS] + chunk * row[PARTIAL_STRIDE]
         return self.acts[first : first + row[PARTIAL_STRIDE]]
 
-    def parameters(self, params, state, step: int) -> None:
-        """Region B: every task's gradient over the whole batch, its penalty, and with an optimiser its update."""
+    def update(self, params, state, step: int) -> None:
+        """Every task's gradient over the whole batch, its penalty, and with an optimiser its update."""
         plan, optimizer = self.plan, self.optimizer
         for t, table in enumerate(self.tables):
             table[0, STEP] = step
@@ -199,48 +188,47 @@ class Reference:
                 self.call(optimizer.begin_step, last_row, params, params, state, self.deltas, 0, 0)
             for number, lo, hi, first, last in plan.tasks[plan.task_bounds[t] : plan.task_bounds[t + 1]].tolist():
                 row = Row(table, number, self.data)
-                gradient = reduce_chunks if row[ACCUMULATE] else self.op(row).gradient
+                gradient = reduce_chunks if row[ACCUMULATE] else self.ops[number].gradient
+                assert row[GRADIENT]
                 self.call(gradient, row, params, self.grads, self.acts, self.deltas, lo, hi)
+                l1, l2 = row.float_attr(L1_STRENGTH), row.float_attr(L2_STRENGTH)
                 for i in range(first, min(last, row[W] + row[N_WEIGHTS])):
-                    self.grads[i] += row.float_attr(L1_STRENGTH) * np.sign(params[i]) + row.float_attr(L2_STRENGTH) * params[i]
+                    self.grads[i] += l1 * np.sign(params[i]) + l2 * params[i]
                 if optimizer is not None:
                     self.call(optimizer.update, last_row, params, self.grads, state, self.deltas, first, last)
 
     def total(self, op: Op | None, size: int) -> float:
         """The sum of an op's outputs over the batch."""
-        return float(sum(self.acts[self.plan.offsets[op] + i] for i in range(size))) if op is not None else 0.0
+        if op is None:
+            return 0.0
+        return float(sum(self.acts[self.plan.offsets[op] + i] for i in range(size)))
 
-    def _add(self, size: int) -> None:
-        self.metric_sums += self.total(self.loss, size), self.total(self.hits, size), size
+    def _add_metrics(self, size: int) -> None:
+        self.metric_sums += self.total(self.loss, size), self.total(self.correct, size), size
 
-    def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
-        """Take steps first … last − 1 of an epoch; stop at a loss that is not finite and return how far it came."""
+    def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
+        """Take steps first … last − 1 of an epoch; stop at a loss that is not finite."""
         for k in range(first, last):
             start = k * self.plan.batch
             size = min(self.plan.batch, samples - start)
-            self.samples(params, start, size, True)
+            self.run_batch(params, start, size)
             if not np.isfinite(self.total(self.loss, size)):
                 return k
-            self._add(size)
-            self.parameters(params, state, step + k - first + 1)
+            self._add_metrics(size)
+            self.update(params, state, steps_done + k - first + 1)
         return last
 
     def gradient(self, params, samples: int) -> float:
         """Fill grads with the gradient over one batch, penalties included, and return the summed loss."""
-        self.samples(params, 0, samples, True)
-        self.parameters(params, None, 1)
+        self.run_batch(params, 0, samples)
+        self.update(params, None, 1)
         return self.total(self.loss, samples)
 
-    def forward(self, params, samples: int) -> None:
-        """Write the outputs of all samples to the array of outputs."""
-        for start in range(0, samples, self.plan.batch):
-            self.samples(params, start, min(self.plan.batch, samples - start), False)
-
-    def evaluate(self, params, samples: int) -> tuple[float, float]:
-        """Return the sums of loss and hits over all samples."""
+    def infer(self, params, samples: int) -> tuple[float, float]:
+        """Carry all samples through; the sums of loss and correct answers."""
         self.metric_sums[:] = 0
         for start in range(0, samples, self.plan.batch):
             size = min(self.plan.batch, samples - start)
-            self.samples(params, start, size, False)
-            self._add(size)
+            self.run_batch(params, start, size)
+            self._add_metrics(size)
         return float(self.metric_sums[0]), float(self.metric_sums[1])

@@ -7,7 +7,7 @@ import numpy as np
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.columns import Op
+from numbanet.plan.op import Op
 
 
 class BuiltLayer:

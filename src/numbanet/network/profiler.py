@@ -11,7 +11,7 @@ import numpy as np
 
 from numbanet.backend.intrinsics import brgemm_strided, call_indirect, data_pointer, ptr_add
 from numbanet.backend.jit import entry_point, kernel
-from numbanet.engine.cpu import executor
+from numbanet.engine.cpu.executor import GradientExecutor
 from numbanet.plan.columns import (
     ACCUMULATE,
     BACKWARD,
@@ -21,7 +21,6 @@ from numbanet.plan.columns import (
     GRADIENT,
     INPUTS,
     N_SPLIT_K,
-    NEXT,
     ROW_SIZE,
     SAMPLES,
     SPLIT_K,
@@ -30,7 +29,6 @@ from numbanet.plan.columns import (
     X,
     Y,
 )
-from numbanet.plan.lower import lower
 
 VERBS = {"split": SPLIT_K, "forward": FORWARD, "backward": BACKWARD, "gradient": GRADIENT, "accumulate": ACCUMULATE}
 
@@ -95,33 +93,38 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
     """Measure every verb of a training step on the first `batch_size` samples; network and data stay as they are."""
     chosen = network._loss(loss)
     x, y, classes = network._data(x[:batch_size], y[:batch_size], chosen)
-    ops, last, _ = network._with_loss(chosen, x.dtype, y.dtype, False, len(x), 1, training=True)
-    plan = lower(ops, network.dtype, batch=len(x), threads=1, train=True)
-    machine = executor.GradientExecutor(plan, network.dtype, last)
-    params = network._memory.copy()
-    machine.bind(INPUTS, x)
-    machine.bind(TARGETS, y)
-    machine.gradient(params, len(x))
-    table, size, most = plan.tables[0], len(x), peak(network.dtype)
-    block, item, found, row = min(plan.micro_batch, size), network.dtype.itemsize, [], 1
-    table[0, SAMPLES], table[0, START] = size, 0
-    for op in plan.ops:
+    ops, loss_op, _ = network.loss_ops(chosen, x.dtype, y.dtype, False, samples=len(x), batches=1, training=True)
+    executor = GradientExecutor(ops, network.dtype, batch=len(x), threads=1, loss_op=loss_op)
+    params = network.memory.copy()
+    executor.bind(INPUTS, x)
+    executor.bind(TARGETS, y)
+    executor.gradient(params, len(x))
+    plan, samples, fma_peak = executor.plan, len(x), peak(network.dtype)
+    table, item, found = plan.tables[0], network.dtype.itemsize, []
+    table[0, SAMPLES], table[0, START] = samples, 0
+    for op, row in plan.rows.items():
         table[row, X], table[row, Y] = table[row, BASE_X], table[row, BASE_Y]
         for verb, column in VERBS.items():
             if not table[row, column] or (column == GRADIENT and op.accumulate_gradient):
                 continue
-            whole = column == GRADIENT
-            lo, hi, samples = (0, op.param_rows, size) if whole else (0, block, block)
+            lo, hi, count = 0, min(plan.micro_batch, samples), min(plan.micro_batch, samples)
+            if column == GRADIENT:
+                hi, count = op.param_rows, samples
             if column == SPLIT_K:
-                lo, hi, samples = 0, op.n_in or op.n_out, size
-            seconds = _seconds(lambda times, a=int(table[row, column]), r=row, lo=lo, hi=hi: _repeat(
-                a, table, r, params, machine.grads, machine.acts, machine.deltas, lo, hi, times))
-            joins = column == FORWARD and op.reduce_split_k is not None and op.forward is op.reduce_split_k
-            flops = 2 * op.n_weights * op.weight_reuse if op.n_weights and not joins else op.n_out * (1 + N_SPLIT_K * joins)
-            moved = item * (op.n_in + op.n_out + (op.n_params * (1 + whole)) / samples)
-            found.append(Cost(op.name, verb, 1e6 * seconds / samples, flops, moved, flops * samples / seconds / most))
-        row = int(table[row, NEXT])
-    machine.release()
+                hi, count = op.n_in or op.n_out, samples
+
+            def repeat(times, address=int(table[row, column]), row=row, lo=lo, hi=hi):
+                _repeat(address, table, row, params, executor.grads, executor.acts, executor.deltas, lo, hi, times)
+
+            seconds = _seconds(repeat)
+            reduces = column == FORWARD and op.reduce_split_k is not None and op.forward is op.reduce_split_k
+            flops = op.n_out * (1 + N_SPLIT_K * reduces)
+            if op.n_weights and not reduces:
+                flops = 2 * op.n_weights * op.weight_reuse
+            moved = item * (op.n_in + op.n_out + (op.n_params * (1 + (column == GRADIENT))) / count)
+            fraction = flops * count / seconds / fma_peak
+            found.append(Cost(op.name, verb, 1e6 * seconds / count, flops, moved, fraction))
+    executor.release()
     return found
 
 

@@ -12,7 +12,8 @@ from numbanet.nn import data, losses, metrics
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers.base import Shape, size
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS, Op
+from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS
+from numbanet.plan.op import Op
 from numbanet.training.fit import fit
 
 
@@ -46,7 +47,7 @@ class Sequential:
         self.output_shape: Shape = self.layers[-1].output_shape
         count = sum(placed.count for placed in self.layers)
         buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
-        self._memory = np.zeros(count + buffers, self.dtype)
+        self.memory = np.zeros(count + buffers, self.dtype)
         self._bind()
         self._reset_executors()
         self.initialize()
@@ -56,10 +57,10 @@ class Sequential:
     def _bind(self) -> None:
         """Give every layer views of its parameters, and behind all parameters of its buffers."""
         count = sum(placed.count for placed in self.layers)
-        self._parameters, start = self._memory[:count], count
+        self._parameters, start = self.memory[:count], count
         for placed in self.layers:
-            placed.parameters = parameter_views(self._memory, placed.offset, placed.shapes)
-            placed.buffers = parameter_views(self._memory, start, placed.buffer_shapes)
+            placed.parameters = parameter_views(self.memory, placed.offset, placed.shapes)
+            placed.buffers = parameter_views(self.memory, start, placed.buffer_shapes)
             start += sum(view.size for view in placed.buffers.values())
 
     def _reset_executors(self) -> None:
@@ -114,11 +115,11 @@ class Sequential:
 
     # --- lowering ---
 
-    def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
+    def layer_ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
         """The rows of the layers before `last`, with their penalties scaled for a training set."""
         return layer_ops(self.layers[:last], self.penalty, samples, batches, training)
 
-    def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
+    def loss_ops(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
                    augment=None):
         """Ops from the data to the loss, with the ops of loss and hits."""
         final = self.layers[-1].layer
@@ -136,7 +137,7 @@ class Sequential:
         threshold = 0.0 if fused else 0.5
         hits = losses.correct_op(n, targets, threshold) if classes else None
         last = loss.op(n, targets)
-        body = self._ops(-1 if fused else None, samples, batches, training)
+        body = self.layer_ops(-1 if fused else None, samples, batches, training)
         begin = [data.inputs(size(self.input_shape), x_dtype), *([augment.op(self.input_shape)] if augment else [])]
         ops = [*begin, *body, targets, *([hits] if hits else []), last]
         return ops, last, hits
@@ -150,27 +151,27 @@ class Sequential:
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
         if type(x) is np.ndarray:
-            direct = self._executors.direct.get(x.dtype)
+            direct = self._executors.small_batch.get(x.dtype)
             if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and (
                     x.flags.c_contiguous and x.flags.aligned):
                 outputs = np.empty((len(x), *self.output_shape), self.dtype)
                 with self._executors.lock:
-                    if direct(x, outputs, self._memory):
+                    if direct(x, outputs, self.memory):
                         return outputs
         x = validation.check_inputs(x, self.input_shape, self.dtype, look=False)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self._executors.lock:
             self._executors.build_small_batch(x.dtype)
-            machine = self._executors.predictor(x.dtype, len(x), threads)
+            machine = self._executors.inference(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
             try:
-                if not machine.looks:
+                if not machine.checks_finite:
                     validation.assert_all_finite(x, "x")
-                machine.forward(self._memory, len(x))
+                machine.infer(self.memory, len(x))
             finally:
                 machine.release()
-        if machine.looks and not machine.finite():
+        if machine.checks_finite and not machine.inputs_finite():
             validation.assert_all_finite(x, "x")
         return outputs
 
@@ -196,11 +197,11 @@ class Sequential:
     def _score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
         """Mean loss without penalties, and accuracy for classes, of checked data."""
         with self._executors.lock:
-            machine = self._executors.evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
+            machine = self._executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
-                total, hits = machine.forward(self._memory, len(x))
+                total, hits = machine.infer(self.memory, len(x))
             finally:
                 machine.release()
         return total / len(x), hits / len(x) if classes else None
@@ -240,11 +241,11 @@ class Sequential:
         chosen = self._loss(loss)
         x, y, classes = self._data(x, y, chosen)
         with self._executors.lock:
-            machine = self._executors.differentiator(chosen, x, y, threads)
+            machine = self._executors.gradient(chosen, x, y, threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
-                machine.gradient(self._memory, len(x))
+                machine.gradient(self.memory, len(x))
             finally:
                 machine.release()
             return machine.grads.copy()

@@ -171,7 +171,7 @@ def _from_config(path, content: dict[str, Any], classes: dict[str, type], tensor
         if optimizer is not None:
             optimizer = optimizers.optimizer(optimizer)
         epoch, steps = (validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
-        network._ops()
+        network.layer_ops()
     except Exception as error:
         raise ValueError(f"{path}: {error}") from error
     _check_tensors(path, network, optimizer, tensors)

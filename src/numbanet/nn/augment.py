@@ -31,7 +31,8 @@ from numbanet.backend.intrinsics import (
     uniform_scalar,
 )
 from numbanet.backend.jit import entry_point, inline, kernel
-from numbanet.plan.columns import ATTRS, EPOCH, N_IN, SEED, Op, X, Y, context, sample_index
+from numbanet.plan.columns import ATTRS, EPOCH, N_IN, SEED, X, Y, context, sample_index
+from numbanet.plan.op import Op
 
 (HEIGHT, WIDTH_IN, CHANNELS, SHIFT_V, SHIFT_H, ROTATION, ZOOM, SHEAR, FLIP_V, FLIP_H, BRIGHTNESS, NOISE,
  CUTOUT) = range(ATTRS, ATTRS + 13)

@@ -26,20 +26,20 @@ from numbanet.plan.columns import (
     INPUTS,
     N_IN,
     N_OUT,
-    NEXT,
     OUTPUTS,
     PREFETCH_LIMIT,
+    READER,
     ROW_SIZE,
     SAMPLE_STRIDE_X,
     SAMPLES,
     START,
     TARGETS,
-    Op,
     X,
     Y,
     context,
     sample_index,
 )
+from numbanet.plan.op import Op
 
 NONFINITE = ATTRS
 """1 when an input was not finite, for inputs that are read where they lie."""
@@ -169,7 +169,7 @@ def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
         total += x[j] * const_like(acts, 0)
     if total != const_like(acts, 0):
         op[NONFINITE] = 1
-    following = ptr_add(op, (op[NEXT] - op[INDEX]) * ROW_SIZE)
+    following = ptr_add(op, (op[READER] - op[INDEX]) * ROW_SIZE)
     following[BASE_X] = (address(x) - address(acts)) // (VECTOR_BYTES // lanes(acts)) + first
     following[SAMPLE_STRIDE_X] = 0
 

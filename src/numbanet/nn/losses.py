@@ -20,7 +20,8 @@ from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import Kernel, kernel
 from numbanet.io.registry import lookup
-from numbanet.plan.columns import ATTRS, AUX, N_IN, SAMPLES, Op, X, Y, context
+from numbanet.plan.columns import ATTRS, AUX, N_IN, SAMPLES, X, Y, context
+from numbanet.plan.op import Op
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
         if getattr(placed.layer, "needs_batch", False) and smallest * len(placed.input_shape) == 1:
             raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in "
                              f"batches of {batch} leave one of a single sample: choose another batch_size")
-    trainer = network._executors.trainer(loss, optimizer, x, y, classes, batch, batches, threads, augment)
+    trainer = network._executors.training(
+        loss, optimizer, x, y, classes, batch=batch, batches=batches, threads=threads, augment=augment)
     _reuse_optimizer_state(network, optimizer)
     history, show = History(), Progress(epochs if verbose else 0)
     trainer.bind(INPUTS, x)
@@ -112,15 +113,15 @@ def _reuse_optimizer_state(network, optimizer) -> None:
 
 def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float]:
     """One pass over the data, in native calls of about 50 ms; the means of loss and accuracy."""
-    kept = network._memory.copy()
+    kept = network.memory.copy()
     trainer.bind(PERMUTATION, epoch_permutation(network.seed, network.epoch, samples) if shuffle else None)
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0
     done = 0
     while done < batches:
-        last = min(batches, done + trainer.slice())
-        reached = trainer.steps(network._memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
+        last = min(batches, done + trainer.steps_per_call())
+        reached = trainer.steps(network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
         network.optimizer_steps += reached - done
         if reached < last:
             _restore_and_raise(network, kept, reached + 1)
@@ -135,7 +136,7 @@ def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float
 
 
 def _restore_and_raise(network, kept, batch) -> None:
-    network._memory[:] = kept
+    network.memory[:] = kept
     network.optimizer_state[:] = 0
     network.optimizer_steps = 0
     raise DivergenceError(f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a finite number. "

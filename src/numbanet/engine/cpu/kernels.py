@@ -1,12 +1,16 @@
-"""The CPU engine: runs a plan over the four memories, in two parallel regions per training step.
+"""The CPU engine: kernels that replay a plan's schedule, and the parallel region that runs them.
 
-    region A, over shards of the batch:   gather → forward … → loss → backward …          (BP1, BP2)
-    region B, over blocks of parameters:  gradient over the whole batch → penalty → update   (BP3, BP4)
+    forward-backward region, over samples:   inputs → forward … → loss → backward …     (BP1, BP2)
+    update region, over parameters:          gradient → penalty → update                (BP3, BP4)
 
-Region B splits the parameters, not the batch: each weight adds its samples in one fixed order, so the result is the same bits
-for any number of threads. The work is written as kernels, `train`, `differentiate` and `forward`, for one worker of several; the
-workers enter one parallel region (`enter`, the only `prange`) and meet at a spinning barrier between the regions. A worker stands
-for one or more of the threads that the plan was made for, so that any number of workers gives the same bits.
+The update region shares out the parameters, not the batch: each weight adds its samples in one fixed
+order, so the result is bit-identical for any number of threads.
+
+The engine's own work is written as kernels for one worker of several: `train`, `differentiate`,
+`infer`, and `run_stage` for steps so long that they are cut into several native calls. All workers
+enter one parallel region (`run_parallel`, the only `prange`) and wait for one another at a spinning
+barrier. A worker stands for one or more of the threads that the plan was made for, so any number of
+workers gives the same bits.
 """
 
 import math
@@ -17,8 +21,20 @@ import numba
 import numpy as np
 from numba import prange
 
-from numbanet.backend.intrinsics import address, as_pointer, call_indirect, const_like, data_pointer, ptr_add
-from numbanet.backend.intrinsics.barrier import barrier_arrive_all, barrier_wait, leave_shared_cpu, record_cpu
+from numbanet.backend.intrinsics import (
+    address,
+    as_pointer,
+    call_indirect,
+    const_like,
+    data_pointer,
+    ptr_add,
+)
+from numbanet.backend.intrinsics.barrier import (
+    barrier_arrive_all,
+    barrier_wait,
+    leave_shared_cpu,
+    record_cpu,
+)
 from numbanet.backend.jit import entry_point, inline, kernel, max_threads
 from numbanet.nn.regularizers import penalize
 from numbanet.plan.columns import (
@@ -31,13 +47,12 @@ from numbanet.plan.columns import (
     GRADIENT,
     INPUTS,
     N_OUT,
+    N_SPLIT_K,
     N_WEIGHTS,
-    NEXT,
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
     PREFETCH_LIMIT,
-    PREVIOUS,
     ROW_SIZE,
     SAMPLE_STRIDE_X,
     SAMPLE_STRIDE_Y,
@@ -46,265 +61,348 @@ from numbanet.plan.columns import (
     START,
     STATISTICS,
     STEP,
+    Attrs,
     W,
     X,
     Y,
-    context,
 )
+from numbanet.plan.plan import OVER_FEATURES, PHASE_SIZE, STEP_SIZE, TASK_SIZE, ZERO_GRADS
 
-(TABLES, TABLE_ROWS, PHASES, N_PHASES, TASKS, BOUNDS, STATE, SUMS, BARRIER, EPOCH_SAMPLES, BATCH, MICRO_BATCH, THREADS, LOSSES, CORRECT, BUFFER,
- FIRST, LAST, STEPS_DONE, N_SPLITS) = range(20)
-"""A run, what one call works on: addresses of the plan's arrays, of the optimiser's state, of where sums and workers meet; samples,
-sizes; offsets of losses and hits in acts (−1: none); numbers in a worker's gradient buffer; batches from and to; steps taken."""
+CALL = Attrs(
+    "tables table_rows schedule phases n_phases by_chunk tasks task_bounds state metric_sums barrier "
+    "epoch_samples batch micro_batch threads losses correct task_size first last steps_done "
+    "stage piece n_pieces", first=0)
+"""
+What one native call works on:
+tables … task_bounds         addresses and sizes of the plan's arrays
+state                        address of the optimiser's state
+metric_sums, barrier         addresses of where loss and correct answers are added up, and of the
+                             workers' barrier
+epoch_samples, batch         samples in the epoch and in a batch
+losses, correct              offsets in acts of the samples' losses and correct answers, −1: none
+task_size                    elements of a thread's gradient buffer; 0 where all gradients are kept
+first, last                  batches from and to
+steps_done                   optimiser steps taken before
+stage, piece, n_pieces       of `run_stage`
+"""
 BATCHES_DONE, CPU_IDS, BARRIER_SIZE = 16, 24, 24 + 1024
-"""Where in the workers' meeting place the batch reached and the processors stand, and how long it is."""
+"""Where in the barrier's memory the batch reached and the workers' CPUs stand, and its size."""
+MAX_WORKERS = BARRIER_SIZE - CPU_IDS
 
-# --- the two regions --------------------------------------------------------------------------------------------------
+# --- the forward-backward region ------------------------------------------------------------------
 
 
 @inline
-def _forward_backward(run, table, params, acts, deltas, from_shard, to_shard, phase, train):
-    """Region A for some shards of the batch: each block of samples through the network, and back.
+def _table(call, t):
+    """The table of thread t."""
+    return ptr_add(as_pointer(call[CALL.tables], np.int64), t * call[CALL.table_rows] * ROW_SIZE)
 
-    Where an op waits for the whole batch, a phase ends: a block is then one shard, and all workers meet before the next phase.
-    """
-    size, shards = table[SAMPLES], table[CHUNKS]
-    rows = ptr_add(as_pointer(run[PHASES], np.int64), 4 * phase)
-    forward_from, forward_to, back_from, back_to = rows[0], rows[1], rows[2], rows[3]
-    if train and phase == 0:
-        _clear_partial_grads(table, acts, from_shard, to_shard)
-    shard = from_shard
-    lo, hi = size * from_shard // shards, size * to_shard // shards
-    while lo < hi:
-        last = min(lo + run[MICRO_BATCH], hi)
-        if run[N_PHASES] > 1:
-            while size * (shard + 1) // shards == lo:  # an empty shard: the batch has fewer samples than shards
-                shard += 1
-            last = size * (shard + 1) // shards
-        row = forward_from
-        while row != forward_to:
-            op = ptr_add(table, row * ROW_SIZE)
+
+@inline
+def _write_context(call, table, batch, train):
+    """Write where the batch lies in the epoch."""
+    start = batch * call[CALL.batch]
+    table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
+    table[PREFETCH_LIMIT] = call[CALL.epoch_samples] if train else 0
+
+
+@inline
+def _replay(call, table, params, acts, deltas, first, last, lo, hi, from_chunk, to_chunk):
+    """Run steps first … last − 1 of the schedule on a micro-batch, samples lo ≤ i < hi."""
+    schedule = as_pointer(call[CALL.schedule], np.int64)
+    for k in range(first, last):
+        verb, op = schedule[STEP_SIZE * k], ptr_add(table, schedule[STEP_SIZE * k + 1] * ROW_SIZE)
+        if verb == FORWARD:
             op[X] = op[BASE_X] - lo * op[SAMPLE_STRIDE_X]
             op[Y] = op[BASE_Y] - lo * op[SAMPLE_STRIDE_Y]
-            call_indirect(op[FORWARD], op, params, params, acts, deltas, lo, last)
-            row = op[NEXT]
-        if row:
-            op = ptr_add(table, row * ROW_SIZE)
-            call_indirect(op[STATISTICS], op, params, ptr_add(acts, op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE]), acts, deltas, lo, last)
-        row = back_from if train else 0
-        while row:
-            op = ptr_add(table, row * ROW_SIZE)
-            if op[ACCUMULATE] and not (op[STATISTICS] and row == back_from):
-                _accumulate(op, params, acts, deltas, from_shard, to_shard, lo, last)
-            if row == back_to:
-                break
-            if op[BACKWARD]:
-                call_indirect(op[BACKWARD], op, params, params, acts, deltas, lo, last)
-            row = op[PREVIOUS]
-        lo = last
-        shard += 1
+            call_indirect(op[FORWARD], op, params, params, acts, deltas, lo, hi)
+        elif verb == BACKWARD:
+            call_indirect(op[BACKWARD], op, params, params, acts, deltas, lo, hi)
+        elif verb == ACCUMULATE:
+            _accumulate(table, op, params, acts, deltas, lo, hi, from_chunk, to_chunk)
+        elif verb == STATISTICS:
+            sums = ptr_add(acts, op[PARTIAL_GRADS] + from_chunk * op[PARTIAL_STRIDE])
+            call_indirect(op[STATISTICS], op, params, sums, acts, deltas, lo, hi)
 
 
 @inline
-def _accumulate(op, params, acts, deltas, from_shard, to_shard, lo, hi):
-    """Add the gradient of samples lo ≤ i < hi to the partial gradients of their shards."""
-    size, shards = context(op, SAMPLES), context(op, CHUNKS)
-    for shard in range(from_shard, to_shard):
-        first, last = max(lo, size * shard // shards), min(hi, size * (shard + 1) // shards)
+def _accumulate(table, op, params, acts, deltas, lo, hi, from_chunk, to_chunk):
+    """Add the gradient of samples lo ≤ i < hi to the partial gradients of their chunks."""
+    size, chunks = table[SAMPLES], table[CHUNKS]
+    for chunk in range(from_chunk, to_chunk):
+        first, last = max(lo, size * chunk // chunks), min(hi, size * (chunk + 1) // chunks)
         if first < last:
-            call_indirect(op[ACCUMULATE], op, params, ptr_add(acts, op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE] - op[W]), acts, deltas, first, last)
+            partial = ptr_add(acts, op[PARTIAL_GRADS] + chunk * op[PARTIAL_STRIDE] - op[W])
+            call_indirect(op[ACCUMULATE], op, params, partial, acts, deltas, first, last)
 
 
 @inline
-def _clear_partial_grads(table, acts, from_shard, to_shard):
-    """Start the partial gradients of these shards at zero."""
-    row = table[PREVIOUS]
-    while row:
-        op = ptr_add(table, row * ROW_SIZE)
-        if op[ACCUMULATE]:
-            for i in range(op[PARTIAL_GRADS] + from_shard * op[PARTIAL_STRIDE], op[PARTIAL_GRADS] + to_shard * op[PARTIAL_STRIDE]):
-                acts[i] = const_like(acts, 0)
-        row = op[PREVIOUS]
+def _zero_grads(call, table, acts, first, from_chunk, to_chunk):
+    """Set the partial gradients of these chunks to zero, as the schedule's first steps ask for."""
+    schedule = as_pointer(call[CALL.schedule], np.int64)
+    k = first
+    while schedule[STEP_SIZE * k] == ZERO_GRADS:
+        op = ptr_add(table, schedule[STEP_SIZE * k + 1] * ROW_SIZE)
+        for i in range(op[PARTIAL_GRADS] + from_chunk * op[PARTIAL_STRIDE],
+                       op[PARTIAL_GRADS] + to_chunk * op[PARTIAL_STRIDE]):
+            acts[i] = const_like(acts, 0)
+        k += 1
+    return k
 
 
 @inline
-def _sample_region(run, params, acts, deltas, worker, workers, batch, phase, train):
-    """Region A, the shards of the threads that this worker stands for."""
-    threads, start = run[THREADS], batch * run[BATCH]
-    for t in range(threads * worker // workers, threads * (worker + 1) // workers):
-        table = ptr_add(as_pointer(run[TABLES], np.int64), t * run[TABLE_ROWS] * ROW_SIZE)
-        table[START], table[SAMPLES] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start)
-        table[PREFETCH_LIMIT] = run[EPOCH_SAMPLES] if train else 0
-        shards = table[CHUNKS]
-        _forward_backward(run, table, params, acts, deltas, shards * t // threads, shards * (t + 1) // threads, phase, train)
+def _forward_backward(call, table, params, acts, deltas, t, phase, piece, n_pieces):
+    """One phase for the samples of thread t, micro-batch by micro-batch; one of n_pieces of them.
 
-
-@inline
-def _split_k_region(run, params, acts, deltas, worker, workers, batch):
-    """Before region A: the parts of the inputs' columns of the threads that this worker stands for, for the whole batch."""
-    threads, start, splits = run[THREADS], batch * run[BATCH], run[N_SPLITS]
-    first, last = threads * worker // workers, threads * (worker + 1) // workers
-    table = ptr_add(as_pointer(run[TABLES], np.int64), first * run[TABLE_ROWS] * ROW_SIZE)
-    table[START], table[SAMPLES], table[PREFETCH_LIMIT] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start), run[EPOCH_SAMPLES]
-    inputs = ptr_add(table, ROW_SIZE)
-    op = ptr_add(table, inputs[NEXT] * ROW_SIZE)
-    for part in range(splits * first // threads, splits * last // threads):
-        lo, hi = inputs[N_OUT] * part // splits, inputs[N_OUT] * (part + 1) // splits
-        call_indirect(inputs[SPLIT_K], inputs, params, params, acts, deltas, lo, hi)
-        call_indirect(op[SPLIT_K], op, params, ptr_add(acts, op[PARTIAL_GRADS] + part * op[PARTIAL_STRIDE]), acts, deltas, lo, hi)
-
-
-@inline
-def _update_region(run, params, grads, acts, deltas, worker, workers, step):
-    """Region B, the tasks of the threads that this worker stands for.
-
-    With a buffer, gradients live only until the update; without, they fill grads.
+    Where statistics are taken, a micro-batch is one chunk of the batch.
     """
-    threads, tasks, bounds = run[THREADS], as_pointer(run[TASKS], np.int64), as_pointer(run[BOUNDS], np.int64)
-    state = as_pointer(run[STATE], params)
+    size, chunks, threads = table[SAMPLES], table[CHUNKS], call[CALL.threads]
+    from_chunk, to_chunk = chunks * t // threads, chunks * (t + 1) // threads
+    first, last = phase[1], phase[2]
+    if call[CALL.by_chunk]:
+        n = to_chunk - from_chunk
+        from_chunk, to_chunk = from_chunk + n * piece // n_pieces, from_chunk + n * (piece + 1) // n_pieces
+        first = _zero_grads(call, table, acts, first, from_chunk, to_chunk)
+        for chunk in range(from_chunk, to_chunk):
+            lo, hi = size * chunk // chunks, size * (chunk + 1) // chunks
+            if lo < hi:  # a batch may have fewer samples than chunks
+                _replay(call, table, params, acts, deltas, first, last, lo, hi, chunk, chunk + 1)
+    else:
+        begin, end, most = size * from_chunk // chunks, size * to_chunk // chunks, call[CALL.micro_batch]
+        first = _zero_grads(call, table, acts, first, from_chunk, to_chunk if piece == 0 else from_chunk)
+        n = (end - begin + most - 1) // most
+        for m in range(n * piece // n_pieces, n * (piece + 1) // n_pieces):
+            lo = begin + m * most
+            _replay(call, table, params, acts, deltas, first, last, lo, min(lo + most, end),
+                    from_chunk, to_chunk)
+
+
+@inline
+def _split_k(call, table, params, acts, deltas, t, phase):
+    """Partial products of the features of thread t, for the whole batch."""
+    threads, schedule = call[CALL.threads], as_pointer(call[CALL.schedule], np.int64)
+    inputs = ptr_add(table, schedule[STEP_SIZE * phase[1] + 1] * ROW_SIZE)
+    for part in range(N_SPLIT_K * t // threads, N_SPLIT_K * (t + 1) // threads):
+        lo, hi = inputs[N_OUT] * part // N_SPLIT_K, inputs[N_OUT] * (part + 1) // N_SPLIT_K
+        for k in range(phase[1], phase[2]):
+            op = ptr_add(table, schedule[STEP_SIZE * k + 1] * ROW_SIZE)
+            product = ptr_add(acts, op[PARTIAL_GRADS] + part * op[PARTIAL_STRIDE])
+            call_indirect(op[SPLIT_K], op, params, product, acts, deltas, lo, hi)
+
+
+@inline
+def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train, piece, n_pieces):
+    """One phase of a batch, for the threads that this worker stands for."""
+    threads, phase = call[CALL.threads], ptr_add(as_pointer(call[CALL.phases], np.int64), PHASE_SIZE * number)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
-        table = ptr_add(as_pointer(run[TABLES], np.int64), t * run[TABLE_ROWS] * ROW_SIZE)
-        optimizer = ptr_add(table, (run[TABLE_ROWS] - 1) * ROW_SIZE)
+        table = _table(call, t)
+        _write_context(call, table, batch, train)
+        if train and phase[0] == OVER_FEATURES:
+            if piece == 0:
+                _split_k(call, table, params, acts, deltas, t, phase)
+        else:
+            _forward_backward(call, table, params, acts, deltas, t, phase, piece, n_pieces)
+
+
+# --- the update region ----------------------------------------------------------------------------
+
+
+@inline
+def _begin_step(call, params, deltas, worker, workers, step):
+    """Let the optimiser work out what is the same for all parameters; returns its row in the last table."""
+    threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
+    for t in range(threads * worker // workers, threads * (worker + 1) // workers):
+        table = _table(call, t)
+        optimizer = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
         table[STEP] = step
         if optimizer[FORWARD]:
             call_indirect(optimizer[FORWARD], optimizer, params, params, state, deltas, 0, 0)
-        for k in range(bounds[t], bounds[t + 1]):
-            task = ptr_add(tasks, 5 * k)
-            op = ptr_add(table, task[0] * ROW_SIZE)
-            first, last = task[3], task[4]
-            g = ptr_add(grads, t * run[BUFFER] - first if run[BUFFER] else 0)
-            call_indirect(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
-            penalize(op, params, g, first, min(last, op[W] + op[N_WEIGHTS]))
-            if optimizer[GRADIENT]:
+
+
+@inline
+def _update_region(call, params, grads, acts, deltas, worker, workers, piece, n_pieces, take, apply):
+    """`take` the gradients of tasks, with their penalties, and `apply` them; one of n_pieces of the tasks.
+
+    With a task_size, a gradient lives in a buffer until its update; without, gradients fill grads.
+    """
+    tasks, bounds = as_pointer(call[CALL.tasks], np.int64), as_pointer(call[CALL.task_bounds], np.int64)
+    threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
+    for t in range(threads * worker // workers, threads * (worker + 1) // workers):
+        table = _table(call, t)
+        optimizer = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
+        n = bounds[t + 1] - bounds[t]
+        for k in range(bounds[t] + n * piece // n_pieces, bounds[t] + n * (piece + 1) // n_pieces):
+            task = ptr_add(tasks, TASK_SIZE * k)
+            op, first, last = ptr_add(table, task[0] * ROW_SIZE), task[3], task[4]
+            g = ptr_add(grads, t * call[CALL.task_size] - first if call[CALL.task_size] else 0)
+            if take:
+                call_indirect(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
+                penalize(op, params, g, first, min(last, op[W] + op[N_WEIGHTS]))
+            if apply and optimizer[GRADIENT]:
                 call_indirect(optimizer[GRADIENT], optimizer, params, g, state, deltas, first, last)
 
 
 @inline
-def _sum(run, acts, column, batch):
-    """The sum of the losses or hits of a batch, in order; 0 where there are none."""
-    offset, total = run[column], 0.0
+def _sum(call, acts, offset, batch):
+    """The sum of the batch's losses or correct answers, in order; 0 where there are none."""
+    total = 0.0
     if offset >= 0:
-        for i in range(offset, offset + min(run[BATCH], run[EPOCH_SAMPLES] - batch * run[BATCH])):
+        samples = min(call[CALL.batch], call[CALL.epoch_samples] - batch * call[CALL.batch])
+        for i in range(offset, offset + samples):
             total += acts[i]
     return total
 
 
 @inline
+def _add_metrics(call, acts, batch):
+    """Add loss and correct answers of a batch to the sums."""
+    sums = as_pointer(call[CALL.metric_sums], np.float64)
+    sums[0] += _sum(call, acts, call[CALL.losses], batch)
+    sums[1] += _sum(call, acts, call[CALL.correct], batch)
+
+
+@inline
 def _arrive(counter, worker, workers):
-    """Wait for all workers, each on a processor of its own; False if they do not all come."""
+    """Wait for all workers, each on a CPU of its own; False if they do not all come."""
     if workers > 1:
-        places = ptr_add(counter, CPU_IDS)
-        record_cpu(places, worker)
+        cpus = ptr_add(counter, CPU_IDS)
+        record_cpu(cpus, worker)
         if not barrier_arrive_all(counter, workers):
             return False
-        leave_shared_cpu(places, worker)
+        leave_shared_cpu(cpus, worker)
     return True
 
 
-# --- the work ---------------------------------------------------------------------------------------------------------
+# --- the engine's kernels -------------------------------------------------------------------------
 
 
 @kernel
-def train(run, params, grads, acts, deltas, worker, workers):
-    """Take the steps FIRST … LAST − 1 of an epoch; add up loss, hits and samples, and stop at a loss that is not finite.
+def train(call, params, grads, acts, deltas, worker, workers):
+    """Take the steps first … last − 1 of an epoch; stop at a loss that is not finite.
 
-    The meeting place's REACHED becomes the batch that was reached; it stays −1 if the workers never all came.
+    BATCHES_DONE becomes the batch that was reached; it stays −1 if the workers never all came.
     """
-    counter, sums = as_pointer(run[BARRIER], np.int64), as_pointer(run[SUMS], np.float64)
+    counter = as_pointer(call[CALL.barrier], np.int64)
     if not _arrive(counter, worker, workers):
         return
-    turn, batch = 1, run[FIRST]
-    while batch < run[LAST]:
-        if run[N_SPLITS]:
-            _split_k_region(run, params, acts, deltas, worker, workers, batch)
-            turn += 1
-            barrier_wait(counter, workers, turn)
-        for phase in range(run[N_PHASES]):
-            _sample_region(run, params, acts, deltas, worker, workers, batch, phase, True)
-            turn += 1
-            barrier_wait(counter, workers, turn)
-        total = _sum(run, acts, LOSSES, batch)
-        if not math.isfinite(total):
+    generation, batch = 1, call[CALL.first]
+    while batch < call[CALL.last]:
+        for phase in range(call[CALL.n_phases]):
+            _run_phase(call, params, acts, deltas, worker, workers, batch, phase, True, 0, 1)
+            generation += 1
+            barrier_wait(counter, workers, generation)
+        if not math.isfinite(_sum(call, acts, call[CALL.losses], batch)):
             break
         if worker == 0:
-            sums[0] += total
-            sums[1] += _sum(run, acts, CORRECT, batch)
+            _add_metrics(call, acts, batch)
         batch += 1
-        _update_region(run, params, grads, acts, deltas, worker, workers, run[STEPS_DONE] + batch - run[FIRST])
-        turn += 1
-        barrier_wait(counter, workers, turn)
+        step = call[CALL.steps_done] + batch - call[CALL.first]
+        _begin_step(call, params, deltas, worker, workers, step)
+        _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, True, True)
+        generation += 1
+        barrier_wait(counter, workers, generation)
     if worker == 0:
         counter[BATCHES_DONE] = batch
 
 
 @kernel
-def differentiate(run, params, grads, acts, deltas, worker, workers):
+def differentiate(call, params, grads, acts, deltas, worker, workers):
     """Fill grads with the gradient of the mean loss over one batch, penalties included; add up the loss."""
-    counter, sums = as_pointer(run[BARRIER], np.int64), as_pointer(run[SUMS], np.float64)
+    counter = as_pointer(call[CALL.barrier], np.int64)
     if not _arrive(counter, worker, workers):
         return
-    turn = 1
-    if run[N_SPLITS]:
-        _split_k_region(run, params, acts, deltas, worker, workers, 0)
-        turn += 1
-        barrier_wait(counter, workers, turn)
-    for phase in range(run[N_PHASES]):
-        _sample_region(run, params, acts, deltas, worker, workers, 0, phase, True)
-        turn += 1
-        barrier_wait(counter, workers, turn)
-    _update_region(run, params, grads, acts, deltas, worker, workers, 1)
+    generation = 1
+    for phase in range(call[CALL.n_phases]):
+        _run_phase(call, params, acts, deltas, worker, workers, 0, phase, True, 0, 1)
+        generation += 1
+        barrier_wait(counter, workers, generation)
+    _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, True, False)
     if worker == 0:
-        sums[0] += _sum(run, acts, LOSSES, 0)
+        _add_metrics(call, acts, 0)
         counter[BATCHES_DONE] = 1
 
 
 @kernel
-def forward(run, params, grads, acts, deltas, worker, workers):
-    """Carry the batches FIRST … LAST − 1 through; the last op hands outputs out, or loss and hits are added up."""
-    counter, sums = as_pointer(run[BARRIER], np.int64), as_pointer(run[SUMS], np.float64)
-    summing = run[LOSSES] >= 0
+def infer(call, params, grads, acts, deltas, worker, workers):
+    """Carry the batches first … last − 1 through; outputs are written, or loss and correct added up."""
+    counter = as_pointer(call[CALL.barrier], np.int64)
+    summing = call[CALL.losses] >= 0
     if summing and not _arrive(counter, worker, workers):
         return
-    turn = 1
-    for batch in range(run[FIRST], run[LAST]):
-        _sample_region(run, params, acts, deltas, worker, workers, batch, 0, False)
+    generation = 1
+    for batch in range(call[CALL.first], call[CALL.last]):
+        _run_phase(call, params, acts, deltas, worker, workers, batch, 0, False, 0, 1)
         if summing:
-            turn += 1
-            barrier_wait(counter, workers, turn)
+            generation += 1
+            barrier_wait(counter, workers, generation)
             if worker == 0:
-                sums[0] += _sum(run, acts, LOSSES, batch)
-                sums[1] += _sum(run, acts, CORRECT, batch)
-            turn += 1
-            barrier_wait(counter, workers, turn)
+                _add_metrics(call, acts, batch)
+            generation += 1
+            barrier_wait(counter, workers, generation)
     if worker == 0:
-        counter[BATCHES_DONE] = run[LAST]
+        counter[BATCHES_DONE] = call[CALL.last]
 
 
-# --- entry points -----------------------------------------------------------------------------------------------------
+TAKE_GRADIENTS, APPLY_GRADIENTS = -1, -2
+"""Stages of a step after its phases, whose numbers are their own."""
 
 
-def _run(work, run, params, grads, acts, deltas, workers):
-    """Let all workers do their part of the work at that address."""
+@kernel
+def run_stage(call, params, grads, acts, deltas, worker, workers):
+    """One piece of one stage of a step that is cut into several native calls; grads are all kept.
+
+    Without a barrier: the end of the native call is one. BATCHES_DONE becomes the batch.
+    """
+    batch, stage, piece, n_pieces = call[CALL.first], call[CALL.stage], call[CALL.piece], call[CALL.n_pieces]
+    if stage >= 0:
+        _run_phase(call, params, acts, deltas, worker, workers, batch, stage, True, piece, n_pieces)
+    elif stage == TAKE_GRADIENTS:
+        _update_region(call, params, grads, acts, deltas, worker, workers, piece, n_pieces, True, False)
+    else:
+        _begin_step(call, params, deltas, worker, workers, call[CALL.steps_done] + 1)
+        _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, False, True)
+    if worker == 0:
+        as_pointer(call[CALL.barrier], np.int64)[BATCHES_DONE] = batch
+
+
+# --- entry points ---------------------------------------------------------------------------------
+
+
+def _run(kernel_address, call, params, grads, acts, deltas, workers):
+    """Let all workers do their part of the work of the kernel at that address."""
     for worker in prange(workers):
-        call_indirect(work, data_pointer(run), data_pointer(params), data_pointer(grads), data_pointer(acts), data_pointer(deltas), worker, workers)
+        call_indirect(kernel_address, data_pointer(call), data_pointer(params), data_pointer(grads),
+                      data_pointer(acts), data_pointer(deltas), worker, workers)
 
 
 _RUN = {parallel: entry_point(_run, parallel=parallel) for parallel in (False, True)}
 
 
 @entry_point
-def predict_small(x, outputs, run, params, acts, look):
-    """Carry a few samples through in the calling thread; with `look`, False and no outputs if an input is not finite."""
-    numbers = data_pointer(x)
-    if look:
+def batch_loss(call, acts):
+    """Add loss and correct answers of batch `first` to the sums; the loss of the batch."""
+    _add_metrics(data_pointer(call), data_pointer(acts), call[CALL.first])
+    return _sum(data_pointer(call), data_pointer(acts), call[CALL.losses], call[CALL.first])
+
+
+@entry_point
+def predict_small(x, outputs, call, params, acts, check_finite):
+    """Carry a few samples through in the calling thread.
+
+    With `check_finite`, False and no outputs if an input is not finite.
+    """
+    inputs = data_pointer(x)
+    if check_finite:
         total = 0.0
         for k in range(x.size):
-            total += numbers[k] * 0.0
+            total += inputs[k] * 0.0
         if total != 0.0:
             return False
-    table = as_pointer(run[TABLES], np.int64)
-    table[INPUTS], table[OUTPUTS], run[EPOCH_SAMPLES] = address(numbers), address(data_pointer(outputs)), len(x)
-    _sample_region(data_pointer(run), data_pointer(params), data_pointer(acts), data_pointer(acts), 0, 1, 0, 0, False)
+    table = as_pointer(call[CALL.tables], np.int64)
+    table[INPUTS], table[OUTPUTS] = address(inputs), address(data_pointer(outputs))
+    call[CALL.epoch_samples] = len(x)
+    memory = data_pointer(acts)
+    _run_phase(data_pointer(call), data_pointer(params), memory, memory, 0, 1, 0, 0, False, 0, 1)
     table[INPUTS] = table[OUTPUTS] = 0
     return True
 
@@ -318,21 +416,23 @@ def usable_threads(wanted: int) -> int:
     return wanted if os.getpid() == _import_pid else 1
 
 
-def run_parallel(work, run, params, grads, acts, deltas, workers: int, most: int) -> None:
-    """Do the work of a kernel, by its address, with that many workers, under the lock that the work queue needs.
+def run_parallel(kernel_address, call, memories, workers: int, most: int) -> None:
+    """Run a kernel, by its address, with that many workers, under the lock that the work queue needs.
 
-    `most` is the number of workers that other calls of this kind have: where it is more than one, the parallel version serves.
+    memories   params, grads, acts, deltas
+    most       the number of workers that other calls of this kind have: where it is more than one,
+               the parallel version serves
     """
     if usable_threads(most) == 1:
-        _RUN[False](work, run, params, grads, acts, deltas, 1)
+        _RUN[False](kernel_address, call, *memories, 1)
         return
     before = numba.get_num_threads()
     numba.set_num_threads(min(workers, max_threads()))
     try:
         if numba.threading_layer() == "workqueue":
             with _workqueue_lock:
-                _RUN[True](work, run, params, grads, acts, deltas, workers)
+                _RUN[True](kernel_address, call, *memories, workers)
         else:
-            _RUN[True](work, run, params, grads, acts, deltas, workers)
+            _RUN[True](kernel_address, call, *memories, workers)
     finally:
         numba.set_num_threads(before)

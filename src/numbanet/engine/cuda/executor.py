@@ -1,282 +1,267 @@
-"""Machines of the CUDA engine: a plan with its memories on the card, and the launches that work on them.
+"""Executors of the CUDA engine: a plan with its memories on the GPU, and the launches that use them.
 
-They have the methods of `machines.py`. Parameters and the optimiser's state go to the card when an epoch begins and come back when
-it ends, or is interrupted between two calls; an error on the card leaves the host's as they were before the epoch.
+They have the interface of those of the CPU (engine/executors.py). Parameters and the optimiser's
+state go to the GPU when an epoch begins and come back when it ends, or is interrupted between two
+calls; an error on the GPU leaves the host's as they were before the epoch.
 """
 
-import os
 import time
 
 import numpy as np
 
 from numbanet.backend.cuda import driver
-from numbanet.backend.cuda.driver import CudaError, DeviceBuffer, multiprocessors
-from numbanet.backend.cuda.gemm import TILE_M
-from numbanet.engine.cuda import kernels as cuda
-from numbanet.plan.columns import ATTRS, OUTPUTS, PARTIAL_STRIDE, Plan, float64_bits
+from numbanet.backend.cuda.driver import CudaError, DeviceBuffer
+from numbanet.engine.cuda import kernels, launch
+from numbanet.engine.cuda.kernels import CALL, CONTEXT_COLUMNS
+from numbanet.engine.cuda.launch import LaunchMode
+from numbanet.plan.columns import ATTRS, OUTPUTS, PARTIAL_STRIDE, column_value
 from numbanet.plan.lower import lower
+from numbanet.plan.plan import Plan
 
-ONE, WALK, APART = "one", "walk", "apart"
-"""How much one launch does; see cuda.py."""
 EVALUATION_BATCH = 4096
 """Samples that a prediction or an evaluation carries at once."""
-
-SINGLE_BLOCK_FLOPS = 3_000_000
-"""Floating-point operations of a step up to which one block alone is expected to be faster than three launches."""
-FUSED_WEIGHT_READS = 32_000_000
-"""Weights that the rows of a WALK may read together: every row reads all of them."""
-
-
-def choose_launch_mode(ops, batch: int, training: bool) -> str:
-    """ONE, WALK or APART for these ops and batch size."""
-    if training and 3 * batch * sum(op.flops for op in ops) <= SINGLE_BLOCK_FLOPS:
-        return ONE
-    return WALK if sum(op.n_weights for op in ops) * fused_groups(ops, batch) <= FUSED_WEIGHT_READS else APART
+CALL_SECONDS = 0.05
+"""Seconds that one call of steps should last."""
+UPDATE_BLOCKS = 4
+"""Blocks that share a task's update."""
 
 
-def fused_groups(ops, batch: int) -> int:
-    """Rows of blocks of a WALK: two for each multiprocessor, but fewer where a sample has little work for a whole block."""
-    at_once = 8 if sum(op.flops for op in ops) < 200_000 else 1
-    return max(1, min(-(-batch // at_once), 2 * multiprocessors()))
-
-
-def grid_shape(ops, batch: int, chosen: str) -> tuple[int, int]:
-    """Rows of blocks and blocks in a row for a way."""
-    if chosen == ONE:
-        return 1, 1
-    if chosen == WALK:
-        return fused_groups(ops, batch), 1
-    across = max(1, min(-(-batch // TILE_M), 4 * multiprocessors()))
-    return across, max(1, min(64, -(-4 * multiprocessors() // across)))
-
-
-def plan_for(ops, dtype, batch: int, training: bool) -> tuple[Plan, str, int]:
-    """The plan of these ops for the card, the way it is run and the blocks in a row."""
-    chosen = choose_launch_mode(ops, batch, training) if not SYNC_EVERY_OP else APART
-    across, down = grid_shape(ops, batch, chosen)
-    return lower(ops, dtype, batch=batch, threads=across, train=training, card=True), chosen, down
-
-
-SYNC_EVERY_OP = os.environ.get("NUMBANET_CUDA_SYNC", "0") not in ("", "0")
-"""Wait after every op, so that an error on the card is reported with the op that made it; slow."""
+def lower_for_gpu(ops, dtype, batch: int, train: bool) -> tuple[Plan, LaunchMode, int]:
+    """The plan of these ops for the GPU, its launch mode, and the blocks of a group."""
+    mode = launch.choose_launch_mode(ops, batch, train)
+    mode = LaunchMode.PER_OP if launch.SYNC_EVERY_OP else mode
+    groups, blocks = launch.grid_shape(ops, batch, mode)
+    return lower(ops, dtype, batch=batch, threads=groups, train=train, target="cuda"), mode, blocks
 
 
 class Executor:
-    """A plan with its memories on the card."""
+    """A plan with its memories on the GPU."""
 
-    def __init__(self, ops, dtype, batch: int, training: bool, n_grads: int = 0, n_state: int = 0, loss_op=None, hits_op=None):
+    def __init__(self, ops, dtype, *, batch: int, threads: int = 1, train: bool = False,
+                 n_state_vectors: int = 0, loss_op=None, correct_op=None):
         driver.require_gpu()
-        self.plan, self.way, self.columns = plan_for(ops, dtype, batch, training)
-        plan, self.dtype, self.loss_op, self.correct_op = self.plan, np.dtype(dtype), loss_op, hits_op
-        self.verbs = cuda.gradient_verbs(plan) if training else ()
-        self.n_memory = plan.n_params + sum(op.buffers for op in plan.ops)
-        sizes = {cuda.PARAMS: self.n_memory, cuda.GRADS: n_grads, cuda.ACTS: plan.n_acts, cuda.DELTAS: plan.n_deltas,
-                 cuda.STATE: n_state}
+        self.plan, self.mode, self.blocks = lower_for_gpu(ops, dtype, batch, train)
+        plan, self.dtype, self.loss_op, self.correct_op = self.plan, np.dtype(dtype), loss_op, correct_op
+        self.gradient_verbs = kernels.gradient_verbs(plan) if train else ()
+        sizes = {CALL.params: plan.n_memory, CALL.grads: plan.n_params if train else 0,
+                 CALL.acts: plan.n_acts, CALL.deltas: plan.n_deltas,
+                 CALL.state: n_state_vectors * plan.n_params}
         check_memory(sum(sizes.values()) * self.dtype.itemsize + plan.tables.nbytes + plan.tasks.nbytes,
-                  f"this network with batches of {batch}", "a smaller batch_size")
+                     f"this network with batches of {batch}", "a smaller batch_size")
         self.buffers = {column: DeviceBuffer(size, dtype) for column, size in sizes.items()}
-        self.buffers[cuda.SUMS] = DeviceBuffer(2, np.float64)
-        self.buffers[cuda.TABLES], self.buffers[cuda.TASKS] = DeviceBuffer(plan.tables.size, np.int64), DeviceBuffer(plan.tasks.size, np.int64)
-        self.buffers[cuda.TASKS].upload(plan.tasks)
-        self.run, self.device_call, self.metric_sums = np.zeros(cuda.RUN_SIZE, np.int64), DeviceBuffer(cuda.RUN_SIZE, np.int64), np.zeros(2)
+        self.buffers[CALL.metric_sums] = DeviceBuffer(2, np.float64)
+        self.buffers[CALL.tables] = DeviceBuffer(plan.tables.size, np.int64)
+        self.buffers[CALL.tasks] = DeviceBuffer(plan.tasks.size, np.int64)
+        self.buffers[CALL.tasks].upload(plan.tasks)
+        self.call, self.device_call = np.zeros(len(CALL), np.int64), DeviceBuffer(len(CALL), np.int64)
         for column, buffer in self.buffers.items():
-            self.run[column] = buffer.address
-        self.run[cuda.TABLE_ROWS], self.run[cuda.N_TASKS] = plan.tables.shape[1], len(plan.tasks)
-        self.run[cuda.BATCH], self.run[cuda.N_CHUNKS] = plan.batch, plan.chunks
-        for column, op in ((cuda.LOSSES, loss_op), (cuda.CORRECT, hits_op)):
-            self.run[column] = plan.offsets[op] if op is not None else -1
-        self._keep: dict = {}
-        self.parts = cuda.schedule(plan, training)
+            self.call[column] = buffer.address
+        self.call[CALL.table_rows], self.call[CALL.n_tasks] = plan.tables.shape[1], len(plan.tasks)
+        self.call[CALL.batch], self.call[CALL.n_chunks] = plan.batch, plan.chunks
+        for column, op in ((CALL.losses, loss_op), (CALL.correct, correct_op)):
+            self.call[column] = plan.offsets[op] if op is not None else -1
+        self.metric_sums = np.zeros(2)
+        self._bound: dict = {}
+        self.phases = [kernels.steps(plan, phase) for phase in range(len(plan.phases))]
         self.tables_written = False
 
     def bind(self, column: int, array: np.ndarray | None) -> None:
-        """Bring a contiguous array of the caller's to the card (for OUTPUTS, make room for it); None unbinds."""
-        self._keep.pop(column, None)
+        """Bring an array of the caller's to the GPU (for OUTPUTS, make room for it); None unbinds."""
+        self._bound.pop(column, None)
         if array is not None:
             check_memory(array.nbytes, f"data of shape {array.shape}", "fewer samples at a time")
             buffer = DeviceBuffer(array.size, array.dtype)
             if column != OUTPUTS:
                 buffer.upload(array)
-            self._keep[column] = (array, buffer)
-        self.plan.set_context(column, self._keep[column][1].address if array is not None else 0)
+            self._bound[column] = (array, buffer)
+        self.plan.set_context(column, self._bound[column][1].address if array is not None else 0)
 
     def release(self) -> None:
-        """Give the card's copies of the data back."""
-        for column in list(self._keep):
+        """Give the GPU's copies of the data back."""
+        for column in list(self._bound):
             self.bind(column, None)
 
-    def begin(self, samples: int, taken: int = 0) -> None:
-        """Write tables, run and sums to the card."""
+    def upload_call(self, samples: int, steps_done: int = 0) -> None:
+        """Write tables, call and sums to the GPU."""
         if not self.tables_written:
-            self.buffers[cuda.TABLES].upload(self.plan.tables)
+            self.buffers[CALL.tables].upload(self.plan.tables)
             self.tables_written = True
-        self.run[cuda.EPOCH_SAMPLES], self.run[cuda.STEPS_DONE] = samples, taken
-        self.run[cuda.STOPPED], self.run[cuda.BATCHES_DONE] = 0, -1
-        for k, column in enumerate(cuda.SHARED_CONTEXT):
-            self.run[cuda.CONTEXT + k] = self.plan.tables[0, 0, column]
-        self.device_call.upload(self.run)
-        self.buffers[cuda.SUMS].upload(self.metric_sums)
+        self.call[CALL.epoch_samples], self.call[CALL.steps_done] = samples, steps_done
+        self.call[CALL.stopped], self.call[CALL.batches_done] = 0, -1
+        for column, place in CONTEXT_COLUMNS.items():
+            self.call[place] = self.plan.tables[0, 0, column]
+        self.device_call.upload(self.call)
+        self.buffers[CALL.metric_sums].upload(self.metric_sums)
 
-    def end(self) -> None:
-        """Wait for the card, and read what it wrote into run and sums."""
-        self.device_call.download(self.run)
-        self.buffers[cuda.SUMS].download(self.metric_sums)
+    def download_call(self) -> None:
+        """Wait for the GPU, and read what it wrote into call and sums."""
+        self.device_call.download(self.call)
+        self.buffers[CALL.metric_sums].download(self.metric_sums)
 
-    def region(self, prepare=None):
-        """Region A as a function of the batch: the launches that the way asks for."""
-        op_names = {row: op.name for row, op in cuda.rows(self.plan).items()}
+    def forward_backward(self, begin_step=None):
+        """The phases as a function of the batch: the launches that the mode asks for."""
+        names = {row: op.name for op, row in self.plan.rows.items()}
         self.launches = []
-        for phase in self.parts:
-            for found in ([phase] if self.way != APART else [[part] for part in phase]):
-                part = cuda.chain(tuple(found)) if self.way != APART else cuda.single(*found[0][:2])
-                names = ", ".join(sorted({op_names[row] for _, _, row in found}))
-                self.launches.append((cuda.region(part, self.dtype.type, prepare), found[0][2], names))
+        for phase in self.phases:
+            for found in [[step] for step in phase] if self.mode is LaunchMode.PER_OP else [phase]:
+                per_op = self.mode is LaunchMode.PER_OP
+                part = kernels.one_step(*found[0][:2]) if per_op else kernels.chain(tuple(found))
+                ops = ", ".join(sorted({names[row] for _, _, row in found}))
+                kernel = kernels.forward_backward(part, self.dtype.type, begin_step)
+                self.launches.append((kernel, found[0][2], ops))
 
-        def region(batch):
-            for launch, row, names in self.launches:
-                self.run_checked(names, launch, self.plan.threads, self.columns, self.device_call.address, batch, row)
+        def run(batch):
+            for kernel, row, ops in self.launches:
+                self.run_checked(ops, kernel, self.plan.threads, self.blocks, self.device_call.address, batch, row)
 
-        return region
+        return run
 
-    def run_checked(self, names: str, work, *args):
-        """Do some work on the card; an error there becomes a CudaError that says where."""
+    def run_checked(self, ops: str, work, *args):
+        """Do some work on the GPU; an error there becomes a CudaError that says where."""
         try:
             result = work(*args)
-            if SYNC_EVERY_OP:
+            if launch.SYNC_EVERY_OP:
                 driver.module().synchronize()
             return result
         except (KeyboardInterrupt, CudaError):
             raise
         except Exception as error:
-            hint = "" if SYNC_EVERY_OP else "; set NUMBANET_CUDA_SYNC=1 to learn which op it was"
-            raise CudaError(f"the card reported an error in {names}: {error}. The network's parameters are those from before it"
-                            f"{hint}") from error
+            hint = "" if launch.SYNC_EVERY_OP else "; set NUMBANET_CUDA_SYNC=1 to learn which op it was"
+            raise CudaError(f"the GPU reported an error in {ops}: {error}. The network's parameters are "
+                            f"those from before it{hint}") from error
 
 
 def check_memory(needed: int, what: str, instead: str) -> None:
-    """CudaError where the card has less memory free than that."""
+    """CudaError where the GPU has less memory free than that."""
     free = driver.free_bytes()
     if needed > free:
-        raise CudaError(f"{what} needs {needed:,} bytes of the card's memory, {free:,} are free; choose {instead}, or "
-                        'device="cpu"')
+        raise CudaError(f"{what} needs {needed:,} bytes of the GPU's memory, {free:,} are free; choose "
+                        f'{instead}, or device="cpu"')
 
 
 class TrainingExecutor(Executor):
     """Training by mini-batches."""
 
-    def __init__(self, ops, dtype, batch, loss_op, hits_op, optimizer):
-        n_params = sum(op.n_params for op in ops)
-        super().__init__(ops, dtype, batch, True, n_params, n_params * len(optimizer.state_names), loss_op, hits_op)
-        self.plan.tables[:, -1, PARTIAL_STRIDE] = n_params
+    def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op, optimizer):
+        super().__init__(ops, dtype, batch=batch, train=True, n_state_vectors=len(optimizer.state_names),
+                         loss_op=loss_op, correct_op=correct_op)
+        self.plan.tables[:, -1, PARTIAL_STRIDE] = self.plan.n_params
         self.set_attrs(optimizer.attrs)
         kind = self.dtype.type
-        if self.way == ONE:
-            whole = cuda.chain(tuple(part for phase in self.parts for part in phase))
-            self.steps_of_one = cuda.steps(whole, self.verbs, kind, optimizer.begin_step, optimizer.update)
+        if self.mode is LaunchMode.SINGLE_BLOCK:
+            whole = kernels.chain(tuple(step for phase in self.phases for step in phase))
+            self.single_block = kernels.single_block(
+                whole, self.gradient_verbs, kind, optimizer.begin_step, optimizer.update)
         else:
-            self.samples = self.region(optimizer.begin_step)
-            self.gradients, self.updates = cuda.gradients(self.verbs, kind), cuda.updates(kind, optimizer.update)
+            self.run_phases = self.forward_backward(optimizer.begin_step)
+            self.gradients = kernels.gradients(self.gradient_verbs, kind)
+            self.updates = kernels.updates(kind, optimizer.update)
         self.batches_per_call, self.timed = 1, False
-        self.device_is_newer: tuple | None = None  # the host's parameters and state, while the card's are newer
+        self.device_is_newer: tuple | None = None  # then, the host's parameters and state
 
     def set_attrs(self, values) -> None:
         """Write the optimiser's hyper-parameters."""
         for i, value in enumerate(values):
-            self.plan.tables[:, -1, ATTRS + i] = float64_bits(value)
+            self.plan.tables[:, -1, ATTRS + i] = column_value(float(value))
         self.tables_written = False
 
-    def steps(self, params, state, samples: int, first: int, last: int, step: int) -> int:
-        """Take steps first … last − 1 of the epoch and return how far it came; sums collects loss and hits."""
+    def steps_per_call(self) -> int:
+        """How many steps the next call should take, so that Ctrl-C and progress are never far."""
+        return self.batches_per_call
+
+    def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
+        """Take steps first … last − 1 of the epoch and return how far it came; metric_sums add up."""
         began = time.perf_counter()
-        self.device_is_newer = None  # an error from here on leaves the host's numbers alone
-        self.run_checked("the copy to the card", self._upload, params, state, samples, first, step)
-        run = self.device_call.address
-        if self.way == ONE:
-            self.run_checked("a small network's steps", self.steps_of_one, 1, 1, run, first, last)
+        self.device_is_newer = None  # an error from here on leaves the host's arrays alone
+        self.run_checked("the copy to the GPU", self._upload, params, state, samples, first, steps_done)
+        call = self.device_call.address
+        if self.mode is LaunchMode.SINGLE_BLOCK:
+            self.run_checked("a small network's steps", self.single_block, 1, 1, call, first, last)
         else:
             tasks = len(self.plan.tasks)
             for batch in range(first, last):
-                self.samples(batch)
-                self.run_checked("a gradient", self.gradients, tasks + 1, self.columns, run, batch)
-                self.run_checked("an update", self.updates, tasks, 4, run)
-        self.run_checked("a step", self.end)
-        reached = int(self.run[cuda.BATCHES_DONE]) if self.run[cuda.STOPPED] else last
+                self.run_phases(batch)
+                self.run_checked("a gradient", self.gradients, tasks + 1, self.blocks, call, batch)
+                self.run_checked("an update", self.updates, tasks, UPDATE_BLOCKS, call)
+        self.run_checked("a step", self.download_call)
+        reached = int(self.call[CALL.batches_done]) if self.call[CALL.stopped] else last
         if reached == last:
             self.device_is_newer = params, state
             if last * self.plan.batch >= samples:
                 self._copy_to_host()
         if self.timed:
-            self.batches_per_call = max(1, int(0.05 * (last - first) / max(1e-6, time.perf_counter() - began)))
+            seconds = max(1e-6, time.perf_counter() - began)
+            self.batches_per_call = max(1, int(CALL_SECONDS * (last - first) / seconds))
         self.timed = True  # the first call compiles; what it took says nothing
         return reached
 
-    def _upload(self, params, state, samples, first, step):
+    def _upload(self, params, state, samples, first, steps_done):
         if first == 0:
-            self.buffers[cuda.PARAMS].upload(params)
-            self.buffers[cuda.STATE].upload(state)
-        self.begin(samples, step - first)
+            self.buffers[CALL.params].upload(params)
+            self.buffers[CALL.state].upload(state)
+        self.upload_call(samples, steps_done - first)
 
     def _copy_to_host(self) -> None:
-        """Bring parameters and state to the host, if the card's are newer."""
+        """Bring parameters and state to the host, if the GPU's are newer."""
         if self.device_is_newer is not None:
             params, state = self.device_is_newer
             self.device_is_newer = None
-            for column, values in ((cuda.PARAMS, params), (cuda.STATE, state)):
-                self.run_checked("the copy from the card", self.buffers[column].download, values)
+            for column, values in ((CALL.params, params), (CALL.state, state)):
+                self.run_checked("the copy from the GPU", self.buffers[column].download, values)
 
     def release(self) -> None:
-        """Bring back what an interrupted epoch has learned, and give the card's copies of the data back."""
+        """Bring back what an interrupted epoch has learned, and give the GPU's copies of the data back."""
         self._copy_to_host()
         super().release()
-
-    def slice(self) -> int:
-        """How many steps the next call should take, so that Ctrl-C and progress are never far."""
-        return self.batches_per_call
 
 
 class GradientExecutor(Executor):
     """The gradient of a loss over given samples."""
 
-    def __init__(self, ops, dtype, batch, loss_op):
-        n_params = sum(op.n_params for op in ops)
-        super().__init__(ops, dtype, batch, True, n_params, 0, loss_op)
-        self.samples, kind = self.region(), self.dtype.type
-        self.gradients, self.updates, self.grads = cuda.gradients(self.verbs, kind), cuda.updates(kind), np.zeros(n_params, dtype)
+    def __init__(self, ops, dtype, *, batch, threads, loss_op):
+        super().__init__(ops, dtype, batch=batch, train=True, loss_op=loss_op)
+        self.run_phases, kind = self.forward_backward(), self.dtype.type
+        self.gradients, self.updates = kernels.gradients(self.gradient_verbs, kind), kernels.updates(kind)
+        self.grads = np.zeros(self.plan.n_params, dtype)
 
     def gradient(self, params, samples: int) -> float:
         """Fill grads and return the summed loss."""
         self.metric_sums[:] = 0
-        self.buffers[cuda.PARAMS].upload(params)
-        self.begin(samples)
-        self.samples(0)
-        self.run_checked("a gradient", self.gradients, len(self.plan.tasks) + 1, self.columns, self.device_call.address, 0)
-        self.run_checked("a penalty", self.updates, len(self.plan.tasks), 4, self.device_call.address)
-        self.run_checked("a gradient", self.end)
-        self.buffers[cuda.GRADS].download(self.grads)
+        self.buffers[CALL.params].upload(params)
+        self.upload_call(samples)
+        call, tasks = self.device_call.address, len(self.plan.tasks)
+        self.run_phases(0)
+        self.run_checked("a gradient", self.gradients, tasks + 1, self.blocks, call, 0)
+        self.run_checked("a penalty", self.updates, tasks, UPDATE_BLOCKS, call)
+        self.run_checked("a gradient", self.download_call)
+        self.buffers[CALL.grads].download(self.grads)
         return float(self.metric_sums[0])
 
 
 class InferenceExecutor(Executor):
-    """Forward passes: outputs, or the sums of loss and hits."""
+    """Forward passes: outputs, or the sums of loss and correct answers."""
 
-    looks = False
+    checks_finite = False
 
-    def __init__(self, ops, dtype, batch, loss_op=None, hits_op=None):
-        super().__init__(ops, dtype, batch, False, 0, 0, loss_op, hits_op)
-        self.samples, self.add = self.region(), cuda.sums(self.dtype.type)
+    def __init__(self, ops, dtype, *, batch, threads, loss_op=None, correct_op=None):
+        super().__init__(ops, dtype, batch=batch, loss_op=loss_op, correct_op=correct_op)
+        self.run_phases, self.add_metrics = self.forward_backward(), kernels.metrics(self.dtype.type)
 
-    def forward(self, params, samples: int) -> tuple[float, float]:
-        """Carry all samples through and return the sums of loss and hits (0 without a loss)."""
+    def infer(self, params, samples: int) -> tuple[float, float]:
+        """Carry all samples through; the sums of loss and correct answers (0 without a loss)."""
         self.metric_sums[:] = 0
-        self.buffers[cuda.PARAMS].upload(params)
-        self.begin(samples)
+        self.buffers[CALL.params].upload(params)
+        self.upload_call(samples)
         for batch in range(-(-samples // self.plan.batch)):
-            self.samples(batch)
+            self.run_phases(batch)
             if self.loss_op is not None:
-                self.run_checked("a sum", self.add, 1, 1, self.device_call.address, batch)
-        self.run_checked("a forward pass", self.end)
-        if OUTPUTS in self._keep:
-            outputs, buffer = self._keep[OUTPUTS]
+                self.run_checked("a sum", self.add_metrics, 1, 1, self.device_call.address, batch)
+        self.run_checked("a forward pass", self.download_call)
+        if OUTPUTS in self._bound:
+            outputs, buffer = self._bound[OUTPUTS]
             buffer.download(outputs)
         return float(self.metric_sums[0]), float(self.metric_sums[1])
 
+    def inputs_finite(self) -> bool:
+        """Whether all inputs of the last call were finite; not known here, so they are checked before."""
+        return True

@@ -1,15 +1,11 @@
-"""The CUDA engine: runs a plan on a GPU, in the same two regions as the CPU engine.
+"""The CUDA engine: composes the ops' CUDA kernels into kernels that replay a plan's schedule on a GPU.
 
-    region A, a row of blocks for each shard of the batch:   gather → forward … → loss → backward …          (BP1, BP2)
-    region B, a row of blocks for each block of parameters:  gradient over the whole batch, then penalty → update   (BP3, BP4)
+    forward-backward region, a group of blocks for each chunk of the batch    (BP1, BP2)
+    update region, a group of blocks for each task of parameters              (BP3, BP4)
 
-The verbs' CUDA twins are chained into kernels when a network is first used. Everything stays on the card: a launch is given the
-address of its `run` and two or three whole numbers, and nothing is copied or waited for between steps. How much one launch does
-depends on the work (`way`):
-
-    ONE     one block takes many steps: forward, backward and update of a small network, without leaving the kernel
-    WALK    region A in one launch, each row of blocks walks with its shard through the whole network and back
-    APART   one launch for each op of region A, so that many blocks can share the product of a large layer
+The ops' kernels are composed when a network is first used. Everything stays on the GPU: a launch is
+given the address of its `call` and two or three integers, and nothing is copied or waited for between
+steps. How much one launch does is chosen in `launch`.
 """
 
 import math
@@ -33,15 +29,16 @@ from numbanet.backend.intrinsics import (
 )
 from numbanet.backend.jit import inline
 from numbanet.nn.regularizers import penalize
+from numbanet.plan.builtin_ops import reduce_chunks
 from numbanet.plan.columns import (
     ACCUMULATE,
     BACKWARD,
     CHUNKS,
     EPOCH,
+    FORWARD,
     GRADIENT,
     INPUTS,
     N_WEIGHTS,
-    NEXT,
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
@@ -54,149 +51,139 @@ from numbanet.plan.columns import (
     STATISTICS,
     STEP,
     TARGETS,
+    Attrs,
     W,
 )
-from numbanet.plan.lower import reduce_chunks
+from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 
-(TABLES, TABLE_ROWS, PARAMS, GRADS, ACTS, DELTAS, STATE, SUMS, TASKS, N_TASKS, BATCH, EPOCH_SAMPLES, STEPS_DONE, LOSSES, CORRECT, STOPPED,
- BATCHES_DONE, N_CHUNKS, CONTEXT) = range(19)
-"""A run: addresses on the card, sizes, offsets of losses and hits (−1: none), steps taken before, whether and where training
-stopped; from CLOCK on what the clocks of all tables hold."""
-SHARED_CONTEXT = (EPOCH, SEED, PERMUTATION, INPUTS, TARGETS, OUTPUTS)
-RUN_SIZE = CONTEXT + len(SHARED_CONTEXT)
+CALL = Attrs(
+    "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch epoch_samples "
+    "steps_done losses correct stopped batches_done n_chunks epoch seed permutation inputs targets "
+    "outputs", first=0)
+"""
+What launches work on:
+tables … tasks         addresses on the GPU, and sizes
+losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
+steps_done             optimiser steps taken before
+stopped, batches_done  whether and where training stopped
+epoch … outputs        what the context of every table holds
+"""
+CONTEXT_COLUMNS = {EPOCH: CALL.epoch, SEED: CALL.seed, PERMUTATION: CALL.permutation,
+                   INPUTS: CALL.inputs, TARGETS: CALL.targets, OUTPUTS: CALL.outputs}
+"""Columns of the context, and where the call holds them."""
 
-# --- what one op does ---------------------------------------------------------------------------------------------------
-# Each is `part(table, row, shard, params, acts, deltas, lo, hi)` around the twin of a verb.
+# --- the steps of the schedule ------------------------------------------------------------------------
+# Each is `part(table, row, chunk, params, acts, deltas, lo, hi)` around the CUDA kernel of a verb.
 
 
 def _forward(verb):
-    def part(table, row, shard, params, acts, deltas, lo, hi):
+    def part(table, row, chunk, params, acts, deltas, lo, hi):
         verb(ptr_add(table, row * ROW_SIZE), params, params, acts, deltas, lo, hi)
 
     return device(part)
 
 
-_backward = _forward
-"""BACKWARD has the same arguments."""
-
-
-def _prepare(verb):
-    def part(table, row, shard, params, acts, deltas, lo, hi):
+def _statistics(verb):
+    def part(table, row, chunk, params, acts, deltas, lo, hi):
         op = ptr_add(table, row * ROW_SIZE)
-        verb(op, params, ptr_add(acts, op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE]), acts, deltas, lo, hi)
+        sums = ptr_add(acts, op[PARTIAL_GRADS] + chunk * op[PARTIAL_STRIDE])
+        verb(op, params, sums, acts, deltas, lo, hi)
 
     return device(part)
 
 
-def _partial(verb):
-    def part(table, row, shard, params, acts, deltas, lo, hi):
+def _accumulate(verb):
+    def part(table, row, chunk, params, acts, deltas, lo, hi):
         op = ptr_add(table, row * ROW_SIZE)
-        verb(op, params, ptr_add(acts, op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE] - op[W]), acts, deltas, lo, hi)
+        partial = ptr_add(acts, op[PARTIAL_GRADS] + chunk * op[PARTIAL_STRIDE] - op[W])
+        verb(op, params, partial, acts, deltas, lo, hi)
 
     return device(part)
 
 
-def _zero_partials(_):
-    def part(table, row, shard, params, acts, deltas, lo, hi):
+def _zero_grads(_):
+    def part(table, row, chunk, params, acts, deltas, lo, hi):
         op = ptr_add(table, row * ROW_SIZE)
-        partials = ptr_add(acts, op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE])
+        partial = ptr_add(acts, op[PARTIAL_GRADS] + chunk * op[PARTIAL_STRIDE])
         for i in range(thread_rank(), op[PARTIAL_STRIDE], num_threads()):
-            partials[i] = const_like(acts, 0)
+            partial[i] = const_like(acts, 0)
 
     return device(part)
 
 
-def _empty(table, row, shard, params, acts, deltas, lo, hi):
+_PARTS = {FORWARD: _forward, BACKWARD: _forward, STATISTICS: _statistics, ACCUMULATE: _accumulate,
+          ZERO_GRADS: _zero_grads}
+
+
+def steps(plan, phase: int) -> list[tuple]:
+    """(verb, kernel, row) for each step of a phase of the plan's schedule."""
+    return [(verb, plan.by_row[row].verbs.get(verb), row) for verb, row in plan.steps(phase)]
+
+
+@cache
+def one_step(verb: int, kernel):
+    """The part of one step alone, for the row that a launch names."""
+    return _PARTS[verb](cuda_kernel(kernel) if kernel is not None else None)
+
+
+def _empty(table, row, chunk, params, acts, deltas, lo, hi):
     pass
 
 
 def _compose(first, last, row_of_last):
-    def part(table, row, shard, params, acts, deltas, lo, hi):
-        first(table, row, shard, params, acts, deltas, lo, hi)
+    def part(table, row, chunk, params, acts, deltas, lo, hi):
+        first(table, row, chunk, params, acts, deltas, lo, hi)
         syncthreads()
-        last(table, row_of_last, shard, params, acts, deltas, lo, hi)
+        last(table, row_of_last, chunk, params, acts, deltas, lo, hi)
 
     return device(part)
 
 
 @cache
-def single(wrapper, verb):
-    """One part alone, for the row that a launch names."""
-    return wrapper(cuda_kernel(verb) if verb is not None else None)
-
-
-def schedule(plan, training: bool) -> list[list[tuple]]:
-    """For each phase of region A its parts in order: (wrapper, verb, row)."""
-    table, numbered = plan.tables[0], rows(plan)
-    order = list(numbered)
-    phases = []
-    for k, (forward_from, forward_to, back_from, back_to) in enumerate(plan.phases[: None if training else 1].tolist()):
-        found = [(_zero_partials, None, row) for row in order if training and k == 0 and table[row, ACCUMULATE]]
-        end = order.index(forward_to) if forward_to else len(order)
-        found += [(_forward, numbered[row].forward, row) for row in order[order.index(forward_from) : end]] if forward_from else []
-        found += [(_prepare, numbered[forward_to].statistics, forward_to)] if forward_to else []
-        backwards = order[order.index(back_to) if back_to else 0 : order.index(back_from) + 1] if back_from and training else []
-        for row in reversed(backwards):
-            if table[row, ACCUMULATE] and not (table[row, STATISTICS] and row == back_from):
-                found.append((_partial, numbered[row].accumulate_gradient, row))
-            if table[row, BACKWARD] and row != back_to:
-                found.append((_backward, numbered[row].backward, row))
-        phases.append(found)
-    return phases
-
-
-def rows(plan) -> dict:
-    """The op of each row, in the order of the chain."""
-    table, row, found = plan.tables[0], 1, {}
-    for op in plan.ops:
-        found[row] = op
-        row = int(table[row, NEXT])
-    return found
-
-
-# --- the regions --------------------------------------------------------------------------------------------------------
-
-
-def _noop(op, params, grads, acts, deltas, lo, hi):
-    pass
-
-
-@cache
 def chain(found: tuple):
-    """One part for several (wrapper, verb, row), with all threads of a block waiting for each other in between."""
+    """One part for several steps; all threads of a block wait for one another between two of them."""
     whole = device(_empty)
-    for wrapper, verb, row in found:
-        whole = _compose(whole, wrapper(cuda_kernel(verb) if verb is not None else None), row)
+    for verb, kernel, row in found:
+        whole = _compose(whole, one_step(verb, kernel), row)
     return whole
 
 
-@inline
-def _write_context(run, table, batch):
-    """Write the clock of a row of blocks and return the samples of the batch; lane 0 alone."""
-    start = batch * run[BATCH]
-    table[START], table[SAMPLES], table[PREFETCH_LIMIT] = start, min(run[BATCH], run[EPOCH_SAMPLES] - start), 0
-    table[STEP], table[CHUNKS] = run[STEPS_DONE] + batch + 1, run[N_CHUNKS]
-    table[EPOCH], table[SEED], table[PERMUTATION] = run[CONTEXT], run[CONTEXT + 1], run[CONTEXT + 2]
-    table[INPUTS], table[TARGETS], table[OUTPUTS] = run[CONTEXT + 3], run[CONTEXT + 4], run[CONTEXT + 5]
+# --- the regions --------------------------------------------------------------------------------------
 
 
 @inline
-def _add_metrics(run, acts, batch, samples):
-    """Add up loss and hits of the batch in a fixed order, or stop the training at a loss that is not finite; one block."""
-    sums = as_pointer(run[SUMS], np.float64)
-    if run[LOSSES] >= 0:
-        loss = block_sum(sums, ptr_add(acts, run[LOSSES]), samples)
+def _write_context(call, table, batch):
+    """Write the context of a group of blocks; one thread."""
+    start = batch * call[CALL.batch]
+    table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
+    table[STEP], table[CHUNKS] = call[CALL.steps_done] + batch + 1, call[CALL.n_chunks]
+    table[EPOCH], table[SEED] = call[CALL.epoch], call[CALL.seed]
+    table[PERMUTATION], table[PREFETCH_LIMIT] = call[CALL.permutation], 0
+    table[INPUTS], table[TARGETS] = call[CALL.inputs], call[CALL.targets]
+    table[OUTPUTS] = call[CALL.outputs]
+
+
+@inline
+def _add_metrics(call, acts, batch, samples):
+    """Add up loss and correct answers in a fixed order, or stop at a loss that is not finite; one block."""
+    sums = as_pointer(call[CALL.metric_sums], np.float64)
+    if call[CALL.losses] >= 0:
+        loss = block_sum(sums, ptr_add(acts, call[CALL.losses]), samples)
         if thread_in_block() == 0:
             if math.isfinite(loss):
                 sums[0] += loss
             else:
-                run[STOPPED], run[BATCHES_DONE] = 1, batch
+                call[CALL.stopped], call[CALL.batches_done] = 1, batch
         syncthreads()
-    if run[CORRECT] >= 0 and run[STOPPED] == 0:
-        hits = block_sum(sums, ptr_add(acts, run[CORRECT]), samples)
+    if call[CALL.correct] >= 0 and call[CALL.stopped] == 0:
+        correct = block_sum(sums, ptr_add(acts, call[CALL.correct]), samples)
         if thread_in_block() == 0:
-            sums[1] += hits
+            sums[1] += correct
         syncthreads()
+
+
+def _noop(op, params, grads, acts, deltas, lo, hi):
+    pass
 
 
 @cache
@@ -206,28 +193,31 @@ def _single_thread(kernel):
 
 
 @cache
-def region(part, kind, prepare=None) -> CudaKernel:
-    """Region A, or one part of it: `launch(rows, columns, run, batch, row)`. `prepare` is the optimiser's kernel."""
-    prepare = _single_thread(prepare)
+def forward_backward(part, kind, begin_step=None) -> CudaKernel:
+    """A phase, or one step of it: `launch(groups, blocks, call, batch, row)`."""
+    begin_step = _single_thread(begin_step)
 
     def work(address, batch, row):
-        run = as_pointer(address, np.int64)
-        if run[STOPPED] == 0:
-            shard, shards = group_index(), num_groups()
-            table = ptr_add(as_pointer(run[TABLES], np.int64), shard * run[TABLE_ROWS] * ROW_SIZE)
-            params, acts, deltas = as_pointer(run[PARAMS], kind), as_pointer(run[ACTS], kind), as_pointer(run[DELTAS], kind)
+        call = as_pointer(address, np.int64)
+        if call[CALL.stopped] == 0:
+            chunk, chunks = group_index(), num_groups()
+            table = ptr_add(as_pointer(call[CALL.tables], np.int64), chunk * call[CALL.table_rows] * ROW_SIZE)
+            params, acts = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.acts], kind)
+            deltas = as_pointer(call[CALL.deltas], kind)
             if thread_in_block() == 0:
-                _write_context(run, table, batch)
-                prepare(ptr_add(table, (run[TABLE_ROWS] - 1) * ROW_SIZE), params, params, acts, deltas, 0, 0)
+                _write_context(call, table, batch)
+                last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
+                begin_step(last_row, params, params, acts, deltas, 0, 0)
             syncthreads()
             samples = table[SAMPLES]
-            part(table, row, shard, params, acts, deltas, samples * shard // shards, samples * (shard + 1) // shards)
+            lo, hi = samples * chunk // chunks, samples * (chunk + 1) // chunks
+            part(table, row, chunk, params, acts, deltas, lo, hi)
 
     return CudaKernel(work, 3)
 
 
 def _dispatch_by_code(verbs):
-    """One function for the gradients of all ops: the column GRADIENT of a row says which of these verbs is its own."""
+    """One function for the gradients of all ops: the column GRADIENT says which of these is a row's."""
 
     def none(op, params, grads, acts, deltas, lo, hi):
         pass
@@ -249,30 +239,32 @@ def _dispatch_by_code(verbs):
 
 @cache
 def gradients(verbs: tuple, kind) -> CudaKernel:
-    """First half of region B, a row of blocks for each task and one more for the sums: `launch(rows, columns, run, batch)`."""
+    """Gradients, a group of blocks for each task and one more for the metrics: `launch(groups, blocks,
+    call, batch)`."""
     gradient = _dispatch_by_code(verbs)
 
     def work(address, batch):
-        run = as_pointer(address, np.int64)
-        if run[STOPPED] == 0:
-            table, acts = as_pointer(run[TABLES], np.int64), as_pointer(run[ACTS], kind)
-            if group_index() < run[N_TASKS]:
-                task = ptr_add(as_pointer(run[TASKS], np.int64), 5 * group_index())
-                gradient(ptr_add(table, task[0] * ROW_SIZE), as_pointer(run[PARAMS], kind), as_pointer(run[GRADS], kind), acts,
-                         as_pointer(run[DELTAS], kind), task[1], task[2])
+        call = as_pointer(address, np.int64)
+        if call[CALL.stopped] == 0:
+            table, acts = as_pointer(call[CALL.tables], np.int64), as_pointer(call[CALL.acts], kind)
+            if group_index() < call[CALL.n_tasks]:
+                task = ptr_add(as_pointer(call[CALL.tasks], np.int64), TASK_SIZE * group_index())
+                params, grads = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.grads], kind)
+                deltas = as_pointer(call[CALL.deltas], kind)
+                gradient(ptr_add(table, task[0] * ROW_SIZE), params, grads, acts, deltas, task[1], task[2])
             elif block_in_group() == 0:
-                _add_metrics(run, acts, batch, table[SAMPLES])
+                _add_metrics(call, acts, batch, table[SAMPLES])
 
     return CudaKernel(work, 2)
 
 
-def _finish(update):
+def _update_task(update):
     """Penalty and update of the parameters of a task; without an optimiser's kernel the penalty alone."""
     update = _single_thread(update)
 
-    def finish(run, task, params, grads, state, deltas):
-        table = as_pointer(run[TABLES], np.int64)
-        op, last_row = ptr_add(table, task[0] * ROW_SIZE), ptr_add(table, (run[TABLE_ROWS] - 1) * ROW_SIZE)
+    def finish(call, task, params, grads, state, deltas):
+        table = as_pointer(call[CALL.tables], np.int64)
+        op, last_row = ptr_add(table, task[0] * ROW_SIZE), ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
         end = op[W] + op[N_WEIGHTS]
         for i in range(task[3] + thread_rank(), task[4], num_threads()):
             penalize(op, params, grads, i, min(i + 1, max(i, end)))
@@ -283,55 +275,61 @@ def _finish(update):
 
 @cache
 def updates(kind, update=None) -> CudaKernel:
-    """Second half of region B, a row of blocks for each task: `launch(rows, columns, run)`."""
-    finish = _finish(update)
+    """Penalties and updates, a group of blocks for each task: `launch(groups, blocks, call)`."""
+    finish = _update_task(update)
 
     def work(address):
-        run = as_pointer(address, np.int64)
-        if run[STOPPED] == 0:
-            finish(run, ptr_add(as_pointer(run[TASKS], np.int64), 5 * group_index()), as_pointer(run[PARAMS], kind), as_pointer(run[GRADS], kind),
-                   as_pointer(run[STATE], kind), as_pointer(run[DELTAS], kind))
+        call = as_pointer(address, np.int64)
+        if call[CALL.stopped] == 0:
+            task = ptr_add(as_pointer(call[CALL.tasks], np.int64), TASK_SIZE * group_index())
+            params, grads = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.grads], kind)
+            state, deltas = as_pointer(call[CALL.state], kind), as_pointer(call[CALL.deltas], kind)
+            finish(call, task, params, grads, state, deltas)
 
     return CudaKernel(work, 1)
 
 
 @cache
-def sums(kind) -> CudaKernel:
-    """Add up loss and hits of a batch, in one block: `launch(1, 1, run, batch)`."""
+def metrics(kind) -> CudaKernel:
+    """Add up loss and correct answers of a batch, in one block: `launch(1, 1, call, batch)`."""
 
     def work(address, batch):
-        run = as_pointer(address, np.int64)
-        _add_metrics(run, as_pointer(run[ACTS], kind), batch, as_pointer(run[TABLES], np.int64)[SAMPLES])
+        call = as_pointer(address, np.int64)
+        samples = as_pointer(call[CALL.tables], np.int64)[SAMPLES]
+        _add_metrics(call, as_pointer(call[CALL.acts], kind), batch, samples)
 
     return CudaKernel(work, 2)
 
 
 @cache
-def steps(part, verbs: tuple, kind, prepare, update) -> CudaKernel:
-    """Steps first … last − 1 of an epoch in one block: `launch(1, 1, run, first, last)`."""
-    prepare, gradient, finish = _single_thread(prepare), _dispatch_by_code(verbs), _finish(update)
+def single_block(part, verbs: tuple, kind, begin_step, update) -> CudaKernel:
+    """Steps first … last − 1 of an epoch in one block: `launch(1, 1, call, first, last)`."""
+    begin_step, gradient, finish = _single_thread(begin_step), _dispatch_by_code(verbs), _update_task(update)
 
     def work(address, first, last):
-        run = as_pointer(address, np.int64)
-        table, tasks, n_tasks = as_pointer(run[TABLES], np.int64), as_pointer(run[TASKS], np.int64), run[N_TASKS]
-        params, grads, state = as_pointer(run[PARAMS], kind), as_pointer(run[GRADS], kind), as_pointer(run[STATE], kind)
-        acts, deltas = as_pointer(run[ACTS], kind), as_pointer(run[DELTAS], kind)
+        call = as_pointer(address, np.int64)
+        table, tasks = as_pointer(call[CALL.tables], np.int64), as_pointer(call[CALL.tasks], np.int64)
+        params, grads = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.grads], kind)
+        acts, deltas = as_pointer(call[CALL.acts], kind), as_pointer(call[CALL.deltas], kind)
+        state, n_tasks = as_pointer(call[CALL.state], kind), call[CALL.n_tasks]
         batch = first
-        while batch < last and run[STOPPED] == 0:
+        while batch < last and call[CALL.stopped] == 0:
             if thread_in_block() == 0:
-                _write_context(run, table, batch)
-                prepare(ptr_add(table, (run[TABLE_ROWS] - 1) * ROW_SIZE), params, params, state, deltas, 0, 0)
+                _write_context(call, table, batch)
+                last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
+                begin_step(last_row, params, params, state, deltas, 0, 0)
             syncthreads()
             part(table, 0, 0, params, acts, deltas, 0, table[SAMPLES])
             syncthreads()
-            _add_metrics(run, acts, batch, table[SAMPLES])
-            if run[STOPPED] == 0:
+            _add_metrics(call, acts, batch, table[SAMPLES])
+            if call[CALL.stopped] == 0:
                 for k in range(n_tasks):
-                    task = ptr_add(tasks, 5 * k)
-                    gradient(ptr_add(table, task[0] * ROW_SIZE), params, grads, acts, deltas, task[1], task[2])
+                    task = ptr_add(tasks, TASK_SIZE * k)
+                    op = ptr_add(table, task[0] * ROW_SIZE)
+                    gradient(op, params, grads, acts, deltas, task[1], task[2])
                 syncthreads()
                 for k in range(n_tasks):
-                    finish(run, ptr_add(tasks, 5 * k), params, grads, state, deltas)
+                    finish(call, ptr_add(tasks, TASK_SIZE * k), params, grads, state, deltas)
             syncthreads()
             batch += 1
 
@@ -339,9 +337,9 @@ def steps(part, verbs: tuple, kind, prepare, update) -> CudaKernel:
 
 
 def gradient_verbs(plan) -> tuple:
-    """The different gradient verbs of a plan; their numbers, from 1, are written into the column GRADIENT."""
+    """The different gradient verbs of a plan; their codes, from 1, are written into the column GRADIENT."""
     verbs: list = []
-    for row, op in rows(plan).items():
+    for op, row in plan.rows.items():
         if plan.tables[0, row, GRADIENT] and op.n_params:
             verb = reduce_chunks if op.accumulate_gradient else op.gradient
             if verb not in verbs:

@@ -20,7 +20,8 @@ from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr, lanes, load, num_threads, ptr_add, store, thread_rank, where_greater
 from numbanet.backend.jit import Kernel, kernel
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import ATTRS, N_OUT, Op, Y
+from numbanet.plan.columns import ATTRS, N_OUT, Y
+from numbanet.plan.op import Op
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from math import prod
 
-from numbanet.plan.columns import Op
+from numbanet.plan.op import Op
 
 Shape = tuple[int, ...]
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.conv2d import Conv2D
 from numbanet.nn.layers.pool2d import AvgPool2D, MaxPool2D
-from numbanet.plan.columns import Op
+from numbanet.plan.op import Op
 
 
 def _length(layer: str, value, name: str, least: int = 1) -> int:

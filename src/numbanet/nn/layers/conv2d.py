@@ -33,7 +33,8 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.window import pad_ops, window
-from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_WEIGHTS, SCRATCH, Op, W, X, Y
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_WEIGHTS, SCRATCH, W, X, Y
+from numbanet.plan.op import Op
 
 (BIAS, HEIGHT, WIDTH_IN, C_IN, OUT_HEIGHT, OUT_WIDTH, C_OUT, ROWS, COLUMNS, STRIDE_V, STRIDE_H, DILATION_V, DILATION_H,
  GROUPS) = range(ATTRS, ATTRS + 14)

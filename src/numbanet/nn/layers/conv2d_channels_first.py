@@ -33,7 +33,8 @@ from numbanet.backend.intrinsics import (
 )
 from numbanet.backend.jit import kernel
 from numbanet.nn.layers.base import size
-from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_WEIGHTS, SCRATCH, Op, W, X, Y
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_WEIGHTS, SCRATCH, W, X, Y
+from numbanet.plan.op import Op
 
 BIAS, FILTERS, ROWS, COLUMNS, DILATION_V, DILATION_H, LINE, LENGTH = range(ATTRS, ATTRS + 8)
 """The convolution's sizes; LINE is the width of the input, LENGTH how much of a plane is output (its last row ends early)."""

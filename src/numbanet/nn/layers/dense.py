@@ -25,21 +25,8 @@ from numbanet.backend.intrinsics import (
 )
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.plan.columns import (
-    ATTRS,
-    N_IN,
-    N_OUT,
-    N_SPLIT_K,
-    PARTIAL_GRADS,
-    PARTIAL_STRIDE,
-    SAMPLES,
-    SCRATCH,
-    Op,
-    W,
-    X,
-    Y,
-    context,
-)
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_SPLIT_K, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, SCRATCH, W, X, Y, context
+from numbanet.plan.op import Op
 
 BIAS = ATTRS
 """1 where the layer has a bias, which follows the weights like one more row of W."""

@@ -27,7 +27,8 @@ from numbanet.backend.intrinsics import (
 )
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import ATTRS, EPOCH, INDEX, N_OUT, SEED, Op, Y, context, sample_index
+from numbanet.plan.columns import ATTRS, EPOCH, INDEX, N_OUT, SEED, Y, context, sample_index
+from numbanet.plan.op import Op
 
 
 @dataclass(frozen=True, eq=False)

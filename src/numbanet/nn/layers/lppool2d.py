@@ -31,7 +31,8 @@ from numbanet.nn.layers.pool_geometry import (
     output_range,
     receptive_field,
 )
-from numbanet.plan.columns import N_IN, N_OUT, Op, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, X, Y
+from numbanet.plan.op import Op
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from typing import ClassVar
 from numbanet.backend.intrinsics import const_like, float_attr, num_threads, ptr_add, thread_rank
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import ATTRS, BUFFERS, CHUNKS, N_IN, N_OUT, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, Op, W, X, Y, context
+from numbanet.plan.columns import ATTRS, BUFFERS, CHUNKS, N_IN, N_OUT, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, W, X, Y, context
+from numbanet.plan.op import Op
 
 CHANNELS, EPSILON, MOMENTUM = range(ATTRS, ATTRS + 3)
 

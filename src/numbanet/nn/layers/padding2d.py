@@ -8,7 +8,7 @@ from typing import Any
 
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.window import pad_ops, window
-from numbanet.plan.columns import Op
+from numbanet.plan.op import Op
 
 
 @dataclass(frozen=True, eq=False)

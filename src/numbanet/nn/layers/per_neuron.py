@@ -9,7 +9,8 @@ from numbanet.backend.jit import inline, kernel
 from numbanet.io.registry import lookup
 from numbanet.nn.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.plan.columns import ATTRS, N_OUT, Op, Y
+from numbanet.plan.columns import ATTRS, N_OUT, Y
+from numbanet.plan.op import Op
 
 _CODES = {Identity: 0, Sigmoid: 1, Tanh: 2, ReLU: 3, LeakyReLU: 4, Step: 5}
 

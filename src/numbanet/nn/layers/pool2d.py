@@ -32,7 +32,8 @@ from numbanet.nn.layers.pool_geometry import (
     receptive_field,
 )
 from numbanet.nn.layers.window import window
-from numbanet.plan.columns import N_IN, N_OUT, Op, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, X, Y
+from numbanet.plan.op import Op
 
 # --- max ----------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ from numbanet.backend.intrinsics import const_like, div_u32
 from numbanet.backend.jit import inline
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.window import window
-from numbanet.plan.columns import ATTRS, N_IN, N_OUT, Op, X, Y
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, X, Y
+from numbanet.plan.op import Op
 
 HEIGHT, WIDTH_IN, CHANNELS, OUT_HEIGHT, OUT_WIDTH, ROWS, COLUMNS, STRIDE_V, STRIDE_H, TOP, LEFT, POWER = range(ATTRS, ATTRS + 12)
 """Sizes of input, output and window, padding above and to the left, and p as a real."""

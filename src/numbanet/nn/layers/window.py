@@ -7,7 +7,8 @@ from numbanet.backend.intrinsics import const_like, div_u32, num_threads, thread
 from numbanet.backend.jit import kernel
 from numbanet.nn.layers.base import Shape
 from numbanet.nn.layers.base import size as numbers
-from numbanet.plan.columns import ATTRS, N_IN, N_OUT, Op, X, Y
+from numbanet.plan.columns import ATTRS, N_IN, N_OUT, X, Y
+from numbanet.plan.op import Op
 
 
 def as_pair(value, name: str, least: int = 1) -> tuple[int, int]:

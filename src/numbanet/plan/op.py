@@ -1,0 +1,83 @@
+"""Op: one row of the plan as a layer describes it, with kernels and sizes but no offsets yet."""
+
+from dataclasses import dataclass
+
+from numbanet.backend.jit import Kernel
+from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT, SPLIT_K, STATISTICS
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One row of the plan: kernels, sizes and the attributes of its kind.
+
+    Verbs, each a kernel or None:
+    `forward`              the output of samples lo ≤ i < hi, from the input
+    `backward`             the deltas of the input of samples lo ≤ i < hi, from those of the output
+    `gradient`             the gradient of rows lo ≤ k < hi of the parameter block, over the batch
+    `accumulate_gradient`  instead: adds the gradient of samples lo ≤ i < hi to grads[W …]. Every
+                           chunk of the batch, a fixed part of it, has a partial gradient of its
+                           own; the update region adds them in their order
+    `statistics`           for an op whose samples depend on one another: sums over samples
+                           lo ≤ i < hi, into grads, before any `forward` of the op; all threads
+                           finish it first, and likewise `accumulate_gradient` before `backward`
+    `split_k`              a first layer's partial product over inputs lo ≤ k < hi of all samples,
+                           into grads; the op that copies the inputs has one as well
+    `reduce_split_k`       the forward that adds these partial products up
+
+    Input and output:
+    `in_place`             the output takes the place of the input
+    `keeps_output`         backward reads the op's own output, so no op in place may follow
+    `side_output`          the output is not the next op's input (the targets, correct answers); it
+                           is kept for the whole batch
+    `aux`                  an op before it whose output it reads besides its input
+
+    Memory and parameters:
+    `param_rows`, `param_cols`  shape of the parameter block; a gradient is taken by rows
+    `n_weights`            parameters, from the first, that penalties apply to
+    `weight_reuse`         how often a weight is used per sample
+    `statistics_size`      elements behind a chunk's partial gradient, for `statistics`
+    `buffers`              elements that are kept and saved with the network, but not trained
+    `scratch`              elements that a thread needs for itself during a verb
+    `attrs`                integers or floats for the columns from ATTRS on
+    """
+
+    name: str
+    n_in: int
+    n_out: int
+    forward: Kernel | None
+    backward: Kernel | None = None
+    gradient: Kernel | None = None
+    accumulate_gradient: Kernel | None = None
+    in_place: bool = False
+    keeps_output: bool = False
+    side_output: bool = False
+    aux: "Op | None" = None
+    statistics: Kernel | None = None
+    split_k: Kernel | None = None
+    reduce_split_k: Kernel | None = None
+    statistics_size: int = 0
+    buffers: int = 0
+    scratch: int = 0
+    param_rows: int = 0
+    param_cols: int = 0
+    n_weights: int = 0
+    weight_reuse: int = 1
+    attrs: tuple = ()
+    not_differentiable: str = ""
+    penalties: tuple = (0.0, 0.0)
+
+    @property
+    def verbs(self) -> dict[int, Kernel | None]:
+        """The kernel of each verb's column."""
+        return {FORWARD: self.forward, BACKWARD: self.backward, STATISTICS: self.statistics,
+                ACCUMULATE: self.accumulate_gradient, GRADIENT: self.gradient, SPLIT_K: self.split_k}
+
+    @property
+    def n_params(self) -> int:
+        """How many parameters the op has."""
+        return self.param_rows * self.param_cols
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a forward pass per sample: two for each use of a weight."""
+        return 2 * self.n_weights * self.weight_reuse + self.n_out
