@@ -106,6 +106,8 @@ class _StepExecutor(Executor):
         flops = 3 * batch * sum(op.flops for op in self.plan.ops)
         self.step_seconds = flops / SURE_FLOPS / threads
         self.n_pieces = 1
+        parts = self.plan.chunks if self.plan.by_chunk else -(-batch // self.plan.micro_batch)
+        self.most_pieces = max(1, parts // threads, len(self.plan.tasks) // threads)
 
     @property
     def long_steps(self) -> bool:
@@ -115,7 +117,8 @@ class _StepExecutor(Executor):
     def run_in_pieces(self, params, batch: int, *, apply: bool) -> bool:
         """One step in pieces; False, and nothing changed, if its loss is not finite."""
         began = time.perf_counter()
-        self.n_pieces = max(1, math.ceil(self.step_seconds / CALL_SECONDS))
+        wanted = math.ceil(self.step_seconds / CALL_SECONDS)
+        self.n_pieces = max(1, min(wanted, self.most_pieces))
         if self.grads.size != self.plan.n_params:
             self.grads = allocate(self.plan.n_params, self.acts.dtype)
         self.call[CALL.task_size] = 0
