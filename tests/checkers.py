@@ -101,13 +101,13 @@ def training_gradient_error(net, x, y, loss):
 
 def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, twins=TWINS):
     """Train as fit does, but with the reference engine; return the memory of the network, state and the loss of every epoch."""
-    x, y, classes = net._data(x, y, loss)
+    x, y, classes = net.check_data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
-    ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
+    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
-    params = net._memory.copy()
+    params = net.memory.copy()
     state = np.zeros(len(optimizer.state_names) * net.parameters.size, net.dtype)
     losses = []
     for epoch in range(epochs):
@@ -121,11 +121,11 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
 
 def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
     """Gradient and mean loss, penalties in the gradient but not in the loss."""
-    x, y, _ = net._data(x, y, loss)
-    ops, last, _ = net._with_loss(loss, x.dtype, y.dtype, False, len(x), 1)
+    x, y, _ = net.check_data(x, y, loss)
+    ops, last, _ = net.loss_ops(loss, x.dtype, y.dtype, False, len(x), 1)
     plan = lower(ops, net.dtype, batch=len(x), threads=threads, train=True)
     engine = Reference(plan, twins, net.dtype, loss=last, inputs=x, targets=y)
-    total = engine.gradient(net._memory.copy(), len(x))
+    total = engine.gradient(net.memory.copy(), len(x))
     return engine.grads, total / len(x)
 
 
@@ -133,17 +133,17 @@ def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
     """Outputs for all samples."""
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
-    plan = lower(net._executors._prediction(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
-    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net._memory.copy(), len(x))
+    plan = lower(net.executors._prediction(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
+    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).forward(net.memory.copy(), len(x))
     return outputs
 
 
 def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, twins=TWINS):
     """Mean loss and share of hits (0 where the targets name no classes)."""
-    x, y, classes = net._data(x, y, loss)
-    ops, last, hits = net._with_loss(loss, x.dtype, y.dtype, classes)
+    x, y, classes = net.check_data(x, y, loss)
+    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
-    total, found = Reference(plan, twins, net.dtype, loss=last, hits=hits, inputs=x, targets=y).evaluate(net._memory.copy(), len(x))
+    total, found = Reference(plan, twins, net.dtype, loss=last, hits=hits, inputs=x, targets=y).evaluate(net.memory.copy(), len(x))
     return total / len(x), found / len(x)
 
 
@@ -166,9 +166,9 @@ class Bench:
     """The plan of one training step with memories full of random numbers between guards, to call one kernel at a time."""
 
     def __init__(self, net, x, y, loss, training=True, seed=5):
-        x, y, classes = net._data(x, y, loss)
+        x, y, classes = net.check_data(x, y, loss)
         self.samples, self.dtype = len(x), net.dtype
-        ops, _, _ = net._with_loss(loss, x.dtype, y.dtype, classes, training=training)
+        ops, _, _ = net.loss_ops(loss, x.dtype, y.dtype, classes, training=training)
         self.plan = lower(ops, net.dtype, batch=len(x), threads=1, train=True)
         self.data = {INPUTS: x, TARGETS: y, PERMUTATION: None, OUTPUTS: None}
         self.plan.set_context(INPUTS, x.ctypes.data)

@@ -104,10 +104,10 @@ def launches():
     """(name, dtype, launch) for whole networks."""
     for name, net, batch, loss, optimizer, way in whole_networks():
         executor.choose_launch_mode = lambda ops, batch, training, way=way: way
-        chosen = net._loss(loss)
+        chosen = net.resolve_loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
-        ops, last, hits = net._with_loss(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
+        ops, last, hits = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
         trainer = executor.TrainingExecutor(ops, net.dtype, batch, last, hits, optimizer)
         if way == executor.ONE:
             yield f"{name} steps", net.dtype, trainer.steps_of_one

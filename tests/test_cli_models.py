@@ -122,7 +122,7 @@ def test_plot_draws_what_is_asked_for(folder):
 
 def test_an_ensemble_is_evaluated_and_described(folder):
     bars()
-    ensemble = nn.Ensemble.of(lambda seed: nn.Sequential([nn.Flatten(), nn.Dense(2, activation="softmax")], (16, 16), seed=seed),
+    ensemble = nn.Ensemble.from_builder(lambda seed: nn.Sequential([nn.Flatten(), nn.Dense(2, activation="softmax")], (16, 16), seed=seed),
                               members=3, combine="vote")
     ensemble.save("three")
     with np.load("bars.npz") as file:
@@ -135,7 +135,7 @@ def test_an_ensemble_is_evaluated_and_described(folder):
 
 def test_a_network_or_an_ensemble_is_moved():
     pytest.importorskip("numba_cuda")
-    ensemble = nn.Ensemble.of(lambda seed: nn.Sequential([nn.Dense(2)], 2, seed=seed), members=2)
+    ensemble = nn.Ensemble.from_builder(lambda seed: nn.Sequential([nn.Dense(2)], 2, seed=seed), members=2)
     assert [net.device for net in work.to_device(ensemble, "cuda").networks] == ["cuda", "cuda"]
     assert work.to_device(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
 

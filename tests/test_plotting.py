@@ -88,7 +88,7 @@ def test_filters_of_sequences():
 @pytest.mark.parametrize("layer", [0, 1])
 def test_feature_maps_are_the_outputs_behind_the_activation(layer):
     net, x = network(last=(nn.BatchNorm(), nn.Dense(3, activation="softmax"))), pictures()
-    part = nn.Sequential(net.description[: (1, 4)[layer]], net.input_shape, "float64")
+    part = nn.Sequential(net.specs[: (1, 4)[layer]], net.input_shape, "float64")
     part.parameters = net.parameters[: part.parameters.size]
     figure = plotting.feature_maps(net, x[3], layer)
     maps, height, width = part.predict(x[3:4])[0], *part.output_shape[:2]
@@ -198,7 +198,7 @@ def test_what_cannot_be_drawn_is_refused(make, words):
 
 
 def test_pictures_by_their_numbers():
-    assert [plotting.picture_shape(shape) for shape in ((784,), (12288,), (5, 6), (5, 6, 2))] == [
+    assert [plotting.image_shape(shape) for shape in ((784,), (12288,), (5, 6), (5, 6, 2))] == [
         (28, 28, 1), (64, 64, 3), (5, 6, 1), (5, 6, 2)]
 
 

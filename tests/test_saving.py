@@ -116,7 +116,7 @@ def test_initial_numbers_of_the_user_are_in_the_tensors_alone(initial, tmp_path)
     net = network(initializer=initial, bias_initializer=np.arange(6.0))
     back = there_and_back(net, tmp_path)
     np.testing.assert_array_equal(back.parameters, net.parameters)
-    assert back.description[0].initializer is None and back.description[0].bias_initializer == "zeros"
+    assert back.specs[0].initializer is None and back.specs[0].bias_initializer == "zeros"
 
 
 def test_what_stands_beside_the_layers(tmp_path):
@@ -193,7 +193,7 @@ def test_own_classes_come_back_by_name(tmp_path):
     net = nn.Sequential([nn.Dense(3, activation=Doubled(4.0), initializer=Thirds()), Doubled], 2)
     back = there_and_back(net, tmp_path, custom={"Doubled": Doubled, "Thirds": Thirds})
     assert [placed.layer.factor for placed in back.layers[1:]] == [4.0, 2.0]
-    assert back.description[0].initializer == Thirds()
+    assert back.specs[0].initializer == Thirds()
 
 
 @pytest.mark.parametrize("missing", ["Doubled", "Thirds"])

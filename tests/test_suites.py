@@ -88,7 +88,7 @@ def test_every_verb_of_every_layer_is_there():
         for name in suite.params[0]:
             kind, shape, _ = {**layers.LAYERS, **layers.FIRST}[name]
             network = nn.Sequential(layers.network(name)[0], shape)
-            op = [op for op in network._ops(training=True) if op.name == kind][-1]
+            op = [op for op in network.layer_ops(training=True) if op.name == kind][-1]
             assert {"forward": op.forward, "backward": op.backward, "gradient": op.accumulate_gradient or op.gradient}[suite.verb], name
 
 

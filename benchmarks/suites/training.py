@@ -44,7 +44,7 @@ class Trained:
     @property
     def trainer(self):
         """The plan and the memories of this training."""
-        machinery = getattr(self.network, "_executors", None)
+        machinery = getattr(self.network, "executors", None)
         (found,) = (machinery.made if machinery else self.network._machines).values()  # the latter on older commits
         return found
 
@@ -89,7 +89,7 @@ class Step:
         self.trainer.tuner.size = threads
         for column, array in ((INPUTS, self.trained.x), (TARGETS, self.trained.y), (PERMUTATION, None)):
             self.trainer.bind(column, array)
-        self.memory, self.state = network._memory.copy(), np.zeros_like(network.optimizer_state)
+        self.memory, self.state = network.memory.copy(), np.zeros_like(network.optimizer_state)
         self.steps()
 
     def steps(self):

@@ -46,12 +46,12 @@ class Machine:
         network = nn.Sequential(layers, input_shape, seed=0)
         rng = np.random.default_rng(0)
         x, y = rng.random((batch, *network.input_shape), np.float32), rng.random((batch, *network.output_shape), np.float32)
-        ops, last, _ = network._with_loss(loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True)
+        ops, last, _ = network.loss_ops(loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True)
         plan = lower(ops, network.dtype, batch=batch, threads=threads, train=True)
         self.machine, self.batch, self.plan = executor.GradientExecutor(plan, network.dtype, last), batch, plan
         self.machine.bind(INPUTS, x)
         self.machine.bind(TARGETS, y)
-        self.parameters = network._memory.copy()
+        self.parameters = network.memory.copy()
         self.step()
 
     def step(self) -> None:

@@ -37,7 +37,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def picture_shape(shape: Shape) -> Shape:
+def image_shape(shape: Shape) -> Shape:
     """Return (height, width, channels) for a sample of that shape: a vector is a square picture of one or three channels.
 
     Raises ValueError where it cannot be one.
@@ -98,8 +98,8 @@ def _draw(axes, whole: np.ndarray, **options):
 
 
 def _weighted_layer_index(network: Sequential, layer: int) -> int:
-    """The place in network.description of the layer that is number `layer` of those with weights."""
-    places = [i for i, one in enumerate(network.description) if isinstance(one, (Conv1D, Conv2D, Dense))]
+    """The place in network.specs of the layer that is number `layer` of those with weights."""
+    places = [i for i, one in enumerate(network.specs) if isinstance(one, (Conv1D, Conv2D, Dense))]
     if not -len(places) <= validation.check_int(layer, "layer", -len(places)) < len(places):
         raise ValueError(f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0")
     return places[layer]
@@ -113,14 +113,14 @@ def filters(network: Sequential, layer: int = 0, count: int = MAX_TILES):
     Filters of several channels stand in columns, a channel in each row; three channels of a picture are colours.
     Raises ValueError for a dense layer behind other layers, whose inputs are no picture.
     """
-    described = network.description[_weighted_layer_index(network, layer)]
+    described = network.specs[_weighted_layer_index(network, layer)]
     placed = next(one for one in network.layers if one.layer is described)
     weights = placed.parameters["weights"].astype(np.float64)
     if isinstance(described, Dense):
         if size(placed.input_shape) != size(network.input_shape) or placed.offset > 0:
             raise ValueError(f"layer {layer} is dense and does not see the picture itself; filters draws convolutions and the "
                              "first layer")
-        weights = weights.reshape(*picture_shape(network.input_shape), -1)
+        weights = weights.reshape(*image_shape(network.input_shape), -1)
     elif weights.ndim == 3:
         weights = weights[None]
     weights = weights.transpose(3, 0, 1, 2)[:count]
@@ -150,9 +150,9 @@ def filters(network: Sequential, layer: int = 0, count: int = MAX_TILES):
 def _prefix_network(network: Sequential, layer: int) -> Sequential:
     """A network of the layers up to that one and the activations behind it, with the same numbers."""
     last = _weighted_layer_index(network, layer) + 1
-    while last < len(network.description) and isinstance(network.description[last], Activation):
+    while last < len(network.specs) and isinstance(network.specs[last], Activation):
         last += 1
-    part = Sequential(network.description[:last], network.input_shape, network.dtype)
+    part = Sequential(network.specs[:last], network.input_shape, network.dtype)
     for ours, theirs in zip(part.layers, network.layers, strict=False):
         for name, values in {**theirs.parameters, **theirs.buffers}.items():
             setattr(ours, name, values)
@@ -210,7 +210,7 @@ def mistakes(network, x, y, count: int = 24, names=None):
     true, given, sure = _labels(network, x, y)
     wrong = np.flatnonzero(true != given)
     chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: validation.check_int(count, "count")]
-    height, width, channels = picture_shape(network.input_shape)
+    height, width, channels = image_shape(network.input_shape)
     columns, head = max(4, _columns(len(chosen), min(8, len(chosen)))), math.ceil(0.28 * width)
     tiles = _to_display(np.asarray(x)[chosen].reshape(-1, height, width, channels)) if len(chosen) else np.zeros((0, height, width))
     whole, places = _montage(tiles, columns, max(1, width // 7), head)

@@ -61,7 +61,7 @@ def test_two_steps_agree_for_every_layer(example, way):
     nets, x, y = twice(example, LOSS, penalty=nn.L2(0.1)), inputs(example, 7), targets(LOSS, 7)
     for net in nets:
         net.history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=4)
-    close(nets[1]._memory, nets[0]._memory, ROUNDING)
+    close(nets[1].memory, nets[0].memory, ROUNDING)
     close(nets[1].history.history["loss"], nets[0].history.history["loss"], ROUNDING)
 
 
@@ -70,10 +70,10 @@ def test_two_steps_agree_for_every_layer(example, way):
 def test_steps_agree_for_every_optimizer(optimizer, way):
     example = TRAINABLE[6]
     nets, x, y = twice(example, LOSS, penalty=PENALTIES[1]), inputs(example, 9), targets(LOSS, 9)
-    before = nets[0]._memory.copy()
+    before = nets[0].memory.copy()
     for net in nets:
         net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2)
-    close(nets[1]._memory - before, nets[0]._memory - before, 1e-9)
+    close(nets[1].memory - before, nets[0].memory - before, 1e-9)
     close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
 
 
@@ -142,7 +142,7 @@ def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     net = network(TRAINABLE[0]).to("cuda")
     x = inputs(TRAINABLE[0], 3)
     net.predict(x)
-    (machine,) = net._executors.made.values()
+    (machine,) = net.executors.made.values()
     machine.plan.tables[:, :, columns.W] += 1_000_000
     machine.tables_written = False
     with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):

@@ -55,7 +55,7 @@ def test_three_steps_agree_for_every_layer(example):
     net, x, y = network(example, LOSS, penalty=nn.L2(0.1)), inputs(example, 14), targets(LOSS, 14)
     params, _, losses = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS["momentum"], 6, 1)
     history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=6, epochs=1)
-    close(net._memory, params, ROUNDING)
+    close(net.memory, params, ROUNDING)
     close(history.history["loss"][0] - net.penalty_value(14, 3), losses[0], ROUNDING)
 
 
@@ -64,10 +64,10 @@ def test_three_steps_agree_for_every_layer(example):
 def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads):
     example = TRAINABLE[6]
     net, x, y = network(example, LOSS, penalty=PENALTIES[1]), inputs(example, 14), targets(LOSS, 14)
-    before = net._memory.copy()
+    before = net.memory.copy()
     params, state, _ = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS[optimizer], 6, 2, threads=threads)
     net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2, threads=threads)
-    close(net._memory - before, params - before, 1e-10)
+    close(net.memory - before, params - before, 1e-10)
     close(net.optimizer_state, state, 1e-11)
 
 
@@ -77,7 +77,7 @@ def test_three_steps_agree_for_every_loss(loss):
     net, x, y = network(example, loss, width=5), inputs(example, 14), targets(loss, 14, 5)
     params, _, losses = reference_fit(net, x, y, loss.loss, nn.SGD(0.3), 5, 1)
     history = net.fit(x, y, loss=loss.loss, optimizer=nn.SGD(0.3), batch_size=5)
-    close(net._memory, params, ROUNDING)
+    close(net.memory, params, ROUNDING)
     close(history.history["loss"], losses, ROUNDING)
 
 
@@ -111,9 +111,9 @@ def test_a_first_product_that_is_cut_by_its_inputs_agrees(dtype, threads):
     close(net.gradient(few, labels, loss, threads=threads), expected, ROUNDING)
     params, _, losses = reference_fit(net, x, y, loss, OPTIMIZERS["momentum"], 9, 2, threads=threads)
     history = net.fit(x, y, loss=loss, optimizer=OPTIMIZERS["momentum"], batch_size=9, epochs=2, threads=threads)
-    close(net._memory, params, ROUNDING)
+    close(net.memory, params, ROUNDING)
     close(history.history["loss"], losses, ROUNDING)
-    assert {machine.plan.n_split_k for machine in net._executors.made.values()} == {4}
+    assert {machine.plan.n_split_k for machine in net.executors.made.values()} == {4}
 
 
 def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_samples():
@@ -122,4 +122,4 @@ def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_sampl
     x, y = generator.normal(size=(18, 301)), generator.normal(size=18)
     parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]  # 9 samples are few enough for a cut, 18 are not
     close(sum(parts) / 2, net.gradient(x, y), ROUNDING)
-    assert sorted(machine.plan.n_split_k for machine in net._executors.made.values()) == [0, 4]
+    assert sorted(machine.plan.n_split_k for machine in net.executors.made.values()) == [0, 4]

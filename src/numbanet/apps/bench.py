@@ -83,7 +83,7 @@ def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu"
         return (pictures if math.prod(network.input_shape) == 784 else numbers).reshape(-1, *network.input_shape)
 
     def speed(network, name, kind, n, found):
-        passes = [2 * op.n_weights * op.weight_reuse for op in network._ops() if op.n_weights]
+        passes = [2 * op.n_weights * op.weight_reuse for op in network.layer_ops() if op.n_weights]
         flops = 3 * sum(passes) - passes[0] if kind == "train" else sum(passes)
         return Speed(name, kind, n, found, n / found, n * flops / found / most)
 

@@ -26,7 +26,7 @@ class ExecutorCache:
         self.network, self.device = network, network.device
         self.made: dict = {}
         self.direct: dict[np.dtype, cpu.SmallBatchInference] = {}
-        self.flops = sum(op.flops for op in network._ops())
+        self.flops = sum(op.flops for op in network.layer_ops())
         self.lock = threading.RLock()
 
     def threads(self, wanted, flops: int) -> int:
@@ -63,7 +63,7 @@ class ExecutorCache:
         """For fit: mini-batches of `batch` of samples like x and y."""
 
         def ops():
-            found = self.network._with_loss(loss, x.dtype, y.dtype, classes, len(x), batches, True, augment)
+            found = self.network.loss_ops(loss, x.dtype, y.dtype, classes, len(x), batches, True, augment)
             if not any(op.n_params for op in found[0]):
                 raise ValueError("the network has no parameters to train")
             return found
@@ -76,7 +76,7 @@ class ExecutorCache:
         """For the gradient over all samples of x and y."""
 
         def ops():
-            return self.network._with_loss(loss, x.dtype, y.dtype, False, len(x), 1)[:2]
+            return self.network.loss_ops(loss, x.dtype, y.dtype, False, len(x), 1)[:2]
 
         threads = self.threads(threads, 3 * self.flops * len(x))
         return self._kept((loss, x.dtype, y.dtype), "GradientExecutor", ops, len(x), threads, True)
@@ -93,7 +93,7 @@ class ExecutorCache:
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def ops():
-            return self.network._with_loss(loss, x_dtype, y_dtype, classes)
+            return self.network.loss_ops(loss, x_dtype, y_dtype, classes)
 
         return self._kept((loss, x_dtype, y_dtype, classes, "score"), "InferenceExecutor", ops, batch, threads, False)
 
@@ -107,5 +107,5 @@ class ExecutorCache:
     def _prediction(self, x_dtype) -> list:
         """Ops from the data to the caller's outputs."""
         n_in, n_out = size(self.network.input_shape), size(self.network.output_shape)
-        body = [*self.network._ops(), data.outputs(n_out)]
+        body = [*self.network.layer_ops(), data.outputs(n_out)]
         return [data.inference_inputs(n_in, x_dtype, self.network.dtype, body[0]), *body]

@@ -16,7 +16,7 @@ class BuiltLayer:
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
         self.layer, self.input_shape, self.output_shape, self.offset = layer, input_shape, output_shape, offset
         self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
-        self.count = sum(size(shape) for shape in self.shapes.values())
+        self.n_parameters = sum(size(shape) for shape in self.shapes.values())
         self.parameters: dict[str, np.ndarray] = {}
         self.buffers: dict[str, np.ndarray] = {}
 
@@ -74,7 +74,7 @@ def build_layers(description, input_shape: Shape) -> list[BuiltLayer]:
         except ValueError as error:
             raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
         result.append(BuiltLayer(layer, shape, after, offset))
-        shape, offset = after, offset + result[-1].count
+        shape, offset = after, offset + result[-1].n_parameters
     return result
 
 
@@ -88,7 +88,7 @@ def _channels_last(shape: Shape) -> None:
 def layer_ops(layers: list[BuiltLayer], penalty, samples: int, batches: int, training: bool) -> list[Op]:
     """The ops of these layers, with the penalties of each (or else `penalty`) scaled for a training set."""
     result: list[Op] = []
-    trained, k = next((k for k, placed in enumerate(layers) if placed.count), None), 0
+    trained, k = next((k for k, placed in enumerate(layers) if placed.n_parameters), None), 0
     while k < len(layers):
         taken, ops = conv2d_channels_first.fuse([(placed.layer, placed.input_shape) for placed in layers[k:]]) if k == trained else (0, [])
         placed = layers[k]
@@ -104,10 +104,10 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples: int, batches: int, tra
 def summary(layers: list[BuiltLayer], dtype: np.dtype) -> str:
     """A table: layer, output shape, parameters, bytes."""
     layer_ops = [("layer", "output", "parameters", "bytes")]
-    total = sum(placed.count for placed in layers)
+    total = sum(placed.n_parameters for placed in layers)
     for placed in layers:
-        size_ = f"{placed.count * dtype.itemsize:,}"
-        layer_ops.append((type(placed.layer).__name__, str(placed.output_shape), f"{placed.count:,}", size_))
+        size_ = f"{placed.n_parameters * dtype.itemsize:,}"
+        layer_ops.append((type(placed.layer).__name__, str(placed.output_shape), f"{placed.n_parameters:,}", size_))
     layer_ops.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))
     widths = [max(len(row[k]) for row in layer_ops) for k in range(4)]
     lines = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))

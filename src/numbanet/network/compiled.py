@@ -29,12 +29,12 @@ def compiled(network):
     """
     dtype = network.dtype
     n_in, n_out = size(network.input_shape), size(network.output_shape)
-    ops = [data.inputs(n_in, dtype), *network._ops(), data.outputs(n_out)]
+    ops = [data.inputs(n_in, dtype), *network.layer_ops(), data.outputs(n_out)]
     plan = lower(ops, dtype, batch=1, threads=1, train=False)
     if plan.n_acts * dtype.itemsize > LARGEST:
         raise ValueError(f"one sample needs {plan.n_acts * dtype.itemsize:,} bytes between the layers, more than the {LARGEST:,} "
                          "that fit on a stack; call predict instead")
-    table, params = plan.tables[0].copy(), network._memory.copy()  # with running means behind the parameters
+    table, params = plan.tables[0].copy(), network.memory.copy()  # with running means behind the parameters
     first, last = int(table[1, NEXT]), int(plan.tables[0, 0, PREVIOUS])
     begin, end = int(table[1, Y]), int(table[last, X])
     for row in range(len(table)):  # the walk ends before the scatter

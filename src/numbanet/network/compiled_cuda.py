@@ -27,14 +27,14 @@ def compiled(network):
     driver.require_gpu()
     dtype, kind = network.dtype, network.dtype.type
     n_in, n_out = size(network.input_shape), size(network.output_shape)
-    ops = [data.inputs(n_in, dtype), *network._ops(), data.outputs(n_out)]
+    ops = [data.inputs(n_in, dtype), *network.layer_ops(), data.outputs(n_out)]
     plan = lower(ops, dtype, batch=1, threads=1, train=False, card=True)
     if plan.n_acts * dtype.itemsize > LARGEST:
         raise ValueError(f"one sample needs {plan.n_acts * dtype.itemsize:,} bytes between the layers, more than the {LARGEST:,} "
                          "that fit the memory of a thread; call predict instead")
-    table, parameters = driver.DeviceBuffer(plan.tables.size, np.int64), driver.DeviceBuffer(network._memory.size, dtype)
+    table, parameters = driver.DeviceBuffer(plan.tables.size, np.int64), driver.DeviceBuffer(network.memory.size, dtype)
     table.upload(plan.tables)
-    parameters.upload(network._memory)
+    parameters.upload(network.memory)
     row, numbered = 1, []
     for op in plan.ops:
         numbered.append((op, row))

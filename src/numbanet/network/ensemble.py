@@ -44,7 +44,7 @@ class Ensemble:
         self.combine = combine
 
     @classmethod
-    def of(cls, build, members: int = 5, seeds=None, combine: str = "mean") -> "Ensemble":
+    def from_builder(cls, build, members: int = 5, seeds=None, combine: str = "mean") -> "Ensemble":
         """Build the networks by `build(seed)`, for seeds 0 … members − 1 or the ones given."""
         chosen = range(validation.check_int(members, "members")) if seeds is None else [validation.check_int(seed, "a seed", 0) for seed in seeds]
         return cls([build(seed) for seed in chosen], combine)
@@ -113,8 +113,8 @@ class Ensemble:
         The loss is that of the mean outputs. A cross-entropy takes an output of exactly 0 or 1 for the nearest number beside it.
         """
         first = self.networks[0]
-        chosen = first._loss(loss)
-        _, y, classes = first._data(x, y, chosen)
+        chosen = first.resolve_loss(loss)
+        _, y, classes = first.check_data(x, y, chosen)
         for network in self.networks if chosen.fused_activation else ():
             if type(network.layers[-1].layer).__name__ != chosen.fused_activation:
                 raise ValueError(f"{type(chosen).__name__} needs networks that all end in {chosen.fused_activation.lower()}, one ends in "

@@ -93,12 +93,12 @@ def peak(dtype) -> float:
 
 def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
     """Measure every verb of a training step on the first `batch_size` samples; network and data stay as they are."""
-    chosen = network._loss(loss)
-    x, y, classes = network._data(x[:batch_size], y[:batch_size], chosen)
-    ops, last, _ = network._with_loss(chosen, x.dtype, y.dtype, False, len(x), 1, training=True)
+    chosen = network.resolve_loss(loss)
+    x, y, classes = network.check_data(x[:batch_size], y[:batch_size], chosen)
+    ops, last, _ = network.loss_ops(chosen, x.dtype, y.dtype, False, len(x), 1, training=True)
     plan = lower(ops, network.dtype, batch=len(x), threads=1, train=True)
     machine = executor.GradientExecutor(plan, network.dtype, last)
-    params = network._memory.copy()
+    params = network.memory.copy()
     machine.bind(INPUTS, x)
     machine.bind(TARGETS, y)
     machine.gradient(params, len(x))

@@ -7,7 +7,8 @@ import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
 from numbanet.io import validation
-from numbanet.network.built_layer import build_layers, layer_ops, parameter_views, summary
+from numbanet.network import built_layer
+from numbanet.network.built_layer import build_layers, parameter_views, summary
 from numbanet.nn import data, losses, metrics
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers.base import Shape, size
@@ -41,12 +42,12 @@ class Sequential:
         self.threads = None if threads is None else validation.check_int(threads, "threads")
         shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
         self.input_shape: Shape = tuple(validation.check_int(n, "every number in input_shape") for n in shape)
-        self.description = list(layers)
-        self.layers = build_layers(self.description, self.input_shape)
+        self.specs = list(layers)
+        self.layers = build_layers(self.specs, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
-        count = sum(placed.count for placed in self.layers)
+        count = sum(placed.n_parameters for placed in self.layers)
         buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
-        self._memory = np.zeros(count + buffers, self.dtype)
+        self.memory = np.zeros(count + buffers, self.dtype)
         self._bind()
         self._reset_executors()
         self.initialize()
@@ -55,15 +56,15 @@ class Sequential:
 
     def _bind(self) -> None:
         """Give every layer views of its parameters, and behind all parameters of its buffers."""
-        count = sum(placed.count for placed in self.layers)
-        self._parameters, start = self._memory[:count], count
+        count = sum(placed.n_parameters for placed in self.layers)
+        self._parameters, start = self.memory[:count], count
         for placed in self.layers:
-            placed.parameters = parameter_views(self._memory, placed.offset, placed.shapes)
-            placed.buffers = parameter_views(self._memory, start, placed.buffer_shapes)
+            placed.parameters = parameter_views(self.memory, placed.offset, placed.shapes)
+            placed.buffers = parameter_views(self.memory, start, placed.buffer_shapes)
             start += sum(view.size for view in placed.buffers.values())
 
     def _reset_executors(self) -> None:
-        self._executors = ExecutorCache(self)
+        self.executors = ExecutorCache(self)
         self._trained_by: int | None = None
 
     def _refuse_in_training(self, what: str) -> None:
@@ -114,11 +115,11 @@ class Sequential:
 
     # --- lowering ---
 
-    def _ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
+    def layer_ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
         """The rows of the layers before `last`, with their penalties scaled for a training set."""
-        return layer_ops(self.layers[:last], self.penalty, samples, batches, training)
+        return built_layer.layer_ops(self.layers[:last], self.penalty, samples, batches, training)
 
-    def _with_loss(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
+    def loss_ops(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
                    augment=None):
         """Ops from the data to the loss, with the ops of loss and hits."""
         final = self.layers[-1].layer
@@ -136,7 +137,7 @@ class Sequential:
         threshold = 0.0 if fused else 0.5
         hits = losses.correct_op(n, targets, threshold) if classes else None
         last = loss.op(n, targets)
-        body = self._ops(-1 if fused else None, samples, batches, training)
+        body = self.layer_ops(-1 if fused else None, samples, batches, training)
         begin = [data.inputs(size(self.input_shape), x_dtype), *([augment.op(self.input_shape)] if augment else [])]
         ops = [*begin, *body, targets, *([hits] if hits else []), last]
         return ops, last, hits
@@ -150,24 +151,24 @@ class Sequential:
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
         if type(x) is np.ndarray:
-            direct = self._executors.direct.get(x.dtype)
+            direct = self.executors.direct.get(x.dtype)
             if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and (
                     x.flags.c_contiguous and x.flags.aligned):
                 outputs = np.empty((len(x), *self.output_shape), self.dtype)
-                with self._executors.lock:
-                    if direct(x, outputs, self._memory):
+                with self.executors.lock:
+                    if direct(x, outputs, self.memory):
                         return outputs
         x = validation.check_inputs(x, self.input_shape, self.dtype, look=False)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
-        with self._executors.lock:
-            self._executors.build_small_batch(x.dtype)
-            machine = self._executors.predictor(x.dtype, len(x), threads)
+        with self.executors.lock:
+            self.executors.build_small_batch(x.dtype)
+            machine = self.executors.predictor(x.dtype, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(OUTPUTS, outputs)
             try:
                 if not machine.looks:
                     validation.assert_all_finite(x, "x")
-                machine.forward(self._memory, len(x))
+                machine.forward(self.memory, len(x))
             finally:
                 machine.release()
         if machine.looks and not machine.finite():
@@ -179,28 +180,28 @@ class Sequential:
         outputs = self.predict(x, threads=threads).reshape(len(x), -1)
         return outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(np.int64)
 
-    def _loss(self, given) -> losses.Loss:
+    def resolve_loss(self, given) -> losses.Loss:
         """The loss asked for, or the one that belongs to the last activation."""
         if given is None:
             given = {"Softmax": "cross_entropy", "Sigmoid": "binary_cross_entropy"}.get(
                 type(self.layers[-1].layer).__name__, "mean_squared_error")
         return losses.loss(given)
 
-    def _data(self, x, y, loss, names=("x", "y")):
+    def check_data(self, x, y, loss, names=("x", "y")):
         x = validation.check_inputs(x, self.input_shape, self.dtype, names[0])
         y, classes = validation.check_targets(y, len(x), size(self.output_shape), self.dtype, names[1], names[0])
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_probabilities(y, names[1], type(loss).__name__)
         return x, y, classes
 
-    def _score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
+    def score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
         """Mean loss without penalties, and accuracy for classes, of checked data."""
-        with self._executors.lock:
-            machine = self._executors.evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
+        with self.executors.lock:
+            machine = self.executors.evaluator(loss, x.dtype, y.dtype, classes, len(x), threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
-                total, hits = machine.forward(self._memory, len(x))
+                total, hits = machine.forward(self.memory, len(x))
             finally:
                 machine.release()
         return total / len(x), hits / len(x) if classes else None
@@ -210,9 +211,9 @@ class Sequential:
 
         The loss is the mean over samples, without penalties; by default the one that belongs to the last activation.
         """
-        chosen = self._loss(loss)
-        x, y, classes = self._data(x, y, chosen)
-        value, hits = self._score(x, y, classes, chosen, threads)
+        chosen = self.resolve_loss(loss)
+        x, y, classes = self.check_data(x, y, chosen)
+        value, hits = self.score(x, y, classes, chosen, threads)
         if hits is not None:
             return {"loss": value, "accuracy": hits, "mistakes": round((1 - hits) * len(x))}
         outputs = self.predict(x, threads=threads)
@@ -231,20 +232,20 @@ class Sequential:
 
     def loss(self, x, y, loss=None) -> float:
         """Return the mean loss over the samples plus the penalties, which count x as the training set and one batch."""
-        chosen = self._loss(loss)
-        x, y, classes = self._data(x, y, chosen)
-        return self._score(x, y, classes, chosen)[0] + self.penalty_value(len(x), 1)
+        chosen = self.resolve_loss(loss)
+        x, y, classes = self.check_data(x, y, chosen)
+        return self.score(x, y, classes, chosen)[0] + self.penalty_value(len(x), 1)
 
     def gradient(self, x, y, loss=None, *, threads: int | None = None) -> np.ndarray:
         """Return the gradient of `loss(x, y)` by all parameters, as a new vector in their order."""
-        chosen = self._loss(loss)
-        x, y, classes = self._data(x, y, chosen)
-        with self._executors.lock:
-            machine = self._executors.differentiator(chosen, x, y, threads)
+        chosen = self.resolve_loss(loss)
+        x, y, classes = self.check_data(x, y, chosen)
+        with self.executors.lock:
+            machine = self.executors.differentiator(chosen, x, y, threads)
             machine.bind(INPUTS, x)
             machine.bind(TARGETS, y)
             try:
-                machine.gradient(self._memory, len(x))
+                machine.gradient(self.memory, len(x))
             finally:
                 machine.release()
             return machine.grads.copy()
@@ -266,7 +267,7 @@ class Sequential:
 
         Raises ValueError or TypeError for bad data before anything is trained, DivergenceError when the loss is no longer finite.
         """
-        with self._executors.lock:
+        with self.executors.lock:
             self._refuse_in_training("fit")
             self._trained_by = threading.get_ident()
         try:
@@ -306,12 +307,12 @@ class Sequential:
         return summary(self.layers, self.dtype)
 
     def __repr__(self):
-        inside = ", ".join((layer if isinstance(layer, type) else type(layer)).__name__ for layer in self.description)
+        inside = ", ".join((layer if isinstance(layer, type) else type(layer)).__name__ for layer in self.specs)
         return f"<Sequential {self.input_shape} → {self.output_shape}: {inside}; {self._parameters.size:,} parameters {self.dtype}>"
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_executors"], state["_trained_by"]
+        del state["executors"], state["_trained_by"]
         return state
 
     def __setstate__(self, state):

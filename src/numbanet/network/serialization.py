@@ -64,7 +64,7 @@ def _to_config(network) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     content = {
         "input_shape": list(network.input_shape), "dtype": str(network.dtype), "seed": network.seed,
         "threads": network.threads, "epoch": network.epoch, "penalty": _encode(network.penalty, "penalty"),
-        "layers": [_encode(layer, f"layer {i}") for i, layer in enumerate(network.description)],
+        "layers": [_encode(layer, f"layer {i}") for i, layer in enumerate(network.specs)],
         "optimizer": _encode(network.optimizer, "optimizer"), "optimizer_steps": network.optimizer_steps,
     }
     tensors = _named_tensors(network)
@@ -171,7 +171,7 @@ def _from_config(path, content: dict[str, Any], classes: dict[str, type], tensor
         if optimizer is not None:
             optimizer = optimizers.optimizer(optimizer)
         epoch, steps = (validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
-        network._ops()
+        network.layer_ops()
     except Exception as error:
         raise ValueError(f"{path}: {error}") from error
     _check_tensors(path, network, optimizer, tensors)

@@ -167,4 +167,4 @@ def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
     def build(one):
         return Sequential(chosen.layers(), chosen.input_shape, seed=one, **options)
 
-    return Ensemble.of(build, seeds=seeds, combine="vote"), chosen.recipe
+    return Ensemble.from_builder(build, seeds=seeds, combine="vote"), chosen.recipe

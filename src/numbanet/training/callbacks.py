@@ -53,11 +53,11 @@ class EarlyStopping(Callback):
         value = self.sign * logs[self.monitor]
         if value < self.best:
             self.best, self.since = value, 0
-            self.parameters = network._memory.copy() if self.restore_best else None
+            self.parameters = network.memory.copy() if self.restore_best else None
         else:
             self.since += 1
         return self.since >= self.patience
 
     def on_fit_end(self, network):
         if self.parameters is not None:
-            network._memory[:] = self.parameters
+            network.memory[:] = self.parameters

@@ -41,21 +41,21 @@ def epoch_permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
 def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validation_data, validation_split, augment, callbacks,
         verbose, threads) -> History:
     """Train the network; see Sequential.fit."""
-    loss, optimizer = network._loss(loss), optimizers.optimizer(optimizer)
+    loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
     callbacks = [callback(one) for one in callbacks]
     epochs = check_int(epochs, "epochs", 0)
     threads = None if threads is None else check_int(threads, "threads")
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split must be at least 0 and below 1, got {validation_split!r}")
-    x, y, classes = network._data(x, y, loss)
+    x, y, classes = network.check_data(x, y, loss)
     validation = None
     if validation_data is not None:
         if validation_split:
             raise ValueError("pass validation_data or validation_split, not both")
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
             raise ValueError("validation_data must be a pair (x, y)")
-        validation = network._data(*validation_data, loss, names=("validation x", "validation y"))
+        validation = network.check_data(*validation_data, loss, names=("validation x", "validation y"))
     elif validation_split:
         kept = len(x) - int(round(len(x) * validation_split))
         if not 0 < kept < len(x):
@@ -70,7 +70,7 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
         if getattr(placed.layer, "needs_batch", False) and smallest * len(placed.input_shape) == 1:
             raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in "
                              f"batches of {batch} leave one of a single sample: choose another batch_size")
-    trainer = network._executors.trainer(loss, optimizer, x, y, classes, batch, batches, threads, augment)
+    trainer = network.executors.trainer(loss, optimizer, x, y, classes, batch, batches, threads, augment)
     _reuse_optimizer_state(network, optimizer)
     history, show = History(), Progress(epochs if verbose else 0)
     trainer.bind(INPUTS, x)
@@ -85,7 +85,7 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
             logs["loss"] += network.penalty_value(samples, batches)
             network.epoch += 1
             if validation is not None:
-                value, hits = network._score(*validation, loss)
+                value, hits = network.score(*validation, loss)
                 logs["val_loss"] = value + network.penalty_value(samples, batches)
                 if hits is not None:
                     logs["val_accuracy"] = hits
@@ -112,7 +112,7 @@ def _reuse_optimizer_state(network, optimizer) -> None:
 
 def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float]:
     """One pass over the data, in native calls of about 50 ms; the means of loss and accuracy."""
-    kept = network._memory.copy()
+    kept = network.memory.copy()
     trainer.bind(PERMUTATION, epoch_permutation(network.seed, network.epoch, samples) if shuffle else None)
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
@@ -120,7 +120,7 @@ def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float
     done = 0
     while done < batches:
         last = min(batches, done + trainer.slice())
-        reached = trainer.steps(network._memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
+        reached = trainer.steps(network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
         network.optimizer_steps += reached - done
         if reached < last:
             _restore_and_raise(network, kept, reached + 1)
@@ -135,7 +135,7 @@ def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float
 
 
 def _restore_and_raise(network, kept, batch) -> None:
-    network._memory[:] = kept
+    network.memory[:] = kept
     network.optimizer_state[:] = 0
     network.optimizer_steps = 0
     raise DivergenceError(f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a finite number. "

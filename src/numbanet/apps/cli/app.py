@@ -130,7 +130,7 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
     net = work.network(d, chosen, seed, threads, device)
     click.echo(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
-    click.echo(f"{type(net._loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}")
+    click.echo(f"{type(net.resolve_loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}")
     began = time.perf_counter()
     history = work.train(net, d, chosen)
     seconds = time.perf_counter() - began

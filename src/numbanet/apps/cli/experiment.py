@@ -27,7 +27,7 @@ from numbanet.nn.augment import Augment, shift_copies
 from numbanet.nn.layers import Dense, Flatten
 from numbanet.nn.layers.base import size
 from numbanet.nn.regularizers import L1, L2
-from numbanet.plotting import picture_shape
+from numbanet.plotting import image_shape
 
 SETS: dict[str, dict[str, Any]] = {
     "digits": {"layers": (64,), "epochs": 60},
@@ -198,7 +198,7 @@ def prepare_data(data: Data, chosen: dict[str, Any]) -> Data:
         raise ValueError(f"--model {name} is for pictures in classes, and {data.name} has "
                          + ("columns that are standardised; save pictures as x of type uint8 in an .npz file" if data.classes else
                             "real targets"))
-    shape = picture_shape(data.x.shape[1:])
+    shape = image_shape(data.x.shape[1:])
     x, y = data.x.reshape(-1, *shape), data.y
     if name and name.startswith("nielsen"):
         if shape != zoo.DIGIT or data.classes != 10:
@@ -291,7 +291,7 @@ def reshape_for(x: np.ndarray, net) -> np.ndarray:
     """Pictures without a channel axis, or for a network that takes vectors, as the network takes them; else x as it is."""
     shape = x.shape[1:]
     if shape != net.input_shape and size(shape) == size(net.input_shape):
-        if len(net.input_shape) == 1 or (len(shape) == 2 and picture_shape(shape) == net.input_shape):
+        if len(net.input_shape) == 1 or (len(shape) == 2 and image_shape(shape) == net.input_shape):
             return x.reshape(-1, *net.input_shape)
     return x
 
