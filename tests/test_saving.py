@@ -11,7 +11,7 @@ from scale import Scale
 
 import numbanet as nn
 from numbanet.io import safetensors
-from numbanet.network import serialization
+from numbanet.network import config
 from numbanet.nn.initializers import Glorot, He, Initializer, LeCun, Normal, Uniform, Zeros
 
 
@@ -76,7 +76,7 @@ def test_every_layer_comes_back(example, tmp_path):
 
 def test_every_public_layer_is_in_the_table_of_known_classes():
     layers = {name for name in vars(nn) if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], nn.Layer)}
-    assert layers - {"Layer", "Activation"} <= set(serialization.known())
+    assert layers - {"Layer", "Activation"} <= set(config.known())
 
 
 @pytest.mark.parametrize("activation", [
