@@ -15,7 +15,7 @@ import pytest
 
 import numbanet as nn
 from numbanet import datasets
-from numbanet.apps.cli import experiment as work
+from numbanet.apps.cli import experiment
 from numbanet.backend.cuda import driver
 
 pytest.importorskip("click")
@@ -54,7 +54,7 @@ def refused(*args):
 
 def needs(name):
     try:
-        work.read(name, 0)
+        experiment.read(name, 0)
     except (FileNotFoundError, ImportError) as error:
         pytest.skip(str(error).splitlines()[0])
 
@@ -205,10 +205,10 @@ def test_scaling_goes_into_the_layers():
     x = np.column_stack([generator.normal(1e6, 3, 50), np.full(50, 0.1), generator.normal(0, 1e-5, 50)])
     y = generator.normal(-7, 1e4, (50, 2))
     net = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(2)], 3, "float64", seed=1)
-    scaled, expected = work.scaling(x), work.scaling(y)
+    scaled, expected = experiment.scaling(x), experiment.scaling(y)
     assert scaled.scale[1] == 1
     outputs = expected.invert(net.predict(scaled.apply(x)))
-    work.fold_scaling(net, scaled, expected)
+    experiment.fold_scaling(net, scaled, expected)
     np.testing.assert_allclose(net.predict(x), outputs, rtol=1e-7)
 
 

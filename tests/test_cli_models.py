@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.apps.cli import experiment as work
+from numbanet.apps.cli import experiment
 
 pytest.importorskip("click")
 from click.testing import CliRunner
@@ -71,8 +71,8 @@ def test_a_row_of_the_book_comes_with_its_recipe(row, shape, options, folder):
 
 
 def test_augmentation_by_words():
-    assert work.augmentation(None) is None and work.augmentation("") is None
-    assert work.augmentation("shift=2, rotation=10, zoom=0.1,flip-horizontal") == nn.Augment(
+    assert experiment.augmentation(None) is None and experiment.augmentation("") is None
+    assert experiment.augmentation("shift=2, rotation=10, zoom=0.1,flip-horizontal") == nn.Augment(
         shift=2, rotation=10.0, zoom=0.1, flip_horizontal=True)
 
 
@@ -136,13 +136,13 @@ def test_an_ensemble_is_evaluated_and_described(folder):
 def test_a_network_or_an_ensemble_is_moved():
     pytest.importorskip("numba_cuda")
     ensemble = nn.Ensemble.from_builder(lambda seed: nn.Sequential([nn.Dense(2)], 2, seed=seed), members=2)
-    assert [net.device for net in work.to_device(ensemble, "cuda").networks] == ["cuda", "cuda"]
-    assert work.to_device(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
+    assert [net.device for net in experiment.to_device(ensemble, "cuda").networks] == ["cuda", "cuda"]
+    assert experiment.to_device(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
 
 
 def test_a_network_by_name_on_a_gpu(folder):
-    data = work.Data("bars", np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), np.zeros((0, 16, 16, 1)), np.zeros(0), 2, False)
+    data = experiment.Data("bars", np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), np.zeros((0, 16, 16, 1)), np.zeros(0), 2, False)
     pytest.importorskip("numba_cuda")
     for name in ("lenet5", None):
-        chosen = {**work.DEFAULTS, **({"model": name} if name else {})}
-        assert work.network(data, chosen, 0, None, "cuda").device == "cuda"
+        chosen = {**experiment.DEFAULTS, **({"model": name} if name else {})}
+        assert experiment.network(data, chosen, 0, None, "cuda").device == "cuda"

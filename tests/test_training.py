@@ -233,7 +233,7 @@ def test_early_stopping_goes_back_to_the_running_means_too():
 
 def test_early_stopping_names_the_figures_there_are():
     x, y = data()
-    with pytest.raises(ValueError, match="no figure 'val_loss' to watch, there are loss, accuracy; pass validation_data"):
+    with pytest.raises(ValueError, match="no metric 'val_loss' to watch, there are loss, accuracy; pass validation_data"):
         fit(network(), x, y, callbacks=[EarlyStopping()])
 
 
@@ -344,6 +344,7 @@ TOGETHER = """
 import sys, threading
 import numpy as np
 import numbanet as nn
+from numbanet.backend import jit
 
 x = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
 y = np.arange(500) % 3
@@ -362,7 +363,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert alone == together and alone[1] != alone[2]
-print(nn.jit.threading_layer())
+print(jit.threading_layer())
 """
 
 

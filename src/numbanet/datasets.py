@@ -149,7 +149,9 @@ def houses(seed: int = 0, standardize: bool = True) -> Dataset:
         x_scaling, y_scaling = Standardization.of(x[train]), Standardization.of(y[train])
         x, y = x_scaling.apply(x), y_scaling.apply(y)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    return Dataset(x[train], y[train], None, None, x[test], y[test], _House._fields[:4], x_scaling, y_scaling)
+    return Dataset(
+        x[train], y[train], None, None, x[test], y[test], _House._fields[:4], x_scaling, y_scaling
+    )
 
 
 def cats(color: bool = True, flat: bool = True) -> Dataset:
@@ -166,12 +168,17 @@ def cats(color: bool = True, flat: bool = True) -> Dataset:
         path = _find("cats", f"{part}_catvnoncat.h5")
         try:
             with h5py.File(path, "r") as file:
-                x, y = file[f"{part}_set_x"][:], file[f"{part}_set_y"][:].reshape(-1).astype(np.int64)
+                x, y = (
+                    file[f"{part}_set_x"][:],
+                    file[f"{part}_set_y"][:].reshape(-1).astype(np.int64),
+                )
                 names = tuple(name.decode() for name in file["list_classes"][:])
         except (OSError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from None
         if x.shape != (len(y), 64, 64, 3) or x.dtype != np.uint8:
-            raise ValueError(f"{path}: expected uint8 ({len(y)}, 64, 64, 3), got {x.dtype} {x.shape}")
+            raise ValueError(
+                f"{path}: expected uint8 ({len(y)}, 64, 64, 3), got {x.dtype} {x.shape}"
+            )
         if not color:
             x = np.rint(x @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
         parts += [x.reshape(len(x), -1) if flat else x, y]
@@ -189,19 +196,27 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 def _parse_idx(path: Any, content: bytes) -> np.ndarray:
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise ValueError(f"{path}: an IDX file begins with the bytes 0000, got {content[:2].hex()!r}")
+        raise ValueError(
+            f"{path}: an IDX file begins with the bytes 0000, got {content[:2].hex()!r}"
+        )
     code, ndim = content[2], content[3]
     if code not in IDX_DTYPES:
         known = " ".join(f"{code:#04x}" for code in IDX_DTYPES)
         raise ValueError(f"{path}: unknown IDX type code {code:#04x}, known are {known}")
     start = 4 + 4 * ndim
     if len(content) < start:
-        raise ValueError(f"{path}: {ndim} axes need a head of {start} bytes, the file has {len(content)}")
+        raise ValueError(
+            f"{path}: {ndim} axes need a head of {start} bytes, the file has {len(content)}"
+        )
     shape, dtype = struct.unpack_from(f">{ndim}I", content, 4), np.dtype(IDX_DTYPES[code])
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
-        raise ValueError(f"{path}: IDX shape {shape} needs {expected} bytes, the file has {len(content)}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+        raise ValueError(
+            f"{path}: IDX shape {shape} needs {expected} bytes, the file has {len(content)}"
+        )
+    return (
+        np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    )
 
 
 def _unpacked(path: Any) -> bytes:
@@ -233,7 +248,9 @@ def _read_houses(path: Path) -> list[_House]:
     rows = []
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        for name in (columns := ("BuildingArea", "Bedroom2", "Distance", "YearBuilt", "Price", "Date")):
+        for name in (
+            columns := ("BuildingArea", "Bedroom2", "Distance", "YearBuilt", "Price", "Date")
+        ):
             if name not in (reader.fieldnames or ()):
                 raise ValueError(f"{path}: no column {name!r}, the columns are {reader.fieldnames}")
         for row in reader:
@@ -252,7 +269,11 @@ def _split(n: int, seed: int, labels: np.ndarray | None = None) -> tuple[np.ndar
     """Return shuffled indices of four fifths and of the rest; with labels, of each class."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
-    groups = [order] if labels is None else [order[labels[order] == label] for label in np.unique(labels)]
+    groups = (
+        [order]
+        if labels is None
+        else [order[labels[order] == label] for label in np.unique(labels)]
+    )
     cuts = [round(0.8 * len(group)) for group in groups]
     train = np.concatenate([group[:cut] for group, cut in zip(groups, cuts, strict=True)])
     test = np.concatenate([group[cut:] for group, cut in zip(groups, cuts, strict=True)])
@@ -281,7 +302,9 @@ def _find(folder: str, *names: str, url: str | None = None) -> Path:
     """Return the first file of one of these names; else fetch names[0] from the url, if there is one."""
     given = os.environ.get("NUMBANET_DATA")
     places = [Path(given).expanduser().absolute()] if given else []
-    candidates = [p / sub / name for p in [*places, _cache()] for sub in (folder, "") for name in names]
+    candidates = [
+        p / sub / name for p in [*places, _cache()] for sub in (folder, "") for name in names
+    ]
     for path in candidates:
         if path.is_file():
             return path
@@ -298,6 +321,7 @@ def _find(folder: str, *names: str, url: str | None = None) -> Path:
     first = f"NUMBANET_DATA is {given!r}" if given else "NUMBANET_DATA is not set"
     tried = [first, *map(str, candidates), network]
     raise FileNotFoundError(
-        f"{names[0]} is not in any of the three places:\n  " + "\n  ".join(tried)
+        f"{names[0]} is not in any of the three places:\n  "
+        + "\n  ".join(tried)
         + f"\nSet the environment variable NUMBANET_DATA to a folder that holds {folder}/{names[0]}."
     )

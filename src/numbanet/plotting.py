@@ -48,8 +48,10 @@ def image_shape(shape: Shape) -> Shape:
         side = math.isqrt(size(shape) // channels)
         if len(shape) == 1 and side > 1 and channels * side * side == shape[0]:
             return side, side, channels
-    raise ValueError(f"samples of shape {shape} are not pictures; (height, width), (height, width, channels), or the numbers of a "
-                     "square picture are")
+    raise ValueError(
+        f"samples of shape {shape} are not pictures; (height, width), (height, width, channels), or the numbers of a "
+        "square picture are"
+    )
 
 
 def _hide_axes(axes) -> None:
@@ -62,14 +64,25 @@ def _hide_axes(axes) -> None:
 def _columns(n: int, ideal: float) -> int:
     """The number of columns, near the ideal one, that leaves the fewest places empty."""
     near = range(max(1, math.ceil(0.6 * ideal)), max(1, math.floor(1.4 * ideal)) + 1)
-    return min(near, key=lambda columns: (-n % columns, abs(columns - ideal)), default=max(1, round(ideal)))
+    return min(
+        near, key=lambda columns: (-n % columns, abs(columns - ideal)), default=max(1, round(ideal))
+    )
 
 
-def _montage(tiles: np.ndarray, columns: int, gap: int, head: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]:
+def _montage(
+    tiles: np.ndarray, columns: int, gap: int, head: int = 0
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """One picture of tiles (n, height, width[, 3]) in rows, NaN between them, `head` rows above; and each one's (left, top)."""
     n, height, width = tiles.shape[:3]
     rows = -(-n // columns)
-    whole = np.full((max(1, rows * (height + gap + head) - gap), columns * (width + gap) - gap, *tiles.shape[3:]), np.nan)
+    whole = np.full(
+        (
+            max(1, rows * (height + gap + head) - gap),
+            columns * (width + gap) - gap,
+            *tiles.shape[3:],
+        ),
+        np.nan,
+    )
     places = []
     for i, tile in enumerate(tiles):
         left, top = i % columns * (width + gap), i // columns * (height + gap + head) + head
@@ -101,7 +114,9 @@ def _weighted_layer_index(network: Sequential, layer: int) -> int:
     """The place in network.specs of the layer that is number `layer` of those with weights."""
     places = [i for i, one in enumerate(network.specs) if isinstance(one, (Conv1D, Conv2D, Dense))]
     if not -len(places) <= validation.check_int(layer, "layer", -len(places)) < len(places):
-        raise ValueError(f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0")
+        raise ValueError(
+            f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0"
+        )
     return places[layer]
 
 
@@ -118,8 +133,10 @@ def filters(network: Sequential, layer: int = 0, count: int = MAX_TILES):
     weights = placed.parameters["weights"].astype(np.float64)
     if isinstance(described, Dense):
         if size(placed.input_shape) != size(network.input_shape) or placed.offset > 0:
-            raise ValueError(f"layer {layer} is dense and does not see the picture itself; filters draws convolutions and the "
-                             "first layer")
+            raise ValueError(
+                f"layer {layer} is dense and does not see the picture itself; filters draws convolutions and the "
+                "first layer"
+            )
         weights = weights.reshape(*image_shape(network.input_shape), -1)
     elif weights.ndim == 3:
         weights = weights[None]
@@ -135,15 +152,22 @@ def filters(network: Sequential, layer: int = 0, count: int = MAX_TILES):
         columns, rows = n, min(channels, CHANNELS)
         tiles = weights.transpose(3, 0, 1, 2)[:rows].reshape(-1, height, width)
     whole, _ = _montage(tiles, columns, gap)
-    figure = _figure(WIDTH_INCHES, min(9.0, WIDTH_INCHES * 0.9 * whole.shape[0] / whole.shape[1] + 0.6))
+    figure = _figure(
+        WIDTH_INCHES, min(9.0, WIDTH_INCHES * 0.9 * whole.shape[0] / whole.shape[1] + 0.6)
+    )
     axes = figure.add_subplot()
     drawn = _draw(axes, whole, cmap="RdBu_r", vmin=-most, vmax=most)
     if not colours:
-        figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(False)
+        figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(
+            False
+        )
     if not colours and channels > 1:
         axes.set_ylabel(f"{channels if rows == channels else f'{rows} of {channels}'} channels")
     kind, of = "neurons" if isinstance(described, Dense) else "filters", placed.output_shape[-1]
-    axes.set_title(f"{type(described).__name__}, {of if n == of else f'{n} of {of}'} {kind}, {height}×{width}", fontsize=11)
+    axes.set_title(
+        f"{type(described).__name__}, {of if n == of else f'{n} of {of}'} {kind}, {height}×{width}",
+        fontsize=11,
+    )
     return figure
 
 
@@ -168,14 +192,22 @@ def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MAX_TI
     """
     part = _prefix_network(network, layer)
     if len(part.output_shape) != 3:
-        raise ValueError(f"layer {layer} gives {part.output_shape}, not maps (height, width, channels); choose a convolution")
+        raise ValueError(
+            f"layer {layer} gives {part.output_shape}, not maps (height, width, channels); choose a convolution"
+        )
     x_one = np.asarray(x_one)
-    one = (x_one if size(x_one.shape) != size(network.input_shape) else x_one.reshape(network.input_shape))[None]
+    one = (
+        x_one
+        if size(x_one.shape) != size(network.input_shape)
+        else x_one.reshape(network.input_shape)
+    )[None]
     maps = part.predict(one)[0].astype(np.float64).transpose(2, 0, 1)[:count]
     n, height, width = maps.shape
     columns = _columns(n, math.sqrt(1.6 * n * height / width))
     whole, _ = _montage(maps, columns, max(1, width // 8))
-    figure = _figure(WIDTH_INCHES + 1, max(2.2, 0.62 * WIDTH_INCHES * whole.shape[0] / whole.shape[1] + 0.6))
+    figure = _figure(
+        WIDTH_INCHES + 1, max(2.2, 0.62 * WIDTH_INCHES * whole.shape[0] / whole.shape[1] + 0.6)
+    )
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
     _draw(left, _to_display(one)[0], cmap="gray_r")
     left.set_title("×".join(map(str, network.input_shape)), fontsize=11)
@@ -197,7 +229,11 @@ def _labels(network, x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ValueError("y has real targets; this picture is for classes")
     outputs, given = network.predict(x).reshape(len(x), -1), network.predict_classes(x)
     true = y if y.ndim == 1 else y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(np.int64)
-    sure = outputs[np.arange(len(x)), given] if outputs.shape[1] > 1 else np.abs(outputs[:, 0] - 0.5) + 0.5
+    sure = (
+        outputs[np.arange(len(x)), given]
+        if outputs.shape[1] > 1
+        else np.abs(outputs[:, 0] - 0.5) + 0.5
+    )
     return true, given, sure
 
 
@@ -212,15 +248,24 @@ def mistakes(network, x, y, count: int = 24, names=None):
     chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: validation.check_int(count, "count")]
     height, width, channels = image_shape(network.input_shape)
     columns, head = max(4, _columns(len(chosen), min(8, len(chosen)))), math.ceil(0.28 * width)
-    tiles = _to_display(np.asarray(x)[chosen].reshape(-1, height, width, channels)) if len(chosen) else np.zeros((0, height, width))
+    tiles = (
+        _to_display(np.asarray(x)[chosen].reshape(-1, height, width, channels))
+        if len(chosen)
+        else np.zeros((0, height, width))
+    )
     whole, places = _montage(tiles, columns, max(1, width // 7), head)
     figure = _figure(WIDTH_INCHES, 0.6 + (WIDTH_INCHES - 0.2) * whole.shape[0] / whole.shape[1])
     axes = figure.add_subplot()
-    axes.set_title(f"{len(wrong):,} mistakes in {len(true):,} samples" + (", the surest first: true → given" if len(wrong) else ""),
-                   fontsize=11)
+    axes.set_title(
+        f"{len(wrong):,} mistakes in {len(true):,} samples"
+        + (", the surest first: true → given" if len(wrong) else ""),
+        fontsize=11,
+    )
     _draw(axes, whole, cmap="gray_r", vmin=0, vmax=1)
     for i, (left, top) in zip(chosen, places, strict=True):
-        before, after = (str(label) if names is None else str(names[label]) for label in (true[i], given[i]))
+        before, after = (
+            str(label) if names is None else str(names[label]) for label in (true[i], given[i])
+        )
         style = {"fontsize": 10 if len(before) + len(after) < 8 else 7, "va": "center"}
         y_text, middle = top - 0.5 - head / 2, left + (width - 1) / 2
         axes.text(middle - 0.09 * width, y_text, before, ha="right", color="black", **style)
@@ -247,8 +292,16 @@ def confusion(network, x, y, names=None):
         for j in range(n):
             right = i == j
             if right or counts[i, j]:
-                axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=9 if n < 20 else 6,
-                          color=GREY if right else "black", fontweight="normal" if right else "bold")
+                axes.text(
+                    j,
+                    i,
+                    f"{counts[i, j]:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=9 if n < 20 else 6,
+                    color=GREY if right else "black",
+                    fontweight="normal" if right else "bold",
+                )
     axes.set_xticks(range(n), labels, rotation=0 if max(map(len, labels)) < 4 else 45)
     axes.set_yticks(range(n), labels)
     axes.set_xticks(np.arange(0.5, n - 1), minor=True)
@@ -258,7 +311,9 @@ def confusion(network, x, y, names=None):
     axes.set_xlabel("class given")
     axes.set_ylabel("true class")
     share = np.trace(counts) / counts.sum()
-    axes.set_title(f"accuracy {share:.2%}, {wrong.sum():,} mistakes in {counts.sum():,} samples", fontsize=11)
+    axes.set_title(
+        f"accuracy {share:.2%}, {wrong.sum():,} mistakes in {counts.sum():,} samples", fontsize=11
+    )
     return figure
 
 
@@ -277,8 +332,14 @@ def history(history):
         for name, label, colour in ((kind, "training", "0.55"), (f"val_{kind}", "validation", RED)):
             if name in series:
                 values = scale * np.asarray(series[name])
-                axes.plot(np.arange(1, len(values) + 1), values, color=colour, label=label, marker="o" if len(values) < 25 else "",
-                          markersize=3)
+                axes.plot(
+                    np.arange(1, len(values) + 1),
+                    values,
+                    color=colour,
+                    label=label,
+                    marker="o" if len(values) < 25 else "",
+                    markersize=3,
+                )
         axes.set_xlabel("epoch")
         axes.set_title("accuracy, %" if kind == "accuracy" else "loss", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)

@@ -41,18 +41,30 @@ def _small() -> Sequential:
 
 
 def _classes(*units: int, activation: str = "relu", last: str = "softmax") -> Sequential:
-    return Sequential([*(Dense(n, activation=activation) for n in units), Dense(10, activation=last)], 784)
+    return Sequential(
+        [*(Dense(n, activation=activation) for n in units), Dense(10, activation=last)], 784
+    )
 
 
 TRAINED: list[tuple] = [
-    ("784-30-10 sigmoid, SGD", lambda: _classes(30, activation="sigmoid", last="sigmoid"), "quadratic", SGD(0.5), 10),
+    (
+        "784-30-10 sigmoid, SGD",
+        lambda: _classes(30, activation="sigmoid", last="sigmoid"),
+        "quadratic",
+        SGD(0.5),
+        10,
+    ),
     ("784-100-10 ReLU, Adam", lambda: _classes(100), "cross_entropy", Adam(), 32),
     ("784-512-512-10 ReLU, SGD", lambda: _classes(512, 512), "cross_entropy", SGD(0.01), 128),
     ("8-64-64-1 tanh, Adam", _small, "quadratic", Adam(), 32),
     ("LeNet-5 ReLU, Adam", zoo.lenet5, "cross_entropy", Adam(), 128),
 ]
 """Title, network, loss, optimiser and batch of each line that trains."""
-PREDICTED: list[tuple] = [("8-64-64-1", _small), ("784-100-10", lambda: _classes(100)), ("LeNet-5", zoo.lenet5)]
+PREDICTED: list[tuple] = [
+    ("8-64-64-1", _small),
+    ("784-100-10", lambda: _classes(100)),
+    ("LeNet-5", zoo.lenet5),
+]
 PREDICT_BATCHES = (1, 1024)
 """Rows that a prediction is given."""
 
@@ -69,7 +81,9 @@ class Speed:
     share: float
 
 
-def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu") -> Iterator[Speed]:
+def measure(
+    seconds: float = 1.0, most: float | None = None, device: str = "cpu"
+) -> Iterator[Speed]:
     """Measure line after line, each for about that many seconds after it has warmed up; the times are medians.
 
     most   floating-point operations per second that shares refer to, by default measured first
@@ -80,7 +94,9 @@ def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu"
     labels, targets = rng.integers(0, 10, SAMPLES), rng.random((SAMPLES, 1), np.float32)
 
     def inputs(network):
-        return (pictures if math.prod(network.input_shape) == 784 else numbers).reshape(-1, *network.input_shape)
+        return (pictures if math.prod(network.input_shape) == 784 else numbers).reshape(
+            -1, *network.input_shape
+        )
 
     def speed(network, name, kind, n, found):
         passes = [2 * op.n_weights * op.weight_reuse for op in network.layer_ops() if op.n_weights]
@@ -96,7 +112,13 @@ def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu"
         for name, build in PREDICTED:
             network = build().to(device)
             x = inputs(network)[:n]
-            yield speed(network, name, "predict", n, _call(lambda network=network, x=x: network.predict(x), seconds))
+            yield speed(
+                network,
+                name,
+                "predict",
+                n,
+                _call(lambda network=network, x=x: network.predict(x), seconds),
+            )
 
 
 def peak_flops(device: str = "cpu") -> float:
@@ -161,8 +183,10 @@ def environment_line(device: str = "cpu") -> str:
     """Where this runs, in one line."""
     found = dict(show_versions())
     where = f"{driver.device_name()} · " if device == "cuda" else ""
-    return (f"{where}{found['processor']} · {found['threads'].split()[0]} threads · numbanet {found['numbanet']}, numba "
-            f"{found['numba']}, numpy {found['numpy']}, python {found['python']}")
+    return (
+        f"{where}{found['processor']} · {found['threads'].split()[0]} threads · numbanet {found['numbanet']}, numba "
+        f"{found['numba']}, numpy {found['numpy']}, python {found['python']}"
+    )
 
 
 def peak_text(most: float, device: str = "cpu") -> str:
@@ -172,15 +196,20 @@ def peak_text(most: float, device: str = "cpu") -> str:
 
 def header() -> str:
     """The names of the columns of `row`."""
-    return f"{'':8}{'network':26}{'samples':>8}{'time':>11}{'samples/s':>13}{'of peak':>9}\n" + "─" * (77 + BAR)
+    return (
+        f"{'':8}{'network':26}{'samples':>8}{'time':>11}{'samples/s':>13}{'of peak':>9}\n"
+        + "─" * (77 + BAR)
+    )
 
 
 def format_row(one: Speed) -> str:
     """A line of the table, with a bar as long as its share of the peak."""
     eighths = round(8 * BAR * min(1.0, one.share))
     bar = (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
-    return (f"{one.kind:8}{one.name:26}{one.samples:8,}{_time(one.seconds):>11}{one.samples_per_second:13,.0f}"
-            f"{one.share:9.1%}  {bar}").rstrip()
+    return (
+        f"{one.kind:8}{one.name:26}{one.samples:8,}{_time(one.seconds):>11}{one.samples_per_second:13,.0f}"
+        f"{one.share:9.1%}  {bar}"
+    ).rstrip()
 
 
 def _time(seconds: float) -> str:
@@ -189,16 +218,27 @@ def _time(seconds: float) -> str:
 
 def record(found: list[Speed], most: float, device: str = "cpu") -> dict[str, Any]:
     """The figures and where they were taken, for a JSON file: seconds, samples per second, operations per second."""
-    where = {name: str(value) for name, value in show_versions()} | ({"gpu": driver.device_name()} if device == "cuda" else {})
-    return {"system": where, "device": device, "peak": most, "lines": [asdict(one) for one in found]}
+    where = {name: str(value) for name, value in show_versions()} | (
+        {"gpu": driver.device_name()} if device == "cuda" else {}
+    )
+    return {
+        "system": where,
+        "device": device,
+        "peak": most,
+        "lines": [asdict(one) for one in found],
+    }
 
 
 def picture(found: list[Speed]):
     """Draw the samples per second as horizontal bars; returns matplotlib's figure."""
     figure = plotting._figure(plotting.WIDTH_INCHES, 0.6 + 0.36 * max(4, len(found)))
     axes = figure.add_subplot()
-    names = [f"train {one.name}, batch {one.samples:,}" if one.kind == "train" else
-             f"predict {one.name}, {one.samples:,} row{'s' * (one.samples > 1)}" for one in found]
+    names = [
+        f"train {one.name}, batch {one.samples:,}"
+        if one.kind == "train"
+        else f"predict {one.name}, {one.samples:,} row{'s' * (one.samples > 1)}"
+        for one in found
+    ]
     bars = axes.barh(names, [one.samples_per_second for one in found], color=plotting.GREY)
     axes.bar_label(bars, [f"{one.samples_per_second:,.0f}" for one in found], padding=3, fontsize=8)
     axes.set_xscale("log")

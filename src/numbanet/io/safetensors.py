@@ -51,9 +51,15 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
             raise ValueError(f"{path}: a tensor cannot be named {name!r}")
         if code is None:
             known = " ".join(DTYPES)
-            raise ValueError(f"{path}: tensor {name!r} is {array.dtype}; convert it to one of {known}")
+            raise ValueError(
+                f"{path}: tensor {name!r} is {array.dtype}; convert it to one of {known}"
+            )
         flat = np.asarray(array, DTYPES[code], order="C").reshape(-1).view(np.uint8)
-        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [end, end + flat.size]}
+        header[name] = {
+            "dtype": code,
+            "shape": list(array.shape),
+            "data_offsets": [end, end + flat.size],
+        }
         arrays.append(flat)
         end += flat.size
     header[METADATA][CHECKSUM] = _checksum(header, arrays)
@@ -76,24 +82,36 @@ def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], d
             raise ValueError(f"{path}: the header's length needs 8 bytes, the file has {size}")
         length = int.from_bytes(file.read(8), "little")
         if length > HEADER_LIMIT:
-            raise ValueError(f"{path}: a header of {length} bytes is announced, the limit is {HEADER_LIMIT}")
+            raise ValueError(
+                f"{path}: a header of {length} bytes is announced, the limit is {HEADER_LIMIT}"
+            )
         if length > size - 8:
-            raise ValueError(f"{path}: a header of {length} bytes is announced, {size - 8} bytes follow")
+            raise ValueError(
+                f"{path}: a header of {length} bytes is announced, {size - 8} bytes follow"
+            )
         text = file.read(length)
         data = file.read()
     header = _parsed(path, text)
     metadata = header.setdefault(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise ValueError(f"{path}: {METADATA} must map names to strings")
     entries = _checked_entries(path, header, len(data))
     if CHECKSUM in metadata:
         if text != _padded(header):
-            raise ValueError(f"{path}: the header is not spelled as numbanet spells it; the file was changed")
+            raise ValueError(
+                f"{path}: the header is not spelled as numbanet spells it; the file was changed"
+            )
         expected, found = metadata.pop(CHECKSUM), _checksum(header, [data])
         if found != expected:
-            raise ValueError(f"{path}: wrong checksum: sha256 is {found}, the header says {expected}")
+            raise ValueError(
+                f"{path}: wrong checksum: sha256 is {found}, the header says {expected}"
+            )
     elif not foreign:
-        raise ValueError(f"{path}: not written by numbanet (no sha256); pass foreign=True to accept it")
+        raise ValueError(
+            f"{path}: not written by numbanet (no sha256); pass foreign=True to accept it"
+        )
     return {name: _array(path, name, entry, data) for name, entry in entries}, metadata
 
 
@@ -145,7 +163,9 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     return header
 
 
-def _checked_entries(path: Path, header: dict[str, Any], size: int) -> list[tuple[str, dict[str, Any]]]:
+def _checked_entries(
+    path: Path, header: dict[str, Any], size: int
+) -> list[tuple[str, dict[str, Any]]]:
     """Return the tensors in the order of their data, or raise: they must fill the data exactly."""
     entries = [(name, entry) for name, entry in header.items() if name != METADATA]
     for name, entry in entries:
@@ -161,16 +181,22 @@ def _checked_entries(path: Path, header: dict[str, Any], size: int) -> list[tupl
             raise ValueError(f"{where}: data_offsets must be [begin, end], got {offsets!r}")
         needed, given = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize, offsets[1] - offsets[0]
         if needed != given:
-            raise ValueError(f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets give {given}")
+            raise ValueError(
+                f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets give {given}"
+            )
     entries.sort(key=lambda item: item[1]["data_offsets"])
     end = 0
     for name, entry in entries:
         begin, after = entry["data_offsets"]
         if begin != end:
             what = "overlaps the one before" if begin < end else "leaves a hole before it"
-            raise ValueError(f"{path}: tensor {name!r} {what}: it begins at {begin}, expected {end}")
+            raise ValueError(
+                f"{path}: tensor {name!r} {what}: it begins at {begin}, expected {end}"
+            )
         if after > size:
-            raise ValueError(f"{path}: tensor {name!r} ends at byte {after} of the data, which has {size}")
+            raise ValueError(
+                f"{path}: tensor {name!r} ends at byte {after} of the data, which has {size}"
+            )
         end = after
     if end != size:
         raise ValueError(f"{path}: {size - end} trailing bytes after byte {end} of the data")
@@ -188,9 +214,16 @@ def _array(path: Path, name: str, entry: dict[str, Any], data: bytes) -> np.ndar
     if dtype == np.bool_ and flat.max(initial=0) > 1:
         raise ValueError(f"{path}: tensor {name!r} is BOOL, but holds the byte {flat.max()}")
     try:  # The copy gives aligned memory of its own, whatever the offset.
-        return flat.copy().view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(entry["shape"])
+        return (
+            flat.copy()
+            .view(dtype)
+            .astype(dtype.newbyteorder("="), copy=False)
+            .reshape(entry["shape"])
+        )
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: tensor {name!r}: shape {entry['shape']} is impossible: {error}") from None
+        raise ValueError(
+            f"{path}: tensor {name!r}: shape {entry['shape']} is impossible: {error}"
+        ) from None
 
 
 def write_atomic(path: Path, parts: list[Any]) -> None:

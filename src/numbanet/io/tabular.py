@@ -33,7 +33,9 @@ def load_table(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     except (LookupError, ValueError, AttributeError, TypeError, EOFError, *ZIP_ERRORS) as error:
         raise ValueError(f"{path}: not an .npz file with the arrays x and y: {error}") from None
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"{path}: x and y need the same number of samples, got x {x.shape} and y {y.shape}")
+        raise ValueError(
+            f"{path}: x and y need the same number of samples, got x {x.shape} and y {y.shape}"
+        )
     return x, y
 
 
@@ -55,11 +57,15 @@ def read_table(path: Path, least: int = 2) -> np.ndarray:
                 where = f"line {reader.line_num}"
                 if len(cells) != len(header):
                     raise ValueError(f"{where} has {len(cells)} cells, expected {len(header)}")
-                rows.append([number(c, f"{where}, column {n}") for c, n in zip(cells, header, strict=True)])
+                rows.append(
+                    [number(c, f"{where}, column {n}") for c, n in zip(cells, header, strict=True)]
+                )
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from None
     if not rows or len(rows[0]) < least:
-        raise ValueError(f"{path}: expected rows and {least} or more columns, got {len(rows)}, {len(header or ())}")
+        raise ValueError(
+            f"{path}: expected rows and {least} or more columns, got {len(rows)}, {len(header or ())}"
+        )
     return np.array(rows, np.float64)
 
 

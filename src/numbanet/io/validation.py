@@ -20,9 +20,13 @@ def _real(array, name: str) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     if array.dtype.kind == "c":
-        raise TypeError(f"{name} is complex ({array.dtype}); pass real numbers, for example {name}.real")
+        raise TypeError(
+            f"{name} is complex ({array.dtype}); pass real numbers, for example {name}.real"
+        )
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold numbers, got dtype {array.dtype}; convert text and objects to numbers first")
+        raise TypeError(
+            f"{name} must hold numbers, got dtype {array.dtype}; convert text and objects to numbers first"
+        )
     return array
 
 
@@ -75,8 +79,14 @@ def _converted(array, dtype, name):
     """The array in `dtype`; ValueError where a finite number becomes infinite."""
     with np.errstate(over="ignore"):
         result = array.astype(dtype)
-    if array.dtype.kind == "f" and array.dtype.itemsize > 2 and not np.isfinite(result[np.isfinite(array)]).all():
-        raise ValueError(f"{name} has numbers too large for {np.dtype(dtype)}; scale it, or use dtype='float64'")
+    if (
+        array.dtype.kind == "f"
+        and array.dtype.itemsize > 2
+        and not np.isfinite(result[np.isfinite(array)]).all()
+    ):
+        raise ValueError(
+            f"{name} has numbers too large for {np.dtype(dtype)}; scale it, or use dtype='float64'"
+        )
     return result
 
 
@@ -88,7 +98,9 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     """
     y = _real(y, name)
     if y.ndim == 0 or len(y) != samples:
-        raise ValueError(f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; they must be as many")
+        raise ValueError(
+            f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; they must be as many"
+        )
     assert_all_finite(y, name)
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
@@ -96,22 +108,34 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
         labels = y.astype(np.int64)
         wrong = np.flatnonzero(labels != y)
         if len(wrong):
-            raise ValueError(f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; the network has {outputs} outputs, "
-                             f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets")
+            raise ValueError(
+                f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; the network has {outputs} outputs, "
+                f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets"
+            )
         wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
         if len(wrong):
-            raise ValueError(f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], but the network's {outputs} outputs stand for "
-                             f"labels 0 … {outputs - 1}")
+            raise ValueError(
+                f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], but the network's {outputs} outputs stand for "
+                f"labels 0 … {outputs - 1}"
+            )
         return np.ascontiguousarray(labels), True
     if y.ndim == 1:
         y = y[:, None]
     if y.shape[1:] != (outputs,) and y[:1].size == outputs:
         y = y.reshape(samples, outputs)
     if y.shape[1:] != (outputs,):
-        raise ValueError(f"{name} must have shape ({samples}, {outputs}), one target per output, got {y.shape}")
-    rows = y if y.dtype in (np.float32, np.float64) and y.dtype.isnative else _converted(y, dtype, name)
+        raise ValueError(
+            f"{name} must have shape ({samples}, {outputs}), one target per output, got {y.shape}"
+        )
+    rows = (
+        y
+        if y.dtype in (np.float32, np.float64) and y.dtype.isnative
+        else _converted(y, dtype, name)
+    )
     binary = bool(((rows == 0) | (rows == 1)).all())
-    return np.ascontiguousarray(rows), binary and (outputs == 1 or bool((rows.sum(axis=1) == 1).all()))
+    return np.ascontiguousarray(rows), binary and (
+        outputs == 1 or bool((rows.sum(axis=1) == 1).all())
+    )
 
 
 def check_probabilities(rows, name: str, loss: str) -> None:
@@ -119,4 +143,6 @@ def check_probabilities(rows, name: str, loss: str) -> None:
     wrong = np.argwhere((rows < 0) | (rows > 1))
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
-        raise ValueError(f"{name} has {rows[place]} at {list(place)}, but {loss} needs targets between 0 and 1")
+        raise ValueError(
+            f"{name} has {rows[place]} at {list(place)}, but {loss} needs targets between 0 and 1"
+        )

@@ -122,9 +122,7 @@ def check_tensors(where, tensors: dict[str, np.ndarray], shapes: dict, dtype: np
         raise ValueError(f"{where}: tensor {name!r} is missing")
     for name in tensors.keys() - shapes.keys():
         needed = ", ".join(shapes) or "none"
-        raise ValueError(
-            f"{where}: tensor {name!r} belongs to no layer; the network has {needed}"
-        )
+        raise ValueError(f"{where}: tensor {name!r} belongs to no layer; the network has {needed}")
     for name, shape in shapes.items():
         found = tensors[name]
         if found.shape != shape or found.dtype != dtype:

@@ -52,9 +52,7 @@ class Ensemble:
         self.combine = combine
 
     @classmethod
-    def from_builder(
-        cls, build, members: int = 5, seeds=None, combine: str = "mean"
-    ) -> "Ensemble":
+    def from_builder(cls, build, members: int = 5, seeds=None, combine: str = "mean") -> "Ensemble":
         """Build the networks by `build(seed)`, for seeds 0 … members − 1 or the given `seeds`."""
         if seeds is None:
             seeds = range(validation.check_int(members, "members"))

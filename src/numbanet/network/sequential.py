@@ -44,8 +44,16 @@ class Sequential:
     Raises ValueError where two layers do not fit, with both shapes and a way to fix it.
     """
 
-    def __init__(self, layers, input_shape, dtype="float32", seed: int = 0, penalty: Any = None, threads: int | None = None,
-                 device: str = "cpu"):
+    def __init__(
+        self,
+        layers,
+        input_shape,
+        dtype="float32",
+        seed: int = 0,
+        penalty: Any = None,
+        threads: int | None = None,
+        device: str = "cpu",
+    ):
         self._build(layers, input_shape, dtype, seed, penalty, threads, device)
         self._allocate()
         self.initialize()
@@ -62,7 +70,9 @@ class Sequential:
         self.device = _device(device)
         self.threads = None if threads is None else validation.check_int(threads, "threads")
         shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
-        self.input_shape: Shape = tuple(validation.check_int(n, "every number in input_shape") for n in shape)
+        self.input_shape: Shape = tuple(
+            validation.check_int(n, "every number in input_shape") for n in shape
+        )
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
@@ -236,9 +246,23 @@ class Sequential:
                 executor.release()
             return executor.grads.copy()
 
-    def fit(self, x, y, *, loss=None, optimizer="sgd", batch_size: int | None = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data=None, validation_split: float = 0.0, augment=None, callbacks=(), verbose: int = 1,
-            threads: int | None = None):
+    def fit(
+        self,
+        x,
+        y,
+        *,
+        loss=None,
+        optimizer="sgd",
+        batch_size: int | None = 32,
+        epochs: int = 1,
+        shuffle: bool = True,
+        validation_data=None,
+        validation_split: float = 0.0,
+        augment=None,
+        callbacks=(),
+        verbose: int = 1,
+        threads: int | None = None,
+    ):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
         loss               a name or Loss; by default the one that belongs to the last activation
@@ -384,7 +408,9 @@ class Sequential:
         Raises ValueError or TypeError for data that do not fit; `names` stand in the messages.
         """
         x = validation.check_inputs(x, self.input_shape, self.dtype, names[0])
-        y, classes = validation.check_targets(y, len(x), size(self.output_shape), self.dtype, names[1], names[0])
+        y, classes = validation.check_targets(
+            y, len(x), size(self.output_shape), self.dtype, names[1], names[0]
+        )
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_probabilities(y, names[1], type(loss).__name__)
         return x, y, classes
@@ -467,7 +493,9 @@ class Sequential:
             network._build(specs, shape, dtype, seed, penalty, threads, "cpu")
             if optimizer is not None:
                 optimizer = optimizers.optimizer(optimizer)
-            epoch, steps = (validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
+            epoch, steps = (
+                validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps")
+            )
             network.layer_ops()
         except Exception as error:
             raise ValueError(f"{where}: {error}") from error
@@ -511,4 +539,3 @@ def _device(name: str) -> str:
 
         driver.require_gpu()
     return name
-

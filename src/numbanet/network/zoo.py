@@ -36,9 +36,20 @@ def lenet5(classes: int = 10, input_shape=DIGIT, **options) -> Sequential:
 
     Raises ValueError for pictures smaller than 16 by 16.
     """
-    return Sequential([
-        Conv2D(6, 5, activation="relu"), MaxPool2D(2), Conv2D(16, 5, activation="relu"), MaxPool2D(2), Flatten(),
-        Dense(120, activation="relu"), Dense(84, activation="relu"), Dense(classes, activation="softmax")], input_shape, **options)
+    return Sequential(
+        [
+            Conv2D(6, 5, activation="relu"),
+            MaxPool2D(2),
+            Conv2D(16, 5, activation="relu"),
+            MaxPool2D(2),
+            Flatten(),
+            Dense(120, activation="relu"),
+            Dense(84, activation="relu"),
+            Dense(classes, activation="softmax"),
+        ],
+        input_shape,
+        **options,
+    )
 
 
 def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequential:
@@ -49,10 +60,22 @@ def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequenti
     """
     convolutions: list[Layer] = []
     for maps in (32, 64):
-        convolutions += [Conv2D(maps, 3, padding="same", activation="relu"), Conv2D(maps, 3, padding="same", activation="relu"),
-                         MaxPool2D(2)]
-    return Sequential([*convolutions, Flatten(), Dense(128, activation="relu"), Dropout(0.5), Dense(classes, activation="softmax")],
-                      input_shape, **options)
+        convolutions += [
+            Conv2D(maps, 3, padding="same", activation="relu"),
+            Conv2D(maps, 3, padding="same", activation="relu"),
+            MaxPool2D(2),
+        ]
+    return Sequential(
+        [
+            *convolutions,
+            Flatten(),
+            Dense(128, activation="relu"),
+            Dropout(0.5),
+            Dense(classes, activation="softmax"),
+        ],
+        input_shape,
+        **options,
+    )
 
 
 # --- the book ---------------------------------------------------------------------------------------------------------
@@ -79,7 +102,12 @@ class Recipe:
     @property
     def options(self) -> dict[str, Any]:
         """What `fit` takes."""
-        return {"loss": self.loss, "optimizer": SGD(self.learning_rate), "batch_size": self.batch_size, "epochs": self.epochs}
+        return {
+            "loss": self.loss,
+            "optimizer": SGD(self.learning_rate),
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+        }
 
 
 @dataclass(frozen=True)
@@ -94,14 +122,21 @@ class _Row:
 
 def _mlp(hidden: int, start: str) -> Callable[[], list[Layer]]:
     """Chapters 1 and 3: one hidden layer, all neurons sigmoid."""
-    common: dict[str, Any] = {"activation": "sigmoid", "initializer": start, "bias_initializer": "normal"}
+    common: dict[str, Any] = {
+        "activation": "sigmoid",
+        "initializer": start,
+        "bias_initializer": "normal",
+    }
     return lambda: [Dense(hidden, **common), Dense(10, **common)]
 
 
 def _conv_pool(filters: int, kind: type[Activation]) -> list[Layer]:
     """A convolution of 5×5 and max-pooling."""
     start = Normal((4 / (filters * 25)) ** 0.5)
-    return [Conv2D(filters, 5, activation=kind(), initializer=start, bias_initializer="normal"), MaxPool2D(2)]
+    return [
+        Conv2D(filters, 5, activation=kind(), initializer=start, bias_initializer="normal"),
+        MaxPool2D(2),
+    ]
 
 
 def _dense_block(count: int, kind: type[Activation], rate: float = 0.0) -> list[Layer]:
@@ -114,10 +149,16 @@ def _output_layer(rate: float = 0.0) -> list[Layer]:
     return [*([Dropout(rate)] if rate else []), Dense(10, "softmax", "zeros")]
 
 
-def _conv_net(maps=(20, 40), kind: type[Activation] = ReLU, units=(100,), rate: float = 0.0) -> Callable[[], list[Layer]]:
+def _conv_net(
+    maps=(20, 40), kind: type[Activation] = ReLU, units=(100,), rate: float = 0.0
+) -> Callable[[], list[Layer]]:
     """Chapter 6."""
-    return lambda: [*[layer for n in maps for layer in _conv_pool(n, kind)], *([Flatten()] if maps else []),
-                    *[layer for n in units for layer in _dense_block(n, kind, rate)], *_output_layer(rate)]
+    return lambda: [
+        *[layer for n in maps for layer in _conv_pool(n, kind)],
+        *([Flatten()] if maps else []),
+        *[layer for n in units for layer in _dense_block(n, kind, rate)],
+        *_output_layer(rate),
+    ]
 
 
 def _rows() -> dict[int, _Row]:
@@ -131,18 +172,53 @@ def _rows() -> dict[int, _Row]:
         1: _Row(Recipe("784-30-10, quadratic, large weights", squares, 3.0, 30), small, vector),
         2: _Row(Recipe("784-100-10, quadratic, large weights", squares, 3.0, 30), large, vector),
         4: _Row(Recipe("784-30-10, cross-entropy, large weights", bits, 0.5, 30), small, vector),
-        7: _Row(Recipe("784-30-10, first 1,000 images, λ = 0.1, large weights", bits, 0.5, 400, L2(0.1, per="sample"),
-                       examples=1000), small, vector),
-        8: _Row(Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, five), small, vector),
-        9: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, five), large, vector),
-        10: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, five), _mlp(100, "lecun"), vector),
-        14: _Row(Recipe("784-100 sigmoid, softmax, log-likelihood", likelihood, 0.1, 60), _conv_net((), Sigmoid), vector),
-        15: _Row(Recipe("conv 20, pool, 100, sigmoid", likelihood, 0.1, 60), _conv_net((20,), Sigmoid)),
+        7: _Row(
+            Recipe(
+                "784-30-10, first 1,000 images, λ = 0.1, large weights",
+                bits,
+                0.5,
+                400,
+                L2(0.1, per="sample"),
+                examples=1000,
+            ),
+            small,
+            vector,
+        ),
+        8: _Row(
+            Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, five),
+            small,
+            vector,
+        ),
+        9: _Row(
+            Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, five), large, vector
+        ),
+        10: _Row(
+            Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, five),
+            _mlp(100, "lecun"),
+            vector,
+        ),
+        14: _Row(
+            Recipe("784-100 sigmoid, softmax, log-likelihood", likelihood, 0.1, 60),
+            _conv_net((), Sigmoid),
+            vector,
+        ),
+        15: _Row(
+            Recipe("conv 20, pool, 100, sigmoid", likelihood, 0.1, 60), _conv_net((20,), Sigmoid)
+        ),
         16: _Row(Recipe(f"{two}, 100, sigmoid", likelihood, 0.1, 60), _conv_net(kind=Sigmoid)),
         17: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1", likelihood, 0.03, 60, decay), _conv_net()),
-        18: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1, expanded", likelihood, 0.03, 60, decay, expanded=True), _conv_net()),
+        18: _Row(
+            Recipe(
+                f"{two}, 100, ReLU, λ = 0.1, expanded", likelihood, 0.03, 60, decay, expanded=True
+            ),
+            _conv_net(),
+        ),
         21: _Row(many, dropped),
-        22: _Row(Recipe(f"vote of five: {many.name}", likelihood, 0.03, 40, expanded=True), dropped, networks=5),
+        22: _Row(
+            Recipe(f"vote of five: {many.name}", likelihood, 0.03, 40, expanded=True),
+            dropped,
+            networks=5,
+        ),
     }
 
 

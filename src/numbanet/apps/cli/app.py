@@ -14,10 +14,10 @@ import numpy as np
 
 import numbanet
 from numbanet import datasets, plotting
-from numbanet.apps import bench as speed
-from numbanet.apps.cli import experiment as work
+from numbanet.apps import bench
+from numbanet.apps.cli import experiment
 from numbanet.apps.cli import options
-from numbanet.apps.system_info import show_versions as system_found
+from numbanet.apps.system_info import show_versions
 from numbanet.backend.cuda.driver import CudaError
 from numbanet.io import safetensors, tabular, validation
 from numbanet.network.ensemble import Ensemble
@@ -58,7 +58,14 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE:
                 raise
             raise CommandError(error) from None
-        except (ValueError, TypeError, ArithmeticError, ImportError, MemoryError, CudaError) as error:
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            ImportError,
+            MemoryError,
+            CudaError,
+        ) as error:
             raise CommandError(error) from None
 
 
@@ -75,8 +82,14 @@ def cli() -> None:
     """Neural networks on flat arrays, compiled by Numba."""
 
 
-_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
-                       callback=lambda ctx, option, value: options.check_device(value), help="Where to compute: cuda is an NVIDIA GPU.")
+_device = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    callback=lambda ctx, option, value: options.check_device(value),
+    help="Where to compute: cuda is an NVIDIA GPU.",
+)
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -84,9 +97,18 @@ _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="
 
 @cli.command()
 @click.argument("data")
-@click.option("--layers", help='Units of the hidden layers, such as "30,10", or "none"; the output layer comes from the data.')
-@click.option("--model", help="Instead of --layers: lenet5, vgg_small, or nielsen1 … nielsen21, a row of the book with its recipe.")
-@click.option("--augment", help='Change pictures on the way in: "shift=1,rotation=10,zoom=0.1,flip_horizontal", …')
+@click.option(
+    "--layers",
+    help='Units of the hidden layers, such as "30,10", or "none"; the output layer comes from the data.',
+)
+@click.option(
+    "--model",
+    help="Instead of --layers: lenet5, vgg_small, or nielsen1 … nielsen21, a row of the book with its recipe.",
+)
+@click.option(
+    "--augment",
+    help='Change pictures on the way in: "shift=1,rotation=10,zoom=0.1,flip_horizontal", …',
+)
 @click.option("--activation", help="Of the hidden layers: relu, tanh, sigmoid, leaky_relu, …")
 @click.option("--loss", help="By default the one that belongs to the targets.")
 @click.option("--optimizer", help="sgd, adagrad, rmsprop, adam or adamw.")
@@ -96,11 +118,23 @@ _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--l1", type=float, help="Strength of the penalty s Σ|w|.")
 @click.option("--l2", type=float, help="Strength of the penalty s/2 Σ w².")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the start, the order of the samples and the split.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the start, the order of the samples and the split.",
+)
 @click.option("--threads", type=int, help="Most threads to use.")
 @_device
-@click.option("--task", type=click.Choice(["classes", "regression"]), help="What y of a file means; by default it is decided.")
-@click.option("--output", type=click.Path(), help="The network's file; by default NAME.safetensors.")
+@click.option(
+    "--task",
+    type=click.Choice(["classes", "regression"]),
+    help="What y of a file means; by default it is decided.",
+)
+@click.option(
+    "--output", type=click.Path(), help="The network's file; by default NAME.safetensors."
+)
 @click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def train(data, seed, threads, device, task, output, json_file, force, **given) -> None:
@@ -116,33 +150,58 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
         given["layers"] = options.layers(given["layers"])
     if "batch_size" in given:
         given["batch_size"] = options.batch_size(given["batch_size"])
-    chosen = work.resolve_settings(data, given)
+    chosen = experiment.resolve_settings(data, given)
     validation.check_int(chosen["epochs"], "--epochs", 0)
-    optimizer = work.optimizer(chosen)
-    work.augmentation(chosen.get("augment"))
-    output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
+    optimizer = experiment.optimizer(chosen)
+    experiment.augmentation(chosen.get("augment"))
+    output = (
+        output
+        or f"{Path(data).stem if experiment.is_file(data) else data.lower().replace('-', '_')}.safetensors"
+    )
     options.check_writable(output, force, "--output")
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
         options.check_writable(json_file, force, "--json")
-    d = work.prepare_data(work.read(data, seed, task), chosen)
-    net = work.network(d, chosen, seed, threads, device)
+    d = experiment.prepare_data(experiment.read(data, seed, task), chosen)
+    net = experiment.network(d, chosen, seed, threads, device)
     click.echo(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
-    click.echo(f"{type(net.resolve_loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}")
+    click.echo(
+        f"{type(net.resolve_loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}"
+    )
     began = time.perf_counter()
-    history = work.train(net, d, chosen)
+    history = experiment.train(net, d, chosen)
     seconds = time.perf_counter() - began
-    found = work.compute_metrics(net, d.x_test, d.y_test)
-    click.echo(f"trained in {seconds:.1f} s\nheld out: {work.format_metrics(found, d.unit)}")
+    found = experiment.compute_metrics(net, d.x_test, d.y_test)
+    click.echo(f"trained in {seconds:.1f} s\nheld out: {experiment.format_metrics(found, d.unit)}")
     net.save(output)
     if json_file:
-        record = {"data": data, "model": output, "task": "classes" if d.classes else "regression", **found, "unit": d.unit,
-                  "seconds": seconds, "seed": seed, "device": device, "settings": chosen, "history": history.history}
+        record = {
+            "data": data,
+            "model": output,
+            "task": "classes" if d.classes else "regression",
+            **found,
+            "unit": d.unit,
+            "seconds": seconds,
+            "seed": seed,
+            "device": device,
+            "settings": chosen,
+            "history": history.history,
+        }
         options.write_figures(json_file, record)
-    click.echo(f"saved {output}; the figures again:\n"
-               + shlex.join(["numbanet", "evaluate", output, data, *(["--held-out"] if work.is_file(data) else [])]))
+    click.echo(
+        f"saved {output}; the figures again:\n"
+        + shlex.join(
+            [
+                "numbanet",
+                "evaluate",
+                output,
+                data,
+                *(["--held-out"] if experiment.is_file(data) else []),
+            ]
+        )
+    )
 
 
 # --- evaluate, predict ------------------------------------------------------------------------------------------------
@@ -159,29 +218,31 @@ def evaluate(model, data, held_out, device, json_file, force) -> None:
     """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
     if json_file:
         options.check_writable(json_file, force, "--json")
-    net = work.to_device(load(model), device)
+    net = experiment.to_device(load(model), device)
     x, y, unit = _evaluation_data(data, net, held_out)
-    found = work.compute_metrics(net, x, y, f"{data}: ")
+    found = experiment.compute_metrics(net, x, y, f"{data}: ")
     if json_file:
         options.write_figures(json_file, {"data": data, "model": model, **found, "unit": unit})
-    click.echo(work.format_metrics(found, unit))
+    click.echo(experiment.format_metrics(found, unit))
 
 
 def _evaluation_data(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
     """x, y and the unit of y: the held-out part of a named data set, or a file."""
-    if not work.is_file(data):
-        d = work.read(data, net.seed)
+    if not experiment.is_file(data):
+        d = experiment.read(data, net.seed)
         return d.x_test, d.y_test, d.unit
-    x, y = work.read_table(data)
+    x, y = experiment.read_table(data)
     chosen = datasets._split(len(x), net.seed)[1] if held_out else slice(None)
-    return work.reshape_for(x[chosen], net), y[chosen], ""
+    return experiment.reshape_for(x[chosen], net), y[chosen], ""
 
 
 @cli.command()
 @click.argument("model")
 @click.argument("file")
 @_device
-@click.option("--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed.")
+@click.option(
+    "--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed."
+)
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def predict(model, file, device, output, force) -> None:
     """Print MODEL's outputs for the samples in FILE.csv (numbers) or FILE.npz (the array x) as CSV.
@@ -190,14 +251,19 @@ def predict(model, file, device, output, force) -> None:
     """
     if output:
         options.check_writable(output, force, "--output")
-    net = work.to_device(load(model), device)
-    x = validation.check_inputs(work.reshape_for(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x")
+    net = experiment.to_device(load(model), device)
+    x = validation.check_inputs(
+        experiment.reshape_for(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x"
+    )
     outputs = net.predict(x).reshape(len(x), -1)
     head = [f"output_{j}" for j in range(outputs.shape[1])]
     rows = [[str(value) for value in row] for row in outputs]
-    if work.is_classifier(net):
+    if experiment.is_classifier(net):
         labels = net.predict_classes(x)
-        head, rows = ["label", *head], [[str(label), *row] for label, row in zip(labels, rows, strict=True)]
+        head, rows = (
+            ["label", *head],
+            [[str(label), *row] for label, row in zip(labels, rows, strict=True)],
+        )
     text = "".join(",".join(row) + "\n" for row in [head, *rows])
     if output:
         options.write_text(output, text)
@@ -215,15 +281,24 @@ def _inputs(file: str, net: Sequential) -> np.ndarray:
             table = table[:, :-1]
         return table
     if Path(file).suffix.lower() != ".npz":
-        raise ValueError(f"{file}: inputs come from a .csv or a .npz file, got {Path(file).suffix!r}")
+        raise ValueError(
+            f"{file}: inputs come from a .csv or a .npz file, got {Path(file).suffix!r}"
+        )
     with open(file, "rb") as stream:
         content = io.BytesIO(stream.read())
     try:
         with np.load(content, allow_pickle=False) as arrays:
             x = arrays["x"]
-    except (LookupError, ValueError, AttributeError, TypeError, EOFError, *tabular.ZIP_ERRORS) as error:
+    except (
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        EOFError,
+        *tabular.ZIP_ERRORS,
+    ) as error:
         raise ValueError(f"{file}: not an .npz file with the array x: {error}") from None
-    return work.read_inputs(file, x)
+    return experiment.read_inputs(file, x)
 
 
 # --- plot -------------------------------------------------------------------------------------------------------------
@@ -233,23 +308,35 @@ def _inputs(file: str, net: Sequential) -> np.ndarray:
 @click.argument("model")
 @click.argument("data")
 @click.option("--filters", type=click.Path(), help="A file for the weights of the first layer.")
-@click.option("--features", type=click.Path(), help="A file for what the first convolution makes of the first sample.")
+@click.option(
+    "--features",
+    type=click.Path(),
+    help="A file for what the first convolution makes of the first sample.",
+)
 @click.option("--mistakes", type=click.Path(), help="A file for samples in a wrong class.")
-@click.option("--confusion", type=click.Path(), help="A file for how often each class was taken for which.")
+@click.option(
+    "--confusion", type=click.Path(), help="A file for how often each class was taken for which."
+)
 @click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def plot(model, data, held_out, force, **files_wanted) -> None:
     """Draw pictures of MODEL and of what it makes of DATA into files .png, .svg or .pdf."""
     wanted = {name: path for name, path in files_wanted.items() if path}
     if not wanted:
-        raise ValueError("plot draws --filters, --features, --mistakes or --confusion; give a file for one of them")
+        raise ValueError(
+            "plot draws --filters, --features, --mistakes or --confusion; give a file for one of them"
+        )
     for name, path in wanted.items():
         options.check_writable(path, force, f"--{name}")
     net = load(model)
     x, y, _ = _evaluation_data(data, net, held_out)
     first = getattr(net, "networks", [net])[0]
-    draw = {"filters": lambda: plotting.filters(first), "features": lambda: plotting.feature_maps(first, x[0]),
-            "mistakes": lambda: plotting.mistakes(net, x, y), "confusion": lambda: plotting.confusion(net, x, y)}
+    draw = {
+        "filters": lambda: plotting.filters(first),
+        "features": lambda: plotting.feature_maps(first, x[0]),
+        "mistakes": lambda: plotting.mistakes(net, x, y),
+        "confusion": lambda: plotting.confusion(net, x, y),
+    }
     for name, path in wanted.items():
         content = io.BytesIO()
         draw[name]().savefig(content, format=Path(path).suffix[1:] or "png", dpi=150)
@@ -262,12 +349,16 @@ def plot(model, data, held_out, force, **files_wanted) -> None:
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--system", is_flag=True, help="Versions, processor, threads, cache and GPU instead of a model.")
+@click.option(
+    "--system", is_flag=True, help="Versions, processor, threads, cache and GPU instead of a model."
+)
 def info(model, system) -> None:
     """Describe the network in MODEL, or with --system where it would run."""
     if bool(model) == system:
         raise ValueError("info needs a MODEL or --system, one of them")
-    for name, value in [*system_found(), ("gpu", options.gpu_description())] if system else _model(model):
+    for name, value in (
+        [*show_versions(), ("gpu", options.gpu_description())] if system else _model(model)
+    ):
         click.echo(f"{name:<12}{value}" if name else value)
 
 
@@ -275,22 +366,39 @@ def _model(path: str) -> list[tuple[str, Any]]:
     net = load(path)
     if isinstance(net, Ensemble):
         return [("", net.summary()), ("", ""), ("file", f"{os.path.getsize(path):,} bytes")]
-    state = f"{net.optimizer}, {net.optimizer_steps} steps" if net.optimizer else "no state kept; a new training starts afresh"
-    return [("", net.summary()), ("", ""), ("input", net.input_shape), ("output", net.output_shape), ("dtype", net.dtype),
-            ("seed", net.seed), ("penalty", ", ".join(map(str, net.penalty)) or "none"), ("epochs", f"{net.epoch} trained"),
-            ("optimizer", state), ("file", f"{os.path.getsize(path):,} bytes")]
+    state = (
+        f"{net.optimizer}, {net.optimizer_steps} steps"
+        if net.optimizer
+        else "no state kept; a new training starts afresh"
+    )
+    return [
+        ("", net.summary()),
+        ("", ""),
+        ("input", net.input_shape),
+        ("output", net.output_shape),
+        ("dtype", net.dtype),
+        ("seed", net.seed),
+        ("penalty", ", ".join(map(str, net.penalty)) or "none"),
+        ("epochs", f"{net.epoch} trained"),
+        ("optimizer", state),
+        ("file", f"{os.path.getsize(path):,} bytes"),
+    ]
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------
 
 
-@cli.command()
-@click.option("--seconds", type=float, default=1.0, show_default=True, help="Of measuring, for each line.")
+@cli.command("bench")
+@click.option(
+    "--seconds", type=float, default=1.0, show_default=True, help="Of measuring, for each line."
+)
 @_device
 @click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
-@click.option("--plot", "picture", type=click.Path(), help="A file .png, .svg or .pdf for a bar chart.")
+@click.option(
+    "--plot", "picture", type=click.Path(), help="A file .png, .svg or .pdf for a bar chart."
+)
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-def bench(seconds, device, json_file, picture, force) -> None:
+def bench_command(seconds, device, json_file, picture, force) -> None:
     """Measure how fast this machine trains and predicts, on random data. The repository's benchmarks.peers compares libraries."""
     if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds must be a number above 0, got {seconds}")
@@ -302,14 +410,16 @@ def bench(seconds, device, json_file, picture, force) -> None:
         options.check_writable(picture, force, "--plot")
         plotting._figure(1, 1)  # says at once that matplotlib is missing
     there: dict[str, str] = {} if device == "cpu" else {"device": device}
-    most, found = speed.peak_flops(**there), []
-    click.echo(f"{speed.environment_line(device)}\n{speed.peak_text(most, device)}\n\n{speed.header()}")
-    for one in speed.measure(seconds, most, **there):
-        click.echo(speed.format_row(one))
+    most, found = bench.peak_flops(**there), []
+    click.echo(
+        f"{bench.environment_line(device)}\n{bench.peak_text(most, device)}\n\n{bench.header()}"
+    )
+    for one in bench.measure(seconds, most, **there):
+        click.echo(bench.format_row(one))
         found.append(one)
     if json_file:
-        options.write_figures(json_file, speed.record(found, most, device))
+        options.write_figures(json_file, bench.record(found, most, device))
     if picture:
         content = io.BytesIO()
-        speed.picture(found).savefig(content, format=Path(picture).suffix[1:].lower(), dpi=150)
+        bench.picture(found).savefig(content, format=Path(picture).suffix[1:].lower(), dpi=150)
         safetensors.write_atomic(picture, [content.getvalue()])

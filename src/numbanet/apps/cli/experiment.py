@@ -32,21 +32,46 @@ from numbanet.plotting import image_shape
 SETS: dict[str, dict[str, Any]] = {
     "digits": {"layers": (64,), "epochs": 60},
     "breast_cancer": {"layers": (16,), "epochs": 100, "l2": 0.01},
-    "mnist": {"layers": (300,), "epochs": 15, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "batch_size": 100},
+    "mnist": {
+        "layers": (300,),
+        "epochs": 15,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "batch_size": 100,
+    },
     "houses": {"layers": (32, 16), "epochs": 60},
     "cats": {"epochs": 300, "optimizer": "sgd", "learning_rate": 0.01, "l2": 0.03},
 }
 """The data sets by name, and where their settings differ from the ordinary ones."""
-DEFAULTS: dict[str, Any] = {"layers": (32,), "activation": "relu", "loss": None, "optimizer": "adam", "learning_rate": None,
-                            "momentum": None, "batch_size": 32, "epochs": 100, "l1": 0.0, "l2": 0.0}
+DEFAULTS: dict[str, Any] = {
+    "layers": (32,),
+    "activation": "relu",
+    "loss": None,
+    "optimizer": "adam",
+    "learning_rate": None,
+    "momentum": None,
+    "batch_size": 32,
+    "epochs": 100,
+    "l1": 0.0,
+    "l2": 0.0,
+}
 RATES = {"sgd": 0.1}
 """Learning rates for those optimisers whose own default is small for data of this size."""
 PUBLISHED: dict[str, dict[str, Any]] = {
     "lenet5": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 10},
     "vgg_small": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 15},
-    **{f"nielsen{row}": {"optimizer": "sgd", "loss": found.recipe.loss, "learning_rate": found.recipe.learning_rate,
-                         "batch_size": found.recipe.batch_size, "epochs": found.recipe.epochs}
-       for row, found in zoo.BOOK_ROWS.items() if found.networks == 1},
+    **{
+        f"nielsen{row}": {
+            "optimizer": "sgd",
+            "loss": found.recipe.loss,
+            "learning_rate": found.recipe.learning_rate,
+            "batch_size": found.recipe.batch_size,
+            "epochs": found.recipe.epochs,
+        }
+        for row, found in zoo.BOOK_ROWS.items()
+        if found.networks == 1
+    },
 }
 """Networks by name, with their settings."""
 MOST_CLASSES = 50
@@ -73,9 +98,15 @@ class Data:
     decision: str = ""
 
     def __str__(self):
-        kind = f"{self.classes} classes" if self.classes else f"{size(self.y.shape[1:])} real target(s)"
-        return (f"{self.name}: {len(self.x)} samples for training, {len(self.x_test)} held out; {size(self.x.shape[1:])} inputs, "
-                f"{kind}{self.decision}")
+        kind = (
+            f"{self.classes} classes"
+            if self.classes
+            else f"{size(self.y.shape[1:])} real target(s)"
+        )
+        return (
+            f"{self.name}: {len(self.x)} samples for training, {len(self.x_test)} held out; {size(self.x.shape[1:])} inputs, "
+            f"{kind}{self.decision}"
+        )
 
 
 def is_file(source: str) -> bool:
@@ -92,9 +123,20 @@ def read(source: str, seed: int, task: str | None = None) -> Data:
         x, y = read_table(source)
         train, test = datasets._split(len(x), seed)
         if len(test) == 0:
-            raise ValueError(f"{source}: {len(x)} samples; at least 3 are needed to hold a fifth out")
+            raise ValueError(
+                f"{source}: {len(x)} samples; at least 3 are needed to hold a fifth out"
+            )
         y, classes, decision = infer_task(source, y, task)
-        return Data(source, x[train], y[train], x[test], y[test], classes, x.dtype != np.uint8, decision=decision)
+        return Data(
+            source,
+            x[train],
+            y[train],
+            x[test],
+            y[test],
+            classes,
+            x.dtype != np.uint8,
+            decision=decision,
+        )
     name = source.lower().replace("-", "_")
     if task is not None:
         raise ValueError(f"--task is for files; {name} has its own")
@@ -103,7 +145,11 @@ def read(source: str, seed: int, task: str | None = None) -> Data:
         x, y, x_test, y_test = (part.astype(np.float64) for part in (d.x, d.y, d.x_test, d.y_test))
         return Data(name, x, y, x_test, y_test, 0, True, "dollars")
     d = getattr(datasets, name)(**({"seed": seed} if name in ("digits", "breast_cancer") else {}))
-    x, x_test = (d.x, d.x_test) if d.x_scaling is None else (d.x_scaling.invert(d.x), d.x_scaling.invert(d.x_test))
+    x, x_test = (
+        (d.x, d.x_test)
+        if d.x_scaling is None
+        else (d.x_scaling.invert(d.x), d.x_scaling.invert(d.x_test))
+    )
     return Data(name, x, d.y, x_test, d.y_test, len(d.names), d.x_scaling is not None)
 
 
@@ -116,26 +162,43 @@ def read_table(path: str) -> tuple[np.ndarray, np.ndarray]:
 def read_inputs(path: str, x: np.ndarray) -> np.ndarray:
     """Inputs (samples, …), checked."""
     x = x[:, None] if x.ndim == 1 else x
-    return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(np.uint8 if x.dtype == np.uint8 else np.float64)
+    return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(
+        np.uint8 if x.dtype == np.uint8 else np.float64
+    )
 
 
 def infer_task(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, int, str]:
     """Labels or real targets: y as training takes it, the number of classes (0 for real targets), and the reason."""
     width = y.shape[1] if y.ndim == 2 else 1
-    validation.check_targets(y, len(y), size(y.shape[1:]), np.float64, f"{source}: y", f"{source}: x")
-    if y.ndim == 2 and task != "regression" and ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all():
+    validation.check_targets(
+        y, len(y), size(y.shape[1:]), np.float64, f"{source}: y", f"{source}: x"
+    )
+    if (
+        y.ndim == 2
+        and task != "regression"
+        and ((y == 0) | (y == 1)).all()
+        and (y.sum(axis=1) == 1).all()
+    ):
         return y.argmax(axis=1), width, " (y has rows with a single one: classes)"
     different = np.unique(y)
     whole = bool((different == np.floor(different)).all())
     fit = width == 1 and whole and len(different) <= MOST_CLASSES
     if task == "regression" or (task is None and not fit):
-        why = "" if task else " (y is not made of few whole numbers: regression; --task classes decides otherwise)"
+        why = (
+            ""
+            if task
+            else " (y is not made of few whole numbers: regression; --task classes decides otherwise)"
+        )
         return y.astype(np.float64).reshape(len(y), -1), 0, why
     if width > 1 or not whole:
-        raise ValueError(f"{source}: y must hold one whole number per sample to name classes; drop --task classes")
+        raise ValueError(
+            f"{source}: y must hold one whole number per sample to name classes; drop --task classes"
+        )
     if different[0] < 0 or different[-1] > LARGEST_LABEL:
-        raise ValueError(f"{source}: labels must lie in 0 … {LARGEST_LABEL}, y goes from {different[0]:g} to {different[-1]:g}; "
-                         "number the classes from 0, or pass --task regression")
+        raise ValueError(
+            f"{source}: labels must lie in 0 … {LARGEST_LABEL}, y goes from {different[0]:g} to {different[-1]:g}; "
+            "number the classes from 0, or pass --task regression"
+        )
     why = f" (y has {len(different)} different whole numbers: classes; --task regression decides otherwise)"
     return y.astype(np.int64), max(2, int(different[-1]) + 1), "" if task else why
 
@@ -151,10 +214,14 @@ def resolve_settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
         given = {**given, "model": given["model"].lower().replace("-", "_")}
         for name in ("layers", "activation"):
             if name in given:
-                raise ValueError(f"--{name} is for networks without a name; drop it, or drop --model {given['model']}")
+                raise ValueError(
+                    f"--{name} is for networks without a name; drop it, or drop --model {given['model']}"
+                )
     chosen = {**DEFAULTS, **own, **given}
     kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
-    if kind is not lookup("optimizer", own.get("optimizer", DEFAULTS["optimizer"]), optimizers.NAMES):
+    if kind is not lookup(
+        "optimizer", own.get("optimizer", DEFAULTS["optimizer"]), optimizers.NAMES
+    ):
         chosen |= {name: given.get(name) for name in ("learning_rate", "momentum")}
     if chosen["learning_rate"] is None:
         chosen["learning_rate"] = RATES.get(chosen["optimizer"].lower())
@@ -164,9 +231,13 @@ def resolve_settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
 def optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
     """The optimiser with its learning rate and momentum."""
     kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
-    values = {name: chosen[name] for name in ("learning_rate", "momentum") if chosen[name] is not None}
+    values = {
+        name: chosen[name] for name in ("learning_rate", "momentum") if chosen[name] is not None
+    }
     if "momentum" in values and "momentum" not in {f.name for f in fields(kind)}:
-        raise ValueError(f"{kind.__name__} has no momentum; drop --momentum, or choose --optimizer sgd or rmsprop")
+        raise ValueError(
+            f"{kind.__name__} has no momentum; drop --momentum, or choose --optimizer sgd or rmsprop"
+        )
     return kind(**values)
 
 
@@ -178,14 +249,24 @@ def augmentation(text: str | None) -> Augment | None:
         name, equals, amount = (piece.strip() for piece in part.partition("="))
         field = lookup("augmentation", name, known)
         try:
-            amounts[field.name] = True if isinstance(field.default, bool) and not equals else type(field.default)(float(amount))
+            amounts[field.name] = (
+                True
+                if isinstance(field.default, bool) and not equals
+                else type(field.default)(float(amount))
+            )
             exact = amounts[field.name] == float(amount or 1)
         except (ValueError, OverflowError):
             exact = False
         if not exact:
-            needed = "no amount" if isinstance(field.default, bool) else f"a {'whole ' * isinstance(field.default, int)}number"
-            raise ValueError(f'--augment: {field.name} needs {needed}, as in "shift=1,rotation=10,flip_horizontal"; '
-                             f"got {part.strip()!r}")
+            needed = (
+                "no amount"
+                if isinstance(field.default, bool)
+                else f"a {'whole ' * isinstance(field.default, int)}number"
+            )
+            raise ValueError(
+                f'--augment: {field.name} needs {needed}, as in "shift=1,rotation=10,flip_horizontal"; '
+                f"got {part.strip()!r}"
+            )
     return Augment(**amounts) if amounts else None
 
 
@@ -195,15 +276,22 @@ def prepare_data(data: Data, chosen: dict[str, Any]) -> Data:
     if not name and not chosen.get("augment"):
         return data
     if name and (data.standardize or not data.classes):
-        raise ValueError(f"--model {name} is for pictures in classes, and {data.name} has "
-                         + ("columns that are standardised; save pictures as x of type uint8 in an .npz file" if data.classes else
-                            "real targets"))
+        raise ValueError(
+            f"--model {name} is for pictures in classes, and {data.name} has "
+            + (
+                "columns that are standardised; save pictures as x of type uint8 in an .npz file"
+                if data.classes
+                else "real targets"
+            )
+        )
     shape = image_shape(data.x.shape[1:])
     x, y = data.x.reshape(-1, *shape), data.y
     if name and name.startswith("nielsen"):
         if shape != zoo.DIGIT or data.classes != 10:
-            raise ValueError(f"--model {name} is for 10 classes of pictures {zoo.DIGIT}, {data.name} has {data.classes} "
-                             f"of {shape}")
+            raise ValueError(
+                f"--model {name} is for 10 classes of pictures {zoo.DIGIT}, {data.name} has {data.classes} "
+                f"of {shape}"
+            )
         row = zoo.BOOK_ROWS[int(name[7:])]
         recipe, shape = row.recipe, row.input_shape
         x, y = x[: recipe.examples].reshape(-1, *shape), y[: recipe.examples]
@@ -221,15 +309,19 @@ def build_named_model(data: Data, chosen: dict[str, Any], **options) -> Sequenti
     return getattr(zoo, name)(data.classes, data.x.shape[1:], **options)
 
 
-def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None, device: str = "cpu") -> Sequential:
+def network(
+    data: Data, chosen: dict[str, Any], seed: int, threads: int | None, device: str = "cpu"
+) -> Sequential:
     """The network for the data: hidden layers as chosen, and the output layer that the targets ask for; or the one with a name."""
     if "model" in chosen:
         return build_named_model(data, chosen, seed=seed, threads=threads, device=device)
     outputs, last = size(data.y.shape[1:]), "identity"
     after = losses.loss(chosen["loss"]).fused_activation if chosen["loss"] else ""
     if after and not data.classes:
-        raise ValueError(f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; choose mean_squared_error, "
-                         "mean_absolute_error, huber or quadratic")
+        raise ValueError(
+            f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; choose mean_squared_error, "
+            "mean_absolute_error, huber or quadratic"
+        )
     if data.classes:
         alone = data.classes == 2 and after != "Softmax"
         outputs = 1 if alone else data.classes
@@ -237,8 +329,15 @@ def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None, 
     penalty = [kind(chosen[name]) for kind, name in ((L1, "l1"), (L2, "l2")) if chosen[name]]
     hidden = [Dense(units, activation=chosen["activation"]) for units in chosen["layers"]]
     flat = [Flatten()] if data.x.ndim > 2 else []
-    return Sequential([*flat, *hidden, Dense(outputs, activation=last)], data.x.shape[1:], "float64" if data.standardize else
-                      "float32", seed, penalty or None, threads, device)
+    return Sequential(
+        [*flat, *hidden, Dense(outputs, activation=last)],
+        data.x.shape[1:],
+        "float64" if data.standardize else "float32",
+        seed,
+        penalty or None,
+        threads,
+        device,
+    )
 
 
 def to_device(net, device: str):
@@ -251,7 +350,9 @@ def to_device(net, device: str):
 def scaling(values: np.ndarray) -> Standardization:
     """Mean and deviation of each column; one that varies by no more than rounding counts as constant."""
     found = Standardization.of(values.reshape(len(values), -1))
-    return Standardization(found.mean, np.where(found.scale > 1e-10 * np.abs(found.mean), found.scale, 1.0))
+    return Standardization(
+        found.mean, np.where(found.scale > 1e-10 * np.abs(found.mean), found.scale, 1.0)
+    )
 
 
 def train(net: Sequential, data: Data, chosen: dict[str, Any]):
@@ -264,13 +365,22 @@ def train(net: Sequential, data: Data, chosen: dict[str, Any]):
             y_scaling = scaling(y)
             y = y_scaling.apply(y)
     x = x.reshape(len(x), *net.input_shape)
-    history = net.fit(x, y, loss=chosen["loss"], optimizer=optimizer(chosen), batch_size=chosen["batch_size"],
-                      epochs=chosen["epochs"], augment=augmentation(chosen.get("augment")))
+    history = net.fit(
+        x,
+        y,
+        loss=chosen["loss"],
+        optimizer=optimizer(chosen),
+        batch_size=chosen["batch_size"],
+        epochs=chosen["epochs"],
+        augment=augmentation(chosen.get("augment")),
+    )
     fold_scaling(net, x_scaling, y_scaling)
     return history
 
 
-def fold_scaling(net: Sequential, x_scaling: Standardization | None, y_scaling: Standardization | None) -> None:
+def fold_scaling(
+    net: Sequential, x_scaling: Standardization | None, y_scaling: Standardization | None
+) -> None:
     """Put the scalings of inputs and targets into the first and the last dense layer, as at the head of this file.
 
     The optimiser's state belongs to the weights as they were, so it goes.
@@ -304,10 +414,14 @@ def is_classifier(net: Sequential) -> bool:
     return type(getattr(net, "networks", [net])[0].layers[-1].layer).__name__ in CLASS_OUTPUTS
 
 
-def compute_metrics(net: Sequential, x: np.ndarray, y: np.ndarray, where: str = "") -> dict[str, Any]:
+def compute_metrics(
+    net: Sequential, x: np.ndarray, y: np.ndarray, where: str = ""
+) -> dict[str, Any]:
     """Return samples, accuracy (0 … 1) and mistakes for classes; samples, rmse (in the target's unit) and r2 for real targets."""
     x = validation.check_inputs(x, net.input_shape, net.dtype, f"{where}x")
-    y, labels = validation.check_targets(y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x")
+    y, labels = validation.check_targets(
+        y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x"
+    )
     if labels and (is_classifier(net) or y.ndim == 1):
         wrong = metrics.mistakes(y, net.predict_classes(x))
         return {"samples": len(x), "accuracy": 1 - wrong / len(x), "mistakes": wrong}
@@ -320,4 +434,3 @@ def format_metrics(found: dict[str, Any], unit: str = "") -> str:
     if "accuracy" in found:
         return f"accuracy {100 * found['accuracy']:.2f} %, {found['mistakes']} mistakes in {found['samples']} samples"
     return f"rmse {found['rmse']:,.6g}{' ' + unit if unit else ''}, r2 {found['r2']:.4f}, {found['samples']} samples"
-

@@ -16,7 +16,9 @@ def layers(text: str) -> tuple[int, ...]:
     try:
         units = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f'--layers must be numbers of units such as "30,10", or "none", got {text!r}') from None
+        raise ValueError(
+            f'--layers must be numbers of units such as "30,10", or "none", got {text!r}'
+        ) from None
     return tuple(validation.check_int(n, "every number in --layers") for n in units)
 
 
@@ -27,7 +29,9 @@ def batch_size(text: str) -> int | None:
     try:
         return validation.check_int(int(text), "--batch-size")
     except ValueError:
-        raise ValueError(f'--batch-size must be a whole number of at least 1, or "all", got {text!r}') from None
+        raise ValueError(
+            f'--batch-size must be a whole number of at least 1, or "all", got {text!r}'
+        ) from None
 
 
 def check_writable(path: str, force: bool, option: str) -> None:
@@ -38,7 +42,9 @@ def check_writable(path: str, force: bool, option: str) -> None:
     if os.path.isdir(path):
         raise ValueError(f"{option} {path}: this is a folder; give a file's name")
     if os.path.exists(path) and not force:
-        raise ValueError(f"{path} exists; choose another name with {option}, or replace it with --force")
+        raise ValueError(
+            f"{path} exists; choose another name with {option}, or replace it with --force"
+        )
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{option} {path}: the folder {folder} cannot be written to")
 
