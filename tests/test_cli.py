@@ -148,7 +148,7 @@ def test_cats_have_one_output(folder):
 def test_a_file_with_classes(name, folder):
     x, y = classes_file(name)
     said = done("train", name)
-    assert "y has 3 different whole numbers: classes; --task regression decides otherwise" in said
+    assert "y has 3 different integers: classes; --task regression decides otherwise" in said
     assert "96 samples for training, 24 held out; 2 inputs, 3 classes" in said
     command = said.splitlines()[-1].split()
     assert command[1:] == ["evaluate", "three.safetensors", name, "--held-out"]
@@ -173,7 +173,7 @@ def test_task_overrides_what_was_decided(folder):
     classes_file()
     assert "1 real target" in done("train", "three.csv", "--task", "regression", "--epochs", "2")
     assert nn.load("three.safetensors").output_shape == (1,)
-    assert "whole number per sample" in refused("train", regression_file() and "line.npz", "--task", "classes")
+    assert "integer per sample" in refused("train", regression_file() and "line.npz", "--task", "classes")
 
 
 def test_pictures_in_bytes_are_flattened(folder):

@@ -80,8 +80,8 @@ def test_augmentation_by_words():
     (["--model", "lenet"], "unknown model 'lenet'; did you mean 'lenet5'?"),
     (["--model", "lenet5", "--layers", "3"], "--layers is for networks without a name"),
     (["--model", "vgg_small", "--activation", "tanh"], "--activation is for networks without a name"),
-    (["--model", "nielsen17"], "is for 10 classes of pictures (28, 28, 1), bars.npz has 2 of (16, 16, 1)"),
-    (["--augment", "shift"], "shift needs a whole number"),
+    (["--model", "nielsen17"], "is for 10 classes of images (28, 28, 1), bars.npz has 2 of (16, 16, 1)"),
+    (["--augment", "shift"], "shift needs an integer"),
     (["--augment", "shift=1.5"], "got 'shift=1.5'"),
     (["--augment", "rotation=much"], "rotation needs a number"),
     (["--augment", "flip_horizontal=2"], "flip_horizontal needs no amount"),
@@ -97,7 +97,7 @@ def test_what_train_refuses(args, words, folder):
 
 @pytest.mark.parametrize(("args", "words"), [
     (["--model", "lenet5"], "columns that are standardised"),
-    (["--augment", "shift=1"], "samples of shape (7,) are not pictures"),
+    (["--augment", "shift=1"], "samples of shape (7,) are not images"),
 ])
 def test_what_is_no_picture(args, words, folder):
     np.savez("seven.npz", x=np.random.default_rng(0).normal(size=(50, 7)), y=np.arange(50) % 2)

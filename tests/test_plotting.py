@@ -184,8 +184,8 @@ def test_a_history():
 
 @pytest.mark.parametrize(("make", "words"), [
     (lambda: plotting.filters(network(), 3), "layer 3: the network has 3 layers of weights, numbered from 0"),
-    (lambda: plotting.filters(network(), 2), "layer 2 is dense and does not see the picture itself"),
-    (lambda: plotting.filters(nn.Sequential([nn.Dense(2)], 7)), r"samples of shape \(7,\) are not pictures"),
+    (lambda: plotting.filters(network(), 2), "layer 2 is dense and does not see the image itself"),
+    (lambda: plotting.filters(nn.Sequential([nn.Dense(2)], 7)), r"samples of shape \(7,\) are not images"),
     (lambda: plotting.feature_maps(network(), pictures()[0], 2), r"layer 2 gives \(3,\), not maps"),
     (lambda: plotting.feature_maps(network(), pictures()[0, :5]), r"x must have shape"),
     (lambda: plotting.mistakes(network(), pictures(), np.random.default_rng(0).normal(size=(30, 3))), "y has real targets"),
@@ -218,4 +218,4 @@ def test_pyplot_is_never_imported_and_matplotlib_only_when_needed():
 def test_without_matplotlib_the_way_out_is_named():
     found = python("import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
                    "import numbanet as nn; nn.plotting.history({'loss': [1.0]})")
-    assert found.returncode == 1 and "pictures need matplotlib; pip install numbanet[plot]" in found.stderr
+    assert found.returncode == 1 and "figures need matplotlib; pip install numbanet[plot]" in found.stderr

@@ -49,7 +49,7 @@ from numbanet.nn.losses import (
     MeanAbsoluteError,
     MeanSquaredError,
     Quadratic,
-)  # noqa: E402
+)
 from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
 from numbanet.nn.regularizers import L1, L2  # noqa: E402
 from numbanet.plan.columns import Op  # noqa: E402

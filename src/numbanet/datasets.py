@@ -1,7 +1,7 @@
-"""Load the data sets of the examples, and tables of one's own.
+"""Load the data sets of the examples.
 
-A file is looked for in the folder named by the environment variable NUMBANET_DATA, then in the cache folder,
-then, where a public address exists, on the network. Files found once are never changed.
+A file is looked for in the folder named by the environment variable NUMBANET_DATA, then in the
+cache folder, then, where a public address exists, on the network. Existing files are never changed.
 """
 
 import csv
@@ -34,14 +34,14 @@ IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 
 @dataclass(frozen=True, eq=False)
 class Standardization:
-    """Shift and scale columns: apply gives (v - mean) / scale, invert goes back. Both compute in float64."""
+    """Shift and scale columns: `apply` gives (v - mean) / scale, `invert` undoes it, in float64."""
 
     mean: np.ndarray
     scale: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Standardization":
-        """Measure the mean and the standard deviation of each column; a constant column gets scale 1."""
+        """Measure mean and standard deviation of each column; a constant one gets scale 1."""
         mean = np.asarray(np.mean(values, axis=0, dtype=np.float64))
         deviation = np.std(values, axis=0, dtype=np.float64)
         return cls(mean, np.where(deviation > 0, deviation, 1.0))
@@ -59,8 +59,8 @@ class Standardization:
 class Dataset:
     """Hold inputs and targets for training, validation (or None) and test; samples come first.
 
-    names are the classes' names, or the inputs' names where the target is a real number. The scalings are
-    None where nothing was standardised.
+    names are the classes' names, or the inputs' names where the target is a real number. The
+    scalings are None where nothing was standardised.
     """
 
     x: np.ndarray
@@ -87,9 +87,9 @@ def digits(seed: int = 0) -> Dataset:
 
     Shapes   x (1438, 64) float32, ink 0..1 · y (1438,) int64, 0..9 · test (359, 64), (359,)
     Raises   ImportError without scikit-learn
-    Source   Alpaydin and Kaynak, UCI Machine Learning Repository, CC BY 4.0; bundled with scikit-learn
+    Source   Alpaydin and Kaynak, UCI Machine Learning Repository, CC BY 4.0; part of scikit-learn
     """
-    bunch = _needed("sklearn.datasets", "sklearn").load_digits()
+    bunch = _import_optional("sklearn.datasets", "sklearn").load_digits()
     x, y = (bunch.data / 16).astype(np.float32), bunch.target.astype(np.int64)
     train, test = _split(len(x), seed, y)
     return Dataset(x[train], y[train], None, None, x[test], y[test], tuple("0123456789"))
@@ -98,12 +98,13 @@ def digits(seed: int = 0) -> Dataset:
 def breast_cancer(seed: int = 0) -> Dataset:
     """Load 569 tumours with 30 measured features, four fifths for training, class by class.
 
-    Shapes   x (456, 30) float32, standardised by the training part · y (456,) int64, 0 malignant, 1 benign ·
-             test (113, 30), (113,)
+    Shapes   x (456, 30) float32, standardised by the training part ·
+             y (456,) int64, 0 malignant, 1 benign · test (113, 30), (113,)
     Raises   ImportError without scikit-learn
-    Source   Wolberg, Mangasarian, Street, UCI Machine Learning Repository, CC BY 4.0; scikit-learn has it
+    Source   Wolberg, Mangasarian, Street, UCI Machine Learning Repository, CC BY 4.0; part of
+             scikit-learn
     """
-    bunch = _needed("sklearn.datasets", "sklearn").load_breast_cancer()
+    bunch = _import_optional("sklearn.datasets", "sklearn").load_breast_cancer()
     y = bunch.target.astype(np.int64)
     train, test = _split(len(y), seed, y)
     scaling = Standardization.of(bunch.data[train])
@@ -114,8 +115,9 @@ def breast_cancer(seed: int = 0) -> Dataset:
 def mnist(flat: bool = True, dtype: str = "uint8") -> Dataset:
     """Load 70,000 handwritten digits of 28×28 pixels, split as in Nielsen's book.
 
-    Shapes   x (50000, 784) if flat, else (50000, 28, 28, 1): uint8, ink 0..255, or float32, ink 0..1 ·
-             y (50000,) int64, 0..9 · validation, the last of the training file, and test: 10,000 each
+    Shapes   x (50000, 784) if flat, else (50000, 28, 28, 1): uint8, ink 0..255, or float32, ink
+             0..1 · y (50000,) int64, 0..9 · validation, the last of the training file, and test:
+             10,000 each
     Raises   ValueError for a dtype that is neither or a damaged file; FileNotFoundError
     Source   LeCun, Cortes, Burges, CC BY-SA 3.0
     """
@@ -130,12 +132,12 @@ def mnist(flat: bool = True, dtype: str = "uint8") -> Dataset:
 def houses(seed: int = 0, standardize: bool = True) -> Dataset:
     """Load sales of houses in Melbourne, 2016 and 2017, four fifths for training.
 
-    Inputs   area (m²), bedrooms, distance to the centre (km), age (years: year of sale less year of building,
-             below zero for a house sold before it was built)
+    Inputs   area (m²), bedrooms, distance to the centre (km), age (years: year of sale less year of
+             building, below zero for a house sold before it was built)
     Target   price (Australian dollars)
     Shapes   x (n, 4) float32 · y (n, 1) float32; y_scaling.invert turns a price back into dollars
-    Dropped  rows with an empty cell among these, an area below 10 m² or above 1000 m², no bedroom, or built
-             before 1800. Of 7448 rows 6152 remain: 4922 for training, 1230 for test
+    Dropped  rows with an empty cell among these, an area below 10 m² or above 1000 m², no bedroom,
+             or built before 1800. Of 7448 rows 6152 remain: 4922 for training, 1230 for test
     Raises   FileNotFoundError; ValueError for a column that is absent or text that is no number
     Source   Kaggle, Melbourne housing snapshot (melb_data.csv), CC BY-NC-SA 4.0
     """
@@ -155,14 +157,14 @@ def houses(seed: int = 0, standardize: bool = True) -> Dataset:
 
 
 def cats(color: bool = True, flat: bool = True) -> Dataset:
-    """Load 209 + 50 pictures of 64×64 pixels, cat or not; the source gives the split.
+    """Load 209 + 50 images of 64×64 pixels, cat or not; the source gives the split.
 
-    Shapes   x (209, 64, 64, 3) uint8, or one channel of luminance (ITU-R BT.601) without color; flat makes it
-             (209, 12288) or (209, 4096) · y (209,) int64, 1 is a cat · test 50
+    Shapes   x (209, 64, 64, 3) uint8, or one channel of luminance (ITU-R BT.601) without color;
+             flat makes it (209, 12288) or (209, 4096) · y (209,) int64, 1 is a cat · test 50
     Raises   ImportError without h5py; FileNotFoundError; ValueError for a damaged file
     Source   the material of a well-known introductory course; no licence is stated
     """
-    h5py = _needed("h5py", "data")
+    h5py = _import_optional("h5py", "data")
     parts: list[np.ndarray] = []
     for part in ("train", "test"):
         path = _find("cats", f"{part}_catvnoncat.h5")
@@ -280,7 +282,7 @@ def _split(n: int, seed: int, labels: np.ndarray | None = None) -> tuple[np.ndar
     return rng.permutation(train), rng.permutation(test)
 
 
-def _needed(module: str, extra: str) -> Any:
+def _import_optional(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
@@ -299,7 +301,7 @@ def _cache() -> Path:
 
 
 def _find(folder: str, *names: str, url: str | None = None) -> Path:
-    """Return the first file of one of these names; else fetch names[0] from the url, if there is one."""
+    """Return the first file of one of these names; else fetch names[0] from the url, if given."""
     given = os.environ.get("NUMBANET_DATA")
     places = [Path(given).expanduser().absolute()] if given else []
     candidates = [
@@ -323,5 +325,6 @@ def _find(folder: str, *names: str, url: str | None = None) -> Path:
     raise FileNotFoundError(
         f"{names[0]} is not in any of the three places:\n  "
         + "\n  ".join(tried)
-        + f"\nSet the environment variable NUMBANET_DATA to a folder that holds {folder}/{names[0]}."
+        + "\nSet the environment variable NUMBANET_DATA to a folder that holds "
+        + f"{folder}/{names[0]}."
     )

@@ -1,13 +1,14 @@
 """Keep named arrays and strings in one file, in the safetensors layout.
 
     8 bytes     length of the header, little-endian
-    header      JSON: name → dtype, shape, data_offsets; "__metadata__" → strings; spaces to a multiple of 8
-    data        the arrays, C order, little-endian, one after the other without a hole
+    header      JSON: name → dtype, shape, data_offsets; "__metadata__" → strings; padded with
+                spaces to a multiple of 8
+    data        the arrays, C order, little-endian, one after the other without gaps
 
 Other programs read the file with the safetensors package. Nothing in it is ever executed.
 
-A SHA-256 over the header (without the checksum itself) and the data stands in the metadata under "sha256".
-The header has one spelling only, so that every changed byte of the file is noticed.
+The metadata holds under "sha256" the SHA-256 of the header (without the checksum itself) and the
+data. The header has a single canonical form, so that every changed byte of the file is detected.
 
 Source   the safetensors format, https://huggingface.co/docs/safetensors
 """
@@ -34,13 +35,15 @@ Path = str | os.PathLike[str]
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write the arrays and the metadata to a file, all or not at all.
+    """Write the arrays and the metadata to a file, completely or not at all.
 
-    The bytes go to a temporary file beside the target, which then takes the target's name. A failure before
-    that leaves the old file as it was and no temporary behind. An existing file keeps its mode.
+    The bytes go to a temporary file beside the target, which is then renamed to the target. A
+    failure before that leaves the old file unchanged and no temporary file. An existing file keeps
+    its mode.
 
     Arrays   float32 float64 int64 int32 uint8 bool, any shape; not changed
-    Raises   ValueError for another dtype, a reserved name, a value that is no string; OSError from the disk
+    Raises   ValueError for another dtype, a reserved name, a value that is no string; OSError from
+             the disk
     """
     header: dict[str, Any] = {METADATA: _checked_metadata(path, metadata)}
     arrays, end = [], 0
@@ -70,10 +73,11 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
 
 
 def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the arrays and the metadata of a file, after its checksum.
+    """Verify the checksum of a file, and read its arrays and metadata.
 
-    Returns  arrays in the order of their data, new, writable, native byte order; metadata without "sha256"
-    foreign  accept a safetensors file that carries no checksum; one that carries it is checked in any case
+    Returns  arrays in the order of their data, new, writable, native byte order; metadata without
+             "sha256"
+    foreign  accept a safetensors file without a checksum; a checksum is verified in any case
     Raises   ValueError that names the path, what is wrong and where; OSError from the disk
     """
     with open(path, "rb") as file:
@@ -142,13 +146,13 @@ def _checksum(header: dict[str, Any], parts: list[Any]) -> str:
 
 
 def _parsed(path: Path, text: bytes) -> dict[str, Any]:
-    twice: list[str] = []
+    duplicates: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
-            twice.extend(key for key in found if keys.count(key) > 1)
+            duplicates.extend(key for key in found if keys.count(key) > 1)
         return found
 
     try:
@@ -156,8 +160,8 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
         _canonical_json(header)  # a lone surrogate has no bytes
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the header is not JSON: {error}") from None
-    if twice:
-        raise ValueError(f"{path}: the header holds the key {twice[0]!r} twice")
+    if duplicates:
+        raise ValueError(f"{path}: the header holds the key {duplicates[0]!r} twice")
     if not isinstance(header, dict):
         raise ValueError(f"{path}: the header must be a JSON object, got {type(header).__name__}")
     return header
@@ -227,7 +231,7 @@ def _array(path: Path, name: str, entry: dict[str, Any], data: bytes) -> np.ndar
 
 
 def write_atomic(path: Path, parts: list[Any]) -> None:
-    """Write the parts to a temporary file and give it the path's name."""
+    """Write the parts to a temporary file and rename it to the path."""
     target = os.path.realpath(path)  # A link stays a link; the file that it points to is replaced.
     folder = os.path.dirname(target)
     mode = os.stat(target).st_mode if os.path.exists(target) else None

@@ -158,8 +158,8 @@ class Sequential:
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
         """Return the outputs (samples, *output_shape), of the network's dtype.
 
-        x   inputs (samples, *input_shape): float32, float64, uint8 (images: 0 … 255 become 0 … 1)
-            or other real numbers, which are converted
+        x   inputs (samples, *input_shape): float32, float64, uint8 (images: 0 … 255 become
+            0 … 1) or other real numbers, which are converted
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
         if type(x) is np.ndarray:
@@ -175,7 +175,7 @@ class Sequential:
                 with self.executors.lock:
                     if small_batch(x, outputs, self.memory):
                         return outputs
-        x = validation.check_inputs(x, self.input_shape, self.dtype, look=False)
+        x = validation.check_inputs(x, self.input_shape, self.dtype, check_finite=False)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self.executors.lock:
             self.executors.build_small_batch(x.dtype)
@@ -193,7 +193,7 @@ class Sequential:
         return outputs
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
-        """Return labels (samples,): the largest output, or of a single output whether it is > 0.5."""
+        """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
         outputs = self.predict(x, threads=threads).reshape(len(x), -1)
         if outputs.shape[1] > 1:
             return outputs.argmax(axis=1)
@@ -448,7 +448,7 @@ class Sequential:
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return views of parameters, buffers and the optimiser's state by their names in a file."""
+        """Return views of parameters, buffers and optimiser state by their names in a file."""
         views = {
             f"{i}.{name}": values
             for i, built in enumerate(self.layers)
@@ -531,7 +531,10 @@ class Sequential:
 
 
 def _device(name: str) -> str:
-    """A device's name, if there is such a device: ValueError for a wrong name, CudaError where no GPU can be used."""
+    """The name of a device that can be used.
+
+    Raises ValueError for a wrong name, CudaError where no GPU can be used.
+    """
     if name not in ("cpu", "cuda"):
         raise ValueError(f'device is "cpu" or "cuda", not {name!r}')
     if name == "cuda":

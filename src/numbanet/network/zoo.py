@@ -1,19 +1,24 @@
-"""Networks that others have published, ready to train.
+"""Published networks, ready to train.
 
-    lenet5       6 and 16 maps of 5×5, each with max-pooling by 2, then 120-84-10                 (LeCun et al. 1998, with ReLU)
-    vgg_small    twice two layers of 3×3 and max-pooling, then 128 with dropout                   (after Simonyan, Zisserman 2014)
-    nielsen      the networks of the book's tables, by row, each with the recipe it was trained by
+    lenet5       6 and 16 filters of 5×5, each with max-pooling by 2, then 120-84-10
+                 (LeCun et al. 1998, with ReLU)
+    vgg_small    twice two layers of 3×3 and max-pooling, then 128 with dropout
+                 (after Simonyan, Zisserman 2014)
+    nielsen      the networks of the book's tables, by row, each with its training recipe
 
     network, recipe = models.nielsen(17)
     network.fit(x, y, **recipe.options)
 
-Rows 1 to 10 are chapters 1 and 3: sigmoid neurons, weights N(0, 1) or N(0, 1 / n_in), biases N(0, 1). Rows from 14 on are chapter 6
-and start as its program network3.py does: weights N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases
-N(0, 1); zeros before the softmax. The book pools before the activation; where that grows with z, as here, it is the same function.
-Dropout here scales up in training what the book scales down in prediction; so the dense layers that it stands before start at half
-the book's deviation, which makes the same function of the picture.
+Rows 1 to 10 are chapters 1 and 3: sigmoid neurons, weights N(0, 1) or N(0, 1 / n_in), biases
+N(0, 1). Rows from 14 on are chapter 6 with the initial values of its program network3.py: weights
+N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases N(0, 1); zeros before
+the softmax. The book pools before the activation; for a monotone one, as here, the result is the
+same.
+Dropout here scales up in training what the book scales down in prediction; so the dense layers
+after it start with half the book's standard deviation, which gives the same function of the image.
 
-Source   Nielsen, Neural Networks and Deep Learning, chapters 1, 3 and 6, and its programs network.py, network2.py, network3.py
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1, 3 and 6, and its programs
+         network.py, network2.py, network3.py
 """
 
 from collections.abc import Callable
@@ -34,7 +39,7 @@ DIGIT = (28, 28, 1)
 def lenet5(classes: int = 10, input_shape=DIGIT, **options) -> Sequential:
     """Build LeNet-5 with ReLU and max-pooling; `options` go to Sequential.
 
-    Raises ValueError for pictures smaller than 16 by 16.
+    Raises ValueError for images smaller than 16 by 16.
     """
     return Sequential(
         [
@@ -53,10 +58,11 @@ def lenet5(classes: int = 10, input_shape=DIGIT, **options) -> Sequential:
 
 
 def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequential:
-    """Build a small network in the manner of VGG: 3×3 convolutions of the same size, 32-32-pool-64-64-pool-128; `options` go to
-    Sequential.
+    """Build a small network in the manner of VGG; `options` go to Sequential.
 
-    Raises ValueError for pictures smaller than 4 by 4.
+    Its 3×3 convolutions keep the size of the image: 32-32-pool-64-64-pool-128.
+
+    Raises ValueError for images smaller than 4 by 4.
     """
     convolutions: list[Layer] = []
     for maps in (32, 64):
@@ -78,15 +84,16 @@ def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequenti
     )
 
 
-# --- the book ---------------------------------------------------------------------------------------------------------
+# --- the book -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network of the book was trained.
 
-    examples   how many of the 50,000 training pictures, from the first
-    expanded   each picture five times, as it is and moved by one pixel to each side (`numbanet.expand`)
+    examples   how many of the 50,000 training images, from the first
+    expanded   each image five times, as it is and shifted by one pixel to each side
+               (`numbanet.shift_copies`)
     penalty    is part of the network already
     """
 
@@ -112,7 +119,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Row:
-    """A recipe with its layers, as a function of nothing, and how many networks vote."""
+    """A recipe with a function that builds its layers, and how many networks vote."""
 
     recipe: Recipe
     layers: Callable[[], list[Layer]]
@@ -227,7 +234,7 @@ BOOK_ROWS = _rows()
 
 
 def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
-    """Build the book's network of that row, and return it with its recipe; `options` go to Sequential.
+    """Return the book's network of that row with its recipe; `options` go to Sequential.
 
     Row 22 is an Ensemble of five, with seeds 5 seed … 5 seed + 4; the others are Sequentials.
     Raises ValueError for a row that is not in the table.

@@ -13,7 +13,7 @@ from numbanet.training.progress import Progress
 
 
 class DivergenceError(ArithmeticError):
-    """The loss was no longer finite. The network has the parameters from before that epoch again."""
+    """The loss was no longer finite. The network is back at its parameters from before."""
 
 
 def epoch_permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
