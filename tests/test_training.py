@@ -1,5 +1,6 @@
 """The loop of fit: what it measures, when it stops, what it leaves behind, and what may happen around it."""
 
+import inspect
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 import numbanet as nn
 from numbanet.engine.cpu import executor
+from numbanet.plan.lowerable import Lowerable
 from numbanet.training.callbacks import Callback, EarlyStopping
 
 SOURCES = str(Path(nn.__file__).parents[1])
@@ -336,6 +338,20 @@ def test_the_keyboard_stops_within_an_epoch():
     assert time.monotonic() - sent < 1.5
     assert process.stdout.readline() == "True\n"
     assert process.wait() == 0
+
+
+# --- the interface of a network -----------------------------------------------------------------------------------------
+
+
+def test_a_network_has_the_methods_of_lowerable_with_the_same_arguments():
+    net = nn.Sequential([nn.Dense(2)], 3)
+    assert isinstance(net, Lowerable)
+    methods = {name for name, value in vars(Lowerable).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert {"layer_ops", "loss_ops", "resolve_loss", "check_data", "score"} <= methods
+    for name in methods:
+        ours, promised = inspect.signature(getattr(nn.Sequential, name)), inspect.signature(getattr(Lowerable, name))
+        assert [(one.name, one.kind, one.default) for one in ours.parameters.values()] == [
+            (one.name, one.kind, one.default) for one in promised.parameters.values()]
 
 
 # --- threads and processes ----------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from numbanet.nn.layers import (  # noqa: E402
     Tanh,
     ZeroPadding2D,
 )
-from numbanet.nn.losses import (
+from numbanet.nn.losses import (  # noqa: E402
     BinaryCrossEntropy,
     CrossEntropy,
     Huber,

@@ -118,7 +118,8 @@ def _draw(axes, whole: np.ndarray, **options):
 
 def _weighted_layer_index(network: Sequential, layer: int) -> int:
     """The index in network.specs of the layer that is number `layer` of those with weights."""
-    places = [i for i, one in enumerate(network.specs) if isinstance(one, (Conv1D, Conv2D, Dense))]
+    weighted = (Conv1D, Conv2D, Dense)
+    places = [i for i, spec in enumerate(network.specs) if isinstance(spec, weighted)]
     if not -len(places) <= validation.check_int(layer, "layer", -len(places)) < len(places):
         raise ValueError(
             f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0"

@@ -110,22 +110,7 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
     if y.ndim == 1 and outputs > 1:
-        labels = y.astype(np.int64)
-        wrong = np.flatnonzero(labels != y)
-        if len(wrong):
-            raise ValueError(
-                f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; "
-                f"the network has {outputs} outputs, "
-                f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets"
-            )
-        wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
-        if len(wrong):
-            raise ValueError(
-                f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], "
-                f"but the network's {outputs} outputs stand for "
-                f"labels 0 … {outputs - 1}"
-            )
-        return np.ascontiguousarray(labels), True
+        return _check_labels(y, outputs, name), True
     if y.ndim == 1:
         y = y[:, None]
     if y.shape[1:] != (outputs,) and y[:1].size == outputs:
@@ -134,15 +119,32 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
         raise ValueError(
             f"{name} must have shape ({samples}, {outputs}), one target per output, got {y.shape}"
         )
-    rows = (
-        y
-        if y.dtype in (np.float32, np.float64) and y.dtype.isnative
-        else _converted(y, dtype, name)
-    )
-    binary = bool(((rows == 0) | (rows == 1)).all())
-    return np.ascontiguousarray(rows), binary and (
-        outputs == 1 or bool((rows.sum(axis=1) == 1).all())
-    )
+    rows = y
+    if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
+        rows = _converted(y, dtype, name)
+    classes = bool(((rows == 0) | (rows == 1)).all())
+    if classes and outputs > 1:
+        classes = bool((rows.sum(axis=1) == 1).all())
+    return np.ascontiguousarray(rows), classes
+
+
+def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
+    """Return labels 0 … outputs − 1 as int64; ValueError for others."""
+    labels = y.astype(np.int64)
+    wrong = np.flatnonzero(labels != y)
+    if len(wrong):
+        raise ValueError(
+            f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; "
+            f"the network has {outputs} outputs, "
+            f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
+    if len(wrong):
+        raise ValueError(
+            f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], "
+            f"but the network's {outputs} outputs stand for labels 0 … {outputs - 1}"
+        )
+    return np.ascontiguousarray(labels)
 
 
 def check_probabilities(rows, name: str, loss: str) -> None:

@@ -168,68 +168,49 @@ def _conv_net(
     ]
 
 
-def _rows() -> dict[int, _Row]:
-    squares, bits, likelihood = "quadratic", "binary_cross_entropy", "cross_entropy"
-    five, decay = L2(5.0, per="sample"), L2(0.1, per="batch")
-    small, large, vector = _mlp(30, "normal"), _mlp(100, "normal"), (784,)
-    dropped = _conv_net(units=(1000, 1000), rate=0.5)
-    two = "conv 20, pool, conv 40, pool"
-    many = Recipe(f"{two}, 1000-1000, ReLU, dropout, expanded", likelihood, 0.03, 40, expanded=True)
-    return {
-        1: _Row(Recipe("784-30-10, quadratic, large weights", squares, 3.0, 30), small, vector),
-        2: _Row(Recipe("784-100-10, quadratic, large weights", squares, 3.0, 30), large, vector),
-        4: _Row(Recipe("784-30-10, cross-entropy, large weights", bits, 0.5, 30), small, vector),
-        7: _Row(
-            Recipe(
-                "784-30-10, first 1,000 images, λ = 0.1, large weights",
-                bits,
-                0.5,
-                400,
-                L2(0.1, per="sample"),
-                examples=1000,
-            ),
-            small,
-            vector,
-        ),
-        8: _Row(
-            Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, five),
-            small,
-            vector,
-        ),
-        9: _Row(
-            Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, five), large, vector
-        ),
-        10: _Row(
-            Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, five),
+def _chapters_1_and_3() -> dict[int, _Row]:
+    squares, bits, l2 = "quadratic", "binary_cross_entropy", L2(5.0, per="sample")
+    small, large = _mlp(30, "normal"), _mlp(100, "normal")
+    few = "784-30-10, first 1,000 images, λ = 0.1, large weights"
+    few_l2 = L2(0.1, per="sample")
+    rows = {
+        1: (Recipe("784-30-10, quadratic, large weights", squares, 3.0, 30), small),
+        2: (Recipe("784-100-10, quadratic, large weights", squares, 3.0, 30), large),
+        4: (Recipe("784-30-10, cross-entropy, large weights", bits, 0.5, 30), small),
+        7: (Recipe(few, bits, 0.5, 400, few_l2, examples=1000), small),
+        8: (Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, l2), small),
+        9: (Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, l2), large),
+        10: (
+            Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, l2),
             _mlp(100, "lecun"),
-            vector,
         ),
-        14: _Row(
-            Recipe("784-100 sigmoid, softmax, log-likelihood", likelihood, 0.1, 60),
-            _conv_net((), Sigmoid),
-            vector,
-        ),
-        15: _Row(
-            Recipe("conv 20, pool, 100, sigmoid", likelihood, 0.1, 60), _conv_net((20,), Sigmoid)
-        ),
-        16: _Row(Recipe(f"{two}, 100, sigmoid", likelihood, 0.1, 60), _conv_net(kind=Sigmoid)),
-        17: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1", likelihood, 0.03, 60, decay), _conv_net()),
-        18: _Row(
-            Recipe(
-                f"{two}, 100, ReLU, λ = 0.1, expanded", likelihood, 0.03, 60, decay, expanded=True
-            ),
-            _conv_net(),
-        ),
-        21: _Row(many, dropped),
-        22: _Row(
-            Recipe(f"vote of five: {many.name}", likelihood, 0.03, 40, expanded=True),
-            dropped,
-            networks=5,
-        ),
+    }
+    return {number: _Row(recipe, layers, (784,)) for number, (recipe, layers) in rows.items()}
+
+
+def _chapter_6() -> dict[int, _Row]:
+    loss, l2 = "cross_entropy", L2(0.1, per="batch")
+    two = "conv 20, pool, conv 40, pool"
+    dense = Recipe("784-100 sigmoid, softmax, log-likelihood", loss, 0.1, 60)
+    conv = Recipe("conv 20, pool, 100, sigmoid", loss, 0.1, 60)
+    sigmoid = Recipe(f"{two}, 100, sigmoid", loss, 0.1, 60)
+    relu = Recipe(f"{two}, 100, ReLU, λ = 0.1", loss, 0.03, 60, l2)
+    expanded = Recipe(f"{two}, 100, ReLU, λ = 0.1, expanded", loss, 0.03, 60, l2, expanded=True)
+    dropout = Recipe(f"{two}, 1000-1000, ReLU, dropout, expanded", loss, 0.03, 40, expanded=True)
+    vote = Recipe(f"vote of five: {dropout.name}", loss, 0.03, 40, expanded=True)
+    with_dropout = _conv_net(units=(1000, 1000), rate=0.5)
+    return {
+        14: _Row(dense, _conv_net((), Sigmoid), (784,)),
+        15: _Row(conv, _conv_net((20,), Sigmoid)),
+        16: _Row(sigmoid, _conv_net(kind=Sigmoid)),
+        17: _Row(relu, _conv_net()),
+        18: _Row(expanded, _conv_net()),
+        21: _Row(dropout, with_dropout),
+        22: _Row(vote, with_dropout, networks=5),
     }
 
 
-BOOK_ROWS = _rows()
+BOOK_ROWS = {**_chapters_1_and_3(), **_chapter_6()}
 """The rows of the table by number."""
 
 
@@ -247,7 +228,7 @@ def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
         return Sequential(chosen.layers(), chosen.input_shape, seed=seed, **options), chosen.recipe
     seeds = range(seed * chosen.networks, (seed + 1) * chosen.networks)
 
-    def build(one):
-        return Sequential(chosen.layers(), chosen.input_shape, seed=one, **options)
+    def build(member_seed):
+        return Sequential(chosen.layers(), chosen.input_shape, seed=member_seed, **options)
 
     return Ensemble.from_builder(build, seeds=seeds, combine="vote"), chosen.recipe

@@ -74,13 +74,11 @@ def fit(
         for _ in range(epochs):
             start = time.perf_counter()
             logs = _epoch(network, trainer, samples, batches, shuffle, progress)
-            logs["loss"] += network.penalty_value(samples, batches)
+            penalty = network.penalty_value(samples, batches)
+            logs["loss"] += penalty
             network.epoch += 1
             if validation is not None:
-                value, accuracy = network.score(*validation, loss)
-                logs["val_loss"] = value + network.penalty_value(samples, batches)
-                if accuracy is not None:
-                    logs["val_accuracy"] = accuracy
+                logs |= _validate(network, validation, loss, penalty)
             history.add(logs, time.perf_counter() - start)
             progress.epoch(logs)
             if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
@@ -159,6 +157,15 @@ def _epoch(network, trainer, samples, batches, shuffle, progress) -> dict[str, f
     logs = {"loss": float(trainer.metric_sums[0] / samples)}
     if trainer.correct_op is not None:
         logs["accuracy"] = float(trainer.metric_sums[1] / samples)
+    return logs
+
+
+def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
+    """Loss, with the penalty, and accuracy on the validation data."""
+    value, accuracy = network.score(*validation, loss)
+    logs = {"val_loss": value + penalty}
+    if accuracy is not None:
+        logs["val_accuracy"] = accuracy
     return logs
 
 

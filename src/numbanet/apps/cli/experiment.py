@@ -369,8 +369,8 @@ def network(
 
 def to_device(net, device: str):
     """The network or ensemble, computing on that device."""
-    for one in getattr(net, "networks", [net]):
-        one.to(device)
+    for network in getattr(net, "networks", [net]):
+        network.to(device)
     return net
 
 
@@ -416,7 +416,7 @@ def fold_scaling(
     The equations are those of the module's docstring. The optimiser's state belongs to the old
     weights, so it is discarded.
     """
-    dense = [placed.parameters for placed in net.layers if isinstance(placed.layer, Dense)]
+    dense = [built.parameters for built in net.layers if isinstance(built.layer, Dense)]
     if x_scaling is not None:
         weights = np.float64(dense[0]["weights"]) / x_scaling.scale[:, None]
         dense[0]["bias"][...] = dense[0]["bias"] - x_scaling.mean @ weights

@@ -78,7 +78,7 @@ def write_json(path: str, record: dict[str, Any]) -> None:
 def _finite(value: Any) -> Any:
     """The value with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
