@@ -54,7 +54,7 @@ def refused(*args):
 
 def needs(name):
     try:
-        experiment.read(name, 0)
+        experiment.read_data(name, 0)
     except (FileNotFoundError, ImportError) as error:
         pytest.skip(str(error).splitlines()[0])
 
@@ -205,7 +205,7 @@ def test_scaling_goes_into_the_layers():
     x = np.column_stack([generator.normal(1e6, 3, 50), np.full(50, 0.1), generator.normal(0, 1e-5, 50)])
     y = generator.normal(-7, 1e4, (50, 2))
     net = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(2)], 3, "float64", seed=1)
-    scaled, expected = experiment.scaling(x), experiment.scaling(y)
+    scaled, expected = experiment.measure_scaling(x), experiment.measure_scaling(y)
     assert scaled.scale[1] == 1
     outputs = expected.invert(net.predict(scaled.apply(x)))
     experiment.fold_scaling(net, scaled, expected)

@@ -71,8 +71,8 @@ def test_a_row_of_the_book_comes_with_its_recipe(row, shape, options, folder):
 
 
 def test_augmentation_by_words():
-    assert experiment.augmentation(None) is None and experiment.augmentation("") is None
-    assert experiment.augmentation("shift=2, rotation=10, zoom=0.1,flip-horizontal") == nn.Augment(
+    assert experiment.parse_augmentation(None) is None and experiment.parse_augmentation("") is None
+    assert experiment.parse_augmentation("shift=2, rotation=10, zoom=0.1,flip-horizontal") == nn.Augment(
         shift=2, rotation=10.0, zoom=0.1, flip_horizontal=True)
 
 
@@ -145,4 +145,4 @@ def test_a_network_by_name_on_a_gpu(folder):
     pytest.importorskip("numba_cuda")
     for name in ("lenet5", None):
         chosen = {**experiment.DEFAULTS, **({"model": name} if name else {})}
-        assert experiment.network(data, chosen, 0, None, "cuda").device == "cuda"
+        assert experiment.build_network(data, chosen, 0, None, "cuda").device == "cuda"

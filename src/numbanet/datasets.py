@@ -91,7 +91,7 @@ def digits(seed: int = 0) -> Dataset:
     """
     bunch = _import_optional("sklearn.datasets", "sklearn").load_digits()
     x, y = (bunch.data / 16).astype(np.float32), bunch.target.astype(np.int64)
-    train, test = _split(len(x), seed, y)
+    train, test = split_indices(len(x), seed, y)
     return Dataset(x[train], y[train], None, None, x[test], y[test], tuple("0123456789"))
 
 
@@ -106,7 +106,7 @@ def breast_cancer(seed: int = 0) -> Dataset:
     """
     bunch = _import_optional("sklearn.datasets", "sklearn").load_breast_cancer()
     y = bunch.target.astype(np.int64)
-    train, test = _split(len(y), seed, y)
+    train, test = split_indices(len(y), seed, y)
     scaling = Standardization.of(bunch.data[train])
     x, names = scaling.apply(bunch.data).astype(np.float32), tuple(map(str, bunch.target_names))
     return Dataset(x[train], y[train], None, None, x[test], y[test], names, scaling)
@@ -145,7 +145,7 @@ def houses(seed: int = 0, standardize: bool = True) -> Dataset:
     if len(rows) < 2:
         raise ValueError(f"melb_data.csv: {len(rows)} usable rows; a split needs at least 2")
     x, y = rows[:, :4], rows[:, 4:]
-    train, test = _split(len(rows), seed)
+    train, test = split_indices(len(rows), seed)
     x_scaling = y_scaling = None
     if standardize:
         x_scaling, y_scaling = Standardization.of(x[train]), Standardization.of(y[train])
@@ -267,7 +267,9 @@ def _read_houses(path: Path) -> list[_House]:
     return rows
 
 
-def _split(n: int, seed: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def split_indices(
+    n: int, seed: int, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return shuffled indices of four fifths and of the rest; with labels, of each class."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)

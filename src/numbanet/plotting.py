@@ -28,7 +28,8 @@ WIDTH_INCHES = 7.0
 GREY, RED = "0.45", "#c22525"
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure in inches; ImportError with a hint without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -150,7 +151,7 @@ def filters(network: Sequential, layer: int = 0, count: int = MAX_TILES):
         columns, rows = n, min(channels, MAX_CHANNELS)
         tiles = weights.transpose(3, 0, 1, 2)[:rows].reshape(-1, height, width)
     whole, _ = _montage(tiles, columns, gap)
-    figure = _figure(
+    figure = new_figure(
         WIDTH_INCHES, min(9.0, WIDTH_INCHES * 0.9 * whole.shape[0] / whole.shape[1] + 0.6)
     )
     axes = figure.add_subplot()
@@ -222,7 +223,7 @@ def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MAX_TI
     n, height, width = maps.shape
     columns = _columns(n, math.sqrt(1.6 * n * height / width))
     whole, _ = _montage(maps, columns, max(1, width // 8))
-    figure = _figure(
+    figure = new_figure(
         WIDTH_INCHES + 1, max(2.2, 0.62 * WIDTH_INCHES * whole.shape[0] / whole.shape[1] + 0.6)
     )
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
@@ -266,7 +267,7 @@ def mistakes(network, x, y, count: int = 24, names=None):
     if len(chosen):
         tiles = _to_display(np.asarray(x)[chosen].reshape(-1, height, width, channels))
     whole, places = _montage(tiles, columns, max(1, width // 7), head)
-    figure = _figure(WIDTH_INCHES, 0.6 + (WIDTH_INCHES - 0.2) * whole.shape[0] / whole.shape[1])
+    figure = new_figure(WIDTH_INCHES, 0.6 + (WIDTH_INCHES - 0.2) * whole.shape[0] / whole.shape[1])
     axes = figure.add_subplot()
     axes.set_title(
         f"{len(wrong):,} mistakes in {len(true):,} samples"
@@ -302,7 +303,7 @@ def confusion(network, x, y, names=None):
     counts = np.pad(counts, (0, n - len(counts)))
     labels = [str(label) for label in (range(n) if names is None else names)]
     wrong = np.where(np.eye(n, dtype=bool), 0, counts)
-    figure = _figure(max(4.8, 1.6 + 0.48 * n), 1.5 + 0.42 * max(n, 4))
+    figure = new_figure(max(4.8, 1.6 + 0.48 * n), 1.5 + 0.42 * max(n, 4))
     axes = figure.add_subplot()
     axes.imshow(wrong, cmap="Reds", vmin=0, vmax=1.4 * max(1, wrong.max()), aspect="auto")
     for i in range(n):
@@ -345,7 +346,7 @@ def history(history):
     if not series or not len(next(iter(series.values()))):
         raise ValueError("the history has no epochs to draw")
     kinds = [kind for kind in ("loss", "accuracy") if kind in series or f"val_{kind}" in series]
-    figure = _figure(4.2 * len(kinds), 3.2)
+    figure = new_figure(4.2 * len(kinds), 3.2)
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
         scale = 100 if kind == "accuracy" else 1
         for name, label, colour in ((kind, "training", "0.55"), (f"val_{kind}", "validation", RED)):

@@ -250,7 +250,7 @@ def record(found: list[Speed], peak: float, device: str = "cpu") -> dict[str, An
 
 def bar_chart(found: list[Speed]):
     """Draw the samples per second as horizontal bars; returns matplotlib's figure."""
-    figure = plotting._figure(plotting.WIDTH_INCHES, 0.6 + 0.36 * max(4, len(found)))
+    figure = plotting.new_figure(plotting.WIDTH_INCHES, 0.6 + 0.36 * max(4, len(found)))
     axes = figure.add_subplot()
     names = [
         f"train {speed.name}, batch {speed.samples:,}"

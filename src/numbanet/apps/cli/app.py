@@ -157,16 +157,16 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
         given["batch_size"] = options.parse_batch_size(given["batch_size"])
     chosen = experiment.resolve_settings(data, given)
     validation.check_int(chosen["epochs"], "--epochs", 0)
-    optimizer = experiment.optimizer(chosen)
-    experiment.augmentation(chosen.get("augment"))
+    optimizer = experiment.build_optimizer(chosen)
+    experiment.parse_augmentation(chosen.get("augment"))
     output = output or _default_output(data)
     options.check_writable(output, force, "--output")
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
         options.check_writable(json_file, force, "--json")
-    d = experiment.prepare_data(experiment.read(data, seed, task), chosen)
-    net = experiment.network(d, chosen, seed, threads, device)
+    d = experiment.prepare_data(experiment.read_data(data, seed, task), chosen)
+    net = experiment.build_network(d, chosen, seed, threads, device)
     click.echo(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
     click.echo(
@@ -229,10 +229,10 @@ def evaluate(model, data, held_out, device, json_file, force) -> None:
 def _evaluation_data(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
     """x, y and the unit of y: the held-out part of a named data set, or a file."""
     if not experiment.is_file(data):
-        d = experiment.read(data, net.seed)
+        d = experiment.read_data(data, net.seed)
         return d.x_test, d.y_test, d.unit
     x, y = experiment.read_table(data)
-    chosen = datasets._split(len(x), net.seed)[1] if held_out else slice(None)
+    chosen = datasets.split_indices(len(x), net.seed)[1] if held_out else slice(None)
     return experiment.reshape_for(x[chosen], net), y[chosen], ""
 
 
@@ -410,7 +410,7 @@ def bench_command(seconds, device, json_file, plot_file, force) -> None:
         if Path(plot_file).suffix.lower() not in (".png", ".svg", ".pdf") or plot_file == json_file:
             raise ValueError(f"--plot {plot_file}: give a separate .png, .svg or .pdf file")
         options.check_writable(plot_file, force, "--plot")
-        plotting._figure(1, 1)  # says at once that matplotlib is missing
+        plotting.new_figure(1, 1)  # says at once that matplotlib is missing
     on_device: dict[str, str] = {} if device == "cpu" else {"device": device}
     peak, found = bench.peak_flops(**on_device), []
     click.echo(

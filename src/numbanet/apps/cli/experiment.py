@@ -58,8 +58,8 @@ DEFAULTS: dict[str, Any] = {
     "l2": 0.0,
 }
 LEARNING_RATES = {"sgd": 0.1}
-"""Learning rates for those optimisers whose own default is small for data of this size."""
-NAMED_NETWORKS: dict[str, dict[str, Any]] = {
+"""Learning rates of optimisers whose default is too small for data of this size."""
+NAMED_MODELS: dict[str, dict[str, Any]] = {
     "lenet5": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 10},
     "vgg_small": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 15},
     **{
@@ -103,15 +103,12 @@ class Data:
     decision: str = ""
 
     def __str__(self):
-        kind = (
-            f"{self.classes} classes"
-            if self.classes
-            else f"{size(self.y.shape[1:])} real target(s)"
-        )
+        targets = f"{size(self.y.shape[1:])} real target(s)"
+        if self.classes:
+            targets = f"{self.classes} classes"
         return (
             f"{self.name}: {len(self.x)} samples for training, {len(self.x_test)} held out; "
-            f"{size(self.x.shape[1:])} inputs, "
-            f"{kind}{self.decision}"
+            f"{size(self.x.shape[1:])} inputs, {targets}{self.decision}"
         )
 
 
@@ -123,11 +120,11 @@ def is_file(source: str) -> bool:
     return False
 
 
-def read(source: str, seed: int, task: str | None = None) -> Data:
+def read_data(source: str, seed: int, task: str | None = None) -> Data:
     """Read a data set by name, or a table of which a fifth is held out."""
     if is_file(source):
         x, y = read_table(source)
-        train, test = datasets._split(len(x), seed)
+        train, test = datasets.split_indices(len(x), seed)
         if len(test) == 0:
             raise ValueError(
                 f"{source}: {len(x)} samples; at least 3 are needed to hold a fifth out"
@@ -168,9 +165,8 @@ def read_table(path: str) -> tuple[np.ndarray, np.ndarray]:
 def read_inputs(path: str, x: np.ndarray) -> np.ndarray:
     """Inputs (samples, …), checked."""
     x = x[:, None] if x.ndim == 1 else x
-    return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(
-        np.uint8 if x.dtype == np.uint8 else np.float64
-    )
+    dtype = np.uint8 if x.dtype == np.uint8 else np.float64
+    return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(dtype)
 
 
 def infer_task(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, int, str]:
@@ -193,12 +189,8 @@ def infer_task(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray
     integers = bool((different == np.floor(different)).all())
     few = width == 1 and integers and len(different) <= MAX_CLASSES
     if task == "regression" or (task is None and not few):
-        why = (
-            ""
-            if task
-            else " (y is not made of few integers: regression; --task classes decides otherwise)"
-        )
-        return y.astype(np.float64).reshape(len(y), -1), 0, why
+        why = " (y is not made of few integers: regression; --task classes decides otherwise)"
+        return y.astype(np.float64).reshape(len(y), -1), 0, "" if task else why
     if width > 1 or not integers:
         raise ValueError(
             f"{source}: y must hold one integer per sample to name classes; drop --task classes"
@@ -223,7 +215,7 @@ def resolve_settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a training: those given, else the data set's, else the defaults."""
     own = {} if is_file(source) else DATA_SETS[source.lower().replace("-", "_")]
     if "model" in given:
-        own = lookup("model", given["model"], NAMED_NETWORKS)
+        own = lookup("model", given["model"], NAMED_MODELS)
         given = {**given, "model": given["model"].lower().replace("-", "_")}
         for name in ("layers", "activation"):
             if name in given:
@@ -233,16 +225,15 @@ def resolve_settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
                 )
     chosen = {**DEFAULTS, **own, **given}
     kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
-    if kind is not lookup(
-        "optimizer", own.get("optimizer", DEFAULTS["optimizer"]), optimizers.NAMES
-    ):
+    default = own.get("optimizer", DEFAULTS["optimizer"])
+    if kind is not lookup("optimizer", default, optimizers.NAMES):
         chosen |= {name: given.get(name) for name in ("learning_rate", "momentum")}
     if chosen["learning_rate"] is None:
         chosen["learning_rate"] = LEARNING_RATES.get(chosen["optimizer"].lower())
     return chosen
 
 
-def optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
+def build_optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
     """The optimiser with its learning rate and momentum."""
     kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
     values = {
@@ -256,7 +247,7 @@ def optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
     return kind(**values)
 
 
-def augmentation(text: str | None) -> Augment | None:
+def parse_augmentation(text: str | None) -> Augment | None:
     """The Augment for "shift=1,rotation=10,flip_horizontal".
 
     Raises ValueError for an unknown name, or an amount that is no number.
@@ -266,26 +257,20 @@ def augmentation(text: str | None) -> Augment | None:
     for part in text.split(",") if text else ():
         name, equals, amount = (piece.strip() for piece in part.partition("="))
         field = lookup("augmentation", name, known)
+        kind = type(field.default)
         try:
-            amounts[field.name] = (
-                True
-                if isinstance(field.default, bool) and not equals
-                else type(field.default)(float(amount))
-            )
-            exact = amounts[field.name] == float(amount or 1)
+            value = True if kind is bool and not equals else kind(float(amount))
+            exact = value == float(amount or 1)
         except (ValueError, OverflowError):
             exact = False
         if not exact:
-            needed = (
-                "no amount"
-                if isinstance(field.default, bool)
-                else ("an integer" if isinstance(field.default, int) else "a number")
-            )
+            needed = {bool: "no amount", int: "an integer", float: "a number"}[kind]
             raise ValueError(
                 f"--augment: {field.name} needs {needed}, "
                 'as in "shift=1,rotation=10,flip_horizontal"; '
                 f"got {part.strip()!r}"
             )
+        amounts[field.name] = value
     return Augment(**amounts) if amounts else None
 
 
@@ -298,22 +283,17 @@ def prepare_data(data: Data, chosen: dict[str, Any]) -> Data:
     if not name and not chosen.get("augment"):
         return data
     if name and (data.standardize or not data.classes):
-        raise ValueError(
-            f"--model {name} is for images in classes, and {data.name} has "
-            + (
-                "columns that are standardised; save images as x of type uint8 in an .npz file"
-                if data.classes
-                else "real targets"
-            )
-        )
+        found = "real targets"
+        if data.classes:
+            found = "columns that are standardised; save images as x of type uint8 in an .npz file"
+        raise ValueError(f"--model {name} is for images in classes, and {data.name} has {found}")
     shape = image_shape(data.x.shape[1:])
     x, y = data.x.reshape(-1, *shape), data.y
     if name and name.startswith("nielsen"):
         if shape != zoo.DIGIT or data.classes != 10:
             raise ValueError(
                 f"--model {name} is for 10 classes of images {zoo.DIGIT}, "
-                f"{data.name} has {data.classes} "
-                f"of {shape}"
+                f"{data.name} has {data.classes} of {shape}"
             )
         row = zoo.BOOK_ROWS[int(name[7:])]
         recipe, shape = row.recipe, row.input_shape
@@ -332,7 +312,7 @@ def build_named_model(data: Data, chosen: dict[str, Any], **options) -> Sequenti
     return getattr(zoo, name)(data.classes, data.x.shape[1:], **options)
 
 
-def network(
+def build_network(
     data: Data, chosen: dict[str, Any], seed: int, threads: int | None, device: str = "cpu"
 ) -> Sequential:
     """The network for the data: a named one, or the chosen hidden layers.
@@ -346,8 +326,7 @@ def network(
     if after and not data.classes:
         raise ValueError(
             f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; "
-            "choose mean_squared_error, "
-            "mean_absolute_error, huber or quadratic"
+            "choose mean_squared_error, mean_absolute_error, huber or quadratic"
         )
     if data.classes:
         binary = data.classes == 2 and after != "Softmax"
@@ -374,7 +353,7 @@ def to_device(net, device: str):
     return net
 
 
-def scaling(values: np.ndarray) -> Standardization:
+def measure_scaling(values: np.ndarray) -> Standardization:
     """Mean and standard deviation of each column.
 
     A column that varies by no more than rounding counts as constant.
@@ -389,20 +368,20 @@ def train(net: Sequential, data: Data, chosen: dict[str, Any]):
     """Train on standardised values, then fold the scaling into the layers; return the history."""
     x, y, x_scaling, y_scaling = data.x, data.y, None, None
     if data.standardize:
-        x_scaling = scaling(x)
+        x_scaling = measure_scaling(x)
         x = x_scaling.apply(x.reshape(len(x), -1))
         if not data.classes:
-            y_scaling = scaling(y)
+            y_scaling = measure_scaling(y)
             y = y_scaling.apply(y)
     x = x.reshape(len(x), *net.input_shape)
     history = net.fit(
         x,
         y,
         loss=chosen["loss"],
-        optimizer=optimizer(chosen),
+        optimizer=build_optimizer(chosen),
         batch_size=chosen["batch_size"],
         epochs=chosen["epochs"],
-        augment=augmentation(chosen.get("augment")),
+        augment=parse_augmentation(chosen.get("augment")),
     )
     fold_scaling(net, x_scaling, y_scaling)
     return history
