@@ -100,7 +100,7 @@ def training_gradient_error(net, x, y, loss):
 
 def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, twins=TWINS):
     """Train as fit does, but with the reference engine; return the memory of the network, state and the loss of every epoch."""
-    x, y, classes = net._data(x, y, loss)
+    x, y, classes = net.check_data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
     ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
@@ -121,7 +121,7 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
 
 def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
     """Gradient and mean loss, penalties in the gradient but not in the loss."""
-    x, y, _ = net._data(x, y, loss)
+    x, y, _ = net.check_data(x, y, loss)
     ops, last, _ = net.loss_ops(loss, x.dtype, y.dtype, False, len(x), 1)
     plan = lower(ops, net.dtype, batch=len(x), threads=threads, train=True)
     engine = Reference(plan, twins, net.dtype, loss=last, inputs=x, targets=y)
@@ -133,14 +133,14 @@ def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
     """Outputs for all samples."""
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
-    plan = lower(net._executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
+    plan = lower(net.executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
     Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).infer(net.memory.copy(), len(x))
     return outputs
 
 
 def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, twins=TWINS):
     """Mean loss and share of hits (0 where the targets name no classes)."""
-    x, y, classes = net._data(x, y, loss)
+    x, y, classes = net.check_data(x, y, loss)
     ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
     total, found = Reference(plan, twins, net.dtype, loss=last, correct=hits, inputs=x, targets=y).infer(net.memory.copy(), len(x))
@@ -166,7 +166,7 @@ class KernelHarness:
     """The plan of one training step with memories full of random numbers between guards, to call one kernel at a time."""
 
     def __init__(self, net, x, y, loss, training=True, seed=5):
-        x, y, classes = net._data(x, y, loss)
+        x, y, classes = net.check_data(x, y, loss)
         self.samples, self.dtype = len(x), net.dtype
         ops, _, _ = net.loss_ops(loss, x.dtype, y.dtype, classes, training=training)
         self.plan = lower(ops, net.dtype, batch=len(x), threads=1, train=True)

@@ -107,7 +107,7 @@ def launches():
     """(name, dtype, launch) for whole networks."""
     for name, net, batch, loss, optimizer, way in whole_networks():
         launch_modes.choose_launch_mode = lambda ops, batch, training, way=way: way
-        chosen = net._loss(loss)
+        chosen = net.resolve_loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
         ops, last, hits = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)

@@ -83,7 +83,7 @@ def test_the_picture_is_written(tmp_path, monkeypatch):
     result = run("--plot", path)
     assert result.exit_code == 0, result.output
     assert path.read_bytes().startswith(b"\x89PNG")
-    axes = bench.picture(few).axes[0]
+    axes = bench.bar_chart(few).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [1e4, 1e6]
 
 
@@ -91,7 +91,7 @@ def test_the_picture_is_written(tmp_path, monkeypatch):
     (("--seconds", 0), "--seconds"),
     (("--seconds", "inf"), "--seconds"),
     (("--plot", "speed.txt"), ".png"),
-    (("--plot", "speed.png", "--json", "speed.png"), "of its own"),
+    (("--plot", "speed.png", "--json", "speed.png"), "give a separate"),
     (("--json", "nowhere/speed.json"), "no folder"),
 ])
 def test_what_is_wrong_is_said_before_anything_is_measured(args, said, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 
 import numbanet as nn
 from numbanet import datasets
-from numbanet.apps.cli import experiment as work
+from numbanet.apps.cli import experiment
 from numbanet.backend.cuda import driver
 
 pytest.importorskip("click")
@@ -54,7 +54,7 @@ def refused(*args):
 
 def needs(name):
     try:
-        work.read(name, 0)
+        experiment.read_data(name, 0)
     except (FileNotFoundError, ImportError) as error:
         pytest.skip(str(error).splitlines()[0])
 
@@ -148,7 +148,7 @@ def test_cats_have_one_output(folder):
 def test_a_file_with_classes(name, folder):
     x, y = classes_file(name)
     said = done("train", name)
-    assert "y has 3 different whole numbers: classes; --task regression decides otherwise" in said
+    assert "y has 3 different integers: classes; --task regression decides otherwise" in said
     assert "96 samples for training, 24 held out; 2 inputs, 3 classes" in said
     command = said.splitlines()[-1].split()
     assert command[1:] == ["evaluate", "three.safetensors", name, "--held-out"]
@@ -173,7 +173,7 @@ def test_task_overrides_what_was_decided(folder):
     classes_file()
     assert "1 real target" in done("train", "three.csv", "--task", "regression", "--epochs", "2")
     assert nn.load("three.safetensors").output_shape == (1,)
-    assert "whole number per sample" in refused("train", regression_file() and "line.npz", "--task", "classes")
+    assert "integer per sample" in refused("train", regression_file() and "line.npz", "--task", "classes")
 
 
 def test_pictures_in_bytes_are_flattened(folder):
@@ -205,10 +205,10 @@ def test_scaling_goes_into_the_layers():
     x = np.column_stack([generator.normal(1e6, 3, 50), np.full(50, 0.1), generator.normal(0, 1e-5, 50)])
     y = generator.normal(-7, 1e4, (50, 2))
     net = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(2)], 3, "float64", seed=1)
-    scaled, expected = work.scaling(x), work.scaling(y)
+    scaled, expected = experiment.measure_scaling(x), experiment.measure_scaling(y)
     assert scaled.scale[1] == 1
     outputs = expected.invert(net.predict(scaled.apply(x)))
-    work.fold_scaling(net, scaled, expected)
+    experiment.fold_scaling(net, scaled, expected)
     np.testing.assert_allclose(net.predict(x), outputs, rtol=1e-7)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.apps.cli import experiment as work
+from numbanet.apps.cli import experiment
 
 pytest.importorskip("click")
 from click.testing import CliRunner
@@ -71,8 +71,8 @@ def test_a_row_of_the_book_comes_with_its_recipe(row, shape, options, folder):
 
 
 def test_augmentation_by_words():
-    assert work.augmentation(None) is None and work.augmentation("") is None
-    assert work.augmentation("shift=2, rotation=10, zoom=0.1,flip-horizontal") == nn.Augment(
+    assert experiment.parse_augmentation(None) is None and experiment.parse_augmentation("") is None
+    assert experiment.parse_augmentation("shift=2, rotation=10, zoom=0.1,flip-horizontal") == nn.Augment(
         shift=2, rotation=10.0, zoom=0.1, flip_horizontal=True)
 
 
@@ -80,8 +80,8 @@ def test_augmentation_by_words():
     (["--model", "lenet"], "unknown model 'lenet'; did you mean 'lenet5'?"),
     (["--model", "lenet5", "--layers", "3"], "--layers is for networks without a name"),
     (["--model", "vgg_small", "--activation", "tanh"], "--activation is for networks without a name"),
-    (["--model", "nielsen17"], "is for 10 classes of pictures (28, 28, 1), bars.npz has 2 of (16, 16, 1)"),
-    (["--augment", "shift"], "shift needs a whole number"),
+    (["--model", "nielsen17"], "is for 10 classes of images (28, 28, 1), bars.npz has 2 of (16, 16, 1)"),
+    (["--augment", "shift"], "shift needs an integer"),
     (["--augment", "shift=1.5"], "got 'shift=1.5'"),
     (["--augment", "rotation=much"], "rotation needs a number"),
     (["--augment", "flip_horizontal=2"], "flip_horizontal needs no amount"),
@@ -97,7 +97,7 @@ def test_what_train_refuses(args, words, folder):
 
 @pytest.mark.parametrize(("args", "words"), [
     (["--model", "lenet5"], "columns that are standardised"),
-    (["--augment", "shift=1"], "samples of shape (7,) are not pictures"),
+    (["--augment", "shift=1"], "samples of shape (7,) are not images"),
 ])
 def test_what_is_no_picture(args, words, folder):
     np.savez("seven.npz", x=np.random.default_rng(0).normal(size=(50, 7)), y=np.arange(50) % 2)
@@ -122,7 +122,7 @@ def test_plot_draws_what_is_asked_for(folder):
 
 def test_an_ensemble_is_evaluated_and_described(folder):
     bars()
-    ensemble = nn.Ensemble.of(lambda seed: nn.Sequential([nn.Flatten(), nn.Dense(2, activation="softmax")], (16, 16), seed=seed),
+    ensemble = nn.Ensemble.from_builder(lambda seed: nn.Sequential([nn.Flatten(), nn.Dense(2, activation="softmax")], (16, 16), seed=seed),
                               members=3, combine="vote")
     ensemble.save("three")
     with np.load("bars.npz") as file:
@@ -135,14 +135,14 @@ def test_an_ensemble_is_evaluated_and_described(folder):
 
 def test_a_network_or_an_ensemble_is_moved():
     pytest.importorskip("numba_cuda")
-    ensemble = nn.Ensemble.of(lambda seed: nn.Sequential([nn.Dense(2)], 2, seed=seed), members=2)
-    assert [net.device for net in work.to_device(ensemble, "cuda").networks] == ["cuda", "cuda"]
-    assert work.to_device(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
+    ensemble = nn.Ensemble.from_builder(lambda seed: nn.Sequential([nn.Dense(2)], 2, seed=seed), members=2)
+    assert [net.device for net in experiment.to_device(ensemble, "cuda").networks] == ["cuda", "cuda"]
+    assert experiment.to_device(ensemble.networks[0], "cpu").device == "cpu" and ensemble.networks[1].device == "cuda"
 
 
 def test_a_network_by_name_on_a_gpu(folder):
-    data = work.Data("bars", np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), np.zeros((0, 16, 16, 1)), np.zeros(0), 2, False)
+    data = experiment.Data("bars", np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), np.zeros((0, 16, 16, 1)), np.zeros(0), 2, False)
     pytest.importorskip("numba_cuda")
     for name in ("lenet5", None):
-        chosen = {**work.DEFAULTS, **({"model": name} if name else {})}
-        assert work.network(data, chosen, 0, None, "cuda").device == "cuda"
+        chosen = {**experiment.DEFAULTS, **({"model": name} if name else {})}
+        assert experiment.build_network(data, chosen, 0, None, "cuda").device == "cuda"

@@ -36,7 +36,7 @@ NOTHING = np.zeros((1, 2))
 
 def test_the_mean_of_the_outputs():
     x, _ = data()
-    ensemble = nn.Ensemble.of(build, members=3)
+    ensemble = nn.Ensemble.from_builder(build, members=3)
     wanted = np.mean([net.predict(x) for net in ensemble.networks], axis=0)
     assert [net.seed for net in ensemble.networks] == [0, 1, 2]
     assert ensemble.predict(x).dtype == np.float32 and ensemble.predict(x).shape == (90, 3)
@@ -81,7 +81,7 @@ def test_an_ensemble_of_one_has_its_network_s_figures(last, outputs, loss):
 def test_figures_of_real_targets():
     x, _ = data()
     y = x[:, :2] ** 2
-    ensemble = nn.Ensemble.of(lambda seed: build(seed, last=None, outputs=2), members=2)
+    ensemble = nn.Ensemble.from_builder(lambda seed: build(seed, last=None, outputs=2), members=2)
     found, mean = ensemble.evaluate(x, y), ensemble.predict(x).astype(np.float64)
     assert list(found) == ["loss", "rmse", "r2"]
     assert found["loss"] == pytest.approx(((mean - y) ** 2).mean(), rel=1e-6)
@@ -107,7 +107,7 @@ def test_a_sure_and_wrong_ensemble_has_a_finite_loss():
 def test_every_network_is_trained_as_if_it_were_alone():
     x, y = data()
     options = {"optimizer": "adam", "epochs": 3, "verbose": 0, "validation_split": 0.2}
-    ensemble = nn.Ensemble.of(build, seeds=[5, 8])
+    ensemble = nn.Ensemble.from_builder(build, seeds=[5, 8])
     histories = ensemble.fit(x, y, **options)
     for seed, net, history in zip((5, 8), ensemble.networks, histories, strict=True):
         alone = build(seed)
@@ -117,7 +117,7 @@ def test_every_network_is_trained_as_if_it_were_alone():
 
 def test_together_they_are_better():
     x, y = data(150, 1)
-    ensemble = nn.Ensemble.of(lambda seed: build(seed, hidden=3 + seed), members=5, combine="vote")
+    ensemble = nn.Ensemble.from_builder(lambda seed: build(seed, hidden=3 + seed), members=5, combine="vote")
     ensemble.fit(x, y, optimizer=nn.Adam(0.01), epochs=25, verbose=0)
     x, y = data(2000, 2)
     alone = [net.evaluate(x, y)["accuracy"] for net in ensemble.networks]
@@ -128,7 +128,7 @@ def test_callbacks_begin_anew_with_each_network():
     x, y = data()
     seen = []
     stop = EarlyStopping("loss", patience=1, restore_best=False)
-    histories = nn.Ensemble.of(build, members=2).fit(
+    histories = nn.Ensemble.from_builder(build, members=2).fit(
         x, y, epochs=2, verbose=0, callbacks=[stop, lambda epoch, logs, network: seen.append((network.seed, epoch)) or False])
     assert seen == [(0, 1), (0, 2), (1, 1), (1, 2)] and [len(h.seconds) for h in histories] == [2, 2]
 
@@ -139,7 +139,7 @@ def test_callbacks_begin_anew_with_each_network():
 def test_an_ensemble_comes_back_from_one_file_and_trains_on(tmp_path):
     x, y = data()
     options = {"optimizer": "adam", "epochs": 2, "verbose": 0}
-    first = nn.Ensemble.of(lambda seed: build(seed, hidden=4 + seed, penalty=nn.L2(0.01)), seeds=[2, 3], combine="vote")
+    first = nn.Ensemble.from_builder(lambda seed: build(seed, hidden=4 + seed, penalty=nn.L2(0.01)), seeds=[2, 3], combine="vote")
     first.fit(x, y, **options)
     first.save(tmp_path / "two")
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
@@ -172,7 +172,7 @@ def rewritten(path, change=None, tensors=lambda found: found):
     (None, lambda t: {**t, "00/0.weights": t["0/0.weights"]}, "tensor '00/0.weights' belongs to none of the 2 networks"),
 ])
 def test_a_file_that_does_not_fit_is_refused(change, tensors, words, tmp_path):
-    nn.Ensemble.of(build, members=2).save(tmp_path / "two")
+    nn.Ensemble.from_builder(build, members=2).save(tmp_path / "two")
     rewritten(tmp_path / "two", change, tensors or (lambda found: found))
     with pytest.raises(ValueError, match=words) as caught:
         nn.load(tmp_path / "two")
@@ -181,7 +181,7 @@ def test_a_file_that_does_not_fit_is_refused(change, tensors, words, tmp_path):
 
 def test_the_summary_shows_equal_networks_once():
     one = build(0).summary()
-    assert nn.Ensemble.of(build, members=3).summary() == f"{one}\n\n3 networks, mean: {3 * build(0).parameters.size:,} parameters"
+    assert nn.Ensemble.from_builder(build, members=3).summary() == f"{one}\n\n3 networks, mean: {3 * build(0).parameters.size:,} parameters"
     different = nn.Ensemble([build(0), build(1, hidden=5)], "vote").summary()
     assert one in different and build(1, hidden=5).summary() in different and "2 networks, vote" in different
     assert repr(nn.Ensemble([build(0)])) == "<Ensemble of 1, mean: (4,) → (3,)>"
@@ -193,7 +193,7 @@ def test_the_summary_shows_equal_networks_once():
     (lambda: nn.Ensemble([nn.Dense(3)]), TypeError, "made of Sequentials"),
     (lambda: nn.Ensemble([build(0)] * 2), ValueError, "network 1 stands in the ensemble twice"),
     (lambda: nn.Ensemble([build(0), build(1, outputs=2)]), ValueError, r"gives \(3,\), network 1 takes \(4,\) and gives \(2,\)"),
-    (lambda: nn.Ensemble.of(build, members=0), ValueError, "members must be a whole number"),
+    (lambda: nn.Ensemble.from_builder(build, members=0), ValueError, "members must be a whole number"),
     (lambda: nn.Ensemble([build(1), build(1)]).fit(*data(), verbose=0), ValueError, "networks 0 and 1 have the same seed, 1"),
     (lambda: nn.Ensemble([build(0), build(1, last="sigmoid")]).evaluate(*data()), ValueError, "one ends in Sigmoid"),
 ])

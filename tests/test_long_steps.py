@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from examples import LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
 
 import numbanet as nn
+from examples import LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
 from numbanet.engine.cpu import executor
 
 LOSS = LOSSES[2]

@@ -98,7 +98,7 @@ class LeNet(torch.nn.Module):
 
     def __init__(self, net):
         super().__init__()
-        placed = [one for one in net.layers if one.count]
+        placed = [one for one in net.layers if one.n_parameters]
         self.convolutions = torch.nn.ParameterList([p for one in placed[:2] for p in convolution(one)])
         self.dense = torch.nn.ParameterList([p for one in placed[2:] for p in (tensor(one.weights), tensor(one.bias))])
 

@@ -88,7 +88,7 @@ def test_filters_of_sequences():
 @pytest.mark.parametrize("layer", [0, 1])
 def test_feature_maps_are_the_outputs_behind_the_activation(layer):
     net, x = network(last=(nn.BatchNorm(), nn.Dense(3, activation="softmax"))), pictures()
-    part = nn.Sequential(net.description[: (1, 4)[layer]], net.input_shape, "float64")
+    part = nn.Sequential(net.specs[: (1, 4)[layer]], net.input_shape, "float64")
     part.parameters = net.parameters[: part.parameters.size]
     figure = plotting.feature_maps(net, x[3], layer)
     maps, height, width = part.predict(x[3:4])[0], *part.output_shape[:2]
@@ -184,8 +184,8 @@ def test_a_history():
 
 @pytest.mark.parametrize(("make", "words"), [
     (lambda: plotting.filters(network(), 3), "layer 3: the network has 3 layers of weights, numbered from 0"),
-    (lambda: plotting.filters(network(), 2), "layer 2 is dense and does not see the picture itself"),
-    (lambda: plotting.filters(nn.Sequential([nn.Dense(2)], 7)), r"samples of shape \(7,\) are not pictures"),
+    (lambda: plotting.filters(network(), 2), "layer 2 is dense and does not see the image itself"),
+    (lambda: plotting.filters(nn.Sequential([nn.Dense(2)], 7)), r"samples of shape \(7,\) are not images"),
     (lambda: plotting.feature_maps(network(), pictures()[0], 2), r"layer 2 gives \(3,\), not maps"),
     (lambda: plotting.feature_maps(network(), pictures()[0, :5]), r"x must have shape"),
     (lambda: plotting.mistakes(network(), pictures(), np.random.default_rng(0).normal(size=(30, 3))), "y has real targets"),
@@ -198,7 +198,7 @@ def test_what_cannot_be_drawn_is_refused(make, words):
 
 
 def test_pictures_by_their_numbers():
-    assert [plotting.picture_shape(shape) for shape in ((784,), (12288,), (5, 6), (5, 6, 2))] == [
+    assert [plotting.image_shape(shape) for shape in ((784,), (12288,), (5, 6), (5, 6, 2))] == [
         (28, 28, 1), (64, 64, 3), (5, 6, 1), (5, 6, 2)]
 
 
@@ -218,4 +218,4 @@ def test_pyplot_is_never_imported_and_matplotlib_only_when_needed():
 def test_without_matplotlib_the_way_out_is_named():
     found = python("import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
                    "import numbanet as nn; nn.plotting.history({'loss': [1.0]})")
-    assert found.returncode == 1 and "pictures need matplotlib; pip install numbanet[plot]" in found.stderr
+    assert found.returncode == 1 and "figures need matplotlib; pip install numbanet[plot]" in found.stderr

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from examples import LAYERS, OPTIMIZERS, PENALTIES, named
 from scale import Scale
 
 import numbanet as nn
+from examples import LAYERS, OPTIMIZERS, PENALTIES, named
 from numbanet.io import safetensors
-from numbanet.network import serialization
+from numbanet.network import config
 from numbanet.nn.initializers import Glorot, He, Initializer, LeCun, Normal, Uniform, Zeros
 
 
@@ -76,7 +76,7 @@ def test_every_layer_comes_back(example, tmp_path):
 
 def test_every_public_layer_is_in_the_table_of_known_classes():
     layers = {name for name in vars(nn) if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], nn.Layer)}
-    assert layers - {"Layer", "Activation"} <= set(serialization.known())
+    assert layers - {"Layer", "Activation"} <= set(config.known())
 
 
 @pytest.mark.parametrize("activation", [
@@ -116,7 +116,7 @@ def test_initial_numbers_of_the_user_are_in_the_tensors_alone(initial, tmp_path)
     net = network(initializer=initial, bias_initializer=np.arange(6.0))
     back = there_and_back(net, tmp_path)
     np.testing.assert_array_equal(back.parameters, net.parameters)
-    assert back.description[0].initializer is None and back.description[0].bias_initializer == "zeros"
+    assert back.specs[0].initializer is None and back.specs[0].bias_initializer == "zeros"
 
 
 def test_what_stands_beside_the_layers(tmp_path):
@@ -193,7 +193,7 @@ def test_own_classes_come_back_by_name(tmp_path):
     net = nn.Sequential([nn.Dense(3, activation=Doubled(4.0), initializer=Thirds()), Doubled], 2)
     back = there_and_back(net, tmp_path, custom={"Doubled": Doubled, "Thirds": Thirds})
     assert [placed.layer.factor for placed in back.layers[1:]] == [4.0, 2.0]
-    assert back.description[0].initializer == Thirds()
+    assert back.specs[0].initializer == Thirds()
 
 
 @pytest.mark.parametrize("missing", ["Doubled", "Thirds"])

@@ -1,5 +1,6 @@
 """The loop of fit: what it measures, when it stops, what it leaves behind, and what may happen around it."""
 
+import inspect
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 import numbanet as nn
 from numbanet.engine.cpu import executor
+from numbanet.plan.lowerable import Lowerable
 from numbanet.training.callbacks import Callback, EarlyStopping
 
 SOURCES = str(Path(nn.__file__).parents[1])
@@ -233,7 +235,7 @@ def test_early_stopping_goes_back_to_the_running_means_too():
 
 def test_early_stopping_names_the_figures_there_are():
     x, y = data()
-    with pytest.raises(ValueError, match="no figure 'val_loss' to watch, there are loss, accuracy; pass validation_data"):
+    with pytest.raises(ValueError, match="no metric 'val_loss' to watch, there are loss, accuracy; pass validation_data"):
         fit(network(), x, y, callbacks=[EarlyStopping()])
 
 
@@ -338,12 +340,27 @@ def test_the_keyboard_stops_within_an_epoch():
     assert process.wait() == 0
 
 
+# --- the interface of a network -----------------------------------------------------------------------------------------
+
+
+def test_a_network_has_the_methods_of_lowerable_with_the_same_arguments():
+    net = nn.Sequential([nn.Dense(2)], 3)
+    assert isinstance(net, Lowerable)
+    methods = {name for name, value in vars(Lowerable).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert {"layer_ops", "loss_ops", "resolve_loss", "check_data", "score"} <= methods
+    for name in methods:
+        ours, promised = inspect.signature(getattr(nn.Sequential, name)), inspect.signature(getattr(Lowerable, name))
+        assert [(one.name, one.kind, one.default) for one in ours.parameters.values()] == [
+            (one.name, one.kind, one.default) for one in promised.parameters.values()]
+
+
 # --- threads and processes ----------------------------------------------------------------------------------------------
 
 TOGETHER = """
 import sys, threading
 import numpy as np
 import numbanet as nn
+from numbanet.backend import jit
 
 x = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
 y = np.arange(500) % 3
@@ -362,7 +379,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert alone == together and alone[1] != alone[2]
-print(nn.jit.threading_layer())
+print(jit.threading_layer())
 """
 
 

@@ -44,7 +44,7 @@ class Trained:
     @property
     def trainer(self):
         """The plan and the memories of this training."""
-        (found,) = self.network._executors.executors.values()
+        (found,) = self.network.executors.executors.values()
         return found
 
 

@@ -1,8 +1,8 @@
 """Neural networks on flat arrays, compiled by Numba."""
 
-from numbanet.backend import jit
+from numbanet.backend.jit import prefer_openmp as _prefer_openmp
 
-jit.prefer_openmp()
+_prefer_openmp()
 
 from numbanet import datasets, plotting  # noqa: E402
 from numbanet.backend.cuda.driver import CudaError  # noqa: E402
@@ -41,12 +41,21 @@ from numbanet.nn.layers import (  # noqa: E402
     Tanh,
     ZeroPadding2D,
 )
-from numbanet.nn.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, MeanAbsoluteError, MeanSquaredError, Quadratic  # noqa: E402
+from numbanet.nn.losses import (  # noqa: E402
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Quadratic,
+)
 from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
 from numbanet.nn.regularizers import L1, L2  # noqa: E402
 from numbanet.plan.op import Op  # noqa: E402
 from numbanet.training import callbacks  # noqa: E402
-from numbanet.training.fit import DivergenceError, History  # noqa: E402
+from numbanet.training.fit import DivergenceError  # noqa: E402
+from numbanet.training.history import History  # noqa: E402
 
 __version__ = "0.1.0"
 

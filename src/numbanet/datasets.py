@@ -1,7 +1,7 @@
-"""Load the data sets of the examples, and tables of one's own.
+"""Load the data sets of the examples.
 
-A file is looked for in the folder named by the environment variable NUMBANET_DATA, then in the cache folder,
-then, where a public address exists, on the network. Files found once are never changed.
+A file is looked for in the folder named by the environment variable NUMBANET_DATA, then in the
+cache folder, then, where a public address exists, on the network. Existing files are never changed.
 """
 
 import csv
@@ -34,14 +34,14 @@ IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 
 @dataclass(frozen=True, eq=False)
 class Standardization:
-    """Shift and scale columns: apply gives (v - mean) / scale, invert goes back. Both compute in float64."""
+    """Shift and scale columns: `apply` gives (v - mean) / scale, `invert` undoes it, in float64."""
 
     mean: np.ndarray
     scale: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Standardization":
-        """Measure the mean and the standard deviation of each column; a constant column gets scale 1."""
+        """Measure mean and standard deviation of each column; a constant one gets scale 1."""
         mean = np.asarray(np.mean(values, axis=0, dtype=np.float64))
         deviation = np.std(values, axis=0, dtype=np.float64)
         return cls(mean, np.where(deviation > 0, deviation, 1.0))
@@ -59,8 +59,8 @@ class Standardization:
 class Dataset:
     """Hold inputs and targets for training, validation (or None) and test; samples come first.
 
-    names are the classes' names, or the inputs' names where the target is a real number. The scalings are
-    None where nothing was standardised.
+    names are the classes' names, or the inputs' names where the target is a real number. The
+    scalings are None where nothing was standardised.
     """
 
     x: np.ndarray
@@ -87,25 +87,26 @@ def digits(seed: int = 0) -> Dataset:
 
     Shapes   x (1438, 64) float32, ink 0..1 · y (1438,) int64, 0..9 · test (359, 64), (359,)
     Raises   ImportError without scikit-learn
-    Source   Alpaydin and Kaynak, UCI Machine Learning Repository, CC BY 4.0; bundled with scikit-learn
+    Source   Alpaydin and Kaynak, UCI Machine Learning Repository, CC BY 4.0; part of scikit-learn
     """
-    bunch = _needed("sklearn.datasets", "sklearn").load_digits()
+    bunch = _import_optional("sklearn.datasets", "sklearn").load_digits()
     x, y = (bunch.data / 16).astype(np.float32), bunch.target.astype(np.int64)
-    train, test = _split(len(x), seed, y)
+    train, test = split_indices(len(x), seed, y)
     return Dataset(x[train], y[train], None, None, x[test], y[test], tuple("0123456789"))
 
 
 def breast_cancer(seed: int = 0) -> Dataset:
     """Load 569 tumours with 30 measured features, four fifths for training, class by class.
 
-    Shapes   x (456, 30) float32, standardised by the training part · y (456,) int64, 0 malignant, 1 benign ·
-             test (113, 30), (113,)
+    Shapes   x (456, 30) float32, standardised by the training part ·
+             y (456,) int64, 0 malignant, 1 benign · test (113, 30), (113,)
     Raises   ImportError without scikit-learn
-    Source   Wolberg, Mangasarian, Street, UCI Machine Learning Repository, CC BY 4.0; scikit-learn has it
+    Source   Wolberg, Mangasarian, Street, UCI Machine Learning Repository, CC BY 4.0; part of
+             scikit-learn
     """
-    bunch = _needed("sklearn.datasets", "sklearn").load_breast_cancer()
+    bunch = _import_optional("sklearn.datasets", "sklearn").load_breast_cancer()
     y = bunch.target.astype(np.int64)
-    train, test = _split(len(y), seed, y)
+    train, test = split_indices(len(y), seed, y)
     scaling = Standardization.of(bunch.data[train])
     x, names = scaling.apply(bunch.data).astype(np.float32), tuple(map(str, bunch.target_names))
     return Dataset(x[train], y[train], None, None, x[test], y[test], names, scaling)
@@ -114,8 +115,9 @@ def breast_cancer(seed: int = 0) -> Dataset:
 def mnist(flat: bool = True, dtype: str = "uint8") -> Dataset:
     """Load 70,000 handwritten digits of 28×28 pixels, split as in Nielsen's book.
 
-    Shapes   x (50000, 784) if flat, else (50000, 28, 28, 1): uint8, ink 0..255, or float32, ink 0..1 ·
-             y (50000,) int64, 0..9 · validation, the last of the training file, and test: 10,000 each
+    Shapes   x (50000, 784) if flat, else (50000, 28, 28, 1): uint8, ink 0..255, or float32, ink
+             0..1 · y (50000,) int64, 0..9 · validation, the last of the training file, and test:
+             10,000 each
     Raises   ValueError for a dtype that is neither or a damaged file; FileNotFoundError
     Source   LeCun, Cortes, Burges, CC BY-SA 3.0
     """
@@ -130,12 +132,12 @@ def mnist(flat: bool = True, dtype: str = "uint8") -> Dataset:
 def houses(seed: int = 0, standardize: bool = True) -> Dataset:
     """Load sales of houses in Melbourne, 2016 and 2017, four fifths for training.
 
-    Inputs   area (m²), bedrooms, distance to the centre (km), age (years: year of sale less year of building,
-             below zero for a house sold before it was built)
+    Inputs   area (m²), bedrooms, distance to the centre (km), age (years: year of sale less year of
+             building, below zero for a house sold before it was built)
     Target   price (Australian dollars)
     Shapes   x (n, 4) float32 · y (n, 1) float32; y_scaling.invert turns a price back into dollars
-    Dropped  rows with an empty cell among these, an area below 10 m² or above 1000 m², no bedroom, or built
-             before 1800. Of 7448 rows 6152 remain: 4922 for training, 1230 for test
+    Dropped  rows with an empty cell among these, an area below 10 m² or above 1000 m², no bedroom,
+             or built before 1800. Of 7448 rows 6152 remain: 4922 for training, 1230 for test
     Raises   FileNotFoundError; ValueError for a column that is absent or text that is no number
     Source   Kaggle, Melbourne housing snapshot (melb_data.csv), CC BY-NC-SA 4.0
     """
@@ -143,35 +145,42 @@ def houses(seed: int = 0, standardize: bool = True) -> Dataset:
     if len(rows) < 2:
         raise ValueError(f"melb_data.csv: {len(rows)} usable rows; a split needs at least 2")
     x, y = rows[:, :4], rows[:, 4:]
-    train, test = _split(len(rows), seed)
+    train, test = split_indices(len(rows), seed)
     x_scaling = y_scaling = None
     if standardize:
         x_scaling, y_scaling = Standardization.of(x[train]), Standardization.of(y[train])
         x, y = x_scaling.apply(x), y_scaling.apply(y)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    return Dataset(x[train], y[train], None, None, x[test], y[test], _House._fields[:4], x_scaling, y_scaling)
+    return Dataset(
+        x[train], y[train], None, None, x[test], y[test], _House._fields[:4], x_scaling, y_scaling
+    )
 
 
 def cats(color: bool = True, flat: bool = True) -> Dataset:
-    """Load 209 + 50 pictures of 64×64 pixels, cat or not; the source gives the split.
+    """Load 209 + 50 images of 64×64 pixels, cat or not; the source gives the split.
 
-    Shapes   x (209, 64, 64, 3) uint8, or one channel of luminance (ITU-R BT.601) without color; flat makes it
-             (209, 12288) or (209, 4096) · y (209,) int64, 1 is a cat · test 50
+    Shapes   x (209, 64, 64, 3) uint8, or one channel of luminance (ITU-R BT.601) without color;
+             flat makes it (209, 12288) or (209, 4096) · y (209,) int64, 1 is a cat · test 50
     Raises   ImportError without h5py; FileNotFoundError; ValueError for a damaged file
     Source   the material of a well-known introductory course; no licence is stated
     """
-    h5py = _needed("h5py", "data")
+    h5py = _import_optional("h5py", "data")
     parts: list[np.ndarray] = []
     for part in ("train", "test"):
         path = _find("cats", f"{part}_catvnoncat.h5")
         try:
             with h5py.File(path, "r") as file:
-                x, y = file[f"{part}_set_x"][:], file[f"{part}_set_y"][:].reshape(-1).astype(np.int64)
+                x, y = (
+                    file[f"{part}_set_x"][:],
+                    file[f"{part}_set_y"][:].reshape(-1).astype(np.int64),
+                )
                 names = tuple(name.decode() for name in file["list_classes"][:])
         except (OSError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from None
         if x.shape != (len(y), 64, 64, 3) or x.dtype != np.uint8:
-            raise ValueError(f"{path}: expected uint8 ({len(y)}, 64, 64, 3), got {x.dtype} {x.shape}")
+            raise ValueError(
+                f"{path}: expected uint8 ({len(y)}, 64, 64, 3), got {x.dtype} {x.shape}"
+            )
         if not color:
             x = np.rint(x @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
         parts += [x.reshape(len(x), -1) if flat else x, y]
@@ -189,19 +198,27 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 def _parse_idx(path: Any, content: bytes) -> np.ndarray:
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise ValueError(f"{path}: an IDX file begins with the bytes 0000, got {content[:2].hex()!r}")
+        raise ValueError(
+            f"{path}: an IDX file begins with the bytes 0000, got {content[:2].hex()!r}"
+        )
     code, ndim = content[2], content[3]
     if code not in IDX_DTYPES:
         known = " ".join(f"{code:#04x}" for code in IDX_DTYPES)
         raise ValueError(f"{path}: unknown IDX type code {code:#04x}, known are {known}")
     start = 4 + 4 * ndim
     if len(content) < start:
-        raise ValueError(f"{path}: {ndim} axes need a head of {start} bytes, the file has {len(content)}")
+        raise ValueError(
+            f"{path}: {ndim} axes need a head of {start} bytes, the file has {len(content)}"
+        )
     shape, dtype = struct.unpack_from(f">{ndim}I", content, 4), np.dtype(IDX_DTYPES[code])
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
-        raise ValueError(f"{path}: IDX shape {shape} needs {expected} bytes, the file has {len(content)}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+        raise ValueError(
+            f"{path}: IDX shape {shape} needs {expected} bytes, the file has {len(content)}"
+        )
+    return (
+        np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    )
 
 
 def _unpacked(path: Any) -> bytes:
@@ -233,7 +250,9 @@ def _read_houses(path: Path) -> list[_House]:
     rows = []
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        for name in (columns := ("BuildingArea", "Bedroom2", "Distance", "YearBuilt", "Price", "Date")):
+        for name in (
+            columns := ("BuildingArea", "Bedroom2", "Distance", "YearBuilt", "Price", "Date")
+        ):
             if name not in (reader.fieldnames or ()):
                 raise ValueError(f"{path}: no column {name!r}, the columns are {reader.fieldnames}")
         for row in reader:
@@ -248,18 +267,24 @@ def _read_houses(path: Path) -> list[_House]:
     return rows
 
 
-def _split(n: int, seed: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def split_indices(
+    n: int, seed: int, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return shuffled indices of four fifths and of the rest; with labels, of each class."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
-    groups = [order] if labels is None else [order[labels[order] == label] for label in np.unique(labels)]
+    groups = (
+        [order]
+        if labels is None
+        else [order[labels[order] == label] for label in np.unique(labels)]
+    )
     cuts = [round(0.8 * len(group)) for group in groups]
     train = np.concatenate([group[:cut] for group, cut in zip(groups, cuts, strict=True)])
     test = np.concatenate([group[cut:] for group, cut in zip(groups, cuts, strict=True)])
     return rng.permutation(train), rng.permutation(test)
 
 
-def _needed(module: str, extra: str) -> Any:
+def _import_optional(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
@@ -278,10 +303,12 @@ def _cache() -> Path:
 
 
 def _find(folder: str, *names: str, url: str | None = None) -> Path:
-    """Return the first file of one of these names; else fetch names[0] from the url, if there is one."""
+    """Return the first file of one of these names; else fetch names[0] from the url, if given."""
     given = os.environ.get("NUMBANET_DATA")
     places = [Path(given).expanduser().absolute()] if given else []
-    candidates = [p / sub / name for p in [*places, _cache()] for sub in (folder, "") for name in names]
+    candidates = [
+        p / sub / name for p in [*places, _cache()] for sub in (folder, "") for name in names
+    ]
     for path in candidates:
         if path.is_file():
             return path
@@ -298,6 +325,8 @@ def _find(folder: str, *names: str, url: str | None = None) -> Path:
     first = f"NUMBANET_DATA is {given!r}" if given else "NUMBANET_DATA is not set"
     tried = [first, *map(str, candidates), network]
     raise FileNotFoundError(
-        f"{names[0]} is not in any of the three places:\n  " + "\n  ".join(tried)
-        + f"\nSet the environment variable NUMBANET_DATA to a folder that holds {folder}/{names[0]}."
+        f"{names[0]} is not in any of the three places:\n  "
+        + "\n  ".join(tried)
+        + "\nSet the environment variable NUMBANET_DATA to a folder that holds "
+        + f"{folder}/{names[0]}."
     )

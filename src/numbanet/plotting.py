@@ -1,10 +1,10 @@
-"""Pictures of networks, drawn by matplotlib: filters, feature maps, mistakes, the confusion matrix, the course of a training.
+"""Figures by matplotlib: filters, feature maps, mistakes, confusion matrix, training history.
 
     figure = plotting.mistakes(network, data.x_test, data.y_test)
     figure.savefig("mistakes.png", dpi=150)
 
-Every function returns a figure of its own; none touches pyplot or any other state. matplotlib is imported when one is called:
-pip install numbanet[plot].
+Every function returns a new figure; none uses pyplot or any other global state. matplotlib is
+imported when one is called: pip install numbanet[plot].
 """
 
 import math
@@ -13,34 +13,37 @@ from typing import Any
 import numpy as np
 
 from numbanet.io import validation
+from numbanet.network.built_layer import BuiltLayer
 from numbanet.network.sequential import Sequential
 from numbanet.nn import metrics
 from numbanet.nn.layers import Activation, Conv1D, Conv2D, Dense
 from numbanet.nn.layers.base import Shape, size
 
 MAX_TILES = 64
-"""Filters or maps in a figure."""
-CHANNELS = 16
-"""Channels of a filter."""
+"""Most filters or maps in a figure."""
+MAX_CHANNELS = 16
+"""Most channels of a filter that are drawn."""
 WIDTH_INCHES = 7.0
-"""Inches."""
+"""Width of a figure."""
 GREY, RED = "0.45", "#c22525"
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure in inches; ImportError with a hint without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib; pip install numbanet[plot]") from error
+        raise ImportError("figures need matplotlib; pip install numbanet[plot]") from error
     figure: Any = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     return figure
 
 
-def picture_shape(shape: Shape) -> Shape:
-    """Return (height, width, channels) for a sample of that shape: a vector is a square picture of one or three channels.
+def image_shape(shape: Shape) -> Shape:
+    """Return (height, width, channels) for a sample of that shape.
 
-    Raises ValueError where it cannot be one.
+    A vector is taken as a square image of one or three channels.
+    Raises ValueError for a shape that is none of an image.
     """
     if len(shape) in (2, 3):
         return (*shape, 1)[:3]
@@ -48,8 +51,10 @@ def picture_shape(shape: Shape) -> Shape:
         side = math.isqrt(size(shape) // channels)
         if len(shape) == 1 and side > 1 and channels * side * side == shape[0]:
             return side, side, channels
-    raise ValueError(f"samples of shape {shape} are not pictures; (height, width), (height, width, channels), or the numbers of a "
-                     "square picture are")
+    raise ValueError(
+        f"samples of shape {shape} are not images; (height, width), (height, width, channels), "
+        "or the elements of a square image are"
+    )
 
 
 def _hide_axes(axes) -> None:
@@ -60,16 +65,31 @@ def _hide_axes(axes) -> None:
 
 
 def _columns(n: int, ideal: float) -> int:
-    """The number of columns, near the ideal one, that leaves the fewest places empty."""
+    """The number of columns, near the ideal one, that leaves the fewest tiles empty."""
     near = range(max(1, math.ceil(0.6 * ideal)), max(1, math.floor(1.4 * ideal)) + 1)
-    return min(near, key=lambda columns: (-n % columns, abs(columns - ideal)), default=max(1, round(ideal)))
+    return min(
+        near, key=lambda columns: (-n % columns, abs(columns - ideal)), default=max(1, round(ideal))
+    )
 
 
-def _montage(tiles: np.ndarray, columns: int, gap: int, head: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """One picture of tiles (n, height, width[, 3]) in rows, NaN between them, `head` rows above; and each one's (left, top)."""
+def _montage(
+    tiles: np.ndarray, columns: int, gap: int, head: int = 0
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Arrange tiles (n, height, width[, 3]) in rows of one image.
+
+    Between the tiles is NaN, and above each one are `head` more rows.
+    Returns the image, and (left, top) of every tile.
+    """
     n, height, width = tiles.shape[:3]
     rows = -(-n // columns)
-    whole = np.full((max(1, rows * (height + gap + head) - gap), columns * (width + gap) - gap, *tiles.shape[3:]), np.nan)
+    whole = np.full(
+        (
+            max(1, rows * (height + gap + head) - gap),
+            columns * (width + gap) - gap,
+            *tiles.shape[3:],
+        ),
+        np.nan,
+    )
     places = []
     for i, tile in enumerate(tiles):
         left, top = i % columns * (width + gap), i // columns * (height + gap + head) + head
@@ -78,12 +98,12 @@ def _montage(tiles: np.ndarray, columns: int, gap: int, head: int = 0) -> tuple[
     return whole, places
 
 
-def _to_display(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (n, height, width, channels) as numbers in 0 … 1, (n, height, width) unless they have colours."""
-    pictures = pictures.astype(np.float64)
-    low, high = pictures.min(), pictures.max()
-    pictures = (pictures - low) / (high - low or 1)
-    return pictures if pictures.shape[-1] == 3 else pictures.mean(axis=-1)
+def _to_display(images: np.ndarray) -> np.ndarray:
+    """Scale images (n, height, width, channels) to 0 … 1; without colours (n, height, width)."""
+    images = images.astype(np.float64)
+    low, high = images.min(), images.max()
+    images = (images - low) / (high - low or 1)
+    return images if images.shape[-1] == 3 else images.mean(axis=-1)
 
 
 def _draw(axes, whole: np.ndarray, **options):
@@ -94,65 +114,88 @@ def _draw(axes, whole: np.ndarray, **options):
     return axes.imshow(np.ma.masked_invalid(whole), interpolation="nearest", **options)
 
 
-# --- inside a network -------------------------------------------------------------------------------------------------
+# --- inside a network -----------------------------------------------------------------------------
 
 
 def _weighted_layer_index(network: Sequential, layer: int) -> int:
-    """The place in network.description of the layer that is number `layer` of those with weights."""
-    places = [i for i, one in enumerate(network.description) if isinstance(one, (Conv1D, Conv2D, Dense))]
+    """The index in network.specs of the layer that is number `layer` of those with weights."""
+    weighted = (Conv1D, Conv2D, Dense)
+    places = [i for i, spec in enumerate(network.specs) if isinstance(spec, weighted)]
     if not -len(places) <= validation.check_int(layer, "layer", -len(places)) < len(places):
-        raise ValueError(f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0")
+        raise ValueError(
+            f"layer {layer}: the network has {len(places)} layers of weights, numbered from 0"
+        )
     return places[layer]
 
 
 def filters(network: Sequential, layer: int = 0, count: int = MAX_TILES):
-    """Draw the weights of a convolution, filter by filter, or those of a dense layer that sees pictures, neuron by neuron.
+    """Draw the weights of a convolution by filter, or of a dense layer on images by neuron.
 
     layer   its number among the layers with weights, convolutional or dense
     count   at most so many filters
-    Filters of several channels stand in columns, a channel in each row; three channels of a picture are colours.
-    Raises ValueError for a dense layer behind other layers, whose inputs are no picture.
+    Filters of several channels are columns, with a channel in each row; three channels of an image
+    are colours.
+    Raises ValueError for a dense layer behind other layers, whose inputs are no image.
     """
-    described = network.description[_weighted_layer_index(network, layer)]
-    placed = next(one for one in network.layers if one.layer is described)
-    weights = placed.parameters["weights"].astype(np.float64)
-    if isinstance(described, Dense):
-        if size(placed.input_shape) != size(network.input_shape) or placed.offset > 0:
-            raise ValueError(f"layer {layer} is dense and does not see the picture itself; filters draws convolutions and the "
-                             "first layer")
-        weights = weights.reshape(*picture_shape(network.input_shape), -1)
-    elif weights.ndim == 3:
-        weights = weights[None]
-    weights = weights.transpose(3, 0, 1, 2)[:count]
+    spec = network.specs[_weighted_layer_index(network, layer)]
+    built = next(built for built in network.layers if built.layer is spec)
+    weights = _filter_weights(network, built, layer)[:count]
     n, height, width, channels = weights.shape
-    most = np.abs(weights).max() or 1.0
+    limit = np.abs(weights).max() or 1.0
     gap = max(1, min(height, width) // 8)
-    colours = channels == 3 and placed.offset == 0
+    colours = channels == 3 and built.offset == 0
     if colours or channels == 1:
         columns = _columns(n, math.sqrt(1.8 * n * height / width))
-        tiles = 0.5 + 0.5 * weights / most if colours else weights[..., 0]
+        tiles = 0.5 + 0.5 * weights / limit if colours else weights[..., 0]
     else:
-        columns, rows = n, min(channels, CHANNELS)
+        columns, rows = n, min(channels, MAX_CHANNELS)
         tiles = weights.transpose(3, 0, 1, 2)[:rows].reshape(-1, height, width)
     whole, _ = _montage(tiles, columns, gap)
-    figure = _figure(WIDTH_INCHES, min(9.0, WIDTH_INCHES * 0.9 * whole.shape[0] / whole.shape[1] + 0.6))
+    figure = new_figure(
+        WIDTH_INCHES, min(9.0, WIDTH_INCHES * 0.9 * whole.shape[0] / whole.shape[1] + 0.6)
+    )
     axes = figure.add_subplot()
-    drawn = _draw(axes, whole, cmap="RdBu_r", vmin=-most, vmax=most)
+    drawn = _draw(axes, whole, cmap="RdBu_r", vmin=-limit, vmax=limit)
     if not colours:
-        figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(False)
+        _colour_bar(figure, axes, drawn)
     if not colours and channels > 1:
         axes.set_ylabel(f"{channels if rows == channels else f'{rows} of {channels}'} channels")
-    kind, of = "neurons" if isinstance(described, Dense) else "filters", placed.output_shape[-1]
-    axes.set_title(f"{type(described).__name__}, {of if n == of else f'{n} of {of}'} {kind}, {height}×{width}", fontsize=11)
+    shown = _shown_of(n, built.output_shape[-1])
+    kind = "neurons" if isinstance(spec, Dense) else "filters"
+    axes.set_title(f"{type(spec).__name__}, {shown} {kind}, {height}×{width}", fontsize=11)
     return figure
 
 
+def _filter_weights(network: Sequential, built: BuiltLayer, layer: int) -> np.ndarray:
+    """The weights of a layer as filters (n, height, width, channels), float64."""
+    weights = built.parameters["weights"].astype(np.float64)
+    if isinstance(built.layer, Dense):
+        if size(built.input_shape) != size(network.input_shape) or built.offset > 0:
+            raise ValueError(
+                f"layer {layer} is dense and does not see the image itself; "
+                "filters draws convolutions and the first layer"
+            )
+        weights = weights.reshape(*image_shape(network.input_shape), -1)
+    elif weights.ndim == 3:
+        weights = weights[None]
+    return weights.transpose(3, 0, 1, 2)
+
+
+def _colour_bar(figure, axes, drawn) -> None:
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, shrink=0.8)
+    bar.outline.set_visible(False)
+
+
+def _shown_of(shown: int, total: int) -> str:
+    return f"{total}" if shown == total else f"{shown} of {total}"
+
+
 def _prefix_network(network: Sequential, layer: int) -> Sequential:
-    """A network of the layers up to that one and the activations behind it, with the same numbers."""
+    """A network of the layers up to that one and the activations after it, same parameters."""
     last = _weighted_layer_index(network, layer) + 1
-    while last < len(network.description) and isinstance(network.description[last], Activation):
+    while last < len(network.specs) and isinstance(network.specs[last], Activation):
         last += 1
-    part = Sequential(network.description[:last], network.input_shape, network.dtype)
+    part = Sequential(network.specs[:last], network.input_shape, network.dtype)
     for ours, theirs in zip(part.layers, network.layers, strict=False):
         for name, values in {**theirs.parameters, **theirs.buffers}.items():
             setattr(ours, name, values)
@@ -160,78 +203,98 @@ def _prefix_network(network: Sequential, layer: int) -> Sequential:
 
 
 def feature_maps(network: Sequential, x_one, layer: int = 0, count: int = MAX_TILES):
-    """Draw what a convolution makes of one picture: the picture, and beside it the maps behind the activation.
+    """Draw the feature maps of a convolution for one image: the image, and the maps beside it.
 
+    The maps are those after the activation.
     x_one   one sample, (height, width, channels) or as a vector
     layer   number of the convolution among the layers with weights
-    Raises ValueError for a layer whose output is no picture.
+    Raises ValueError for a layer whose output is no image.
     """
     part = _prefix_network(network, layer)
     if len(part.output_shape) != 3:
-        raise ValueError(f"layer {layer} gives {part.output_shape}, not maps (height, width, channels); choose a convolution")
+        raise ValueError(
+            f"layer {layer} gives {part.output_shape}, not maps (height, width, channels); "
+            "choose a convolution"
+        )
     x_one = np.asarray(x_one)
-    one = (x_one if size(x_one.shape) != size(network.input_shape) else x_one.reshape(network.input_shape))[None]
-    maps = part.predict(one)[0].astype(np.float64).transpose(2, 0, 1)[:count]
+    if size(x_one.shape) == size(network.input_shape):
+        x_one = x_one.reshape(network.input_shape)
+    maps = part.predict(x_one[None])[0].astype(np.float64).transpose(2, 0, 1)[:count]
     n, height, width = maps.shape
     columns = _columns(n, math.sqrt(1.6 * n * height / width))
     whole, _ = _montage(maps, columns, max(1, width // 8))
-    figure = _figure(WIDTH_INCHES + 1, max(2.2, 0.62 * WIDTH_INCHES * whole.shape[0] / whole.shape[1] + 0.6))
+    figure = new_figure(
+        WIDTH_INCHES + 1, max(2.2, 0.62 * WIDTH_INCHES * whole.shape[0] / whole.shape[1] + 0.6)
+    )
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
-    _draw(left, _to_display(one)[0], cmap="gray_r")
+    _draw(left, _to_display(x_one[None])[0], cmap="gray_r")
     left.set_title("×".join(map(str, network.input_shape)), fontsize=11)
     drawn = _draw(right, whole, cmap="magma", vmin=min(0.0, maps.min()))
-    figure.colorbar(drawn, ax=right, fraction=0.04, pad=0.02, shrink=0.8).outline.set_visible(False)
-    of = part.output_shape[2]
-    right.set_title(f"{of if n == of else f'{n} of {of}'} maps, {height}×{width}", fontsize=11)
+    _colour_bar(figure, right, drawn)
+    shown = _shown_of(n, part.output_shape[2])
+    right.set_title(f"{shown} maps, {height}×{width}", fontsize=11)
     return figure
 
 
-# --- what it makes of data --------------------------------------------------------------------------------------------
+# --- predictions ----------------------------------------------------------------------------------
 
 
 def _labels(network, x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True labels, those given, and how sure each was: the output of the class given."""
+    """True labels, predicted ones, and how sure each was: the output of the predicted class."""
     x = validation.check_inputs(x, network.input_shape, network.dtype)
     y, classes = validation.check_targets(y, len(x), size(network.output_shape), network.dtype)
     if not classes:
-        raise ValueError("y has real targets; this picture is for classes")
+        raise ValueError("y has real targets; this figure is for classes")
     outputs, given = network.predict(x).reshape(len(x), -1), network.predict_classes(x)
     true = y if y.ndim == 1 else y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(np.int64)
-    sure = outputs[np.arange(len(x)), given] if outputs.shape[1] > 1 else np.abs(outputs[:, 0] - 0.5) + 0.5
-    return true, given, sure
+    if outputs.shape[1] > 1:
+        return true, given, outputs[np.arange(len(x)), given]
+    return true, given, np.abs(outputs[:, 0] - 0.5) + 0.5
 
 
 def mistakes(network, x, y, count: int = 24, names=None):
-    """Draw pictures that the network puts in a wrong class, the surest mistakes first, with the true class → the one given.
+    """Draw images in a wrong class, the surest mistakes first, with true class → predicted class.
 
-    names   of the classes; by default their numbers
-    Raises ValueError for samples that are no pictures or targets that are no classes.
+    names   of the classes; by default their indices
+    Raises ValueError for samples that are no images or targets that are no classes.
     """
     true, given, sure = _labels(network, x, y)
     wrong = np.flatnonzero(true != given)
     chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: validation.check_int(count, "count")]
-    height, width, channels = picture_shape(network.input_shape)
+    height, width, channels = image_shape(network.input_shape)
     columns, head = max(4, _columns(len(chosen), min(8, len(chosen)))), math.ceil(0.28 * width)
-    tiles = _to_display(np.asarray(x)[chosen].reshape(-1, height, width, channels)) if len(chosen) else np.zeros((0, height, width))
+    tiles = np.zeros((0, height, width))
+    if len(chosen):
+        tiles = _to_display(np.asarray(x)[chosen].reshape(-1, height, width, channels))
     whole, places = _montage(tiles, columns, max(1, width // 7), head)
-    figure = _figure(WIDTH_INCHES, 0.6 + (WIDTH_INCHES - 0.2) * whole.shape[0] / whole.shape[1])
+    figure = new_figure(WIDTH_INCHES, 0.6 + (WIDTH_INCHES - 0.2) * whole.shape[0] / whole.shape[1])
     axes = figure.add_subplot()
-    axes.set_title(f"{len(wrong):,} mistakes in {len(true):,} samples" + (", the surest first: true → given" if len(wrong) else ""),
-                   fontsize=11)
+    axes.set_title(
+        f"{len(wrong):,} mistakes in {len(true):,} samples"
+        + (", the surest first: true → given" if len(wrong) else ""),
+        fontsize=11,
+    )
     _draw(axes, whole, cmap="gray_r", vmin=0, vmax=1)
     for i, (left, top) in zip(chosen, places, strict=True):
-        before, after = (str(label) if names is None else str(names[label]) for label in (true[i], given[i]))
-        style = {"fontsize": 10 if len(before) + len(after) < 8 else 7, "va": "center"}
-        y_text, middle = top - 0.5 - head / 2, left + (width - 1) / 2
-        axes.text(middle - 0.09 * width, y_text, before, ha="right", color="black", **style)
-        axes.text(middle, y_text, "→", ha="center", color=GREY, **style)
-        axes.text(middle + 0.09 * width, y_text, after, ha="left", color=RED, **style)
+        labels = [
+            str(label) if names is None else str(names[label]) for label in (true[i], given[i])
+        ]
+        _write_labels(axes, labels, left + (width - 1) / 2, top - 0.5 - head / 2, width)
     return figure
 
 
-def confusion(network, x, y, names=None):
-    """Draw how often each true class (row) was given each class (column); colour counts mistakes only.
+def _write_labels(axes, labels: list[str], x: float, y: float, width: int) -> None:
+    """Write true class → predicted class above a tile of that width."""
+    style = {"fontsize": 10 if sum(map(len, labels)) < 8 else 7, "va": "center"}
+    axes.text(x - 0.09 * width, y, labels[0], ha="right", color="black", **style)
+    axes.text(x, y, "→", ha="center", color=GREY, **style)
+    axes.text(x + 0.09 * width, y, labels[1], ha="left", color=RED, **style)
 
+
+def confusion(network, x, y, names=None):
+    """Draw how often each true class (row) was predicted as each class (column).
+
+    Colour counts mistakes only.
     Raises ValueError for targets that are no classes.
     """
     true, given, _ = _labels(network, x, y)
@@ -240,15 +303,23 @@ def confusion(network, x, y, names=None):
     counts = np.pad(counts, (0, n - len(counts)))
     labels = [str(label) for label in (range(n) if names is None else names)]
     wrong = np.where(np.eye(n, dtype=bool), 0, counts)
-    figure = _figure(max(4.8, 1.6 + 0.48 * n), 1.5 + 0.42 * max(n, 4))
+    figure = new_figure(max(4.8, 1.6 + 0.48 * n), 1.5 + 0.42 * max(n, 4))
     axes = figure.add_subplot()
     axes.imshow(wrong, cmap="Reds", vmin=0, vmax=1.4 * max(1, wrong.max()), aspect="auto")
     for i in range(n):
         for j in range(n):
             right = i == j
             if right or counts[i, j]:
-                axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=9 if n < 20 else 6,
-                          color=GREY if right else "black", fontweight="normal" if right else "bold")
+                axes.text(
+                    j,
+                    i,
+                    f"{counts[i, j]:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=9 if n < 20 else 6,
+                    color=GREY if right else "black",
+                    fontweight="normal" if right else "bold",
+                )
     axes.set_xticks(range(n), labels, rotation=0 if max(map(len, labels)) < 4 else 45)
     axes.set_yticks(range(n), labels)
     axes.set_xticks(np.arange(0.5, n - 1), minor=True)
@@ -257,28 +328,38 @@ def confusion(network, x, y, names=None):
     axes.tick_params(which="both", length=0)
     axes.set_xlabel("class given")
     axes.set_ylabel("true class")
-    share = np.trace(counts) / counts.sum()
-    axes.set_title(f"accuracy {share:.2%}, {wrong.sum():,} mistakes in {counts.sum():,} samples", fontsize=11)
+    accuracy = np.trace(counts) / counts.sum()
+    axes.set_title(
+        f"accuracy {accuracy:.2%}, {wrong.sum():,} mistakes in {counts.sum():,} samples",
+        fontsize=11,
+    )
     return figure
 
 
 def history(history):
-    """Draw the course of a training, from what `fit` returns or its dict: the loss, and the accuracy where there is one.
+    """Draw the loss of every epoch, and the accuracy if there is one, from what `fit` returns.
 
+    history   a History or its dict
     Raises ValueError for a history without an epoch.
     """
     series = getattr(history, "history", history)
     if not series or not len(next(iter(series.values()))):
         raise ValueError("the history has no epochs to draw")
     kinds = [kind for kind in ("loss", "accuracy") if kind in series or f"val_{kind}" in series]
-    figure = _figure(4.2 * len(kinds), 3.2)
+    figure = new_figure(4.2 * len(kinds), 3.2)
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
         scale = 100 if kind == "accuracy" else 1
         for name, label, colour in ((kind, "training", "0.55"), (f"val_{kind}", "validation", RED)):
             if name in series:
                 values = scale * np.asarray(series[name])
-                axes.plot(np.arange(1, len(values) + 1), values, color=colour, label=label, marker="o" if len(values) < 25 else "",
-                          markersize=3)
+                axes.plot(
+                    np.arange(1, len(values) + 1),
+                    values,
+                    color=colour,
+                    label=label,
+                    marker="o" if len(values) < 25 else "",
+                    markersize=3,
+                )
         axes.set_xlabel("epoch")
         axes.set_title("accuracy, %" if kind == "accuracy" else "loss", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)

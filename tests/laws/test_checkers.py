@@ -25,12 +25,12 @@ from checkers import (
     reference_predict,
     stray_writes,
 )
-from examples import LOSSES, OPTIMIZERS, TRAINABLE, Example, inputs, network, targets
 from scale import Scale
 from scale import backward as scale_backward
 from scale import forward as scale_forward
 
 import numbanet as nn
+from examples import LOSSES, OPTIMIZERS, TRAINABLE, Example, inputs, network, targets
 from numbanet.backend.intrinsics import const_like, is_float32
 from numbanet.plan.columns import N_IN, N_OUT, SAMPLES, W, X, Y, context
 
@@ -401,6 +401,9 @@ def test_other_breaches_of_the_house_are_seen():
     assert test_house.imports(ast.parse("def f():\n    from numbanet import apps")) == {"apps"}
     assert test_house.circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert test_house.circle({"a": {"b", "c"}, "b": {"c"}}) is None
+    lazy = ast.parse("def save(self):\n    from numbanet.network import serialization")
+    arrows = {"network.sequential": test_house.imports(lazy), "network.serialization": {"network.sequential"}}
+    assert test_house.circle(arrows) == ["network.sequential", "network.serialization", "network.sequential"]
     for source in ("from numba import prange", "for i in numba.prange(3): pass"):
         assert test_house.uses(ast.parse(source), "prange")
     for source in ("from llvmlite import ir", "import llvmlite.binding"):

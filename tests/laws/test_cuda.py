@@ -6,10 +6,10 @@ A simulated launch has at most 2,048 threads; blocks and tiles are small there, 
 import numpy as np
 import pytest
 from checkers import close
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 from reference import kernels
 
 import numbanet as nn
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 from numbanet.backend.cuda import driver
 from numbanet.plan import columns
 
@@ -145,7 +145,7 @@ def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     net = network(TRAINABLE[0]).to("cuda")
     x = inputs(TRAINABLE[0], 3)
     net.predict(x)
-    (machine,) = net._executors.executors.values()
+    (machine,) = net.executors.executors.values()
     machine.plan.tables[:, :, columns.W] += 1_000_000
     machine.tables_written = False
     with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):

@@ -124,6 +124,12 @@ def test_imports_follow_the_arrow(module, tree):
         assert against_the_arrow(module, tree) == set()
 
 
+def test_no_modules_import_one_another_in_a_circle():
+    arrows = {module_of(path): imports(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES}
+    arrows.pop("")  # the package itself imports what it shows
+    assert circle(arrows) is None
+
+
 @pytest.mark.parametrize(("module", "tree"), [case for case in trees() if case.values[0].startswith("nn.layers.")])
 def test_layers_do_not_import_one_another(module, tree):
     assert other_layers(module, tree) == set()

@@ -7,13 +7,13 @@ import sys
 import numba
 import numpy as np
 import pytest
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 import numbanet as nn
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 from numbanet.backend.intrinsics import const_like
 from numbanet.plan.columns import N_OUT, Y
 
@@ -133,9 +133,10 @@ USED = """
 import sys
 import numpy as np
 import numbanet as nn
+from numbanet.backend import jit
 from test_threads import Marked
 
-nn.jit.threading_layer()
+jit.threading_layer()
 net, x = nn.Sequential([Marked()], 3), np.ones((40, 3), "float32")
 for threads in map(int, sys.argv[1:]):
     print(*sorted(set(net.predict(x, threads=threads).ravel().astype(int).tolist())), sep="+")

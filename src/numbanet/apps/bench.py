@@ -1,10 +1,12 @@
-"""A short speed check of this machine, on random numbers of MNIST's sizes: times of training steps and of predictions.
+"""A short speed check of this machine: times of training steps and of predictions.
 
-    for one in bench.measure(): print(bench.row(one))
+    for speed in bench.measure():
+        print(bench.format_row(speed))
 
-Shares refer to what the matrix tile reaches on 128³ with all threads at once, measured in the same run; on a GPU to a product and a
-sum in each of its lanes at its highest clock. Other libraries are not measured here: the repository's `python -m benchmarks.peers`
-and `python -m benchmarks.gpu` compare.
+The data are random, of MNIST's sizes. Fractions of the peak refer to the matrix micro-kernel on
+128³ with all threads at once, measured in the same run; on a GPU to one multiplication and one
+addition per lane and cycle at its highest clock. Other libraries are not measured here: the
+repository's `python -m benchmarks.peers` and `python -m benchmarks.gpu` compare.
 """
 
 import math
@@ -20,18 +22,20 @@ import numpy as np
 from numbanet import plotting
 from numbanet.apps.system_info import show_versions
 from numbanet.backend.cuda import driver
-from numbanet.network import zoo
-from numbanet.network.profiler import peak
+from numbanet.network import profiler, zoo
 from numbanet.network.sequential import Sequential
 from numbanet.nn.layers import Dense
 from numbanet.nn.optimizers import SGD, Adam
 
 SAMPLES = 50_000
-"""Samples in an epoch at most, as many as MNIST has for training."""
+"""Most samples in an epoch, as many as MNIST has for training."""
 ROUNDS = 5
-"""Fewest measurements that a median is taken of."""
+"""Fewest measurements for a median."""
 FP32_LANES = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}
-"""float32 lanes of a multiprocessor by compute capability (CUDA C++ Programming Guide, arithmetic instructions); newer: 128."""
+"""float32 lanes of a multiprocessor by compute capability; newer: 128.
+
+Source   CUDA C++ Programming Guide, arithmetic instructions
+"""
 BLOCKS = " ▏▎▍▌▋▊▉█"
 BAR = 20
 
@@ -41,25 +45,42 @@ def _small() -> Sequential:
 
 
 def _classes(*units: int, activation: str = "relu", last: str = "softmax") -> Sequential:
-    return Sequential([*(Dense(n, activation=activation) for n in units), Dense(10, activation=last)], 784)
+    return Sequential(
+        [*(Dense(n, activation=activation) for n in units), Dense(10, activation=last)], 784
+    )
 
 
 TRAINED: list[tuple] = [
-    ("784-30-10 sigmoid, SGD", lambda: _classes(30, activation="sigmoid", last="sigmoid"), "quadratic", SGD(0.5), 10),
+    (
+        "784-30-10 sigmoid, SGD",
+        lambda: _classes(30, activation="sigmoid", last="sigmoid"),
+        "quadratic",
+        SGD(0.5),
+        10,
+    ),
     ("784-100-10 ReLU, Adam", lambda: _classes(100), "cross_entropy", Adam(), 32),
     ("784-512-512-10 ReLU, SGD", lambda: _classes(512, 512), "cross_entropy", SGD(0.01), 128),
     ("8-64-64-1 tanh, Adam", _small, "quadratic", Adam(), 32),
     ("LeNet-5 ReLU, Adam", zoo.lenet5, "cross_entropy", Adam(), 128),
 ]
 """Title, network, loss, optimiser and batch of each line that trains."""
-PREDICTED: list[tuple] = [("8-64-64-1", _small), ("784-100-10", lambda: _classes(100)), ("LeNet-5", zoo.lenet5)]
+PREDICTED: list[tuple] = [
+    ("8-64-64-1", _small),
+    ("784-100-10", lambda: _classes(100)),
+    ("LeNet-5", zoo.lenet5),
+]
 PREDICT_BATCHES = (1, 1024)
 """Rows that a prediction is given."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One line: seconds of a training step or of a call of predict on that many samples, and the share of the peak."""
+    """One line: the time of a training step or of a call of predict, and the fraction of the peak.
+
+    kind      "train" or "predict"
+    samples   in the step or in the call
+    share     fraction of the peak
+    """
 
     name: str
     kind: str
@@ -69,23 +90,28 @@ class Speed:
     share: float
 
 
-def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu") -> Iterator[Speed]:
-    """Measure line after line, each for about that many seconds after it has warmed up; the times are medians.
+def measure(
+    seconds: float = 1.0, peak: float | None = None, device: str = "cpu"
+) -> Iterator[Speed]:
+    """Measure line after line, each for about that many seconds after warming up; yield medians.
 
-    most   floating-point operations per second that shares refer to, by default measured first
+    peak   the floating-point operations per second of which fractions are given, by default
+           measured first
     """
-    most = peak_flops(device) if most is None else most
+    peak = peak_flops(device) if peak is None else peak
     rng = np.random.default_rng(0)
-    pictures, numbers = rng.random((SAMPLES, 784), np.float32), rng.random((SAMPLES, 8), np.float32)
+    images, vectors = rng.random((SAMPLES, 784), np.float32), rng.random((SAMPLES, 8), np.float32)
     labels, targets = rng.integers(0, 10, SAMPLES), rng.random((SAMPLES, 1), np.float32)
 
     def inputs(network):
-        return (pictures if math.prod(network.input_shape) == 784 else numbers).reshape(-1, *network.input_shape)
+        return (images if math.prod(network.input_shape) == 784 else vectors).reshape(
+            -1, *network.input_shape
+        )
 
     def speed(network, name, kind, n, found):
         passes = [2 * op.n_weights * op.weight_reuse for op in network.layer_ops() if op.n_weights]
         flops = 3 * sum(passes) - passes[0] if kind == "train" else sum(passes)
-        return Speed(name, kind, n, found, n / found, n * flops / found / most)
+        return Speed(name, kind, n, found, n / found, n * flops / found / peak)
 
     for name, build, loss, optimizer, batch in TRAINED:
         network = build().to(device)
@@ -96,39 +122,51 @@ def measure(seconds: float = 1.0, most: float | None = None, device: str = "cpu"
         for name, build in PREDICTED:
             network = build().to(device)
             x = inputs(network)[:n]
-            yield speed(network, name, "predict", n, _call(lambda network=network, x=x: network.predict(x), seconds))
+            yield speed(
+                network,
+                name,
+                "predict",
+                n,
+                _call(lambda network=network, x=x: network.predict(x), seconds),
+            )
 
 
 def peak_flops(device: str = "cpu") -> float:
-    """Floating-point operations per second of the matrix tile on all threads together, the best of three; or `card_peak`."""
+    """Floating-point operations per second of the matrix micro-kernel on all threads together.
+
+    It is the best of three measurements; for "cuda" see `gpu_peak_flops`.
+    """
     if device == "cuda":
         return gpu_peak_flops()
     threads = numba.get_num_threads()
-    peak(np.float32)  # compiles
+    profiler.peak(np.float32)  # compiles
     with ThreadPoolExecutor(threads) as pool:
-        return max(sum(pool.map(peak, [np.float32] * threads)) for _ in range(3))
+        return max(sum(pool.map(profiler.peak, [np.float32] * threads)) for _ in range(3))
 
 
 def gpu_peak_flops() -> float:
-    """float32 operations per second of the GPU, by its data: multiprocessors · lanes of each · highest clock · 2."""
+    """float32 operations per second of the GPU, from its specification.
+
+    multiprocessors · lanes of each · highest clock · 2
+    """
     if driver.SIMULATED:
         return math.inf
-    card = driver.module().get_current_device()
-    lanes = FP32_LANES.get(tuple(card.compute_capability), 128)
-    return 2.0 * driver.multiprocessors() * lanes * 1e3 * int(card.CLOCK_RATE)
+    gpu = driver.module().get_current_device()
+    lanes = FP32_LANES.get(tuple(gpu.compute_capability), 128)
+    return 2.0 * driver.multiprocessors() * lanes * 1e3 * int(gpu.CLOCK_RATE)
 
 
 def _step(network, x, y, seconds: float, batch: int, **recipe) -> float:
-    """Median time of a training step: of whole epochs, of so many steps that about twenty of them fit into the time."""
+    """Median time of a training step, from whole epochs of about a twentieth of the time each."""
     recipe |= {"batch_size": batch, "verbose": 0}
-    steps, most = 4, SAMPLES // batch
+    steps, max_steps = 4, SAMPLES // batch
     while True:
         n = steps * batch
         network.fit(x[:n], y[:n], epochs=2, **recipe)
         taken = network.fit(x[:n], y[:n], **recipe).seconds[-1]
-        if taken >= seconds / 20 or steps == most:
+        if taken >= seconds / 20 or steps == max_steps:
             break
-        steps = min(most, max(steps * 4, math.ceil(steps * seconds / 20 / taken)))
+        steps = min(max_steps, max(steps * 4, math.ceil(steps * seconds / 20 / taken)))
     ends = time.perf_counter() + seconds
     times = network.fit(x[:n], y[:n], epochs=ROUNDS, **recipe).seconds
     while time.perf_counter() < ends:
@@ -137,7 +175,7 @@ def _step(network, x, y, seconds: float, batch: int, **recipe) -> float:
 
 
 def _call(run, seconds: float) -> float:
-    """Median time of a call, of rounds of so many calls that about twenty rounds fit into the time."""
+    """Median time of a call, from rounds of calls of about a twentieth of the time each."""
 
     def round_of(calls):
         began = time.perf_counter()
@@ -154,53 +192,75 @@ def _call(run, seconds: float) -> float:
     return float(np.median(times))
 
 
-# --- showing ----------------------------------------------------------------------------------------------------------
+# --- showing --------------------------------------------------------------------------------------
 
 
 def environment_line(device: str = "cpu") -> str:
     """Where this runs, in one line."""
     found = dict(show_versions())
     where = f"{driver.device_name()} · " if device == "cuda" else ""
-    return (f"{where}{found['processor']} · {found['threads'].split()[0]} threads · numbanet {found['numbanet']}, numba "
-            f"{found['numba']}, numpy {found['numpy']}, python {found['python']}")
+    return (
+        f"{where}{found['processor']} · {found['threads'].split()[0]} threads · "
+        f"numbanet {found['numbanet']}, numba "
+        f"{found['numba']}, numpy {found['numpy']}, python {found['python']}"
+    )
 
 
-def peak_text(most: float, device: str = "cpu") -> str:
+def peak_text(peak: float, device: str = "cpu") -> str:
     """The peak in words."""
-    return f"peak {most / 1e9:,.0f} GFLOP/s, float32, {'all threads' if device == 'cpu' else 'by the data of the card'}"
+    source = "all threads" if device == "cpu" else "from the GPU's specification"
+    return f"peak {peak / 1e9:,.0f} GFLOP/s, float32, {source}"
 
 
 def header() -> str:
-    """The names of the columns of `row`."""
-    return f"{'':8}{'network':26}{'samples':>8}{'time':>11}{'samples/s':>13}{'of peak':>9}\n" + "─" * (77 + BAR)
+    """The names of the columns of `format_row`."""
+    return (
+        f"{'':8}{'network':26}{'samples':>8}{'time':>11}{'samples/s':>13}{'of peak':>9}\n"
+        + "─" * (77 + BAR)
+    )
 
 
-def format_row(one: Speed) -> str:
-    """A line of the table, with a bar as long as its share of the peak."""
-    eighths = round(8 * BAR * min(1.0, one.share))
+def format_row(speed: Speed) -> str:
+    """A line of the table, with a bar as long as the fraction of the peak."""
+    eighths = round(8 * BAR * min(1.0, speed.share))
     bar = (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
-    return (f"{one.kind:8}{one.name:26}{one.samples:8,}{_time(one.seconds):>11}{one.samples_per_second:13,.0f}"
-            f"{one.share:9.1%}  {bar}").rstrip()
+    return (
+        f"{speed.kind:8}{speed.name:26}{speed.samples:8,}{_time(speed.seconds):>11}"
+        f"{speed.samples_per_second:13,.0f}"
+        f"{speed.share:9.1%}  {bar}"
+    ).rstrip()
 
 
 def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.1f} µs"
 
 
-def record(found: list[Speed], most: float, device: str = "cpu") -> dict[str, Any]:
-    """The figures and where they were taken, for a JSON file: seconds, samples per second, operations per second."""
-    where = {name: str(value) for name, value in show_versions()} | ({"gpu": driver.device_name()} if device == "cuda" else {})
-    return {"system": where, "device": device, "peak": most, "lines": [asdict(one) for one in found]}
+def record(found: list[Speed], peak: float, device: str = "cpu") -> dict[str, Any]:
+    """The measurements and their environment, for a JSON file; times in seconds."""
+    where = {name: str(value) for name, value in show_versions()} | (
+        {"gpu": driver.device_name()} if device == "cuda" else {}
+    )
+    return {
+        "system": where,
+        "device": device,
+        "peak": peak,
+        "lines": [asdict(speed) for speed in found],
+    }
 
 
-def picture(found: list[Speed]):
+def bar_chart(found: list[Speed]):
     """Draw the samples per second as horizontal bars; returns matplotlib's figure."""
-    figure = plotting._figure(plotting.WIDTH_INCHES, 0.6 + 0.36 * max(4, len(found)))
+    figure = plotting.new_figure(plotting.WIDTH_INCHES, 0.6 + 0.36 * max(4, len(found)))
     axes = figure.add_subplot()
-    names = [f"train {one.name}, batch {one.samples:,}" if one.kind == "train" else
-             f"predict {one.name}, {one.samples:,} row{'s' * (one.samples > 1)}" for one in found]
-    bars = axes.barh(names, [one.samples_per_second for one in found], color=plotting.GREY)
-    axes.bar_label(bars, [f"{one.samples_per_second:,.0f}" for one in found], padding=3, fontsize=8)
+    names = [
+        f"train {speed.name}, batch {speed.samples:,}"
+        if speed.kind == "train"
+        else f"predict {speed.name}, {speed.samples:,} row{'s' * (speed.samples > 1)}"
+        for speed in found
+    ]
+    bars = axes.barh(names, [speed.samples_per_second for speed in found], color=plotting.GREY)
+    labels = [f"{speed.samples_per_second:,.0f}" for speed in found]
+    axes.bar_label(bars, labels, padding=3, fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.25)
     axes.invert_yaxis()

@@ -1,6 +1,11 @@
-"""Names of activations, losses, optimisers and initialisers, with the nearest valid one in the error."""
+"""Names: of activations, losses, optimisers and initialisers, and of classes that files hold."""
 
 from difflib import get_close_matches
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind", bound=type)
+
+_SAVED_CLASSES: dict[str, type] = {}
 
 
 def lookup(what: str, name: str, known: dict):
@@ -11,3 +16,33 @@ def lookup(what: str, name: str, known: dict):
     near = get_close_matches(key, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+
+
+def register(name: str):
+    """Decorate a class that a file may hold under this name; the reader needs no import of it.
+
+    The class has `to_config`, `tensors` and `from_config`, as `network.serialization` calls them.
+    """
+
+    def add(kind: Kind) -> Kind:
+        _SAVED_CLASSES[name] = kind
+        return kind
+
+    return add
+
+
+def registered_name(instance) -> str:
+    """The name under which the class of an object, or a base of it, is registered.
+
+    Raises TypeError for an object that no file can hold.
+    """
+    for name, kind in _SAVED_CLASSES.items():
+        if isinstance(instance, kind):
+            return name
+    raise TypeError(f"a {type(instance).__name__} cannot be saved to a file")
+
+
+def registered_class(names) -> tuple[str, Any] | None:
+    """The one registered name among `names` with its class, or None where not one is there."""
+    found = [(name, kind) for name, kind in _SAVED_CLASSES.items() if name in names]
+    return found[0] if len(found) == 1 else None

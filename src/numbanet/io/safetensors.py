@@ -1,13 +1,14 @@
 """Keep named arrays and strings in one file, in the safetensors layout.
 
     8 bytes     length of the header, little-endian
-    header      JSON: name → dtype, shape, data_offsets; "__metadata__" → strings; spaces to a multiple of 8
-    data        the arrays, C order, little-endian, one after the other without a hole
+    header      JSON: name → dtype, shape, data_offsets; "__metadata__" → strings; padded with
+                spaces to a multiple of 8
+    data        the arrays, C order, little-endian, one after the other without gaps
 
 Other programs read the file with the safetensors package. Nothing in it is ever executed.
 
-A SHA-256 over the header (without the checksum itself) and the data stands in the metadata under "sha256".
-The header has one spelling only, so that every changed byte of the file is noticed.
+The metadata holds under "sha256" the SHA-256 of the header (without the checksum itself) and the
+data. The header has a single canonical form, so that every changed byte of the file is detected.
 
 Source   the safetensors format, https://huggingface.co/docs/safetensors
 """
@@ -34,13 +35,15 @@ Path = str | os.PathLike[str]
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write the arrays and the metadata to a file, all or not at all.
+    """Write the arrays and the metadata to a file, completely or not at all.
 
-    The bytes go to a temporary file beside the target, which then takes the target's name. A failure before
-    that leaves the old file as it was and no temporary behind. An existing file keeps its mode.
+    The bytes go to a temporary file beside the target, which is then renamed to the target. A
+    failure before that leaves the old file unchanged and no temporary file. An existing file keeps
+    its mode.
 
     Arrays   float32 float64 int64 int32 uint8 bool, any shape; not changed
-    Raises   ValueError for another dtype, a reserved name, a value that is no string; OSError from the disk
+    Raises   ValueError for another dtype, a reserved name, a value that is no string; OSError from
+             the disk
     """
     header: dict[str, Any] = {METADATA: _checked_metadata(path, metadata)}
     arrays, end = [], 0
@@ -51,9 +54,15 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
             raise ValueError(f"{path}: a tensor cannot be named {name!r}")
         if code is None:
             known = " ".join(DTYPES)
-            raise ValueError(f"{path}: tensor {name!r} is {array.dtype}; convert it to one of {known}")
+            raise ValueError(
+                f"{path}: tensor {name!r} is {array.dtype}; convert it to one of {known}"
+            )
         flat = np.asarray(array, DTYPES[code], order="C").reshape(-1).view(np.uint8)
-        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [end, end + flat.size]}
+        header[name] = {
+            "dtype": code,
+            "shape": list(array.shape),
+            "data_offsets": [end, end + flat.size],
+        }
         arrays.append(flat)
         end += flat.size
     header[METADATA][CHECKSUM] = _checksum(header, arrays)
@@ -64,10 +73,11 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
 
 
 def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the arrays and the metadata of a file, after its checksum.
+    """Verify the checksum of a file, and read its arrays and metadata.
 
-    Returns  arrays in the order of their data, new, writable, native byte order; metadata without "sha256"
-    foreign  accept a safetensors file that carries no checksum; one that carries it is checked in any case
+    Returns  arrays in the order of their data, new, writable, native byte order; metadata without
+             "sha256"
+    foreign  accept a safetensors file without a checksum; a checksum is verified in any case
     Raises   ValueError that names the path, what is wrong and where; OSError from the disk
     """
     with open(path, "rb") as file:
@@ -76,24 +86,36 @@ def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], d
             raise ValueError(f"{path}: the header's length needs 8 bytes, the file has {size}")
         length = int.from_bytes(file.read(8), "little")
         if length > HEADER_LIMIT:
-            raise ValueError(f"{path}: a header of {length} bytes is announced, the limit is {HEADER_LIMIT}")
+            raise ValueError(
+                f"{path}: a header of {length} bytes is announced, the limit is {HEADER_LIMIT}"
+            )
         if length > size - 8:
-            raise ValueError(f"{path}: a header of {length} bytes is announced, {size - 8} bytes follow")
+            raise ValueError(
+                f"{path}: a header of {length} bytes is announced, {size - 8} bytes follow"
+            )
         text = file.read(length)
         data = file.read()
     header = _parsed(path, text)
     metadata = header.setdefault(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise ValueError(f"{path}: {METADATA} must map names to strings")
     entries = _checked_entries(path, header, len(data))
     if CHECKSUM in metadata:
         if text != _padded(header):
-            raise ValueError(f"{path}: the header is not spelled as numbanet spells it; the file was changed")
+            raise ValueError(
+                f"{path}: the header is not spelled as numbanet spells it; the file was changed"
+            )
         expected, found = metadata.pop(CHECKSUM), _checksum(header, [data])
         if found != expected:
-            raise ValueError(f"{path}: wrong checksum: sha256 is {found}, the header says {expected}")
+            raise ValueError(
+                f"{path}: wrong checksum: sha256 is {found}, the header says {expected}"
+            )
     elif not foreign:
-        raise ValueError(f"{path}: not written by numbanet (no sha256); pass foreign=True to accept it")
+        raise ValueError(
+            f"{path}: not written by numbanet (no sha256); pass foreign=True to accept it"
+        )
     return {name: _array(path, name, entry, data) for name, entry in entries}, metadata
 
 
@@ -124,13 +146,13 @@ def _checksum(header: dict[str, Any], parts: list[Any]) -> str:
 
 
 def _parsed(path: Path, text: bytes) -> dict[str, Any]:
-    twice: list[str] = []
+    duplicates: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
-            twice.extend(key for key in found if keys.count(key) > 1)
+            duplicates.extend(key for key in found if keys.count(key) > 1)
         return found
 
     try:
@@ -138,14 +160,16 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
         _canonical_json(header)  # a lone surrogate has no bytes
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the header is not JSON: {error}") from None
-    if twice:
-        raise ValueError(f"{path}: the header holds the key {twice[0]!r} twice")
+    if duplicates:
+        raise ValueError(f"{path}: the header holds the key {duplicates[0]!r} twice")
     if not isinstance(header, dict):
         raise ValueError(f"{path}: the header must be a JSON object, got {type(header).__name__}")
     return header
 
 
-def _checked_entries(path: Path, header: dict[str, Any], size: int) -> list[tuple[str, dict[str, Any]]]:
+def _checked_entries(
+    path: Path, header: dict[str, Any], size: int
+) -> list[tuple[str, dict[str, Any]]]:
     """Return the tensors in the order of their data, or raise: they must fill the data exactly."""
     entries = [(name, entry) for name, entry in header.items() if name != METADATA]
     for name, entry in entries:
@@ -161,16 +185,22 @@ def _checked_entries(path: Path, header: dict[str, Any], size: int) -> list[tupl
             raise ValueError(f"{where}: data_offsets must be [begin, end], got {offsets!r}")
         needed, given = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize, offsets[1] - offsets[0]
         if needed != given:
-            raise ValueError(f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets give {given}")
+            raise ValueError(
+                f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets give {given}"
+            )
     entries.sort(key=lambda item: item[1]["data_offsets"])
     end = 0
     for name, entry in entries:
         begin, after = entry["data_offsets"]
         if begin != end:
             what = "overlaps the one before" if begin < end else "leaves a hole before it"
-            raise ValueError(f"{path}: tensor {name!r} {what}: it begins at {begin}, expected {end}")
+            raise ValueError(
+                f"{path}: tensor {name!r} {what}: it begins at {begin}, expected {end}"
+            )
         if after > size:
-            raise ValueError(f"{path}: tensor {name!r} ends at byte {after} of the data, which has {size}")
+            raise ValueError(
+                f"{path}: tensor {name!r} ends at byte {after} of the data, which has {size}"
+            )
         end = after
     if end != size:
         raise ValueError(f"{path}: {size - end} trailing bytes after byte {end} of the data")
@@ -188,13 +218,20 @@ def _array(path: Path, name: str, entry: dict[str, Any], data: bytes) -> np.ndar
     if dtype == np.bool_ and flat.max(initial=0) > 1:
         raise ValueError(f"{path}: tensor {name!r} is BOOL, but holds the byte {flat.max()}")
     try:  # The copy gives aligned memory of its own, whatever the offset.
-        return flat.copy().view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(entry["shape"])
+        return (
+            flat.copy()
+            .view(dtype)
+            .astype(dtype.newbyteorder("="), copy=False)
+            .reshape(entry["shape"])
+        )
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: tensor {name!r}: shape {entry['shape']} is impossible: {error}") from None
+        raise ValueError(
+            f"{path}: tensor {name!r}: shape {entry['shape']} is impossible: {error}"
+        ) from None
 
 
 def write_atomic(path: Path, parts: list[Any]) -> None:
-    """Write the parts to a temporary file and give it the path's name."""
+    """Write the parts to a temporary file and rename it to the path."""
     target = os.path.realpath(path)  # A link stays a link; the file that it points to is replaced.
     folder = os.path.dirname(target)
     mode = os.stat(target).st_mode if os.path.exists(target) else None

@@ -1,4 +1,4 @@
-"""Tables of one's own: inputs and targets from .npz and .csv files."""
+"""The user's tables: inputs and targets from .npz and .csv files."""
 
 import csv
 import math
@@ -17,9 +17,12 @@ def load_table(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read inputs and targets from FILE.npz or FILE.csv.
 
     npz      the arrays x and y, as they are stored
-    csv      numbers between commas; the last column is y. A first line without any number is a header
-    Returns  x (samples, …), y (samples, …); of a CSV file x (samples, columns - 1), y (samples,), float64
-    Raises   ValueError that names the file and the line and column, or the two numbers that disagree
+    csv      numbers between commas; the last column is y. A first line without any number is a
+             header
+    Returns  x (samples, …), y (samples, …); of a CSV file x (samples, columns - 1), y (samples,),
+             float64
+    Raises   ValueError that names the file and the line and column, or the two numbers that
+             disagree
     """
     path = Path(path)
     if path.suffix.lower() == ".csv":
@@ -33,12 +36,14 @@ def load_table(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     except (LookupError, ValueError, AttributeError, TypeError, EOFError, *ZIP_ERRORS) as error:
         raise ValueError(f"{path}: not an .npz file with the arrays x and y: {error}") from None
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"{path}: x and y need the same number of samples, got x {x.shape} and y {y.shape}")
+        raise ValueError(
+            f"{path}: x and y need the same number of samples, got x {x.shape} and y {y.shape}"
+        )
     return x, y
 
 
-def read_table(path: Path, least: int = 2) -> np.ndarray:
-    """Read a CSV file of at least `least` columns of numbers, float64 (rows, columns)."""
+def read_table(path: Path, min_columns: int = 2) -> np.ndarray:
+    """Read a CSV file of at least `min_columns` columns of numbers, float64 (rows, columns)."""
     rows: list[list[float]] = []
     header: list[str] | None = None
     try:
@@ -55,11 +60,16 @@ def read_table(path: Path, least: int = 2) -> np.ndarray:
                 where = f"line {reader.line_num}"
                 if len(cells) != len(header):
                     raise ValueError(f"{where} has {len(cells)} cells, expected {len(header)}")
-                rows.append([number(c, f"{where}, column {n}") for c, n in zip(cells, header, strict=True)])
+                rows.append(
+                    [number(c, f"{where}, column {n}") for c, n in zip(cells, header, strict=True)]
+                )
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from None
-    if not rows or len(rows[0]) < least:
-        raise ValueError(f"{path}: expected rows and {least} or more columns, got {len(rows)}, {len(header or ())}")
+    if not rows or len(rows[0]) < min_columns:
+        raise ValueError(
+            f"{path}: expected rows and {min_columns} or more columns, "
+            f"got {len(rows)}, {len(header or ())}"
+        )
     return np.array(rows, np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What comes from outside is checked here, once, before any kernel runs: inputs, targets, counts."""
+"""Checks of everything that comes from the user, before any kernel runs."""
 
 import numbers
 
@@ -14,15 +14,20 @@ def check_int(value, name: str, least: int = 1) -> int:
     return int(value)
 
 
-def _real(array, name: str) -> np.ndarray:
+def _as_real(array, name: str) -> np.ndarray:
     try:
         array = np.asarray(array)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     if array.dtype.kind == "c":
-        raise TypeError(f"{name} is complex ({array.dtype}); pass real numbers, for example {name}.real")
+        raise TypeError(
+            f"{name} is complex ({array.dtype}); pass real numbers, for example {name}.real"
+        )
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold numbers, got dtype {array.dtype}; convert text and objects to numbers first")
+        raise TypeError(
+            f"{name} must hold numbers, got dtype {array.dtype}; "
+            "convert text and objects to numbers first"
+        )
     return array
 
 
@@ -32,24 +37,25 @@ def assert_all_finite(array, name: str) -> None:
         return
     for start in range(0, len(array), 4096):  # in pieces: no copy of the data
         piece = array[start : start + 4096]
-        # a sum is finite if all terms are, and costs one pass; a doubtful one is looked at closely
+        # A sum is finite if all terms are, and costs one pass; if it is not, each term is tested.
         with np.errstate(over="ignore", invalid="ignore"):
-            doubtful = not np.isfinite(piece.sum())
-        if doubtful and not np.isfinite(piece).all():
-            place = np.argwhere(~np.isfinite(piece))[0]
-            kind = "NaN" if np.isnan(piece[tuple(place)]) else "infinity"
-            spot = ", ".join(str(int(i)) for i in (place[0] + start, *place[1:]))
-            raise ValueError(f"{name} has {kind} at [{spot}]; remove or fill such values first")
+            suspicious = not np.isfinite(piece.sum())
+        if suspicious and not np.isfinite(piece).all():
+            index = np.argwhere(~np.isfinite(piece))[0]
+            kind = "NaN" if np.isnan(piece[tuple(index)]) else "infinity"
+            position = ", ".join(str(int(i)) for i in (index[0] + start, *index[1:]))
+            raise ValueError(f"{name} has {kind} at [{position}]; remove or fill such values first")
 
 
-def check_inputs(x, shape, dtype, name: str = "x", look: bool = True) -> np.ndarray:
-    """x as a contiguous array of (samples, *shape) in float32, float64 or uint8; copied only where it must be.
+def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) -> np.ndarray:
+    """Return x as a contiguous array (samples, *shape) of float32, float64 or uint8.
 
-    float32, float64 and uint8 (pictures, 0 … 255) are read as they are; other numbers are converted to `dtype`.
-    Raises ValueError for a wrong shape, no samples, NaN or infinity (unless someone else will `look` for those); TypeError for
-    anything but real numbers.
+    float32, float64 and uint8 (images, 0 … 255) keep their dtype; other numbers are converted to
+    `dtype`. A copy is made only where it is needed.
+    Raises ValueError for a wrong shape, no samples, NaN or infinity (the last two only with
+    `check_finite`); TypeError for anything but real numbers.
     """
-    x = _real(x, name)
+    x = _as_real(x, name)
     if x.shape[1:] != tuple(shape) and not (x.ndim == 2 and x.shape[1:] == (int(np.prod(shape)),)):
         expected = "(samples, " + ", ".join(map(str, shape)) + ")"
         hint = ""
@@ -66,7 +72,7 @@ def check_inputs(x, shape, dtype, name: str = "x", look: bool = True) -> np.ndar
         raise ValueError(f"{name} has no samples: its shape is {x.shape}")
     if x.dtype not in (np.float32, np.float64, np.uint8) or not x.dtype.isnative:
         x = _converted(x, dtype, name)
-    if look:
+    if check_finite:
         assert_all_finite(x, name)
     return np.require(x, requirements=("C", "A"))
 
@@ -75,43 +81,70 @@ def _converted(array, dtype, name):
     """The array in `dtype`; ValueError where a finite number becomes infinite."""
     with np.errstate(over="ignore"):
         result = array.astype(dtype)
-    if array.dtype.kind == "f" and array.dtype.itemsize > 2 and not np.isfinite(result[np.isfinite(array)]).all():
-        raise ValueError(f"{name} has numbers too large for {np.dtype(dtype)}; scale it, or use dtype='float64'")
+    if (
+        array.dtype.kind == "f"
+        and array.dtype.itemsize > 2
+        and not np.isfinite(result[np.isfinite(array)]).all()
+    ):
+        raise ValueError(
+            f"{name} has numbers too large for {np.dtype(dtype)}; scale it, or use dtype='float64'"
+        )
     return result
 
 
 def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str = "x"):
-    """y as int64 labels (samples,) or rows (samples, outputs) of float32 or float64, and whether it names classes.
+    """Return y as kernels read it, and whether it names classes.
 
-    Whole numbers in one dimension are labels; with one output they must be 0 or 1 to count as classes. Rows of zeros with a
-    single one name classes too. Raises ValueError for lengths that differ, labels out of range or fractional, NaN or infinity.
+    The result is int64 labels (samples,) or rows (samples, outputs) of float32 or float64. Integers
+    in one dimension are labels; with one output they must be 0 or 1 to count as classes. Rows of
+    zeros with a single one name classes too.
+    Raises ValueError for lengths that differ, labels out of range or fractional, NaN or infinity.
     """
-    y = _real(y, name)
+    y = _as_real(y, name)
     if y.ndim == 0 or len(y) != samples:
-        raise ValueError(f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; they must be as many")
+        raise ValueError(
+            f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
+            "they must be as many"
+        )
     assert_all_finite(y, name)
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
     if y.ndim == 1 and outputs > 1:
-        labels = y.astype(np.int64)
-        wrong = np.flatnonzero(labels != y)
-        if len(wrong):
-            raise ValueError(f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; the network has {outputs} outputs, "
-                             f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets")
-        wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
-        if len(wrong):
-            raise ValueError(f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], but the network's {outputs} outputs stand for "
-                             f"labels 0 … {outputs - 1}")
-        return np.ascontiguousarray(labels), True
+        return _check_labels(y, outputs, name), True
     if y.ndim == 1:
         y = y[:, None]
     if y.shape[1:] != (outputs,) and y[:1].size == outputs:
         y = y.reshape(samples, outputs)
     if y.shape[1:] != (outputs,):
-        raise ValueError(f"{name} must have shape ({samples}, {outputs}), one target per output, got {y.shape}")
-    rows = y if y.dtype in (np.float32, np.float64) and y.dtype.isnative else _converted(y, dtype, name)
-    binary = bool(((rows == 0) | (rows == 1)).all())
-    return np.ascontiguousarray(rows), binary and (outputs == 1 or bool((rows.sum(axis=1) == 1).all()))
+        raise ValueError(
+            f"{name} must have shape ({samples}, {outputs}), one target per output, got {y.shape}"
+        )
+    rows = y
+    if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
+        rows = _converted(y, dtype, name)
+    classes = bool(((rows == 0) | (rows == 1)).all())
+    if classes and outputs > 1:
+        classes = bool((rows.sum(axis=1) == 1).all())
+    return np.ascontiguousarray(rows), classes
+
+
+def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
+    """Return labels 0 … outputs − 1 as int64; ValueError for others."""
+    labels = y.astype(np.int64)
+    wrong = np.flatnonzero(labels != y)
+    if len(wrong):
+        raise ValueError(
+            f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; "
+            f"the network has {outputs} outputs, "
+            f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
+    if len(wrong):
+        raise ValueError(
+            f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], "
+            f"but the network's {outputs} outputs stand for labels 0 … {outputs - 1}"
+        )
+    return np.ascontiguousarray(labels)
 
 
 def check_probabilities(rows, name: str, loss: str) -> None:
@@ -119,4 +152,6 @@ def check_probabilities(rows, name: str, loss: str) -> None:
     wrong = np.argwhere((rows < 0) | (rows > 1))
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
-        raise ValueError(f"{name} has {rows[place]} at {list(place)}, but {loss} needs targets between 0 and 1")
+        raise ValueError(
+            f"{name} has {rows[place]} at {list(place)}, but {loss} needs targets between 0 and 1"
+        )

@@ -1,4 +1,4 @@
-"""Layers at their places in a network: shapes, and views of their numbers in the flat memory."""
+"""Built layers: a layer's description with its shapes and its views of the flat memory."""
 
 from dataclasses import replace
 
@@ -11,27 +11,37 @@ from numbanet.plan.op import Op
 
 
 class BuiltLayer:
-    """A layer at its place in a network: its description, shapes, and views of its parameters by name."""
+    """A layer in a network: its description, shapes, and views of its parameters by name.
+
+    offset   where its parameters begin in the flat memory
+    """
 
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
-        self.layer, self.input_shape, self.output_shape, self.offset = layer, input_shape, output_shape, offset
+        self.layer, self.offset = layer, offset
+        self.input_shape, self.output_shape = input_shape, output_shape
         self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
-        self.count = sum(size(shape) for shape in self.shapes.values())
+        self.n_parameters = sum(size(shape) for shape in self.shapes.values())
+        self.n_buffers = sum(size(shape) for shape in self.buffer_shapes.values())
         self.parameters: dict[str, np.ndarray] = {}
         self.buffers: dict[str, np.ndarray] = {}
 
+    def bind(self, memory: np.ndarray, buffers: int) -> None:
+        """Take views of the flat memory; the buffers begin at element `buffers`."""
+        self.parameters = parameter_views(memory, self.offset, self.shapes)
+        self.buffers = parameter_views(memory, buffers, self.buffer_shapes)
+
     def __getattr__(self, name: str):
-        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
-            if name in parts:
-                return parts[name]
+        for views in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
+            if name in views:
+                return views[name]
         if name.startswith("__") or "layer" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.layer, name)
 
     def __setattr__(self, name: str, value):
-        for parts in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
-            if name in parts:
-                parts[name][...] = value
+        for views in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
+            if name in views:
+                views[name][...] = value
                 return
         super().__setattr__(name, value)
 
@@ -39,78 +49,103 @@ class BuiltLayer:
         return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
 
 
-def parameter_views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
-    """Views of a flat memory by name, one behind the other."""
-    parameter_views = {}
+def parameter_views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) -> dict:
+    """Views of a flat memory by name, one after the other from element `start`."""
+    views = {}
     for name, shape in shapes.items():
-        parameter_views[name] = memory[start : start + size(shape)].reshape(shape)
+        views[name] = memory[start : start + size(shape)].reshape(shape)
         start += size(shape)
-    return parameter_views
+    return views
 
 
-def build_layers(description, input_shape: Shape) -> list[BuiltLayer]:
-    """Expand activations into layers of their own and give every layer its shapes and its part of the flat vector.
+def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
+    """Make activations separate layers and give every layer its shapes and its offset.
 
-    Raises TypeError for what is not a layer, ValueError where a layer does not fit the one before it, with its number and name.
+    Raises TypeError for what is not a layer, ValueError where a layer does not fit the one before
+    it, with its number and name.
     """
     expanded: list[Layer] = []
-    for layer in description:
+    for layer in specs:
         if isinstance(layer, type) and issubclass(layer, Layer):
             layer = layer()
         if not isinstance(layer, Layer):
             raise TypeError(f"a layer was expected at place {len(expanded)}, got {layer!r}")
         expanded.append(layer)
-        following = activation(getattr(layer, "activation", None))
-        if not isinstance(following, Identity):
-            expanded.append(following)
+        next_layer = activation(getattr(layer, "activation", None))
+        if not isinstance(next_layer, Identity):
+            expanded.append(next_layer)
     if not expanded:
         raise ValueError("a network needs at least one layer")
     result, shape, offset = [], input_shape, 0
     for i, layer in enumerate(expanded):
         try:
             if shape == input_shape and hasattr(layer, "_window"):
-                _channels_last(shape)
-            after = layer.output_shape(shape)
+                _check_channels_last(shape)
+            output_shape = layer.output_shape(shape)
         except ValueError as error:
             raise ValueError(f"layer {i} ({type(layer).__name__}): {error}") from None
-        result.append(BuiltLayer(layer, shape, after, offset))
-        shape, offset = after, offset + result[-1].count
+        result.append(BuiltLayer(layer, shape, output_shape, offset))
+        shape, offset = output_shape, offset + result[-1].n_parameters
     return result
 
 
-def _channels_last(shape: Shape) -> None:
-    """ValueError for the shape of a square picture with its 1 or 3 channels first."""
+def _check_channels_last(shape: Shape) -> None:
+    """ValueError for the shape of a square image with its 1 or 3 channels first."""
     if len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] >= 8:
-        raise ValueError(f"an input of {shape} looks like a picture with channels first; channels come last here: "
-                         f"input_shape={(*shape[1:], shape[0])}, and x.transpose(0, 2, 3, 1)")
+        raise ValueError(
+            f"an input of {shape} looks like an image with channels first; channels come last "
+            f"here: input_shape={(*shape[1:], shape[0])}, and x.transpose(0, 2, 3, 1)"
+        )
 
 
-def layer_ops(layers: list[BuiltLayer], penalty, samples: int, batches: int, training: bool) -> list[Op]:
-    """The ops of these layers, with the penalties of each (or else `penalty`) scaled for a training set."""
+def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training) -> list[Op]:
+    """The ops of these layers, with the penalties of each scaled for a training set.
+
+    `penalty` applies to layers that have none. Where possible, the first layer with parameters is
+    fused with those after it.
+    """
     result: list[Op] = []
-    trained, k = next((k for k, placed in enumerate(layers) if placed.count), None), 0
+    first_trained = next((k for k, built in enumerate(layers) if built.n_parameters), None)
+    k = 0
     while k < len(layers):
-        taken, ops = conv2d_channels_first.fuse([(placed.layer, placed.input_shape) for placed in layers[k:]]) if k == trained else (0, [])
-        placed = layers[k]
-        if not taken:
-            taken, ops = 1, (placed.layer.ops if training else placed.layer.inference_ops)(placed.input_shape)
-        own = penalties(getattr(placed.layer, "penalty", None)) or penalty
-        strengths = tuple(float(sum(p.scaled(samples, batches) for p in own if p.power == power)) for power in (1, 2))
+        built, n_fused = layers[k], 0
+        ops: list[Op] = []
+        if k == first_trained:
+            pairs = [(later.layer, later.input_shape) for later in layers[k:]]
+            n_fused, ops = conv2d_channels_first.fuse(pairs)
+        if not n_fused:
+            n_fused = 1
+            lower = built.layer.ops if training else built.layer.inference_ops
+            ops = lower(built.input_shape)
+        strengths = _penalty_strengths(built, penalty, samples, batches)
         result += [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
-        k += taken
+        k += n_fused
     return result
+
+
+def _penalty_strengths(built: BuiltLayer, penalty, samples, batches) -> tuple[float, ...]:
+    """The sums of the L1 and of the L2 strengths of a layer."""
+    chosen = penalties(getattr(built.layer, "penalty", None)) or penalty
+    return tuple(
+        float(sum(p.scaled(samples, batches) for p in chosen if p.power == power))
+        for power in (1, 2)
+    )
 
 
 def summary(layers: list[BuiltLayer], dtype: np.dtype) -> str:
     """A table: layer, output shape, parameters, bytes."""
-    layer_ops = [("layer", "output", "parameters", "bytes")]
-    total = sum(placed.count for placed in layers)
-    for placed in layers:
-        size_ = f"{placed.count * dtype.itemsize:,}"
-        layer_ops.append((type(placed.layer).__name__, str(placed.output_shape), f"{placed.count:,}", size_))
-    layer_ops.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))
-    widths = [max(len(row[k]) for row in layer_ops) for k in range(4)]
-    lines = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in layer_ops]
+    rows = [("layer", "output", "parameters", "bytes")]
+    for built in layers:
+        n = built.n_parameters
+        name, shape = type(built.layer).__name__, str(built.output_shape)
+        rows.append((name, shape, f"{n:,}", f"{n * dtype.itemsize:,}"))
+    total = sum(built.n_parameters for built in layers)
+    rows.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))
+    widths = [max(len(row[k]) for row in rows) for k in range(4)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(w) for cell, w in zip(row[:2], widths[:2], strict=True)]
+        cells += [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(cells))
     rule = "─" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

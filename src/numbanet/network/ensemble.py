@@ -1,29 +1,33 @@
-"""Ensemble: several networks that are asked together.
+"""Ensemble: several networks whose predictions are combined.
 
-    predict            p = 1/m Σᵢ pᵢ                      the mean of the members' outputs
-    predict_classes    mean: argmax p;  vote: the class that most members name, of equal ones the one with the larger Σᵢ pᵢ
+    predict            p = 1/m Σᵢ pᵢ               the mean of the members' outputs
+    predict_classes    mean: argmax p
+                       vote: the class that most members name; of equal ones that with larger Σᵢ pᵢ
 
-Source   Nielsen, Neural Networks and Deep Learning, chapter 6 (the vote of five networks); Hansen, Salamon 1990
+Source   Nielsen, Neural Networks and Deep Learning, chapter 6 (the vote of five networks);
+         Hansen, Salamon 1990
 """
 
 from typing import Any
 
 import numpy as np
 
-from numbanet.io import validation
+from numbanet.io import registry, validation
+from numbanet.network import config, serialization
 from numbanet.network.sequential import Sequential
 from numbanet.nn import metrics
 from numbanet.nn.layers import Identity, Sigmoid, Softmax
 from numbanet.nn.layers.base import size
 
 
+@registry.register("ensemble")
 class Ensemble:
-    """Networks with the same input and output shapes, trained one after the other and asked together.
+    """Networks with the same input and output shapes, trained one after the other.
 
     networks   Sequentials; their layers may differ
     combine    "mean" of the outputs, or the majority's "vote"
 
-    Raises ValueError for less than one network, the same one twice, or shapes that differ.
+    Raises ValueError for no network, the same one twice, or shapes that differ.
     """
 
     def __init__(self, networks, combine: str = "mean"):
@@ -37,17 +41,24 @@ class Ensemble:
                 raise TypeError(f"an ensemble is made of Sequentials, got {network!r} at place {i}")
             if any(network is other for other in self.networks[:i]):
                 raise ValueError(f"network {i} stands in the ensemble twice; build each one anew")
-            ours, theirs = (self.input_shape, self.output_shape), (network.input_shape, network.output_shape)
+            ours = self.input_shape, self.output_shape
+            theirs = network.input_shape, network.output_shape
             if ours != theirs:
-                raise ValueError(f"network 0 takes {ours[0]} and gives {ours[1]}, network {i} takes {theirs[0]} and gives "
-                                 f"{theirs[1]}; an ensemble needs the same shapes")
+                raise ValueError(
+                    f"network 0 takes {ours[0]} and gives {ours[1]}, "
+                    f"network {i} takes {theirs[0]} and gives {theirs[1]}; "
+                    "an ensemble needs the same shapes"
+                )
         self.combine = combine
 
     @classmethod
-    def of(cls, build, members: int = 5, seeds=None, combine: str = "mean") -> "Ensemble":
-        """Build the networks by `build(seed)`, for seeds 0 … members − 1 or the ones given."""
-        chosen = range(validation.check_int(members, "members")) if seeds is None else [validation.check_int(seed, "a seed", 0) for seed in seeds]
-        return cls([build(seed) for seed in chosen], combine)
+    def from_builder(cls, build, members: int = 5, seeds=None, combine: str = "mean") -> "Ensemble":
+        """Build the networks by `build(seed)`, for seeds 0 … members − 1 or the given `seeds`."""
+        if seeds is None:
+            seeds = range(validation.check_int(members, "members"))
+        else:
+            seeds = [validation.check_int(seed, "a seed", 0) for seed in seeds]
+        return cls([build(seed) for seed in seeds], combine)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -61,7 +72,7 @@ class Ensemble:
 
     @property
     def dtype(self) -> np.dtype:
-        """The wider of the networks' dtypes, that of the outputs."""
+        """The dtype of the outputs: the wider of the networks' dtypes."""
         return np.result_type(*(network.dtype for network in self.networks))
 
     @property
@@ -70,15 +81,20 @@ class Ensemble:
         return self.networks[0].seed
 
     def fit(self, x, y, **options) -> list:
-        """Train every network with the options of `Sequential.fit`, and return their histories; callbacks begin anew with each.
+        """Train every network with the options of `Sequential.fit` and return their histories.
 
-        Raises ValueError for two networks with the same seed and parameters, which would remain the same; else as Sequential.fit.
+        Callbacks start again with each network.
+        Raises ValueError for two networks with the same seed and parameters, which would remain
+        the same; else as Sequential.fit.
         """
         for i, network in enumerate(self.networks):
             for k, other in enumerate(self.networks[:i]):
-                if network.seed == other.seed and np.array_equal(network.parameters, other.parameters):
-                    raise ValueError(f"networks {k} and {i} have the same seed, {network.seed}, and the same parameters, so they "
-                                     "would learn the same; give each a seed of its own")
+                same_seed = network.seed == other.seed
+                if same_seed and np.array_equal(network.parameters, other.parameters):
+                    raise ValueError(
+                        f"networks {k} and {i} have the same seed, {network.seed}, and the same "
+                        "parameters, so they would learn the same; give each a seed of its own"
+                    )
         return [network.fit(x, y, **options) for network in self.networks]
 
     def _outputs(self, x, threads: int | None) -> list[np.ndarray]:
@@ -88,19 +104,24 @@ class Ensemble:
         return np.mean(outputs, axis=0, dtype=np.float64).astype(self.dtype)
 
     def _classes(self, outputs) -> np.ndarray:
+        """The class of every sample, from the members' outputs."""
         total = np.sum(outputs, axis=0, dtype=np.float64).reshape(len(outputs[0]), -1)
-        single = total.shape[1] == 1
-        if single:  # both classes of a single output: 1 − p, p
+        binary = total.shape[1] == 1
+        if binary:  # both classes of a single output: 1 − p, p
             total = np.hstack([len(outputs) - total, total])
         if self.combine == "mean":
             return total.argmax(axis=1)
-        rows = [one.reshape(len(one), -1) for one in outputs]
-        named = np.stack([(one[:, 0] > 0.5).astype(np.int64) if single else one.argmax(axis=1) for one in rows])
-        votes = (named[:, :, None] == np.arange(total.shape[1])).sum(axis=0)
-        return np.where(votes == votes.max(axis=1, keepdims=True), total, -np.inf).argmax(axis=1)
+        rows = [member.reshape(len(member), -1) for member in outputs]
+        if binary:
+            labels = np.stack([(member[:, 0] > 0.5).astype(np.int64) for member in rows])
+        else:
+            labels = np.stack([member.argmax(axis=1) for member in rows])
+        votes = (labels[:, :, None] == np.arange(total.shape[1])).sum(axis=0)
+        most = votes.max(axis=1, keepdims=True)
+        return np.where(votes == most, total, -np.inf).argmax(axis=1)
 
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
-        """Return the mean of the networks' outputs (samples, *output_shape), whatever `combine` is."""
+        """Return the mean of the networks' outputs (samples, *output_shape), for any `combine`."""
         return self._mean(self._outputs(x, threads))
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
@@ -108,33 +129,78 @@ class Ensemble:
         return self._classes(self._outputs(x, threads))
 
     def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
-        """Return {"loss", "accuracy", "mistakes"} for classes, {"loss", "rmse", "r2"} for other targets, as Sequential does.
+        """Return what `Sequential.evaluate` returns, for the combined predictions.
 
-        The loss is that of the mean outputs. A cross-entropy takes an output of exactly 0 or 1 for the nearest number beside it.
+        The loss is that of the mean outputs. A cross-entropy replaces an output of exactly 0 or 1
+        by the nearest value beside it.
         """
         first = self.networks[0]
-        chosen = first._loss(loss)
-        _, y, classes = first._data(x, y, chosen)
-        for network in self.networks if chosen.fused_activation else ():
-            if type(network.layers[-1].layer).__name__ != chosen.fused_activation:
-                raise ValueError(f"{type(chosen).__name__} needs networks that all end in {chosen.fused_activation.lower()}, one ends in "
-                                 f"{type(network.layers[-1].layer).__name__}; pass another loss")
+        chosen = first.resolve_loss(loss)
+        _, y, classes = first.check_data(x, y, chosen)
+        self._check_last_layers(chosen)
         outputs = self._outputs(x, threads)
         mean = self._mean(outputs).reshape(len(outputs[0]), -1)
-        value = _loss(mean, y, chosen)
+        value = _loss_of_outputs(mean, y, chosen)
         if classes:
-            wrong = metrics.mistakes(y, self._classes(outputs))
-            return {"loss": value, "accuracy": 1 - wrong / len(mean), "mistakes": wrong}
+            mistakes = metrics.mistakes(y, self._classes(outputs))
+            return {"loss": value, "accuracy": 1 - mistakes / len(mean), "mistakes": mistakes}
         return {"loss": value, "rmse": metrics.rmse(y, mean), "r2": metrics.r2(y, mean)}
 
-    def save(self, path) -> None:
-        """Write all networks to one file, whole or not at all; `load` reads it."""
-        from numbanet.network.serialization import save
+    def _check_last_layers(self, loss) -> None:
+        """ValueError where a network does not end in the activation that the loss needs."""
+        needed = loss.fused_activation
+        for network in self.networks if needed else ():
+            last = type(network.layers[-1].layer).__name__
+            if last != needed:
+                raise ValueError(
+                    f"{type(loss).__name__} needs networks that all end in {needed.lower()}, "
+                    f"one ends in {last}; pass another loss"
+                )
 
-        save(self, path)
+    def save(self, path) -> None:
+        """Write all networks to one file, completely or not at all; `load` reads it."""
+        serialization.save(self, path)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what describes the networks besides their tensors, as JSON holds it."""
+        networks = [network.to_config() for network in self.networks]
+        return {"combine": self.combine, "networks": networks}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the tensors of all networks by their names in a file: "2/0.weights"."""
+        return {
+            f"{i}/{name}": values
+            for i, network in enumerate(self.networks)
+            for name, values in network.tensors().items()
+        }
+
+    @classmethod
+    def from_config(cls, content, tensors, classes: dict[str, type], where: str) -> "Ensemble":
+        """Build the networks that `to_config` described; see `Sequential.from_config`."""
+        config.check_keys(where, content, "ensemble", {"combine", "networks"})
+        described = content["networks"]
+        if not isinstance(described, list):
+            found = type(described).__name__
+            raise ValueError(f"{where}: the ensemble's networks must be a list, got {found}")
+        parts: dict[str, dict[str, np.ndarray]] = {str(i): {} for i in range(len(described))}
+        for name, values in tensors.items():
+            number, _, rest = name.partition("/")
+            if number not in parts:
+                raise ValueError(
+                    f"{where}: tensor {name!r} belongs to none of the {len(described)} networks"
+                )
+            parts[number][rest] = values
+        networks = [
+            Sequential.from_config(one, parts[str(i)], classes, f"{where}, network {i}")
+            for i, one in enumerate(described)
+        ]
+        try:
+            return cls(networks, content["combine"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def summary(self) -> str:
-        """Return the networks' tables, a single one where they are all the same, and the number of all parameters."""
+        """Return the networks' tables, a single one if all are the same, and the total number."""
         tables = [network.summary() for network in self.networks]
         total = sum(network.parameters.size for network in self.networks)
         count = f"{len(tables)} networks" if len(tables) > 1 else "1 network"
@@ -142,11 +208,15 @@ class Ensemble:
         return "\n\n".join([*shown, f"{count}, {self.combine}: {total:,} parameters"])
 
     def __repr__(self):
-        return f"<Ensemble of {len(self.networks)}, {self.combine}: {self.input_shape} → {self.output_shape}>"
+        shapes = f"{self.input_shape} → {self.output_shape}"
+        return f"<Ensemble of {len(self.networks)}, {self.combine}: {shapes}>"
 
 
-def _loss(outputs: np.ndarray, y, loss) -> float:
-    """The mean loss of outputs (samples, n): where the loss takes z for a, it gets a z that has these outputs."""
+def _loss_of_outputs(outputs: np.ndarray, y, loss) -> float:
+    """The mean loss of outputs (samples, n).
+
+    A loss that takes z instead of a = activation(z) gets a z that has these outputs.
+    """
     a = outputs.astype(np.float64)
     tiny, small = np.finfo(outputs.dtype).tiny, np.finfo(outputs.dtype).epsneg
     last: Any = Identity
@@ -155,4 +225,5 @@ def _loss(outputs: np.ndarray, y, loss) -> float:
     elif loss.fused_activation == "Sigmoid":
         a = np.clip(a, tiny, 1 - small)
         last, a = Sigmoid, np.log(a) - np.log1p(-a)
-    return Sequential([last()], size(a.shape[1:]), "float64").evaluate(a, y, loss=loss)["loss"]
+    network = Sequential([last()], size(a.shape[1:]), "float64")
+    return network.evaluate(a, y, loss=loss)["loss"]

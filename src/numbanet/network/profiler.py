@@ -91,8 +91,8 @@ def peak(dtype) -> float:
 
 def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
     """Measure every verb of a training step on the first `batch_size` samples; network and data stay as they are."""
-    chosen = network._loss(loss)
-    x, y, classes = network._data(x[:batch_size], y[:batch_size], chosen)
+    chosen = network.resolve_loss(loss)
+    x, y, classes = network.check_data(x[:batch_size], y[:batch_size], chosen)
     ops, loss_op, _ = network.loss_ops(chosen, x.dtype, y.dtype, False, samples=len(x), batches=1, training=True)
     executor = GradientExecutor(ops, network.dtype, batch=len(x), threads=1, loss_op=loss_op)
     params = network.memory.copy()

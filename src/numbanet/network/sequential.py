@@ -1,4 +1,4 @@
-"""Sequential: the one object with state. It describes a network, holds its flat vector and lowers it for an engine."""
+"""Sequential: a network of layers. It holds their parameters and lowers them for an engine."""
 
 import threading
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
-from numbanet.io import validation
-from numbanet.network.built_layer import build_layers, layer_ops, parameter_views, summary
-from numbanet.nn import data, losses, metrics
+from numbanet.io import registry, validation
+from numbanet.network import built_layer, config, serialization
+from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers.base import Shape, size
 from numbanet.nn.regularizers import penalties
@@ -16,23 +16,53 @@ from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS
 from numbanet.plan.op import Op
 from numbanet.training.fit import fit
 
+CONFIG_KEYS = {
+    "input_shape",
+    "dtype",
+    "seed",
+    "threads",
+    "epoch",
+    "penalty",
+    "layers",
+    "optimizer",
+    "optimizer_steps",
+}
+"""What the description of a network in a file consists of."""
 
+
+@registry.register("network")
 class Sequential:
     """A network of layers in a row.
 
-    layers        the layers; an `activation=` in one becomes a layer of its own behind it
-    input_shape   shape of one sample: an int for a vector, (height, width, channels) for a picture
+    layers        the layers; an `activation=` in one becomes a separate layer after it
+    input_shape   shape of one sample: an int for a vector, (height, width, channels) for an image
     dtype         "float32" or "float64", of parameters and arithmetic
-    seed          of the start, the shuffling and everything else that is random
-    penalty       L1(…), L2(…) or both, for every layer that has none of its own
-    threads       most threads to use; by default Numba's number, fewer where there is little to do
-    device        "cpu", or "cuda" for an NVIDIA GPU, which may be changed later by `to`
+    seed          of the initial parameters, the shuffling and all other random numbers
+    penalty       L1(…), L2(…) or both, for every layer that has no penalty of its own
+    threads       most threads to use; by default Numba's number, fewer for little work
+    device        "cpu", or "cuda" for an NVIDIA GPU; `to` changes it later
 
-    Raises ValueError where two layers do not fit, with both shapes and the way out.
+    Raises ValueError where two layers do not fit, with both shapes and a way to fix it.
     """
 
-    def __init__(self, layers, input_shape, dtype="float32", seed: int = 0, penalty: Any = None, threads: int | None = None,
-                 device: str = "cpu"):
+    def __init__(
+        self,
+        layers,
+        input_shape,
+        dtype="float32",
+        seed: int = 0,
+        penalty: Any = None,
+        threads: int | None = None,
+        device: str = "cpu",
+    ):
+        self._build(layers, input_shape, dtype, seed, penalty, threads, device)
+        self._allocate()
+        self.initialize()
+
+    # --- building ---
+
+    def _build(self, layers, input_shape, dtype, seed, penalty, threads, device) -> None:
+        """Check the arguments and give every layer its shapes; no memory is allocated yet."""
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
         self.dtype = np.dtype(dtype)
@@ -41,43 +71,48 @@ class Sequential:
         self.device = _device(device)
         self.threads = None if threads is None else validation.check_int(threads, "threads")
         shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
-        self.input_shape: Shape = tuple(validation.check_int(n, "every number in input_shape") for n in shape)
-        self.description = list(layers)
-        self.layers = build_layers(self.description, self.input_shape)
+        self.input_shape: Shape = tuple(
+            validation.check_int(n, "every number in input_shape") for n in shape
+        )
+        self.specs = list(layers)
+        self.layers = built_layer.build_layers(self.specs, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
-        count = sum(placed.count for placed in self.layers)
-        buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
-        self.memory = np.zeros(count + buffers, self.dtype)
+
+    def _allocate(self) -> None:
+        """Allocate the flat memory, filled with zeros."""
+        n_parameters = sum(built.n_parameters for built in self.layers)
+        n_buffers = sum(built.n_buffers for built in self.layers)
+        self.memory = np.zeros(n_parameters + n_buffers, self.dtype)
         self._bind()
         self._reset_executors()
-        self.initialize()
-
-    # --- building ---
 
     def _bind(self) -> None:
-        """Give every layer views of its parameters, and behind all parameters of its buffers."""
-        count = sum(placed.count for placed in self.layers)
-        self._parameters, start = self.memory[:count], count
-        for placed in self.layers:
-            placed.parameters = parameter_views(self.memory, placed.offset, placed.shapes)
-            placed.buffers = parameter_views(self.memory, start, placed.buffer_shapes)
-            start += sum(view.size for view in placed.buffers.values())
+        """Give every layer views of its parameters and of its buffers, which follow them all."""
+        n_parameters = sum(built.n_parameters for built in self.layers)
+        self._parameters, start = self.memory[:n_parameters], n_parameters
+        for built in self.layers:
+            built.bind(self.memory, start)
+            start += built.n_buffers
 
     def _reset_executors(self) -> None:
-        self._executors = ExecutorCache(self)
+        self.executors = ExecutorCache(self)
         self._trained_by: int | None = None
 
     def _refuse_in_training(self, what: str) -> None:
-        """RuntimeError while fit is at work on this network: what it works on may not change under it."""
+        """RuntimeError while fit runs on this network."""
         if self._trained_by == threading.get_ident():
-            raise RuntimeError(f"{what} was called on a network that is in training, from one of its callbacks; call it after fit, "
-                               "or on a copy (copy.deepcopy)")
+            raise RuntimeError(
+                f"{what} was called on a network that is in training, from one of its callbacks; "
+                "call it after fit, or on a copy (copy.deepcopy)"
+            )
         if self._trained_by is not None:
-            raise RuntimeError(f"{what} was called on a network that another thread is training; wait until its fit returns, or "
-                               "work on a copy (copy.deepcopy)")
+            raise RuntimeError(
+                f"{what} was called on a network that another thread is training; "
+                "wait until its fit returns, or work on a copy (copy.deepcopy)"
+            )
 
     def to(self, device: str) -> "Sequential":
-        """Compute on "cpu" or "cuda" from now on, with the same parameters; returns the network."""
+        """Compute on "cpu" or "cuda" from now on, with the same parameters; return the network."""
         if _device(device) != self.device:
             self._refuse_in_training("to")
             self.device = device
@@ -85,17 +120,17 @@ class Sequential:
         return self
 
     def initialize(self, seed: int | None = None) -> None:
-        """Draw all parameters anew and forget the optimiser's state and the epochs trained."""
+        """Draw all parameters again and discard the optimiser's state and the epochs trained."""
         self._refuse_in_training("initialize")
         self.seed = self.seed if seed is None else validation.check_int(seed, "seed", 0)
-        for i, placed in enumerate(self.layers):
+        for i, built in enumerate(self.layers):
             generator = np.random.Generator(np.random.Philox(key=[self.seed, i]))
-            following = self.layers[i + 1].layer if i + 1 < len(self.layers) else None
-            chosen = placed.layer.initializers(following)
-            for name, values in placed.parameters.items():
-                where = f"layer {i} ({type(placed.layer).__name__}), {name}"
+            next_layer = self.layers[i + 1].layer if i + 1 < len(self.layers) else None
+            chosen = built.layer.initializers(next_layer)
+            for name, values in built.parameters.items():
+                where = f"layer {i} ({type(built.layer).__name__}), {name}"
                 values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
-            placed.layer.initialize_buffers(placed.buffers)
+            built.layer.initialize_buffers(built.buffers)
         self.epoch = 0
         self.optimizer: Any = None
         self.optimizer_state = np.zeros(0, self.dtype)
@@ -103,184 +138,177 @@ class Sequential:
 
     @property
     def parameters(self) -> np.ndarray:
-        """All parameters as one vector: layer by layer, weights then bias, each in C order. Writing to it changes the network."""
+        """All parameters as one vector: layer by layer, weights then bias, each in C order.
+
+        It is a view: writing to it changes the network.
+        """
         return self._parameters
 
     @parameters.setter
     def parameters(self, values) -> None:
         values = np.asarray(values)
         if values.shape != self._parameters.shape:
-            raise ValueError(f"the network has {self._parameters.size} parameters, got an array of shape {values.shape}")
+            raise ValueError(
+                f"the network has {self._parameters.size} parameters, "
+                f"got an array of shape {values.shape}"
+            )
         self._parameters[...] = values
-
-    # --- lowering ---
-
-    def layer_ops(self, last: int | None = None, samples: int = 1, batches: int = 1, training: bool = False) -> list[Op]:
-        """The rows of the layers before `last`, with their penalties scaled for a training set."""
-        return layer_ops(self.layers[:last], self.penalty, samples, batches, training)
-
-    def loss_ops(self, loss: losses.Loss, x_dtype, y_dtype, classes: bool, samples: int = 1, batches: int = 1, training=False,
-                   augment=None):
-        """Ops from the data to the loss, with the ops of loss and hits."""
-        final = self.layers[-1].layer
-        if len(self.output_shape) != 1:
-            raise ValueError(f"the network's output has shape {self.output_shape}; end it with Flatten() to apply a loss")
-        n = self.output_shape[0]
-        fused = bool(loss.fused_activation)
-        if fused and type(final).__name__ != loss.fused_activation:
-            name = {"Sigmoid": "sigmoid", "Softmax": "softmax"}.get(loss.fused_activation, loss.fused_activation)
-            other = {"Softmax": "; after a softmax use loss='cross_entropy'", "Sigmoid": "; after a sigmoid use "
-                     "loss='binary_cross_entropy'"}.get(type(final).__name__, "")
-            raise ValueError(f"{type(loss).__name__} needs a network that ends in {name}, this one ends in "
-                             f"{type(final).__name__}; give the last layer activation={name!r}{other}")
-        targets = data.targets(n, y_dtype)
-        threshold = 0.0 if fused else 0.5
-        hits = losses.correct_op(n, targets, threshold) if classes else None
-        last = loss.op(n, targets)
-        body = self.layer_ops(-1 if fused else None, samples, batches, training)
-        begin = [data.inputs(size(self.input_shape), x_dtype), *([augment.op(self.input_shape)] if augment else [])]
-        ops = [*begin, *body, targets, *([hits] if hits else []), last]
-        return ops, last, hits
 
     # --- using ---
 
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
-        """Return the outputs (samples, *output_shape) for inputs (samples, *input_shape), in the network's dtype.
+        """Return the outputs (samples, *output_shape), of the network's dtype.
 
-        Inputs are float32, float64, uint8 (pictures: 0 … 255 become 0 … 1) or other real numbers, which are converted.
+        x   inputs (samples, *input_shape): float32, float64, uint8 (images: 0 … 255 become
+            0 … 1) or other real numbers, which are converted
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
         if type(x) is np.ndarray:
-            direct = self._executors.small_batch.get(x.dtype)
-            if direct is not None and x.shape[1:] == self.input_shape and 0 < len(x) <= direct.most and (
-                    x.flags.c_contiguous and x.flags.aligned):
+            small_batch = self.executors.small_batch.get(x.dtype)
+            if (
+                small_batch is not None
+                and x.shape[1:] == self.input_shape
+                and 0 < len(x) <= small_batch.most
+                and x.flags.c_contiguous
+                and x.flags.aligned
+            ):
                 outputs = np.empty((len(x), *self.output_shape), self.dtype)
-                with self._executors.lock:
-                    if direct(x, outputs, self.memory):
+                with self.executors.lock:
+                    if small_batch(x, outputs, self.memory):
                         return outputs
-        x = validation.check_inputs(x, self.input_shape, self.dtype, look=False)
+        x = validation.check_inputs(x, self.input_shape, self.dtype, check_finite=False)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
-        with self._executors.lock:
-            self._executors.build_small_batch(x.dtype)
-            machine = self._executors.inference(x.dtype, len(x), threads)
-            machine.bind(INPUTS, x)
-            machine.bind(OUTPUTS, outputs)
+        with self.executors.lock:
+            self.executors.build_small_batch(x.dtype)
+            executor = self.executors.inference(x.dtype, len(x), threads)
+            executor.bind(INPUTS, x)
+            executor.bind(OUTPUTS, outputs)
             try:
-                if not machine.checks_finite:
+                if not executor.checks_finite:
                     validation.assert_all_finite(x, "x")
-                machine.infer(self.memory, len(x))
+                executor.infer(self.memory, len(x))
             finally:
-                machine.release()
-        if machine.checks_finite and not machine.inputs_finite():
+                executor.release()
+        if executor.checks_finite and not executor.inputs_finite():
             validation.assert_all_finite(x, "x")
         return outputs
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
-        """Return labels (samples,): the largest output, or for a single output 1 where it is above 0.5."""
+        """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
         outputs = self.predict(x, threads=threads).reshape(len(x), -1)
-        return outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(np.int64)
-
-    def _loss(self, given) -> losses.Loss:
-        """The loss asked for, or the one that belongs to the last activation."""
-        if given is None:
-            given = {"Softmax": "cross_entropy", "Sigmoid": "binary_cross_entropy"}.get(
-                type(self.layers[-1].layer).__name__, "mean_squared_error")
-        return losses.loss(given)
-
-    def _data(self, x, y, loss, names=("x", "y")):
-        x = validation.check_inputs(x, self.input_shape, self.dtype, names[0])
-        y, classes = validation.check_targets(y, len(x), size(self.output_shape), self.dtype, names[1], names[0])
-        if loss.fused_activation and y.dtype.kind == "f":
-            validation.check_probabilities(y, names[1], type(loss).__name__)
-        return x, y, classes
-
-    def _score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
-        """Mean loss without penalties, and accuracy for classes, of checked data."""
-        with self._executors.lock:
-            machine = self._executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), threads)
-            machine.bind(INPUTS, x)
-            machine.bind(TARGETS, y)
-            try:
-                total, hits = machine.infer(self.memory, len(x))
-            finally:
-                machine.release()
-        return total / len(x), hits / len(x) if classes else None
+        if outputs.shape[1] > 1:
+            return outputs.argmax(axis=1)
+        return (outputs[:, 0] > 0.5).astype(np.int64)
 
     def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
-        """Return {"loss", "accuracy", "mistakes"} for classes, {"loss", "rmse", "r2"} for other targets.
+        """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
 
-        The loss is the mean over samples, without penalties; by default the one that belongs to the last activation.
+        The loss is the mean over samples, without penalties; by default the one that belongs to
+        the last activation. "mistakes" is the number of samples in a wrong class.
         """
-        chosen = self._loss(loss)
-        x, y, classes = self._data(x, y, chosen)
-        value, hits = self._score(x, y, classes, chosen, threads)
-        if hits is not None:
-            return {"loss": value, "accuracy": hits, "mistakes": round((1 - hits) * len(x))}
+        chosen = self.resolve_loss(loss)
+        x, y, classes = self.check_data(x, y, chosen)
+        value, accuracy = self.score(x, y, classes, chosen, threads)
+        if accuracy is not None:
+            mistakes = round((1 - accuracy) * len(x))
+            return {"loss": value, "accuracy": accuracy, "mistakes": mistakes}
         outputs = self.predict(x, threads=threads)
         return {"loss": value, "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
 
     def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
-        """The sum of all penalties at the present weights, for a training set of that many samples and batches."""
+        """Return the sum of all penalties, for a training set of that many samples and batches."""
         total = 0.0
-        for placed in self.layers:
-            if not any(op.n_weights for op in placed.layer.ops(placed.input_shape)):
+        for built in self.layers:
+            if not any(op.n_weights for op in built.layer.ops(built.input_shape)):
                 continue
-            for p in penalties(getattr(placed.layer, "penalty", None)) or self.penalty:
-                w = placed.parameters["weights"].astype(np.float64)
-                total += p.scaled(samples, batches) * (np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum())
+            for p in penalties(getattr(built.layer, "penalty", None)) or self.penalty:
+                w = built.parameters["weights"].astype(np.float64)
+                norm = np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum()
+                total += p.scaled(samples, batches) * norm
         return float(total)
 
     def loss(self, x, y, loss=None) -> float:
-        """Return the mean loss over the samples plus the penalties, which count x as the training set and one batch."""
-        chosen = self._loss(loss)
-        x, y, classes = self._data(x, y, chosen)
-        return self._score(x, y, classes, chosen)[0] + self.penalty_value(len(x), 1)
+        """Return the mean loss over the samples plus the penalties, with x as the only batch."""
+        chosen = self.resolve_loss(loss)
+        x, y, classes = self.check_data(x, y, chosen)
+        return self.score(x, y, classes, chosen)[0] + self.penalty_value(len(x), 1)
 
     def gradient(self, x, y, loss=None, *, threads: int | None = None) -> np.ndarray:
         """Return the gradient of `loss(x, y)` by all parameters, as a new vector in their order."""
-        chosen = self._loss(loss)
-        x, y, classes = self._data(x, y, chosen)
-        with self._executors.lock:
-            machine = self._executors.gradient(chosen, x, y, threads)
-            machine.bind(INPUTS, x)
-            machine.bind(TARGETS, y)
+        chosen = self.resolve_loss(loss)
+        x, y, classes = self.check_data(x, y, chosen)
+        with self.executors.lock:
+            executor = self.executors.gradient(chosen, x, y, threads)
+            executor.bind(INPUTS, x)
+            executor.bind(TARGETS, y)
             try:
-                machine.gradient(self.memory, len(x))
+                executor.gradient(self.memory, len(x))
             finally:
-                machine.release()
-            return machine.grads.copy()
+                executor.release()
+            return executor.grads.copy()
 
-    def fit(self, x, y, *, loss=None, optimizer="sgd", batch_size: int | None = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data=None, validation_split: float = 0.0, augment=None, callbacks=(), verbose: int = 1,
-            threads: int | None = None):
+    def fit(
+        self,
+        x,
+        y,
+        *,
+        loss=None,
+        optimizer="sgd",
+        batch_size: int | None = 32,
+        epochs: int = 1,
+        shuffle: bool = True,
+        validation_data=None,
+        validation_split: float = 0.0,
+        augment=None,
+        callbacks=(),
+        verbose: int = 1,
+        threads: int | None = None,
+    ):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
-        loss              a name or Loss; by default the one that belongs to the last activation
-        optimizer         a name or Optimizer; its state goes on where the last fit with the same kind of optimiser left it
-        batch_size        samples per step; 1 is one example at a time, None all of them
-        epochs            passes over the data
-        shuffle           a new order every epoch, a function of seed and epoch
-        validation_data   (x, y), or validation_split, the share taken from the end: measured after every epoch
-        augment           Augment(…): pictures moved, turned and disturbed anew in every epoch
-        callbacks         called after every epoch; see `numbanet.callbacks`
-        verbose           1 shows progress when the output is a terminal, 0 nothing
+        loss               a name or Loss; by default the one that belongs to the last activation
+        optimizer          a name or Optimizer; its state is kept from the last fit with an
+                           optimiser of the same class
+        batch_size         samples per step; None for all of them
+        epochs             passes over the data
+        shuffle            a new order every epoch, a function of seed and epoch
+        validation_data    (x, y), measured after every epoch
+        validation_split   instead: the fraction of the samples, from the end, to measure on
+        augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
+        callbacks          called after every epoch; see `numbanet.callbacks`
+        verbose            1 shows progress when the output is a terminal, 0 nothing
 
-        Raises ValueError or TypeError for bad data before anything is trained, DivergenceError when the loss is no longer finite.
+        Raises ValueError or TypeError for bad data before training starts, DivergenceError when
+        the loss is no longer finite.
         """
-        with self._executors.lock:
+        with self.executors.lock:
             self._refuse_in_training("fit")
             self._trained_by = threading.get_ident()
         try:
-            return fit(self, x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
-                                validation_data=validation_data, validation_split=validation_split, augment=augment,
-                                callbacks=callbacks, verbose=verbose, threads=threads)
+            return fit(
+                self,
+                x,
+                y,
+                loss=loss,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                epochs=epochs,
+                shuffle=shuffle,
+                validation_data=validation_data,
+                validation_split=validation_split,
+                augment=augment,
+                callbacks=callbacks,
+                verbose=verbose,
+                threads=threads,
+            )
         finally:
             self._trained_by = None
 
     def compiled(self, device: str = "cpu"):
-        """Return the network as it is now, as a function that the user's own compiled code calls: `f(row, out)`.
+        """Return the network as it is now as a function `f(row, out)` for the user's compiled code.
 
-        For device="cuda" it is a device function, which each thread of a `@cuda.jit` kernel calls with a sample of its own.
+        For device="cuda" it is a device function: each thread of a `@cuda.jit` kernel calls it
+        with its own sample.
         """
         if _device(device) == "cuda":
             from numbanet.network import compiled_cuda
@@ -291,28 +319,210 @@ class Sequential:
         return compiled(self)
 
     def profile(self, x, y, loss=None, batch_size: int = 128) -> str:
-        """Return a table of what each kernel of a training step costs: time, operations, bytes, share of peak, what bounds it."""
+        """Return a table of the cost of each kernel of a training step.
+
+        Columns: time, operations, bytes, fraction of the peak, and what limits the speed.
+        """
         from numbanet.network.profiler import costs, table
 
         return table(costs(self, x, y, loss, batch_size))
 
-    def save(self, path) -> None:
-        """Write the network to a file in the safetensors layout, whole or not at all."""
-        from numbanet.network.serialization import save
-
-        save(self, path)
-
     def summary(self) -> str:
         """Return a table: layer, output shape, parameters, bytes."""
-        return summary(self.layers, self.dtype)
+        return built_layer.summary(self.layers, self.dtype)
+
+    # --- what executors, training, compilation and profiling use: plan.lowerable.Lowerable ---
+
+    def layer_ops(
+        self,
+        last: int | None = None,
+        samples: int = 1,
+        batches: int = 1,
+        training: bool = False,
+    ) -> list[Op]:
+        """Return the ops of the layers before `last`, penalties scaled for a training set."""
+        layers = self.layers[:last]
+        return built_layer.layer_ops(layers, self.penalty, samples, batches, training)
+
+    def loss_ops(
+        self,
+        loss: losses.Loss,
+        x_dtype,
+        y_dtype,
+        classes: bool,
+        samples: int = 1,
+        batches: int = 1,
+        training: bool = False,
+        augment=None,
+    ) -> tuple[list[Op], Op, Op | None]:
+        """Return the ops from the data to the loss, the loss's op, and the op of the accuracy.
+
+        The last is None unless the targets name `classes`. A loss that is fused with the last
+        activation takes the place of its op.
+        """
+        self._check_loss(loss)
+        n = self.output_shape[0]
+        fused = bool(loss.fused_activation)
+        targets = data.targets(n, y_dtype)
+        threshold = 0.0 if fused else 0.5
+        correct_op = losses.correct_op(n, targets, threshold) if classes else None
+        loss_op = loss.op(n, targets)
+        ops = [data.inputs(size(self.input_shape), x_dtype)]
+        if augment:
+            ops.append(augment.op(self.input_shape))
+        ops += self.layer_ops(-1 if fused else None, samples, batches, training)
+        ops.append(targets)
+        if correct_op is not None:
+            ops.append(correct_op)
+        return [*ops, loss_op], loss_op, correct_op
+
+    def _check_loss(self, loss: losses.Loss) -> None:
+        """ValueError for a loss that the network's outputs or its last activation do not fit."""
+        if len(self.output_shape) != 1:
+            raise ValueError(
+                f"the network's output has shape {self.output_shape}; "
+                "end it with Flatten() to apply a loss"
+            )
+        final, needed = type(self.layers[-1].layer).__name__, loss.fused_activation
+        if needed and final != needed:
+            name = {"Sigmoid": "sigmoid", "Softmax": "softmax"}.get(needed, needed)
+            other = {
+                "Softmax": "; after a softmax use loss='cross_entropy'",
+                "Sigmoid": "; after a sigmoid use loss='binary_cross_entropy'",
+            }.get(final, "")
+            raise ValueError(
+                f"{type(loss).__name__} needs a network that ends in {name}, this one ends in "
+                f"{final}; give the last layer activation={name!r}{other}"
+            )
+
+    def resolve_loss(self, given) -> losses.Loss:
+        """Return the loss asked for, or the one that belongs to the last activation."""
+        if given is None:
+            given = {"Softmax": "cross_entropy", "Sigmoid": "binary_cross_entropy"}.get(
+                type(self.layers[-1].layer).__name__, "mean_squared_error"
+            )
+        return losses.loss(given)
+
+    def check_data(self, x, y, loss, names=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Return x and y as kernels read them, and whether y names classes.
+
+        Raises ValueError or TypeError for data that do not fit; `names` stand in the messages.
+        """
+        x = validation.check_inputs(x, self.input_shape, self.dtype, names[0])
+        y, classes = validation.check_targets(
+            y, len(x), size(self.output_shape), self.dtype, names[1], names[0]
+        )
+        if loss.fused_activation and y.dtype.kind == "f":
+            validation.check_probabilities(y, names[1], type(loss).__name__)
+        return x, y, classes
+
+    def score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
+        """Return the mean loss without penalties, and for classes the accuracy, of checked data."""
+        with self.executors.lock:
+            executor = self.executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), threads)
+            executor.bind(INPUTS, x)
+            executor.bind(TARGETS, y)
+            try:
+                total, correct = executor.infer(self.memory, len(x))
+            finally:
+                executor.release()
+        return total / len(x), correct / len(x) if classes else None
+
+    # --- files ---
+
+    def save(self, path) -> None:
+        """Write the network to a file in the safetensors layout, completely or not at all."""
+        serialization.save(self, path)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what describes the network besides its tensors, as JSON holds it."""
+        return {
+            "input_shape": list(self.input_shape),
+            "dtype": str(self.dtype),
+            "seed": self.seed,
+            "threads": self.threads,
+            "epoch": self.epoch,
+            "penalty": config.encode(self.penalty, "penalty"),
+            "layers": [config.encode(spec, f"layer {i}") for i, spec in enumerate(self.specs)],
+            "optimizer": config.encode(self.optimizer, "optimizer"),
+            "optimizer_steps": self.optimizer_steps,
+        }
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return views of parameters, buffers and optimiser state by their names in a file."""
+        views = {
+            f"{i}.{name}": values
+            for i, built in enumerate(self.layers)
+            for name, values in {**built.parameters, **built.buffers}.items()
+        }
+        names = getattr(self.optimizer, "state_names", ())
+        state = self.optimizer_state
+        vectors = np.reshape(state, (-1, self.parameters.size)) if state.size else ()
+        for name, vector in zip(names, vectors, strict=True):
+            views[f"optimizer.{name}"] = vector
+        return views
+
+    def _tensor_shapes(self, optimizer) -> dict[str, Shape]:
+        """The shapes of `tensors` by name, before there is memory for them."""
+        shapes = {
+            f"{i}.{name}": shape
+            for i, built in enumerate(self.layers)
+            for name, shape in {**built.shapes, **built.buffer_shapes}.items()
+        }
+        n_parameters = sum(built.n_parameters for built in self.layers)
+        for name in getattr(optimizer, "state_names", ()):
+            shapes[f"optimizer.{name}"] = (n_parameters,)
+        return shapes
+
+    @classmethod
+    def from_config(cls, content, tensors, classes: dict[str, type], where: str) -> "Sequential":
+        """Build the network that `to_config` described, with the `tensors` of its file.
+
+        classes   what the description may name
+        where     stands in front of the messages
+        Raises ValueError for a description or tensors that do not make a network. The tensors are
+        compared with the layers' shapes before memory is allocated.
+        """
+        config.check_keys(where, content, "network", CONFIG_KEYS)
+        network = cls.__new__(cls)
+        try:
+            specs, shape, penalty, optimizer = (
+                config.decode(content[key], classes, key)
+                for key in ("layers", "input_shape", "penalty", "optimizer")
+            )
+            dtype, seed, threads = (content[key] for key in ("dtype", "seed", "threads"))
+            network._build(specs, shape, dtype, seed, penalty, threads, "cpu")
+            if optimizer is not None:
+                optimizer = optimizers.optimizer(optimizer)
+            epoch, steps = (
+                validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps")
+            )
+            network.layer_ops()
+        except Exception as error:
+            raise ValueError(f"{where}: {error}") from error
+        config.check_tensors(where, tensors, network._tensor_shapes(optimizer), network.dtype)
+        network._allocate()
+        network.initialize()
+        for name, values in network.tensors().items():
+            values[...] = tensors[name]
+        network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
+        names = getattr(optimizer, "state_names", ())
+        vectors = [tensors[f"optimizer.{name}"] for name in names]
+        network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])
+        return network
+
+    # --- Python's own ---
 
     def __repr__(self):
-        inside = ", ".join((layer if isinstance(layer, type) else type(layer)).__name__ for layer in self.description)
-        return f"<Sequential {self.input_shape} → {self.output_shape}: {inside}; {self._parameters.size:,} parameters {self.dtype}>"
+        kinds = (spec if isinstance(spec, type) else type(spec) for spec in self.specs)
+        names = ", ".join(kind.__name__ for kind in kinds)
+        shapes = f"{self.input_shape} → {self.output_shape}"
+        count = f"{self._parameters.size:,} parameters {self.dtype}"
+        return f"<Sequential {shapes}: {names}; {count}>"
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_executors"], state["_trained_by"]
+        del state["executors"], state["_trained_by"]
         return state
 
     def __setstate__(self, state):
@@ -322,7 +532,10 @@ class Sequential:
 
 
 def _device(name: str) -> str:
-    """A device's name, if there is such a device: ValueError for a wrong name, CudaError where no GPU can be used."""
+    """The name of a device that can be used.
+
+    Raises ValueError for a wrong name, CudaError where no GPU can be used.
+    """
     if name not in ("cpu", "cuda"):
         raise ValueError(f'device is "cpu" or "cuda", not {name!r}')
     if name == "cuda":
@@ -330,4 +543,3 @@ def _device(name: str) -> str:
 
         driver.require_gpu()
     return name
-

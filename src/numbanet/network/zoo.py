@@ -1,19 +1,24 @@
-"""Networks that others have published, ready to train.
+"""Published networks, ready to train.
 
-    lenet5       6 and 16 maps of 5×5, each with max-pooling by 2, then 120-84-10                 (LeCun et al. 1998, with ReLU)
-    vgg_small    twice two layers of 3×3 and max-pooling, then 128 with dropout                   (after Simonyan, Zisserman 2014)
-    nielsen      the networks of the book's tables, by row, each with the recipe it was trained by
+    lenet5       6 and 16 filters of 5×5, each with max-pooling by 2, then 120-84-10
+                 (LeCun et al. 1998, with ReLU)
+    vgg_small    twice two layers of 3×3 and max-pooling, then 128 with dropout
+                 (after Simonyan, Zisserman 2014)
+    nielsen      the networks of the book's tables, by row, each with its training recipe
 
     network, recipe = models.nielsen(17)
     network.fit(x, y, **recipe.options)
 
-Rows 1 to 10 are chapters 1 and 3: sigmoid neurons, weights N(0, 1) or N(0, 1 / n_in), biases N(0, 1). Rows from 14 on are chapter 6
-and start as its program network3.py does: weights N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases
-N(0, 1); zeros before the softmax. The book pools before the activation; where that grows with z, as here, it is the same function.
-Dropout here scales up in training what the book scales down in prediction; so the dense layers that it stands before start at half
-the book's deviation, which makes the same function of the picture.
+Rows 1 to 10 are chapters 1 and 3: sigmoid neurons, weights N(0, 1) or N(0, 1 / n_in), biases
+N(0, 1). Rows from 14 on are chapter 6 with the initial values of its program network3.py: weights
+N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases N(0, 1); zeros before
+the softmax. The book pools before the activation; for a monotone one, as here, the result is the
+same.
+Dropout here scales up in training what the book scales down in prediction; so the dense layers
+after it start with half the book's standard deviation, which gives the same function of the image.
 
-Source   Nielsen, Neural Networks and Deep Learning, chapters 1, 3 and 6, and its programs network.py, network2.py, network3.py
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1, 3 and 6, and its programs
+         network.py, network2.py, network3.py
 """
 
 from collections.abc import Callable
@@ -34,36 +39,61 @@ DIGIT = (28, 28, 1)
 def lenet5(classes: int = 10, input_shape=DIGIT, **options) -> Sequential:
     """Build LeNet-5 with ReLU and max-pooling; `options` go to Sequential.
 
-    Raises ValueError for pictures smaller than 16 by 16.
+    Raises ValueError for images smaller than 16 by 16.
     """
-    return Sequential([
-        Conv2D(6, 5, activation="relu"), MaxPool2D(2), Conv2D(16, 5, activation="relu"), MaxPool2D(2), Flatten(),
-        Dense(120, activation="relu"), Dense(84, activation="relu"), Dense(classes, activation="softmax")], input_shape, **options)
+    return Sequential(
+        [
+            Conv2D(6, 5, activation="relu"),
+            MaxPool2D(2),
+            Conv2D(16, 5, activation="relu"),
+            MaxPool2D(2),
+            Flatten(),
+            Dense(120, activation="relu"),
+            Dense(84, activation="relu"),
+            Dense(classes, activation="softmax"),
+        ],
+        input_shape,
+        **options,
+    )
 
 
 def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequential:
-    """Build a small network in the manner of VGG: 3×3 convolutions of the same size, 32-32-pool-64-64-pool-128; `options` go to
-    Sequential.
+    """Build a small network in the manner of VGG; `options` go to Sequential.
 
-    Raises ValueError for pictures smaller than 4 by 4.
+    Its 3×3 convolutions keep the size of the image: 32-32-pool-64-64-pool-128.
+
+    Raises ValueError for images smaller than 4 by 4.
     """
     convolutions: list[Layer] = []
     for maps in (32, 64):
-        convolutions += [Conv2D(maps, 3, padding="same", activation="relu"), Conv2D(maps, 3, padding="same", activation="relu"),
-                         MaxPool2D(2)]
-    return Sequential([*convolutions, Flatten(), Dense(128, activation="relu"), Dropout(0.5), Dense(classes, activation="softmax")],
-                      input_shape, **options)
+        convolutions += [
+            Conv2D(maps, 3, padding="same", activation="relu"),
+            Conv2D(maps, 3, padding="same", activation="relu"),
+            MaxPool2D(2),
+        ]
+    return Sequential(
+        [
+            *convolutions,
+            Flatten(),
+            Dense(128, activation="relu"),
+            Dropout(0.5),
+            Dense(classes, activation="softmax"),
+        ],
+        input_shape,
+        **options,
+    )
 
 
-# --- the book ---------------------------------------------------------------------------------------------------------
+# --- the book -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network of the book was trained.
 
-    examples   how many of the 50,000 training pictures, from the first
-    expanded   each picture five times, as it is and moved by one pixel to each side (`numbanet.expand`)
+    examples   how many of the 50,000 training images, from the first
+    expanded   each image five times, as it is and shifted by one pixel to each side
+               (`numbanet.shift_copies`)
     penalty    is part of the network already
     """
 
@@ -79,12 +109,17 @@ class Recipe:
     @property
     def options(self) -> dict[str, Any]:
         """What `fit` takes."""
-        return {"loss": self.loss, "optimizer": SGD(self.learning_rate), "batch_size": self.batch_size, "epochs": self.epochs}
+        return {
+            "loss": self.loss,
+            "optimizer": SGD(self.learning_rate),
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+        }
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A recipe with its layers, as a function of nothing, and how many networks vote."""
+    """A recipe with a function that builds its layers, and how many networks vote."""
 
     recipe: Recipe
     layers: Callable[[], list[Layer]]
@@ -94,14 +129,21 @@ class _Row:
 
 def _mlp(hidden: int, start: str) -> Callable[[], list[Layer]]:
     """Chapters 1 and 3: one hidden layer, all neurons sigmoid."""
-    common: dict[str, Any] = {"activation": "sigmoid", "initializer": start, "bias_initializer": "normal"}
+    common: dict[str, Any] = {
+        "activation": "sigmoid",
+        "initializer": start,
+        "bias_initializer": "normal",
+    }
     return lambda: [Dense(hidden, **common), Dense(10, **common)]
 
 
 def _conv_pool(filters: int, kind: type[Activation]) -> list[Layer]:
     """A convolution of 5×5 and max-pooling."""
     start = Normal((4 / (filters * 25)) ** 0.5)
-    return [Conv2D(filters, 5, activation=kind(), initializer=start, bias_initializer="normal"), MaxPool2D(2)]
+    return [
+        Conv2D(filters, 5, activation=kind(), initializer=start, bias_initializer="normal"),
+        MaxPool2D(2),
+    ]
 
 
 def _dense_block(count: int, kind: type[Activation], rate: float = 0.0) -> list[Layer]:
@@ -114,44 +156,66 @@ def _output_layer(rate: float = 0.0) -> list[Layer]:
     return [*([Dropout(rate)] if rate else []), Dense(10, "softmax", "zeros")]
 
 
-def _conv_net(maps=(20, 40), kind: type[Activation] = ReLU, units=(100,), rate: float = 0.0) -> Callable[[], list[Layer]]:
+def _conv_net(
+    maps=(20, 40), kind: type[Activation] = ReLU, units=(100,), rate: float = 0.0
+) -> Callable[[], list[Layer]]:
     """Chapter 6."""
-    return lambda: [*[layer for n in maps for layer in _conv_pool(n, kind)], *([Flatten()] if maps else []),
-                    *[layer for n in units for layer in _dense_block(n, kind, rate)], *_output_layer(rate)]
+    return lambda: [
+        *[layer for n in maps for layer in _conv_pool(n, kind)],
+        *([Flatten()] if maps else []),
+        *[layer for n in units for layer in _dense_block(n, kind, rate)],
+        *_output_layer(rate),
+    ]
 
 
-def _rows() -> dict[int, _Row]:
-    squares, bits, likelihood = "quadratic", "binary_cross_entropy", "cross_entropy"
-    five, decay = L2(5.0, per="sample"), L2(0.1, per="batch")
-    small, large, vector = _mlp(30, "normal"), _mlp(100, "normal"), (784,)
-    dropped = _conv_net(units=(1000, 1000), rate=0.5)
+def _chapters_1_and_3() -> dict[int, _Row]:
+    squares, bits, l2 = "quadratic", "binary_cross_entropy", L2(5.0, per="sample")
+    small, large = _mlp(30, "normal"), _mlp(100, "normal")
+    few = "784-30-10, first 1,000 images, λ = 0.1, large weights"
+    few_l2 = L2(0.1, per="sample")
+    rows = {
+        1: (Recipe("784-30-10, quadratic, large weights", squares, 3.0, 30), small),
+        2: (Recipe("784-100-10, quadratic, large weights", squares, 3.0, 30), large),
+        4: (Recipe("784-30-10, cross-entropy, large weights", bits, 0.5, 30), small),
+        7: (Recipe(few, bits, 0.5, 400, few_l2, examples=1000), small),
+        8: (Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, l2), small),
+        9: (Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, l2), large),
+        10: (
+            Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, l2),
+            _mlp(100, "lecun"),
+        ),
+    }
+    return {number: _Row(recipe, layers, (784,)) for number, (recipe, layers) in rows.items()}
+
+
+def _chapter_6() -> dict[int, _Row]:
+    loss, l2 = "cross_entropy", L2(0.1, per="batch")
     two = "conv 20, pool, conv 40, pool"
-    many = Recipe(f"{two}, 1000-1000, ReLU, dropout, expanded", likelihood, 0.03, 40, expanded=True)
+    dense = Recipe("784-100 sigmoid, softmax, log-likelihood", loss, 0.1, 60)
+    conv = Recipe("conv 20, pool, 100, sigmoid", loss, 0.1, 60)
+    sigmoid = Recipe(f"{two}, 100, sigmoid", loss, 0.1, 60)
+    relu = Recipe(f"{two}, 100, ReLU, λ = 0.1", loss, 0.03, 60, l2)
+    expanded = Recipe(f"{two}, 100, ReLU, λ = 0.1, expanded", loss, 0.03, 60, l2, expanded=True)
+    dropout = Recipe(f"{two}, 1000-1000, ReLU, dropout, expanded", loss, 0.03, 40, expanded=True)
+    vote = Recipe(f"vote of five: {dropout.name}", loss, 0.03, 40, expanded=True)
+    with_dropout = _conv_net(units=(1000, 1000), rate=0.5)
     return {
-        1: _Row(Recipe("784-30-10, quadratic, large weights", squares, 3.0, 30), small, vector),
-        2: _Row(Recipe("784-100-10, quadratic, large weights", squares, 3.0, 30), large, vector),
-        4: _Row(Recipe("784-30-10, cross-entropy, large weights", bits, 0.5, 30), small, vector),
-        7: _Row(Recipe("784-30-10, first 1,000 images, λ = 0.1, large weights", bits, 0.5, 400, L2(0.1, per="sample"),
-                       examples=1000), small, vector),
-        8: _Row(Recipe("784-30-10, cross-entropy, λ = 5, large weights", bits, 0.5, 30, five), small, vector),
-        9: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.5", bits, 0.5, 30, five), large, vector),
-        10: _Row(Recipe("784-100-10, cross-entropy, λ = 5, η = 0.1", bits, 0.1, 60, five), _mlp(100, "lecun"), vector),
-        14: _Row(Recipe("784-100 sigmoid, softmax, log-likelihood", likelihood, 0.1, 60), _conv_net((), Sigmoid), vector),
-        15: _Row(Recipe("conv 20, pool, 100, sigmoid", likelihood, 0.1, 60), _conv_net((20,), Sigmoid)),
-        16: _Row(Recipe(f"{two}, 100, sigmoid", likelihood, 0.1, 60), _conv_net(kind=Sigmoid)),
-        17: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1", likelihood, 0.03, 60, decay), _conv_net()),
-        18: _Row(Recipe(f"{two}, 100, ReLU, λ = 0.1, expanded", likelihood, 0.03, 60, decay, expanded=True), _conv_net()),
-        21: _Row(many, dropped),
-        22: _Row(Recipe(f"vote of five: {many.name}", likelihood, 0.03, 40, expanded=True), dropped, networks=5),
+        14: _Row(dense, _conv_net((), Sigmoid), (784,)),
+        15: _Row(conv, _conv_net((20,), Sigmoid)),
+        16: _Row(sigmoid, _conv_net(kind=Sigmoid)),
+        17: _Row(relu, _conv_net()),
+        18: _Row(expanded, _conv_net()),
+        21: _Row(dropout, with_dropout),
+        22: _Row(vote, with_dropout, networks=5),
     }
 
 
-BOOK_ROWS = _rows()
+BOOK_ROWS = {**_chapters_1_and_3(), **_chapter_6()}
 """The rows of the table by number."""
 
 
 def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
-    """Build the book's network of that row, and return it with its recipe; `options` go to Sequential.
+    """Return the book's network of that row with its recipe; `options` go to Sequential.
 
     Row 22 is an Ensemble of five, with seeds 5 seed … 5 seed + 4; the others are Sequentials.
     Raises ValueError for a row that is not in the table.
@@ -164,7 +228,7 @@ def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
         return Sequential(chosen.layers(), chosen.input_shape, seed=seed, **options), chosen.recipe
     seeds = range(seed * chosen.networks, (seed + 1) * chosen.networks)
 
-    def build(one):
-        return Sequential(chosen.layers(), chosen.input_shape, seed=one, **options)
+    def build(member_seed):
+        return Sequential(chosen.layers(), chosen.input_shape, seed=member_seed, **options)
 
-    return Ensemble.of(build, seeds=seeds, combine="vote"), chosen.recipe
+    return Ensemble.from_builder(build, seeds=seeds, combine="vote"), chosen.recipe

@@ -1,19 +1,20 @@
-"""Callbacks: what happens between epochs."""
+"""Callbacks: what the user runs between epochs."""
 
 import math
 
 
 class Callback:
-    """Called around training. Override what you need; a true result of `on_epoch_end` stops after this epoch.
+    """Called around training. Override what you need.
 
-    A plain function (epoch, logs, network) counts as an `on_epoch_end`. `logs` is a dict of this epoch's figures.
+    A plain function (epoch, logs, network) is taken as an `on_epoch_end`. `logs` is a dict of this
+    epoch's metrics. A true result of `on_epoch_end` stops the training after this epoch.
     """
 
     def on_fit_begin(self, network) -> None:
         """Called before the first epoch."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float], network) -> bool | None:
-        """Called after every epoch, numbered from 1 over the network's life."""
+        """Called after every epoch; epochs are counted from 1 since the network was initialised."""
 
     def on_fit_end(self, network) -> None:
         """Called after the last epoch, also when training was stopped."""
@@ -24,8 +25,8 @@ class _Function(Callback):
         self.on_epoch_end = function
 
 
-def callback(given) -> Callback:
-    """The callback for a Callback or a function."""
+def as_callback(given) -> Callback:
+    """The Callback for a Callback or a function."""
     if isinstance(given, Callback):
         return given
     if callable(given):
@@ -34,9 +35,9 @@ def callback(given) -> Callback:
 
 
 class EarlyStopping(Callback):
-    """Stop when `monitor` has not become better for `patience` epochs, and go back to the best parameters.
+    """Stop when `monitor` has not improved for `patience` epochs, and restore the best parameters.
 
-    Figures whose name ends in "accuracy" or "r2" count as better when larger, all others when smaller.
+    Metrics whose name ends in "accuracy" or "r2" improve upwards, all others downwards.
     """
 
     def __init__(self, monitor: str = "val_loss", patience: int = 10, restore_best: bool = True):
@@ -48,8 +49,11 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, epoch, logs, network):
         if self.monitor not in logs:
-            raise ValueError(f"EarlyStopping: no figure {self.monitor!r} to watch, there are {', '.join(logs)}"
-                             + ("; pass validation_data" if self.monitor.startswith("val_") else ""))
+            hint = "; pass validation_data" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"EarlyStopping: no metric {self.monitor!r} to watch, "
+                f"there are {', '.join(logs)}{hint}"
+            )
         value = self.sign * logs[self.monitor]
         if value < self.best:
             self.best, self.since = value, 0

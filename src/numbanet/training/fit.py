@@ -1,4 +1,4 @@
-"""The loop of fit: epochs of native calls, with callbacks, progress and Ctrl-C between them."""
+"""The loop of fit: epochs of compiled calls, with callbacks, progress and Ctrl-C between them."""
 
 import time
 
@@ -7,30 +7,13 @@ import numpy as np
 from numbanet.io.validation import check_int
 from numbanet.nn import optimizers
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, SEED, TARGETS
-from numbanet.training.callbacks import callback
+from numbanet.training.callbacks import as_callback
+from numbanet.training.history import History
 from numbanet.training.progress import Progress
 
 
 class DivergenceError(ArithmeticError):
-    """The loss was no longer finite. The network is back at the parameters it had before that epoch."""
-
-
-class History:
-    """What fit measured: `history` maps a figure's name to its values, one per epoch; `seconds` likewise lists times."""
-
-    def __init__(self):
-        self.history: dict[str, list[float]] = {}
-        self.seconds: list[float] = []
-
-    def add(self, logs: dict[str, float], seconds: float) -> None:
-        """Append one epoch."""
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
-        self.seconds.append(seconds)
-
-    def __repr__(self):
-        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
-        return f"<History of {len(self.seconds)} epochs: {last}>"
+    """The loss was no longer finite. The network is back at its parameters from before."""
 
 
 def epoch_permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
@@ -38,106 +21,160 @@ def epoch_permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
 
-def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validation_data, validation_split, augment, callbacks,
-        verbose, threads) -> History:
+def fit(
+    network,
+    x,
+    y,
+    *,
+    loss,
+    optimizer,
+    batch_size,
+    epochs,
+    shuffle,
+    validation_data,
+    validation_split,
+    augment,
+    callbacks,
+    verbose,
+    threads,
+) -> History:
     """Train the network; see Sequential.fit."""
-    loss, optimizer = network._loss(loss), optimizers.optimizer(optimizer)
-    callbacks = [callback(one) for one in callbacks]
+    loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
+    callbacks = [as_callback(given) for given in callbacks]
     epochs = check_int(epochs, "epochs", 0)
     threads = None if threads is None else check_int(threads, "threads")
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     if not 0 <= validation_split < 1:
-        raise ValueError(f"validation_split must be at least 0 and below 1, got {validation_split!r}")
-    x, y, classes = network._data(x, y, loss)
+        raise ValueError(
+            f"validation_split must be at least 0 and below 1, got {validation_split!r}"
+        )
+    x, y, classes = network.check_data(x, y, loss)
     validation = None
     if validation_data is not None:
-        if validation_split:
-            raise ValueError("pass validation_data or validation_split, not both")
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-            raise ValueError("validation_data must be a pair (x, y)")
-        validation = network._data(*validation_data, loss, names=("validation x", "validation y"))
+        validation = _validation_data(network, validation_data, validation_split, loss)
     elif validation_split:
-        kept = len(x) - int(round(len(x) * validation_split))
-        if not 0 < kept < len(x):
-            raise ValueError(f"validation_split={validation_split} of {len(x)} samples leaves one side empty")
-        validation = (x[kept:], y[kept:], classes)
-        x, y = x[:kept], y[:kept]
+        n_train = _n_train(len(x), validation_split)
+        validation = (x[n_train:], y[n_train:], classes)
+        x, y = x[:n_train], y[:n_train]
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
-    smallest = samples % batch or batch
-    for placed in network.layers:
-        if getattr(placed.layer, "needs_batch", False) and smallest * len(placed.input_shape) == 1:
-            raise ValueError(f"{type(placed.layer).__name__} needs at least 2 samples in every batch; {samples} samples in "
-                             f"batches of {batch} leave one of a single sample: choose another batch_size")
-    trainer = network._executors.training(
-        loss, optimizer, x, y, classes, batch=batch, batches=batches, threads=threads, augment=augment)
+    _check_last_batch(network, samples, batch)
+    trainer = network.executors.training(
+        loss, optimizer, x, y, classes, batch=batch, batches=batches, threads=threads, augment=augment
+    )
     _reuse_optimizer_state(network, optimizer)
-    history, show = History(), Progress(epochs if verbose else 0)
+    history, progress = History(), Progress(epochs if verbose else 0)
     trainer.bind(INPUTS, x)
     trainer.bind(TARGETS, y)
     trainer.set_attrs(optimizer.attrs)
-    for one in callbacks:
-        one.on_fit_begin(network)
+    for callback in callbacks:
+        callback.on_fit_begin(network)
     try:
         for _ in range(epochs):
-            began = time.perf_counter()
-            logs = _epoch(network, trainer, samples, batches, shuffle, show)
-            logs["loss"] += network.penalty_value(samples, batches)
+            start = time.perf_counter()
+            logs = _epoch(network, trainer, samples, batches, shuffle, progress)
+            penalty = network.penalty_value(samples, batches)
+            logs["loss"] += penalty
             network.epoch += 1
             if validation is not None:
-                value, hits = network._score(*validation, loss)
-                logs["val_loss"] = value + network.penalty_value(samples, batches)
-                if hits is not None:
-                    logs["val_accuracy"] = hits
-            history.add(logs, time.perf_counter() - began)
-            show.epoch(logs)
-            if any([one.on_epoch_end(network.epoch, logs, network) for one in callbacks]):
+                logs |= _validate(network, validation, loss, penalty)
+            history.add(logs, time.perf_counter() - start)
+            progress.epoch(logs)
+            if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
                 break
     finally:
-        show.close()
+        progress.close()
         trainer.release()
-        for one in callbacks:
-            one.on_fit_end(network)
+        for callback in callbacks:
+            callback.on_fit_end(network)
     return history
 
 
+def _validation_data(network, validation_data, validation_split, loss) -> tuple:
+    """Checked validation data: x, y, and whether y names classes."""
+    if validation_split:
+        raise ValueError("pass validation_data or validation_split, not both")
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise ValueError("validation_data must be a pair (x, y)")
+    return network.check_data(*validation_data, loss, names=("validation x", "validation y"))
+
+
+def _n_train(samples: int, validation_split: float) -> int:
+    """How many samples, from the first, are left to train on."""
+    n_train = samples - int(round(samples * validation_split))
+    if not 0 < n_train < samples:
+        raise ValueError(
+            f"validation_split={validation_split} of {samples} samples leaves one side empty"
+        )
+    return n_train
+
+
+def _check_last_batch(network, samples: int, batch: int) -> None:
+    """ValueError where the last batch is too small for a layer with batch statistics."""
+    last_batch = samples % batch or batch
+    for built in network.layers:
+        needs_batch = getattr(built.layer, "needs_batch", False)
+        if needs_batch and last_batch * len(built.input_shape) == 1:
+            raise ValueError(
+                f"{type(built.layer).__name__} needs at least 2 samples in every batch; {samples} "
+                f"samples in batches of {batch} leave one of a single sample: "
+                "choose another batch_size"
+            )
+
+
 def _reuse_optimizer_state(network, optimizer) -> None:
-    """Keep the optimiser's state if it is of the same kind, or start it at zero."""
-    wanted = len(optimizer.state_names) * network.parameters.size
-    if type(network.optimizer) is not type(optimizer) or network.optimizer_state.size != wanted:
-        network.optimizer_state = np.zeros(wanted, network.dtype)
+    """Keep the optimiser's state if it is of the same class, or start it at zero."""
+    n_state = len(optimizer.state_names) * network.parameters.size
+    same_class = type(network.optimizer) is type(optimizer)
+    if not same_class or network.optimizer_state.size != n_state:
+        network.optimizer_state = np.zeros(n_state, network.dtype)
         network.optimizer_steps = 0
     network.optimizer = optimizer
 
 
-def _epoch(network, trainer, samples, batches, shuffle, show) -> dict[str, float]:
-    """One pass over the data, in native calls of about 50 ms; the means of loss and accuracy."""
-    kept = network.memory.copy()
-    trainer.bind(PERMUTATION, epoch_permutation(network.seed, network.epoch, samples) if shuffle else None)
+def _epoch(network, trainer, samples, batches, shuffle, progress) -> dict[str, float]:
+    """Train for one epoch, in compiled calls of about 50 ms; return mean loss and accuracy."""
+    snapshot = network.memory.copy()
+    order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
+    trainer.bind(PERMUTATION, order)
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0
     done = 0
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
-        reached = trainer.steps(network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps)
+        reached = trainer.steps(
+            network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
+        )
         network.optimizer_steps += reached - done
         if reached < last:
-            _restore_and_raise(network, kept, reached + 1)
+            _restore_and_raise(network, snapshot, reached + 1)
         done = reached
-        show.step(done / batches)
+        progress.step(done / batches)
     if not np.isfinite(network.parameters).all():
-        _restore_and_raise(network, kept, batches)
+        _restore_and_raise(network, snapshot, batches)
     logs = {"loss": float(trainer.metric_sums[0] / samples)}
     if trainer.correct_op is not None:
         logs["accuracy"] = float(trainer.metric_sums[1] / samples)
     return logs
 
 
-def _restore_and_raise(network, kept, batch) -> None:
-    network.memory[:] = kept
+def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
+    """Loss, with the penalty, and accuracy on the validation data."""
+    value, accuracy = network.score(*validation, loss)
+    logs = {"val_loss": value + penalty}
+    if accuracy is not None:
+        logs["val_accuracy"] = accuracy
+    return logs
+
+
+def _restore_and_raise(network, snapshot, batch) -> None:
+    network.memory[:] = snapshot
     network.optimizer_state[:] = 0
     network.optimizer_steps = 0
-    raise DivergenceError(f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a finite number. "
-                          "The network is back at its parameters from before it. Lower the learning rate, or scale the inputs")
+    raise DivergenceError(
+        f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a "
+        "finite number. The network is back at its parameters from before it. Lower the learning "
+        "rate, or scale the inputs"
+    )

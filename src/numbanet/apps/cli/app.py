@@ -1,4 +1,7 @@
-"""The command line: numbanet train, evaluate, predict, plot, info, bench. What is wrong is said in one line, with exit code 2."""
+"""The command line: numbanet train, evaluate, predict, plot, info, bench.
+
+An error is reported in one line, with exit code 2.
+"""
 
 import errno
 import io
@@ -14,10 +17,9 @@ import numpy as np
 
 import numbanet
 from numbanet import datasets, plotting
-from numbanet.apps import bench as speed
-from numbanet.apps.cli import experiment as work
-from numbanet.apps.cli import options
-from numbanet.apps.system_info import show_versions as system_found
+from numbanet.apps import bench
+from numbanet.apps.cli import experiment, options
+from numbanet.apps.system_info import show_versions
 from numbanet.backend.cuda.driver import CudaError
 from numbanet.io import safetensors, tabular, validation
 from numbanet.network.ensemble import Ensemble
@@ -26,7 +28,7 @@ from numbanet.network.serialization import load
 
 
 class CommandError(click.ClickException):
-    """A bad input: one line on stderr, exit code 2."""
+    """An error of the user's: one line on stderr, exit code 2."""
 
     exit_code = 2
 
@@ -38,7 +40,7 @@ class CommandError(click.ClickException):
 
 
 class Commands(click.Group):
-    """Commands whose errors are single lines."""
+    """Commands that report an error in one line."""
 
     def make_context(self, *args, **kwargs):
         try:
@@ -58,12 +60,19 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE:
                 raise
             raise CommandError(error) from None
-        except (ValueError, TypeError, ArithmeticError, ImportError, MemoryError, CudaError) as error:
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            ImportError,
+            MemoryError,
+            CudaError,
+        ) as error:
             raise CommandError(error) from None
 
 
 def _one_line_usage(error: click.UsageError) -> click.ClickException:
-    """The error without the usage above it; help that was asked for stays help."""
+    """The error without the usage text; a request for help stays as it is."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
     return click.UsageError(" ".join(error.format_message().split()))
@@ -75,18 +84,35 @@ def cli() -> None:
     """Neural networks on flat arrays, compiled by Numba."""
 
 
-_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
-                       callback=lambda ctx, option, value: options.check_device(value), help="Where to compute: cuda is an NVIDIA GPU.")
+_device = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    callback=lambda ctx, option, value: options.check_device(value),
+    help="Where to compute: cuda is an NVIDIA GPU.",
+)
 
 
-# --- train ------------------------------------------------------------------------------------------------------------
+# --- train ----------------------------------------------------------------------------------------
 
 
 @cli.command()
 @click.argument("data")
-@click.option("--layers", help='Units of the hidden layers, such as "30,10", or "none"; the output layer comes from the data.')
-@click.option("--model", help="Instead of --layers: lenet5, vgg_small, or nielsen1 … nielsen21, a row of the book with its recipe.")
-@click.option("--augment", help='Change pictures on the way in: "shift=1,rotation=10,zoom=0.1,flip_horizontal", …')
+@click.option(
+    "--layers",
+    help='Units of the hidden layers, such as "30,10", or "none"; '
+    "the output layer follows from the data.",
+)
+@click.option(
+    "--model",
+    help="Instead of --layers: lenet5, vgg_small, or nielsen1 … nielsen21, "
+    "a row of the book with its recipe.",
+)
+@click.option(
+    "--augment",
+    help='Random changes of the images: "shift=1,rotation=10,zoom=0.1,flip_horizontal", …',
+)
 @click.option("--activation", help="Of the hidden layers: relu, tanh, sigmoid, leaky_relu, …")
 @click.option("--loss", help="By default the one that belongs to the targets.")
 @click.option("--optimizer", help="sgd, adagrad, rmsprop, adam or adamw.")
@@ -96,56 +122,89 @@ _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--l1", type=float, help="Strength of the penalty s Σ|w|.")
 @click.option("--l2", type=float, help="Strength of the penalty s/2 Σ w².")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the start, the order of the samples and the split.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of initial parameters, order of the samples and split.",
+)
 @click.option("--threads", type=int, help="Most threads to use.")
 @_device
-@click.option("--task", type=click.Choice(["classes", "regression"]), help="What y of a file means; by default it is decided.")
-@click.option("--output", type=click.Path(), help="The network's file; by default NAME.safetensors.")
-@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option(
+    "--task",
+    type=click.Choice(["classes", "regression"]),
+    help="What y of a file means; by default it is decided.",
+)
+@click.option(
+    "--output", type=click.Path(), help="The network's file; by default NAME.safetensors."
+)
+@click.option("--json", "json_file", type=click.Path(), help="A file for the metrics.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def train(data, seed, threads, device, task, output, json_file, force, **given) -> None:
     """Train a network on DATA and save it.
 
-    DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y, or FILE.csv, numbers
-    with y in the last column. A fifth of a file is held out for the figures at the end.
+    DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y,
+    or FILE.csv, numbers with y in the last column. A fifth of a file is held out for the metrics at
+    the end.
     """
     if validation.check_int(seed, "--seed", 0) >= 2**63:
         raise ValueError(f"--seed must be below 2^63, got {seed}")
     given = {name: value for name, value in given.items() if value is not None}
     if "layers" in given:
-        given["layers"] = options.layers(given["layers"])
+        given["layers"] = options.parse_layers(given["layers"])
     if "batch_size" in given:
-        given["batch_size"] = options.batch_size(given["batch_size"])
-    chosen = work.resolve_settings(data, given)
+        given["batch_size"] = options.parse_batch_size(given["batch_size"])
+    chosen = experiment.resolve_settings(data, given)
     validation.check_int(chosen["epochs"], "--epochs", 0)
-    optimizer = work.optimizer(chosen)
-    work.augmentation(chosen.get("augment"))
-    output = output or f"{Path(data).stem if work.is_file(data) else data.lower().replace('-', '_')}.safetensors"
+    optimizer = experiment.build_optimizer(chosen)
+    experiment.parse_augmentation(chosen.get("augment"))
+    output = output or _default_output(data)
     options.check_writable(output, force, "--output")
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
         options.check_writable(json_file, force, "--json")
-    d = work.prepare_data(work.read(data, seed, task), chosen)
-    net = work.network(d, chosen, seed, threads, device)
+    d = experiment.prepare_data(experiment.read_data(data, seed, task), chosen)
+    net = experiment.build_network(d, chosen, seed, threads, device)
     click.echo(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
-    click.echo(f"{type(net._loss(chosen['loss'])).__name__}, {optimizer}, {chosen['epochs']} epochs of {batch}, seed {seed}")
-    began = time.perf_counter()
-    history = work.train(net, d, chosen)
-    seconds = time.perf_counter() - began
-    found = work.compute_metrics(net, d.x_test, d.y_test)
-    click.echo(f"trained in {seconds:.1f} s\nheld out: {work.format_metrics(found, d.unit)}")
+    click.echo(
+        f"{type(net.resolve_loss(chosen['loss'])).__name__}, {optimizer}, "
+        f"{chosen['epochs']} epochs of {batch}, seed {seed}"
+    )
+    start = time.perf_counter()
+    history = experiment.train(net, d, chosen)
+    seconds = time.perf_counter() - start
+    found = experiment.compute_metrics(net, d.x_test, d.y_test)
+    click.echo(f"trained in {seconds:.1f} s\nheld out: {experiment.format_metrics(found, d.unit)}")
     net.save(output)
     if json_file:
-        record = {"data": data, "model": output, "task": "classes" if d.classes else "regression", **found, "unit": d.unit,
-                  "seconds": seconds, "seed": seed, "device": device, "settings": chosen, "history": history.history}
-        options.write_figures(json_file, record)
-    click.echo(f"saved {output}; the figures again:\n"
-               + shlex.join(["numbanet", "evaluate", output, data, *(["--held-out"] if work.is_file(data) else [])]))
+        record = {
+            "data": data,
+            "model": output,
+            "task": "classes" if d.classes else "regression",
+            **found,
+            "unit": d.unit,
+            "seconds": seconds,
+            "seed": seed,
+            "device": device,
+            "settings": chosen,
+            "history": history.history,
+        }
+        options.write_json(json_file, record)
+    held_out = ["--held-out"] if experiment.is_file(data) else []
+    command = shlex.join(["numbanet", "evaluate", output, data, *held_out])
+    click.echo(f"saved {output}; the metrics again:\n{command}")
 
 
-# --- evaluate, predict ------------------------------------------------------------------------------------------------
+def _default_output(data: str) -> str:
+    """The name of the network's file for a data set or a file."""
+    name = Path(data).stem if experiment.is_file(data) else data.lower().replace("-", "_")
+    return f"{name}.safetensors"
+
+
+# --- evaluate, predict ----------------------------------------------------------------------------
 
 
 @cli.command()
@@ -153,51 +212,59 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
 @click.argument("data")
 @click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
 @_device
-@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
+@click.option("--json", "json_file", type=click.Path(), help="A file for the metrics.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def evaluate(model, data, held_out, device, json_file, force) -> None:
     """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
     if json_file:
         options.check_writable(json_file, force, "--json")
-    net = work.to_device(load(model), device)
+    net = experiment.to_device(load(model), device)
     x, y, unit = _evaluation_data(data, net, held_out)
-    found = work.compute_metrics(net, x, y, f"{data}: ")
+    found = experiment.compute_metrics(net, x, y, f"{data}: ")
     if json_file:
-        options.write_figures(json_file, {"data": data, "model": model, **found, "unit": unit})
-    click.echo(work.format_metrics(found, unit))
+        options.write_json(json_file, {"data": data, "model": model, **found, "unit": unit})
+    click.echo(experiment.format_metrics(found, unit))
 
 
 def _evaluation_data(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
     """x, y and the unit of y: the held-out part of a named data set, or a file."""
-    if not work.is_file(data):
-        d = work.read(data, net.seed)
+    if not experiment.is_file(data):
+        d = experiment.read_data(data, net.seed)
         return d.x_test, d.y_test, d.unit
-    x, y = work.read_table(data)
-    chosen = datasets._split(len(x), net.seed)[1] if held_out else slice(None)
-    return work.reshape_for(x[chosen], net), y[chosen], ""
+    x, y = experiment.read_table(data)
+    chosen = datasets.split_indices(len(x), net.seed)[1] if held_out else slice(None)
+    return experiment.reshape_for(x[chosen], net), y[chosen], ""
 
 
 @cli.command()
 @click.argument("model")
 @click.argument("file")
 @_device
-@click.option("--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed.")
+@click.option(
+    "--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed."
+)
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def predict(model, file, device, output, force) -> None:
     """Print MODEL's outputs for the samples in FILE.csv (numbers) or FILE.npz (the array x) as CSV.
 
-    A CSV file may still have its last column, y; it is left out. Pictures of bytes are read from an .npz file, as uint8.
+    A CSV file may still have its last column, y; it is left out. Images of bytes are read from an
+    .npz file, as uint8.
     """
     if output:
         options.check_writable(output, force, "--output")
-    net = work.to_device(load(model), device)
-    x = validation.check_inputs(work.reshape_for(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x")
+    net = experiment.to_device(load(model), device)
+    x = validation.check_inputs(
+        experiment.reshape_for(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x"
+    )
     outputs = net.predict(x).reshape(len(x), -1)
     head = [f"output_{j}" for j in range(outputs.shape[1])]
     rows = [[str(value) for value in row] for row in outputs]
-    if work.is_classifier(net):
+    if experiment.is_classifier(net):
         labels = net.predict_classes(x)
-        head, rows = ["label", *head], [[str(label), *row] for label, row in zip(labels, rows, strict=True)]
+        head, rows = (
+            ["label", *head],
+            [[str(label), *row] for label, row in zip(labels, rows, strict=True)],
+        )
     text = "".join(",".join(row) + "\n" for row in [head, *rows])
     if output:
         options.write_text(output, text)
@@ -208,66 +275,91 @@ def predict(model, file, device, output, force) -> None:
 
 def _inputs(file: str, net: Sequential) -> np.ndarray:
     if Path(file).suffix.lower() == ".csv":
-        table = tabular.read_table(Path(file), least=1)
+        table = tabular.read_table(Path(file), min_columns=1)
         n = math.prod(net.input_shape)
         if table.shape[1] == n + 1:
             click.echo(f"{file}: the last of {n + 1} columns is taken for y and left out", err=True)
             table = table[:, :-1]
         return table
     if Path(file).suffix.lower() != ".npz":
-        raise ValueError(f"{file}: inputs come from a .csv or a .npz file, got {Path(file).suffix!r}")
+        raise ValueError(
+            f"{file}: inputs come from a .csv or a .npz file, got {Path(file).suffix!r}"
+        )
     with open(file, "rb") as stream:
         content = io.BytesIO(stream.read())
     try:
         with np.load(content, allow_pickle=False) as arrays:
             x = arrays["x"]
-    except (LookupError, ValueError, AttributeError, TypeError, EOFError, *tabular.ZIP_ERRORS) as error:
+    except (
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        EOFError,
+        *tabular.ZIP_ERRORS,
+    ) as error:
         raise ValueError(f"{file}: not an .npz file with the array x: {error}") from None
-    return work.read_inputs(file, x)
+    return experiment.read_inputs(file, x)
 
 
-# --- plot -------------------------------------------------------------------------------------------------------------
+# --- plot -----------------------------------------------------------------------------------------
 
 
 @cli.command()
 @click.argument("model")
 @click.argument("data")
 @click.option("--filters", type=click.Path(), help="A file for the weights of the first layer.")
-@click.option("--features", type=click.Path(), help="A file for what the first convolution makes of the first sample.")
+@click.option(
+    "--features",
+    type=click.Path(),
+    help="A file for what the first convolution makes of the first sample.",
+)
 @click.option("--mistakes", type=click.Path(), help="A file for samples in a wrong class.")
-@click.option("--confusion", type=click.Path(), help="A file for how often each class was taken for which.")
+@click.option(
+    "--confusion", type=click.Path(), help="A file for how often each class was taken for which."
+)
 @click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-def plot(model, data, held_out, force, **files_wanted) -> None:
-    """Draw pictures of MODEL and of what it makes of DATA into files .png, .svg or .pdf."""
-    wanted = {name: path for name, path in files_wanted.items() if path}
-    if not wanted:
-        raise ValueError("plot draws --filters, --features, --mistakes or --confusion; give a file for one of them")
-    for name, path in wanted.items():
+def plot(model, data, held_out, force, **given) -> None:
+    """Draw MODEL and its predictions for DATA into files .png, .svg or .pdf."""
+    paths = {name: path for name, path in given.items() if path}
+    if not paths:
+        raise ValueError(
+            "plot draws --filters, --features, --mistakes or --confusion; "
+            "give a file for one of them"
+        )
+    for name, path in paths.items():
         options.check_writable(path, force, f"--{name}")
     net = load(model)
     x, y, _ = _evaluation_data(data, net, held_out)
     first = getattr(net, "networks", [net])[0]
-    draw = {"filters": lambda: plotting.filters(first), "features": lambda: plotting.feature_maps(first, x[0]),
-            "mistakes": lambda: plotting.mistakes(net, x, y), "confusion": lambda: plotting.confusion(net, x, y)}
-    for name, path in wanted.items():
+    draw = {
+        "filters": lambda: plotting.filters(first),
+        "features": lambda: plotting.feature_maps(first, x[0]),
+        "mistakes": lambda: plotting.mistakes(net, x, y),
+        "confusion": lambda: plotting.confusion(net, x, y),
+    }
+    for name, path in paths.items():
         content = io.BytesIO()
         draw[name]().savefig(content, format=Path(path).suffix[1:] or "png", dpi=150)
         safetensors.write_atomic(path, [content.getvalue()])
         click.echo(f"wrote {path}")
 
 
-# --- info -------------------------------------------------------------------------------------------------------------
+# --- info -----------------------------------------------------------------------------------------
 
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--system", is_flag=True, help="Versions, processor, threads, cache and GPU instead of a model.")
+@click.option(
+    "--system", is_flag=True, help="Versions, processor, threads, cache and GPU instead of a model."
+)
 def info(model, system) -> None:
     """Describe the network in MODEL, or with --system where it would run."""
     if bool(model) == system:
         raise ValueError("info needs a MODEL or --system, one of them")
-    for name, value in [*system_found(), ("gpu", options.gpu_description())] if system else _model(model):
+    lines = [*show_versions(), ("gpu", options.gpu_description())] if system else _model(model)
+    for name, value in lines:
         click.echo(f"{name:<12}{value}" if name else value)
 
 
@@ -275,41 +367,61 @@ def _model(path: str) -> list[tuple[str, Any]]:
     net = load(path)
     if isinstance(net, Ensemble):
         return [("", net.summary()), ("", ""), ("file", f"{os.path.getsize(path):,} bytes")]
-    state = f"{net.optimizer}, {net.optimizer_steps} steps" if net.optimizer else "no state kept; a new training starts afresh"
-    return [("", net.summary()), ("", ""), ("input", net.input_shape), ("output", net.output_shape), ("dtype", net.dtype),
-            ("seed", net.seed), ("penalty", ", ".join(map(str, net.penalty)) or "none"), ("epochs", f"{net.epoch} trained"),
-            ("optimizer", state), ("file", f"{os.path.getsize(path):,} bytes")]
+    state = "no state kept; a new training starts afresh"
+    if net.optimizer:
+        state = f"{net.optimizer}, {net.optimizer_steps} steps"
+    return [
+        ("", net.summary()),
+        ("", ""),
+        ("input", net.input_shape),
+        ("output", net.output_shape),
+        ("dtype", net.dtype),
+        ("seed", net.seed),
+        ("penalty", ", ".join(map(str, net.penalty)) or "none"),
+        ("epochs", f"{net.epoch} trained"),
+        ("optimizer", state),
+        ("file", f"{os.path.getsize(path):,} bytes"),
+    ]
 
 
-# --- bench ------------------------------------------------------------------------------------------------------------
+# --- bench ----------------------------------------------------------------------------------------
 
 
-@cli.command()
-@click.option("--seconds", type=float, default=1.0, show_default=True, help="Of measuring, for each line.")
+@cli.command("bench")
+@click.option(
+    "--seconds", type=float, default=1.0, show_default=True, help="Of measuring, for each line."
+)
 @_device
-@click.option("--json", "json_file", type=click.Path(), help="A file for the figures.")
-@click.option("--plot", "picture", type=click.Path(), help="A file .png, .svg or .pdf for a bar chart.")
+@click.option("--json", "json_file", type=click.Path(), help="A file for the metrics.")
+@click.option(
+    "--plot", "plot_file", type=click.Path(), help="A file .png, .svg or .pdf for a bar chart."
+)
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-def bench(seconds, device, json_file, picture, force) -> None:
-    """Measure how fast this machine trains and predicts, on random data. The repository's benchmarks.peers compares libraries."""
+def bench_command(seconds, device, json_file, plot_file, force) -> None:
+    """Measure how fast this machine trains and predicts, on random data.
+
+    The repository's benchmarks.peers compares libraries.
+    """
     if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds must be a number above 0, got {seconds}")
     if json_file:
         options.check_writable(json_file, force, "--json")
-    if picture:
-        if Path(picture).suffix.lower() not in (".png", ".svg", ".pdf") or picture == json_file:
-            raise ValueError(f"--plot {picture}: a picture is a .png, .svg or .pdf file of its own")
-        options.check_writable(picture, force, "--plot")
-        plotting._figure(1, 1)  # says at once that matplotlib is missing
-    there: dict[str, str] = {} if device == "cpu" else {"device": device}
-    most, found = speed.peak_flops(**there), []
-    click.echo(f"{speed.environment_line(device)}\n{speed.peak_text(most, device)}\n\n{speed.header()}")
-    for one in speed.measure(seconds, most, **there):
-        click.echo(speed.format_row(one))
-        found.append(one)
+    if plot_file:
+        if Path(plot_file).suffix.lower() not in (".png", ".svg", ".pdf") or plot_file == json_file:
+            raise ValueError(f"--plot {plot_file}: give a separate .png, .svg or .pdf file")
+        options.check_writable(plot_file, force, "--plot")
+        plotting.new_figure(1, 1)  # says at once that matplotlib is missing
+    on_device: dict[str, str] = {} if device == "cpu" else {"device": device}
+    peak, found = bench.peak_flops(**on_device), []
+    click.echo(
+        f"{bench.environment_line(device)}\n{bench.peak_text(peak, device)}\n\n{bench.header()}"
+    )
+    for speed in bench.measure(seconds, peak, **on_device):
+        click.echo(bench.format_row(speed))
+        found.append(speed)
     if json_file:
-        options.write_figures(json_file, speed.record(found, most, device))
-    if picture:
+        options.write_json(json_file, bench.record(found, peak, device))
+    if plot_file:
         content = io.BytesIO()
-        speed.picture(found).savefig(content, format=Path(picture).suffix[1:].lower(), dpi=150)
-        safetensors.write_atomic(picture, [content.getvalue()])
+        bench.bar_chart(found).savefig(content, format=Path(plot_file).suffix[1:].lower(), dpi=150)
+        safetensors.write_atomic(plot_file, [content.getvalue()])

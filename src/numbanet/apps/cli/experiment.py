@@ -1,9 +1,10 @@
-"""What the command line does: read data, decide what they ask for, build, train, and say how good it is.
+"""What the command line does: read data, choose a task, build, train and measure a network.
 
-The options stand in `commands`, which needs click; this file does not.
+The options are defined in `app`, which needs click; this file does not.
 
-Inputs from a table are standardised for training: x' = (x − m) / s. Afterwards the scaling goes into the first layer, and that of
-the targets into the last, so that a saved network takes the numbers as they stand in the file and answers in their unit:
+Inputs from a table are standardised for training: x' = (x − m) / s. Afterwards the scaling is
+folded into the first layer, and that of the targets into the last, so that a saved network takes
+values as in the file and predicts in their unit:
 
     first   z = x' W + b = x (W / s) + (b − (m / s) W)
     last    y = t σ + μ = a (W σ) + (b σ + μ)        t = a W + b
@@ -27,40 +28,69 @@ from numbanet.nn.augment import Augment, shift_copies
 from numbanet.nn.layers import Dense, Flatten
 from numbanet.nn.layers.base import size
 from numbanet.nn.regularizers import L1, L2
-from numbanet.plotting import picture_shape
+from numbanet.plotting import image_shape
 
-SETS: dict[str, dict[str, Any]] = {
+DATA_SETS: dict[str, dict[str, Any]] = {
     "digits": {"layers": (64,), "epochs": 60},
     "breast_cancer": {"layers": (16,), "epochs": 100, "l2": 0.01},
-    "mnist": {"layers": (300,), "epochs": 15, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "batch_size": 100},
+    "mnist": {
+        "layers": (300,),
+        "epochs": 15,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "batch_size": 100,
+    },
     "houses": {"layers": (32, 16), "epochs": 60},
     "cats": {"epochs": 300, "optimizer": "sgd", "learning_rate": 0.01, "l2": 0.03},
 }
 """The data sets by name, and where their settings differ from the ordinary ones."""
-DEFAULTS: dict[str, Any] = {"layers": (32,), "activation": "relu", "loss": None, "optimizer": "adam", "learning_rate": None,
-                            "momentum": None, "batch_size": 32, "epochs": 100, "l1": 0.0, "l2": 0.0}
-RATES = {"sgd": 0.1}
-"""Learning rates for those optimisers whose own default is small for data of this size."""
-PUBLISHED: dict[str, dict[str, Any]] = {
+DEFAULTS: dict[str, Any] = {
+    "layers": (32,),
+    "activation": "relu",
+    "loss": None,
+    "optimizer": "adam",
+    "learning_rate": None,
+    "momentum": None,
+    "batch_size": 32,
+    "epochs": 100,
+    "l1": 0.0,
+    "l2": 0.0,
+}
+LEARNING_RATES = {"sgd": 0.1}
+"""Learning rates of optimisers whose default is too small for data of this size."""
+NAMED_MODELS: dict[str, dict[str, Any]] = {
     "lenet5": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 10},
     "vgg_small": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 15},
-    **{f"nielsen{row}": {"optimizer": "sgd", "loss": found.recipe.loss, "learning_rate": found.recipe.learning_rate,
-                         "batch_size": found.recipe.batch_size, "epochs": found.recipe.epochs}
-       for row, found in zoo.BOOK_ROWS.items() if found.networks == 1},
+    **{
+        f"nielsen{row}": {
+            "optimizer": "sgd",
+            "loss": found.recipe.loss,
+            "learning_rate": found.recipe.learning_rate,
+            "batch_size": found.recipe.batch_size,
+            "epochs": found.recipe.epochs,
+        }
+        for row, found in zoo.BOOK_ROWS.items()
+        if found.networks == 1
+    },
 }
 """Networks by name, with their settings."""
-MOST_CLASSES = 50
-LARGEST_LABEL = 255
+MAX_CLASSES = 50
+MAX_LABEL = 255
 CLASS_OUTPUTS = ("Softmax", "Sigmoid", "Step")
 """Last activations whose outputs name a class."""
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
 class Data:
-    """Inputs and targets as they are, for training and held out; `classes` counts the classes, 0 for real targets."""
+    """Unscaled inputs and targets, for training and held out.
+
+    classes    the number of classes, 0 for real targets
+    decision   why they were taken for classes or for real targets
+    """
 
     name: str
     x: np.ndarray
@@ -73,28 +103,43 @@ class Data:
     decision: str = ""
 
     def __str__(self):
-        kind = f"{self.classes} classes" if self.classes else f"{size(self.y.shape[1:])} real target(s)"
-        return (f"{self.name}: {len(self.x)} samples for training, {len(self.x_test)} held out; {size(self.x.shape[1:])} inputs, "
-                f"{kind}{self.decision}")
+        targets = f"{size(self.y.shape[1:])} real target(s)"
+        if self.classes:
+            targets = f"{self.classes} classes"
+        return (
+            f"{self.name}: {len(self.x)} samples for training, {len(self.x_test)} held out; "
+            f"{size(self.x.shape[1:])} inputs, {targets}{self.decision}"
+        )
 
 
 def is_file(source: str) -> bool:
-    """Whether the source is a file; ValueError with the nearest name if it is neither that nor a data set."""
+    """Whether the source is a file; ValueError if it is neither a file nor a data set."""
     if Path(source).suffix.lower() in (".csv", ".npz") or os.path.exists(source):
         return True
-    lookup("data set", source, SETS)
+    lookup("data set", source, DATA_SETS)
     return False
 
 
-def read(source: str, seed: int, task: str | None = None) -> Data:
+def read_data(source: str, seed: int, task: str | None = None) -> Data:
     """Read a data set by name, or a table of which a fifth is held out."""
     if is_file(source):
         x, y = read_table(source)
-        train, test = datasets._split(len(x), seed)
+        train, test = datasets.split_indices(len(x), seed)
         if len(test) == 0:
-            raise ValueError(f"{source}: {len(x)} samples; at least 3 are needed to hold a fifth out")
+            raise ValueError(
+                f"{source}: {len(x)} samples; at least 3 are needed to hold a fifth out"
+            )
         y, classes, decision = infer_task(source, y, task)
-        return Data(source, x[train], y[train], x[test], y[test], classes, x.dtype != np.uint8, decision=decision)
+        return Data(
+            source,
+            x[train],
+            y[train],
+            x[test],
+            y[test],
+            classes,
+            x.dtype != np.uint8,
+            decision=decision,
+        )
     name = source.lower().replace("-", "_")
     if task is not None:
         raise ValueError(f"--task is for files; {name} has its own")
@@ -103,12 +148,16 @@ def read(source: str, seed: int, task: str | None = None) -> Data:
         x, y, x_test, y_test = (part.astype(np.float64) for part in (d.x, d.y, d.x_test, d.y_test))
         return Data(name, x, y, x_test, y_test, 0, True, "dollars")
     d = getattr(datasets, name)(**({"seed": seed} if name in ("digits", "breast_cancer") else {}))
-    x, x_test = (d.x, d.x_test) if d.x_scaling is None else (d.x_scaling.invert(d.x), d.x_scaling.invert(d.x_test))
+    x, x_test = (
+        (d.x, d.x_test)
+        if d.x_scaling is None
+        else (d.x_scaling.invert(d.x), d.x_scaling.invert(d.x_test))
+    )
     return Data(name, x, d.y, x_test, d.y_test, len(d.names), d.x_scaling is not None)
 
 
 def read_table(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read x and y of a file: bytes stay pictures, other inputs become float64; one column of y becomes a vector."""
+    """Read x (uint8, or else float64) and y of a file; a single column of y becomes a vector."""
     x, y = tabular.load_table(path)
     return read_inputs(path, x), y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
@@ -116,94 +165,136 @@ def read_table(path: str) -> tuple[np.ndarray, np.ndarray]:
 def read_inputs(path: str, x: np.ndarray) -> np.ndarray:
     """Inputs (samples, …), checked."""
     x = x[:, None] if x.ndim == 1 else x
-    return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(np.uint8 if x.dtype == np.uint8 else np.float64)
+    dtype = np.uint8 if x.dtype == np.uint8 else np.float64
+    return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(dtype)
 
 
 def infer_task(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, int, str]:
-    """Labels or real targets: y as training takes it, the number of classes (0 for real targets), and the reason."""
+    """Decide whether y holds labels or real targets.
+
+    Returns y as training takes it, the number of classes (0 for real targets), and the reason.
+    """
     width = y.shape[1] if y.ndim == 2 else 1
-    validation.check_targets(y, len(y), size(y.shape[1:]), np.float64, f"{source}: y", f"{source}: x")
-    if y.ndim == 2 and task != "regression" and ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all():
+    validation.check_targets(
+        y, len(y), size(y.shape[1:]), np.float64, f"{source}: y", f"{source}: x"
+    )
+    if (
+        y.ndim == 2
+        and task != "regression"
+        and ((y == 0) | (y == 1)).all()
+        and (y.sum(axis=1) == 1).all()
+    ):
         return y.argmax(axis=1), width, " (y has rows with a single one: classes)"
     different = np.unique(y)
-    whole = bool((different == np.floor(different)).all())
-    fit = width == 1 and whole and len(different) <= MOST_CLASSES
-    if task == "regression" or (task is None and not fit):
-        why = "" if task else " (y is not made of few whole numbers: regression; --task classes decides otherwise)"
-        return y.astype(np.float64).reshape(len(y), -1), 0, why
-    if width > 1 or not whole:
-        raise ValueError(f"{source}: y must hold one whole number per sample to name classes; drop --task classes")
-    if different[0] < 0 or different[-1] > LARGEST_LABEL:
-        raise ValueError(f"{source}: labels must lie in 0 … {LARGEST_LABEL}, y goes from {different[0]:g} to {different[-1]:g}; "
-                         "number the classes from 0, or pass --task regression")
-    why = f" (y has {len(different)} different whole numbers: classes; --task regression decides otherwise)"
+    integers = bool((different == np.floor(different)).all())
+    few = width == 1 and integers and len(different) <= MAX_CLASSES
+    if task == "regression" or (task is None and not few):
+        why = " (y is not made of few integers: regression; --task classes decides otherwise)"
+        return y.astype(np.float64).reshape(len(y), -1), 0, "" if task else why
+    if width > 1 or not integers:
+        raise ValueError(
+            f"{source}: y must hold one integer per sample to name classes; drop --task classes"
+        )
+    if different[0] < 0 or different[-1] > MAX_LABEL:
+        raise ValueError(
+            f"{source}: labels must lie in 0 … {MAX_LABEL}, "
+            f"y goes from {different[0]:g} to {different[-1]:g}; "
+            "number the classes from 0, or pass --task regression"
+        )
+    why = (
+        f" (y has {len(different)} different integers: classes; "
+        "--task regression decides otherwise)"
+    )
     return y.astype(np.int64), max(2, int(different[-1]) + 1), "" if task else why
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 
 
 def resolve_settings(source: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings for a training: what was given, else the data set's own, else the ordinary ones."""
-    own = {} if is_file(source) else SETS[source.lower().replace("-", "_")]
+    """The settings of a training: those given, else the data set's, else the defaults."""
+    own = {} if is_file(source) else DATA_SETS[source.lower().replace("-", "_")]
     if "model" in given:
-        own = lookup("model", given["model"], PUBLISHED)
+        own = lookup("model", given["model"], NAMED_MODELS)
         given = {**given, "model": given["model"].lower().replace("-", "_")}
         for name in ("layers", "activation"):
             if name in given:
-                raise ValueError(f"--{name} is for networks without a name; drop it, or drop --model {given['model']}")
+                raise ValueError(
+                    f"--{name} is for networks without a name; drop it, "
+                    f"or drop --model {given['model']}"
+                )
     chosen = {**DEFAULTS, **own, **given}
     kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
-    if kind is not lookup("optimizer", own.get("optimizer", DEFAULTS["optimizer"]), optimizers.NAMES):
+    default = own.get("optimizer", DEFAULTS["optimizer"])
+    if kind is not lookup("optimizer", default, optimizers.NAMES):
         chosen |= {name: given.get(name) for name in ("learning_rate", "momentum")}
     if chosen["learning_rate"] is None:
-        chosen["learning_rate"] = RATES.get(chosen["optimizer"].lower())
+        chosen["learning_rate"] = LEARNING_RATES.get(chosen["optimizer"].lower())
     return chosen
 
 
-def optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
+def build_optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
     """The optimiser with its learning rate and momentum."""
     kind = lookup("optimizer", chosen["optimizer"], optimizers.NAMES)
-    values = {name: chosen[name] for name in ("learning_rate", "momentum") if chosen[name] is not None}
+    values = {
+        name: chosen[name] for name in ("learning_rate", "momentum") if chosen[name] is not None
+    }
     if "momentum" in values and "momentum" not in {f.name for f in fields(kind)}:
-        raise ValueError(f"{kind.__name__} has no momentum; drop --momentum, or choose --optimizer sgd or rmsprop")
+        raise ValueError(
+            f"{kind.__name__} has no momentum; drop --momentum, "
+            "or choose --optimizer sgd or rmsprop"
+        )
     return kind(**values)
 
 
-def augmentation(text: str | None) -> Augment | None:
-    """The Augment for "shift=1,rotation=10,flip_horizontal"; ValueError for what it has not, or an amount that is no number."""
+def parse_augmentation(text: str | None) -> Augment | None:
+    """The Augment for "shift=1,rotation=10,flip_horizontal".
+
+    Raises ValueError for an unknown name, or an amount that is no number.
+    """
     amounts: dict[str, Any] = {}
     known = {f.name: f for f in fields(Augment)}
     for part in text.split(",") if text else ():
         name, equals, amount = (piece.strip() for piece in part.partition("="))
         field = lookup("augmentation", name, known)
+        kind = type(field.default)
         try:
-            amounts[field.name] = True if isinstance(field.default, bool) and not equals else type(field.default)(float(amount))
-            exact = amounts[field.name] == float(amount or 1)
+            value = True if kind is bool and not equals else kind(float(amount))
+            exact = value == float(amount or 1)
         except (ValueError, OverflowError):
             exact = False
         if not exact:
-            needed = "no amount" if isinstance(field.default, bool) else f"a {'whole ' * isinstance(field.default, int)}number"
-            raise ValueError(f'--augment: {field.name} needs {needed}, as in "shift=1,rotation=10,flip_horizontal"; '
-                             f"got {part.strip()!r}")
+            needed = {bool: "no amount", int: "an integer", float: "a number"}[kind]
+            raise ValueError(
+                f"--augment: {field.name} needs {needed}, "
+                'as in "shift=1,rotation=10,flip_horizontal"; '
+                f"got {part.strip()!r}"
+            )
+        amounts[field.name] = value
     return Augment(**amounts) if amounts else None
 
 
 def prepare_data(data: Data, chosen: dict[str, Any]) -> Data:
-    """The data as the network wants them: pictures for a network with a name and for --augment, cut or expanded as in the book."""
+    """Make the data images where a named network or --augment needs them.
+
+    For a network of the book they are cut or expanded as there.
+    """
     name = chosen.get("model")
     if not name and not chosen.get("augment"):
         return data
     if name and (data.standardize or not data.classes):
-        raise ValueError(f"--model {name} is for pictures in classes, and {data.name} has "
-                         + ("columns that are standardised; save pictures as x of type uint8 in an .npz file" if data.classes else
-                            "real targets"))
-    shape = picture_shape(data.x.shape[1:])
+        found = "real targets"
+        if data.classes:
+            found = "columns that are standardised; save images as x of type uint8 in an .npz file"
+        raise ValueError(f"--model {name} is for images in classes, and {data.name} has {found}")
+    shape = image_shape(data.x.shape[1:])
     x, y = data.x.reshape(-1, *shape), data.y
     if name and name.startswith("nielsen"):
         if shape != zoo.DIGIT or data.classes != 10:
-            raise ValueError(f"--model {name} is for 10 classes of pictures {zoo.DIGIT}, {data.name} has {data.classes} "
-                             f"of {shape}")
+            raise ValueError(
+                f"--model {name} is for 10 classes of images {zoo.DIGIT}, "
+                f"{data.name} has {data.classes} of {shape}"
+            )
         row = zoo.BOOK_ROWS[int(name[7:])]
         recipe, shape = row.recipe, row.input_shape
         x, y = x[: recipe.examples].reshape(-1, *shape), y[: recipe.examples]
@@ -212,7 +303,7 @@ def prepare_data(data: Data, chosen: dict[str, Any]) -> Data:
 
 
 def build_named_model(data: Data, chosen: dict[str, Any], **options) -> Sequential:
-    """The network with that name, for the data's pictures and classes."""
+    """The network with that name, for the data's images and classes."""
     penalty = [kind(chosen[name]) for kind, name in ((L1, "l1"), (L2, "l2")) if chosen[name]]
     options |= {"penalty": penalty} if penalty else {}
     name = chosen["model"]
@@ -221,61 +312,90 @@ def build_named_model(data: Data, chosen: dict[str, Any], **options) -> Sequenti
     return getattr(zoo, name)(data.classes, data.x.shape[1:], **options)
 
 
-def network(data: Data, chosen: dict[str, Any], seed: int, threads: int | None, device: str = "cpu") -> Sequential:
-    """The network for the data: hidden layers as chosen, and the output layer that the targets ask for; or the one with a name."""
+def build_network(
+    data: Data, chosen: dict[str, Any], seed: int, threads: int | None, device: str = "cpu"
+) -> Sequential:
+    """The network for the data: a named one, or the chosen hidden layers.
+
+    The output layer follows from the targets.
+    """
     if "model" in chosen:
         return build_named_model(data, chosen, seed=seed, threads=threads, device=device)
     outputs, last = size(data.y.shape[1:]), "identity"
     after = losses.loss(chosen["loss"]).fused_activation if chosen["loss"] else ""
     if after and not data.classes:
-        raise ValueError(f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; choose mean_squared_error, "
-                         "mean_absolute_error, huber or quadratic")
+        raise ValueError(
+            f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; "
+            "choose mean_squared_error, mean_absolute_error, huber or quadratic"
+        )
     if data.classes:
-        alone = data.classes == 2 and after != "Softmax"
-        outputs = 1 if alone else data.classes
-        last = "sigmoid" if alone or (chosen["loss"] and after != "Softmax") else "softmax"
+        binary = data.classes == 2 and after != "Softmax"
+        outputs = 1 if binary else data.classes
+        last = "sigmoid" if binary or (chosen["loss"] and after != "Softmax") else "softmax"
     penalty = [kind(chosen[name]) for kind, name in ((L1, "l1"), (L2, "l2")) if chosen[name]]
     hidden = [Dense(units, activation=chosen["activation"]) for units in chosen["layers"]]
     flat = [Flatten()] if data.x.ndim > 2 else []
-    return Sequential([*flat, *hidden, Dense(outputs, activation=last)], data.x.shape[1:], "float64" if data.standardize else
-                      "float32", seed, penalty or None, threads, device)
+    return Sequential(
+        [*flat, *hidden, Dense(outputs, activation=last)],
+        data.x.shape[1:],
+        "float64" if data.standardize else "float32",
+        seed,
+        penalty or None,
+        threads,
+        device,
+    )
 
 
 def to_device(net, device: str):
     """The network or ensemble, computing on that device."""
-    for one in getattr(net, "networks", [net]):
-        one.to(device)
+    for network in getattr(net, "networks", [net]):
+        network.to(device)
     return net
 
 
-def scaling(values: np.ndarray) -> Standardization:
-    """Mean and deviation of each column; one that varies by no more than rounding counts as constant."""
+def measure_scaling(values: np.ndarray) -> Standardization:
+    """Mean and standard deviation of each column.
+
+    A column that varies by no more than rounding counts as constant.
+    """
     found = Standardization.of(values.reshape(len(values), -1))
-    return Standardization(found.mean, np.where(found.scale > 1e-10 * np.abs(found.mean), found.scale, 1.0))
+    return Standardization(
+        found.mean, np.where(found.scale > 1e-10 * np.abs(found.mean), found.scale, 1.0)
+    )
 
 
 def train(net: Sequential, data: Data, chosen: dict[str, Any]):
-    """Train on standardised numbers, then put the scaling into the layers; return the history."""
+    """Train on standardised values, then fold the scaling into the layers; return the history."""
     x, y, x_scaling, y_scaling = data.x, data.y, None, None
     if data.standardize:
-        x_scaling = scaling(x)
+        x_scaling = measure_scaling(x)
         x = x_scaling.apply(x.reshape(len(x), -1))
         if not data.classes:
-            y_scaling = scaling(y)
+            y_scaling = measure_scaling(y)
             y = y_scaling.apply(y)
     x = x.reshape(len(x), *net.input_shape)
-    history = net.fit(x, y, loss=chosen["loss"], optimizer=optimizer(chosen), batch_size=chosen["batch_size"],
-                      epochs=chosen["epochs"], augment=augmentation(chosen.get("augment")))
+    history = net.fit(
+        x,
+        y,
+        loss=chosen["loss"],
+        optimizer=build_optimizer(chosen),
+        batch_size=chosen["batch_size"],
+        epochs=chosen["epochs"],
+        augment=parse_augmentation(chosen.get("augment")),
+    )
     fold_scaling(net, x_scaling, y_scaling)
     return history
 
 
-def fold_scaling(net: Sequential, x_scaling: Standardization | None, y_scaling: Standardization | None) -> None:
-    """Put the scalings of inputs and targets into the first and the last dense layer, as at the head of this file.
+def fold_scaling(
+    net: Sequential, x_scaling: Standardization | None, y_scaling: Standardization | None
+) -> None:
+    """Fold the scalings of inputs and targets into the first and the last dense layer.
 
-    The optimiser's state belongs to the weights as they were, so it goes.
+    The equations are those of the module's docstring. The optimiser's state belongs to the old
+    weights, so it is discarded.
     """
-    dense = [placed.parameters for placed in net.layers if isinstance(placed.layer, Dense)]
+    dense = [built.parameters for built in net.layers if isinstance(built.layer, Dense)]
     if x_scaling is not None:
         weights = np.float64(dense[0]["weights"]) / x_scaling.scale[:, None]
         dense[0]["bias"][...] = dense[0]["bias"] - x_scaling.mean @ weights
@@ -288,15 +408,15 @@ def fold_scaling(net: Sequential, x_scaling: Standardization | None, y_scaling: 
 
 
 def reshape_for(x: np.ndarray, net) -> np.ndarray:
-    """Pictures without a channel axis, or for a network that takes vectors, as the network takes them; else x as it is."""
+    """Give x the network's input shape where it lacks the channel axis, or is to be a vector."""
     shape = x.shape[1:]
     if shape != net.input_shape and size(shape) == size(net.input_shape):
-        if len(net.input_shape) == 1 or (len(shape) == 2 and picture_shape(shape) == net.input_shape):
+        if len(net.input_shape) == 1 or (len(shape) == 2 and image_shape(shape) == net.input_shape):
             return x.reshape(-1, *net.input_shape)
     return x
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------
+# --- metrics --------------------------------------------------------------------------------------
 
 
 def is_classifier(net: Sequential) -> bool:
@@ -304,10 +424,18 @@ def is_classifier(net: Sequential) -> bool:
     return type(getattr(net, "networks", [net])[0].layers[-1].layer).__name__ in CLASS_OUTPUTS
 
 
-def compute_metrics(net: Sequential, x: np.ndarray, y: np.ndarray, where: str = "") -> dict[str, Any]:
-    """Return samples, accuracy (0 … 1) and mistakes for classes; samples, rmse (in the target's unit) and r2 for real targets."""
+def compute_metrics(
+    net: Sequential, x: np.ndarray, y: np.ndarray, where: str = ""
+) -> dict[str, Any]:
+    """Measure a network on x and y.
+
+    Returns samples, accuracy (0 … 1) and mistakes for classes; samples, rmse (in the target's unit)
+    and r2 for real targets.
+    """
     x = validation.check_inputs(x, net.input_shape, net.dtype, f"{where}x")
-    y, labels = validation.check_targets(y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x")
+    y, labels = validation.check_targets(
+        y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x"
+    )
     if labels and (is_classifier(net) or y.ndim == 1):
         wrong = metrics.mistakes(y, net.predict_classes(x))
         return {"samples": len(x), "accuracy": 1 - wrong / len(x), "mistakes": wrong}
@@ -316,8 +444,9 @@ def compute_metrics(net: Sequential, x: np.ndarray, y: np.ndarray, where: str = 
 
 
 def format_metrics(found: dict[str, Any], unit: str = "") -> str:
-    """The figures in words."""
+    """The metrics as text."""
     if "accuracy" in found:
-        return f"accuracy {100 * found['accuracy']:.2f} %, {found['mistakes']} mistakes in {found['samples']} samples"
-    return f"rmse {found['rmse']:,.6g}{' ' + unit if unit else ''}, r2 {found['r2']:.4f}, {found['samples']} samples"
-
+        accuracy, mistakes = f"{100 * found['accuracy']:.2f} %", found["mistakes"]
+        return f"accuracy {accuracy}, {mistakes} mistakes in {found['samples']} samples"
+    rmse = f"{found['rmse']:,.6g}{' ' + unit if unit else ''}"
+    return f"rmse {rmse}, r2 {found['r2']:.4f}, {found['samples']} samples"

@@ -1,0 +1,56 @@
+"""What a network offers to everything that lowers and executes it."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from numbanet.plan.op import Op
+
+
+@runtime_checkable
+class Lowerable(Protocol):
+    """A network as executors, training, profiling and compilation see it.
+
+    memory         the flat vector that kernels work on: all parameters, then all buffers
+    executors      the executors of this network on its device, with the lock that a call holds
+    threads        the most threads to use, or None for a number that depends on the work
+    """
+
+    dtype: np.dtype
+    device: str
+    threads: int | None
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    memory: np.ndarray
+    executors: Any
+
+    def layer_ops(
+        self,
+        last: int | None = None,
+        samples: int = 1,
+        batches: int = 1,
+        training: bool = False,
+    ) -> list[Op]:
+        """Return the ops of the layers before `last`, penalties scaled for a training set."""
+
+    def loss_ops(
+        self,
+        loss,
+        x_dtype,
+        y_dtype,
+        classes: bool,
+        samples: int = 1,
+        batches: int = 1,
+        training: bool = False,
+        augment=None,
+    ) -> tuple[list[Op], Op, Op | None]:
+        """Return the ops from the data to the loss, the loss's op, and the op of the accuracy."""
+
+    def resolve_loss(self, given) -> Any:
+        """Return the loss asked for, or the one that belongs to the last activation."""
+
+    def check_data(self, x, y, loss, names=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Return x and y as kernels read them, and whether y names classes."""
+
+    def score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
+        """Return the mean loss without penalties, and for classes the accuracy."""
