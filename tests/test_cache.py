@@ -15,15 +15,15 @@ SCRIPT = """
 import sys
 import numpy as np
 import numbanet as nn
-from numbanet.backend import jit
+from numbanet.backend import cache
 
 x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
 net = nn.Sequential([nn.Dense(1)], 3, seed=1)
 if "remove" in sys.argv:
     import shutil
-    shutil.rmtree(jit.cache_directory())
+    shutil.rmtree(cache.cache_directory())
 net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=2 if "parallel" in sys.argv else 1, verbose=0)
-print(jit.cache_directory(), net.parameters.tobytes().hex())
+print(cache.cache_directory(), net.parameters.tobytes().hex())
 """
 
 

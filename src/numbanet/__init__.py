@@ -1,8 +1,8 @@
 """Neural networks on flat arrays, compiled by Numba."""
 
-from numbanet.backend import jit
+from numbanet.backend import threads
 
-jit.prefer_openmp()
+threads.prefer_openmp()
 
 from numbanet import datasets, plotting  # noqa: E402
 from numbanet.backend.cuda.driver import CudaError  # noqa: E402

@@ -1,4 +1,4 @@
-"""House rules, read from the syntax tree: imports point one way, flags and intrinsics have their place, files stay short."""
+"""House rules, read from the syntax tree: imports point one way, flags and intrinsics have their place."""
 
 import ast
 from pathlib import Path

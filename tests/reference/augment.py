@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 
+from numbanet.backend.intrinsics.random import fold_in_python as fold_in
+from numbanet.backend.intrinsics.random import uniform_python as uniform
 from numbanet.nn import augment as at
 from numbanet.plan.columns import EPOCH, N_IN, PERMUTATION, SEED, START, X, Y
-from reference.dropout import mixed, uniform
 
 
 def between(key, counter, amount):
@@ -18,7 +19,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         place = op.context(START) + i
         sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
-        key = mixed(mixed(mixed(op.context(SEED), op.context(EPOCH)), sample), -1)
+        key = fold_in(fold_in(fold_in(op.context(SEED), op.context(EPOCH)), sample), -1)
         picture = np.array(acts[op[X] + i * n : op[X] + i * n + n]).reshape(height, width, channels)
         angle, zoom, shear = (between(key, k, op.float_attr(column)) for k, column in enumerate((at.ROTATION, at.ZOOM, at.SHEAR)))
         turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -39,7 +40,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                             share = (1 - abs(source[0] - y)) * (1 - abs(source[1] - x))
                             result[h, w] += share * picture[y, x]
         bright, noise = 1 + between(key, 7, op.float_attr(at.BRIGHTNESS)), op.float_attr(at.NOISE)
-        keys = [mixed(key, k) for k in (1, 2, 3, 4)]
+        keys = [fold_in(key, k) for k in (1, 2, 3, 4)]
         drawn = np.array([sum(uniform(one, k) for one in keys) - 2 for k in range(n)]).reshape(result.shape)
         result = result * bright + drawn * noise * math.sqrt(3)
         if op[at.CUTOUT]:

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 import numbanet
-from numbanet.backend import intrinsics, jit
+from numbanet.backend import cache, intrinsics, threads
 
 OPTIONAL = ("click", "scikit-learn", "h5py", "pooch", "matplotlib", "numba-cuda", "onnx", "safetensors")
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
@@ -22,8 +22,8 @@ def show_versions() -> list[tuple[str, Any]]:
     return [("numbanet", numbanet.__version__), ("numba", numba.__version__), ("llvmlite", _version("llvmlite")),
             ("numpy", np.__version__), ("python", platform.python_version()), ("system", platform.platform()),
             ("processor", _processor()), ("vectors", f"{8 * intrinsics.VECTOR_BYTES} bits ({' '.join(features) or 'baseline'})"),
-            ("threads", f"{numba.get_num_threads()} by {jit.threading_layer()}"),
-            ("cache", jit.cache_directory() or "none: no folder can be written to, so kernels are compiled in every process"),
+            ("threads", f"{numba.get_num_threads()} by {threads.threading_layer()}"),
+            ("cache", cache.cache_directory() or "none: no folder can be written to, so kernels are compiled in every process"),
             ("optional", ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))]
 
 

@@ -17,7 +17,7 @@ from numbanet.backend.intrinsics import (
     ptr_add,
     thread_rank,
 )
-from numbanet.backend.intrinsics.barrier import prefetch
+from numbanet.backend.intrinsics.pointers import prefetch
 from numbanet.backend.jit import inline, kernel
 from numbanet.plan.columns import (
     ATTRS,

@@ -13,14 +13,14 @@ from numbanet.backend.intrinsics.target import lanes_of
 
 
 @intrinsic
-def ptr_add(typingctx, as_pointer, offset):
+def ptr_add(typingctx, pointer, offset):
     """The pointer moved by `offset` elements."""
-    if isinstance(as_pointer, types.CPointer) and isinstance(offset, types.Integer):
+    if isinstance(pointer, types.CPointer) and isinstance(offset, types.Integer):
 
         def codegen(context, builder, signature, args):
             return builder.gep(args[0], [args[1]])
 
-        return as_pointer(as_pointer, types.int64), codegen
+        return pointer(pointer, types.int64), codegen
 
 
 @intrinsic
@@ -50,14 +50,14 @@ def constant_address(array):
 
 
 @intrinsic
-def address(typingctx, as_pointer):
+def address(typingctx, pointer):
     """The pointer as an int64 address."""
-    if isinstance(as_pointer, types.CPointer):
+    if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
             return builder.ptrtoint(args[0], ir.IntType(64))
 
-        return types.int64(as_pointer), codegen
+        return types.int64(pointer), codegen
 
 
 @intrinsic
@@ -73,40 +73,55 @@ def data_pointer(typingctx, array):
 
 
 @intrinsic
-def uint8_scale(typingctx, as_pointer):
-    """1/255 where `pointer` points to bytes, which are pictures, else 1 (a constant)."""
-    if isinstance(as_pointer, types.CPointer):
+def uint8_scale(typingctx, pointer):
+    """1/255 where `pointer` points to uint8, which are images, else 1 (a constant)."""
+    if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            return ir.DoubleType()(1 / 255 if as_pointer.dtype == types.uint8 else 1.0)
+            return ir.DoubleType()(1 / 255 if pointer.dtype == types.uint8 else 1.0)
 
-        return types.float64(as_pointer), codegen
+        return types.float64(pointer), codegen
 
 
 @intrinsic
-def lanes(typingctx, as_pointer):
+def lanes(typingctx, pointer):
     """How many elements of the type that `pointer` points to fill one vector register (a constant)."""
-    if isinstance(as_pointer, types.CPointer):
+    if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            return ir.IntType(64)(lanes_of(as_pointer.dtype))
+            return ir.IntType(64)(lanes_of(pointer.dtype))
 
-        return types.int64(as_pointer), codegen
+        return types.int64(pointer), codegen
 
 
 @intrinsic(prefer_literal=True)
-def local_array(typingctx, like, count):
-    """Room for `count` (a literal) elements of the type that `like` points to, on the thread's own stack."""
-    if isinstance(like, types.CPointer) and isinstance(count, types.IntegerLiteral):
+def local_array(typingctx, dtype_of, count):
+    """Memory for `count` (a literal) elements of the type that `dtype_of` points to, on the thread's stack."""
+    if isinstance(dtype_of, types.CPointer) and isinstance(count, types.IntegerLiteral):
         size = count.literal_value
 
         def codegen(context, builder, signature, args):
             with builder.goto_entry_block():  # Numba's own alloca_once would fill it with zeros
-                room = builder.alloca(ir.ArrayType(context.get_value_type(like.dtype), size))
-            room.align = 64
-            return builder.bitcast(room, context.get_value_type(like))
+                memory = builder.alloca(ir.ArrayType(context.get_value_type(dtype_of.dtype), size))
+            memory.align = 64
+            return builder.bitcast(memory, context.get_value_type(dtype_of))
 
-        return like(like, count), codegen  # with the literal in it, so that two sizes are two functions
+        return dtype_of(dtype_of, count), codegen  # with the literal in it, so that two sizes are two functions
+
+
+@intrinsic
+def prefetch(typingctx, pointer):
+    """Fetch the cache line at `pointer` ahead of use; the address need not be valid."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            word, place = ir.IntType(32), builder.bitcast(args[0], ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [place, word(0), word(2), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(pointer), codegen
 
 
 # --- bits -----------------------------------------------------------------------------------------------------------
@@ -114,7 +129,7 @@ def local_array(typingctx, like, count):
 
 @intrinsic
 def float_attr(typingctx, integers, index):
-    """The float64 whose bits stand at `integers[index]` (an attribute of an op, such as a slope)."""
+    """The float64 whose bits are at `integers[index]` (an attribute of an op, such as a slope)."""
     if isinstance(integers, types.CPointer):
 
         def codegen(context, builder, signature, args):
@@ -154,13 +169,13 @@ def call_indirect(typingctx, address, op, params, grads, acts, deltas, lo, hi):
     return types.void(types.int64, *arguments), codegen
 
 
-def call_external(shared, dtype):
-    """(signature, code) of an intrinsic that calls a published helper for a dtype by its name."""
-    arguments = shared.arguments(dtype)
+def call_external(helper, dtype):
+    """(signature, code) of an intrinsic that calls an external helper for a dtype by its symbol."""
+    arguments = helper.arguments(dtype)
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, shared.symbol(dtype)), args)
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, helper.symbol(dtype)), args)
         return context.get_dummy_value()
 
     return types.void(*arguments), codegen

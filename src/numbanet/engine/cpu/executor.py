@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from numbanet.backend.jit import max_threads
+from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels as cpu
 from numbanet.nn import data
 from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, PARTIAL_STRIDE, Plan, float64_bits
