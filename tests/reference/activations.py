@@ -43,12 +43,12 @@ def relu_backward(op, params, grads, acts, deltas, lo, hi):
         deltas[i] = deltas[i] if acts[i] > 0 else 0
 
 
-def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
+def leakyrelu_forward(op, params, grads, acts, deltas, lo, hi):
     for i in places(op, lo, hi):
         acts[i] = acts[i] if acts[i] > 0 else op.float_attr(ATTRS) * acts[i]
 
 
-def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
+def leakyrelu_backward(op, params, grads, acts, deltas, lo, hi):
     for i in places(op, lo, hi):
         deltas[i] = deltas[i] if acts[i] > 0 else op.float_attr(ATTRS) * deltas[i]
 
