@@ -2,11 +2,12 @@
 
 from numbanet.backend.intrinsics.random import fold_in_python as fold_in
 from numbanet.backend.intrinsics.random import uniform_python as uniform
-from numbanet.plan.columns import ATTRS, EPOCH, INDEX, N_OUT, PERMUTATION, SEED, START, Y
+from numbanet.nn.layers.dropout import DROPOUT
+from numbanet.plan.columns import EPOCH, INDEX, N_OUT, PERMUTATION, SEED, START, Y
 
 
 def mask(op, memory, lo, hi):
-    n, rate = op[N_OUT], op.float_attr(ATTRS)
+    n, rate = op[N_OUT], op.float_attr(DROPOUT.rate)
     for i in range(lo, hi):
         place = op.context(START) + i
         sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])

@@ -1,8 +1,9 @@
-"""Twins of the kernels in losses.py."""
+"""Reference implementations of the kernels in losses.py."""
 
 import math
 
-from numbanet.plan.columns import ATTRS, AUX, N_IN, SAMPLES, X, Y
+from numbanet.nn.losses import CORRECT, HUBER
+from numbanet.plan.columns import AUX, N_IN, SAMPLES, X, Y
 
 
 def _pairs(op, acts, i):
@@ -47,7 +48,7 @@ def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
 
 
 def huber_forward(op, params, grads, acts, deltas, lo, hi):
-    delta = op.float_attr(ATTRS)
+    delta = op.float_attr(HUBER.delta)
     for i in range(lo, hi):
         total = 0.0
         for a, y in _pairs(op, acts, i):
@@ -57,7 +58,7 @@ def huber_forward(op, params, grads, acts, deltas, lo, hi):
 
 
 def huber_backward(op, params, grads, acts, deltas, lo, hi):
-    delta = op.float_attr(ATTRS)
+    delta = op.float_attr(HUBER.delta)
     for i in range(lo, hi):
         _store(op, deltas, i, [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)])
 
@@ -75,8 +76,8 @@ def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
 
 def _log_total(pairs):
     """log Σ eᶻ"""
-    top = max(z for z, _ in pairs)
-    return top + math.log(sum(math.exp(z - top) for z, _ in pairs))
+    z_max = max(z for z, _ in pairs)
+    return z_max + math.log(sum(math.exp(z - z_max) for z, _ in pairs))
 
 
 def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
@@ -89,15 +90,15 @@ def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
 def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         pairs = _pairs(op, acts, i)
-        total, weight = _log_total(pairs), sum(y for _, y in pairs)
-        _store(op, deltas, i, [math.exp(z - total) * weight - y for z, y in pairs])
+        total, y_sum = _log_total(pairs), sum(y for _, y in pairs)
+        _store(op, deltas, i, [math.exp(z - total) * y_sum - y for z, y in pairs])
 
 
 def count_correct(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         outputs, targets = zip(*_pairs(op, acts, i), strict=True)
         if len(outputs) == 1:
-            hit = (outputs[0] > op.float_attr(ATTRS)) == (targets[0] > 0.5)
+            correct = (outputs[0] > op.float_attr(CORRECT.threshold)) == (targets[0] > 0.5)
         else:
-            hit = outputs.index(max(outputs)) == targets.index(max(targets))
-        acts[op[Y] + i] = 1 if hit else 0
+            correct = outputs.index(max(outputs)) == targets.index(max(targets))
+        acts[op[Y] + i] = 1 if correct else 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from numbanet.nn.optimizers import N_STATE
 from numbanet.plan.columns import (
     ACCUMULATE,
     ATTRS,
@@ -100,7 +101,7 @@ class Reference:
         if optimizer is not None:
             for table in self.tables:
                 last = Row(table, len(table) - 1, self.data)
-                last[W] = plan.n_params
+                last[N_STATE] = plan.n_params
                 for i, value in enumerate(optimizer.attrs):
                     last.set_float_attr(ATTRS + i, value)
 

@@ -7,7 +7,8 @@ import numpy as np
 from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels as cpu
 from numbanet.nn import data
-from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, PARTIAL_STRIDE, Plan, float64_bits
+from numbanet.nn.optimizers import N_STATE
+from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, Plan, float64_bits
 
 
 class Executor:
@@ -79,7 +80,7 @@ class TrainingExecutor(Executor):
         row = plan.tables[:, -1]
         row[:, FORWARD] = optimizer.begin_step.address(dtype) if optimizer.begin_step else 0
         row[:, GRADIENT] = optimizer.update.address(dtype)
-        row[:, PARTIAL_STRIDE] = plan.n_params
+        row[:, N_STATE] = plan.n_params
         self.set_attrs(optimizer.attrs)
 
     def set_attrs(self, values) -> None:

@@ -13,7 +13,8 @@ from numbanet.backend.cuda import driver
 from numbanet.backend.cuda.driver import CudaError, DeviceBuffer, multiprocessors
 from numbanet.backend.cuda.gemm import TILE_M
 from numbanet.engine.cuda import kernels as cuda
-from numbanet.plan.columns import ATTRS, OUTPUTS, PARTIAL_STRIDE, Plan, float64_bits
+from numbanet.nn.optimizers import N_STATE
+from numbanet.plan.columns import ATTRS, OUTPUTS, Plan, float64_bits
 from numbanet.plan.lower import lower
 
 ONE, WALK, APART = "one", "walk", "apart"
@@ -167,7 +168,7 @@ class TrainingExecutor(Executor):
     def __init__(self, ops, dtype, batch, loss_op, hits_op, optimizer):
         n_params = sum(op.n_params for op in ops)
         super().__init__(ops, dtype, batch, True, n_params, n_params * len(optimizer.state_names), loss_op, hits_op)
-        self.plan.tables[:, -1, PARTIAL_STRIDE] = n_params
+        self.plan.tables[:, -1, N_STATE] = n_params
         self.set_attrs(optimizer.attrs)
         kind = self.dtype.type
         if self.way == ONE:
