@@ -1,14 +1,15 @@
-"""Initialisers: the numbers a network starts from.
+"""Initialisers: the initial values of parameters.
 
-    normal    N(0, deviation²)                 Nielsen's "large" weights, with deviation 1
+    normal    N(0, std²)                       Nielsen's "large" weights, with std 1
     lecun     N(0, 1 / n_in)                   Nielsen's default: neurons do not start saturated
     glorot    U(±√(6 / (n_in + n_out)))        keeps the variance forwards and backwards (sigmoid, tanh)
     he        N(0, 2 / n_in)                   the same for rectifiers, which pass half
     uniform   U(low, high)
-    zeros
+    zeros, ones
 
-n_in and n_out count the connections into and out of one neuron. Random numbers come from a generator of the layer's own, keyed
-by the network's seed and the layer's number, so that a layer's start does not depend on the layers before it.
+n_in and n_out count the connections into and out of one neuron. Every layer has a generator of its
+own, keyed by the network's seed and the layer's index, so that its initial values do not depend on
+the layers before it.
 
 Source   Nielsen, chapter 3; LeCun et al. 1998; Glorot, Bengio 2010; He et al. 2015
 """
@@ -31,7 +32,7 @@ def fans(shape) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Initializer:
-    """An initialiser: called with a shape and a NumPy generator it returns float64 numbers."""
+    """An initialiser: called with a shape and a NumPy generator it returns float64 values."""
 
     def __call__(self, shape, generator) -> np.ndarray:
         return np.zeros(shape)
@@ -41,9 +42,16 @@ class Zeros(Initializer):
     """Zeros: for biases."""
 
 
+class Ones(Initializer):
+    """Ones: for the scales of a norm."""
+
+    def __call__(self, shape, generator):
+        return np.ones(shape)
+
+
 @dataclass(frozen=True)
 class Normal(Initializer):
-    """N(mean, deviation²)."""
+    """N(mean, std²)."""
 
     std: float = 1.0
     mean: float = 0.0
@@ -85,11 +93,11 @@ class Glorot(Initializer):
         return generator.uniform(-bound, bound, shape)
 
 
-NAMES = {"normal": Normal, "lecun": LeCun, "glorot": Glorot, "he": He, "uniform": Uniform, "zeros": Zeros}
+NAMES = {"normal": Normal, "lecun": LeCun, "glorot": Glorot, "he": He, "uniform": Uniform, "zeros": Zeros, "ones": Ones}
 
 
 def initial(given, shape, generator, where: str) -> np.ndarray:
-    """The starting numbers for a name, an Initializer, a function of (shape, generator), or the user's own array."""
+    """Return the initial values for a name, an Initializer, a function of (shape, generator), or the user's array."""
     if isinstance(given, str):
         given = lookup("initializer", given, NAMES)()
     if isinstance(given, type) and issubclass(given, Initializer):
