@@ -35,4 +35,6 @@ def test_compiled_code_draws_what_the_python_copy_draws(dtype):
             folded, scalar = compiled(key, counter, vector)
             assert (folded, scalar) == (fold_in_python(key, counter), uniform_python(key, counter))
             drawn = [uniform_python(key, counter + k) for k in range(2)]
-            assert vector[:2].tolist() == drawn and (vector[:2] >= 0).all() and (vector[:2] < 1).all()
+            assert (
+                vector[:2].tolist() == drawn and (vector[:2] >= 0).all() and (vector[:2] < 1).all()
+            )

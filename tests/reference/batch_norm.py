@@ -5,7 +5,17 @@ import math
 import numpy as np
 
 from numbanet.nn.layers.normalization import NORM
-from numbanet.plan.columns import BUFFERS, CHUNKS, N_IN, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, W, X, Y
+from numbanet.plan.columns import (
+    BUFFERS,
+    CHUNKS,
+    N_IN,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    SAMPLES,
+    W,
+    X,
+    Y,
+)
 
 
 def places(op, lo, hi, c):
@@ -25,7 +35,18 @@ def chunks(op):
 
 def batch_moments(op, acts, c):
     """(numbers, mean, variance) of a channel over the batch, from what `statistics` left for each chunk."""
-    sums = [(size(op, k), *acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + np.array([2, 3]) * op[NORM.channels] + c]) for k in chunks(op)]
+    sums = [
+        (
+            size(op, k),
+            *acts[
+                op[PARTIAL_GRADS]
+                + k * op[PARTIAL_STRIDE]
+                + np.array([2, 3]) * op[NORM.channels]
+                + c
+            ],
+        )
+        for k in chunks(op)
+    ]
     count = sum(n for n, _, _ in sums)
     mean = sum(n * m for n, m, _ in sums) / count
     return count, mean, sum(m2 + n * (m - mean) ** 2 for n, m, m2 in sums) / count
@@ -57,7 +78,11 @@ def _normalize(op, params, acts, lo, hi, c, mean, variance):
 
 def _sums(op, grads, acts, deltas, lo, hi, c, mean, variance):
     for p in places(op, lo, hi, c):
-        grads[op[W] + c] += deltas[op[Y] + p] * (acts[op[X] + p] - mean) / math.sqrt(variance + op.float_attr(NORM.epsilon))
+        grads[op[W] + c] += (
+            deltas[op[Y] + p]
+            * (acts[op[X] + p] - mean)
+            / math.sqrt(variance + op.float_attr(NORM.epsilon))
+        )
         grads[op[W] + op[NORM.channels] + c] += deltas[op[Y] + p]
 
 
@@ -71,11 +96,25 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[NORM.channels]):
         count, mean, variance = batch_moments(op, acts, c)
         deviation = math.sqrt(variance + op.float_attr(NORM.epsilon))
-        weighted = sum(acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + c] for k in range(op.context(CHUNKS))) / count
-        plain = sum(acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + op[NORM.channels] + c] for k in range(op.context(CHUNKS))) / count
+        weighted = (
+            sum(
+                acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + c]
+                for k in range(op.context(CHUNKS))
+            )
+            / count
+        )
+        plain = (
+            sum(
+                acts[op[PARTIAL_GRADS] + k * op[PARTIAL_STRIDE] + op[NORM.channels] + c]
+                for k in range(op.context(CHUNKS))
+            )
+            / count
+        )
         for p in places(op, lo, hi, c):
             x_hat = (acts[op[X] + p] - mean) / deviation
-            deltas[op[X] + p] = params[op[W] + c] / deviation * (deltas[op[Y] + p] - plain - x_hat * weighted)
+            deltas[op[X] + p] = (
+                params[op[W] + c] / deviation * (deltas[op[Y] + p] - plain - x_hat * weighted)
+            )
 
 
 def _running(op, params, c):
@@ -90,7 +129,11 @@ def running_forward(op, params, grads, acts, deltas, lo, hi):
 def running_backward(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[NORM.channels]):
         for p in places(op, lo, hi, c):
-            deltas[op[X] + p] = params[op[W] + c] * deltas[op[Y] + p] / math.sqrt(_running(op, params, c)[1] + op.float_attr(NORM.epsilon))
+            deltas[op[X] + p] = (
+                params[op[W] + c]
+                * deltas[op[Y] + p]
+                / math.sqrt(_running(op, params, c)[1] + op.float_attr(NORM.epsilon))
+            )
 
 
 def running_accumulate_gradient(op, params, grads, acts, deltas, lo, hi):

@@ -10,7 +10,10 @@ from numbanet.plan.columns import N_IN, W, X, Y
 
 def _groups(op, lo, hi):
     """Where each run of channels begins, and the channels in it."""
-    return [(p, range(op[NORM.channels])) for p in range(lo * op[N_IN], hi * op[N_IN], op[NORM.channels])]
+    return [
+        (p, range(op[NORM.channels]))
+        for p in range(lo * op[N_IN], hi * op[N_IN], op[NORM.channels])
+    ]
 
 
 def _hats(op, acts, p):
@@ -33,8 +36,13 @@ def backward(op, params, grads, acts, deltas, lo, hi):
         hats, deviation = _hats(op, acts, p)
         g = [params[op[W] + c] * deltas[op[Y] + p + c] for c in channels]
         for c in channels:
-            deltas[op[X] + p + c] = sum(
-                g[k] * ((k == c) - 1 / len(channels) - hats[k] * hats[c] / len(channels)) for k in channels) / deviation
+            deltas[op[X] + p + c] = (
+                sum(
+                    g[k] * ((k == c) - 1 / len(channels) - hats[k] * hats[c] / len(channels))
+                    for k in channels
+                )
+                / deviation
+            )
 
 
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):

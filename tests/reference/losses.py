@@ -44,7 +44,12 @@ def mean_absolute_forward(op, params, grads, acts, deltas, lo, hi):
 
 def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        _store(op, deltas, i, [((a > y) * 1.0 - (a < y) * 1.0) / op[N_IN] for a, y in _pairs(op, acts, i)])
+        _store(
+            op,
+            deltas,
+            i,
+            [((a > y) * 1.0 - (a < y) * 1.0) / op[N_IN] for a, y in _pairs(op, acts, i)],
+        )
 
 
 def huber_forward(op, params, grads, acts, deltas, lo, hi):
@@ -60,13 +65,20 @@ def huber_forward(op, params, grads, acts, deltas, lo, hi):
 def huber_backward(op, params, grads, acts, deltas, lo, hi):
     delta = op.float_attr(HUBER.delta)
     for i in range(lo, hi):
-        _store(op, deltas, i, [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)])
+        _store(
+            op,
+            deltas,
+            i,
+            [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)],
+        )
 
 
 def binary_cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     """log(1 + eᶻ) − y z, taken apart so that nothing overflows."""
     for i in range(lo, hi):
-        acts[op[Y] + i] = sum(max(z, 0) + math.log1p(math.exp(-abs(z))) - y * z for z, y in _pairs(op, acts, i))
+        acts[op[Y] + i] = sum(
+            max(z, 0) + math.log1p(math.exp(-abs(z))) - y * z for z, y in _pairs(op, acts, i)
+        )
 
 
 def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):

@@ -22,7 +22,14 @@ def per_neuron_forward(op, params, grads, acts, deltas, lo, hi):
         for j, (code, slope) in enumerate(_neurons(op)):
             place = op[Y] + i * op[N_OUT] + j
             z = acts[place]
-            acts[place] = [z, sigmoid(z), math.tanh(z), max(z, 0), z if z > 0 else slope * z, float(z > 0)][code]
+            acts[place] = [
+                z,
+                sigmoid(z),
+                math.tanh(z),
+                max(z, 0),
+                z if z > 0 else slope * z,
+                float(z > 0),
+            ][code]
 
 
 def per_neuron_backward(op, params, grads, acts, deltas, lo, hi):

@@ -32,7 +32,18 @@ from numbanet.backend.intrinsics import (
     uniform_scalar,
 )
 from numbanet.backend.jit import entry_point, inline, kernel
-from numbanet.plan.columns import EPOCH, N_IN, ROW_SIZE, SEED, Attrs, Op, X, Y, context, sample_index
+from numbanet.plan.columns import (
+    EPOCH,
+    N_IN,
+    ROW_SIZE,
+    SEED,
+    Attrs,
+    Op,
+    X,
+    Y,
+    context,
+    sample_index,
+)
 
 AUGMENT = Attrs(
     "height width channels shift_rows shift_cols rotation zoom shear flip_vertical flip_horizontal "
@@ -72,9 +83,13 @@ class Augment:
             value = getattr(self, f.name)
             for one in value if isinstance(value, (tuple, list)) else (value,):
                 if not isinstance(one, (int, float)) or not 0 <= one < math.inf:
-                    raise ValueError(f"Augment: {f.name} must be a finite number of at least 0, got {value!r}")
+                    raise ValueError(
+                        f"Augment: {f.name} must be a finite number of at least 0, got {value!r}"
+                    )
         if self.zoom >= 1:
-            raise ValueError(f"Augment: a zoom of {self.zoom} would shrink an image to nothing; choose one below 1")
+            raise ValueError(
+                f"Augment: a zoom of {self.zoom} would shrink an image to nothing; choose one below 1"
+            )
         for name in ("shift", "cutout"):
             value = getattr(self, name)
             if any(int(n) != n for n in (value if isinstance(value, (tuple, list)) else (value,))):
@@ -86,10 +101,14 @@ class Augment:
         Raises ValueError for samples that are not images.
         """
         if len(shape) != 3:
-            raise ValueError(f"Augment expects images (height, width, channels), the network's input is {shape}; "
-                             "use input_shape=(height, width, channels) and begin with Flatten() if need be")
+            raise ValueError(
+                f"Augment expects images (height, width, channels), the network's input is {shape}; "
+                "use input_shape=(height, width, channels) and begin with Flatten() if need be"
+            )
         n = math.prod(shape)
-        vertical, horizontal = self.shift if isinstance(self.shift, (tuple, list)) else (self.shift, self.shift)
+        vertical, horizontal = (
+            self.shift if isinstance(self.shift, (tuple, list)) else (self.shift, self.shift)
+        )
         attrs = AUGMENT.pack(
             height=shape[0],
             width=shape[1],
@@ -129,12 +148,19 @@ def _floor(x):
 @inline
 def _inverse_affine(op, key):
     """The inverse map of one sample: source = (a h + b w + e, c h + d w + f) for the target pixel (h, w)."""
-    angle, zoom = _symmetric_uniform(key, 0, float_attr(op, AUGMENT.rotation)), 1 + _symmetric_uniform(key, 1, float_attr(op, AUGMENT.zoom))
+    angle, zoom = (
+        _symmetric_uniform(key, 0, float_attr(op, AUGMENT.rotation)),
+        1 + _symmetric_uniform(key, 1, float_attr(op, AUGMENT.zoom)),
+    )
     shear = _symmetric_uniform(key, 2, float_attr(op, AUGMENT.shear))
     up = -1.0 if op[AUGMENT.flip_vertical] and uniform_scalar(key, 3) < 0.5 else 1.0
     aside = -1.0 if op[AUGMENT.flip_horizontal] and uniform_scalar(key, 4) < 0.5 else 1.0
-    down = _floor(uniform_scalar(key, 5) * (2 * op[AUGMENT.shift_rows] + 1)) - op[AUGMENT.shift_rows]
-    right = _floor(uniform_scalar(key, 6) * (2 * op[AUGMENT.shift_cols] + 1)) - op[AUGMENT.shift_cols]
+    down = (
+        _floor(uniform_scalar(key, 5) * (2 * op[AUGMENT.shift_rows] + 1)) - op[AUGMENT.shift_rows]
+    )
+    right = (
+        _floor(uniform_scalar(key, 6) * (2 * op[AUGMENT.shift_cols] + 1)) - op[AUGMENT.shift_cols]
+    )
     sine, cosine = math.sin(angle), math.cos(angle)
     a, b = up * cosine / zoom, up * sine / zoom
     c, d = aside * (shear * cosine - sine) / zoom, aside * (shear * sine + cosine) / zoom
@@ -147,13 +173,20 @@ def _inverse_affine(op, key):
 def _cutout_corner(op, key):
     """(row, column) of the first pixel of the square that is set to 0; it may lie outside."""
     half = op[AUGMENT.cutout] // 2
-    return _floor(uniform_scalar(key, 8) * op[AUGMENT.height]) - half, _floor(uniform_scalar(key, 9) * op[AUGMENT.width]) - half
+    return _floor(uniform_scalar(key, 8) * op[AUGMENT.height]) - half, _floor(
+        uniform_scalar(key, 9) * op[AUGMENT.width]
+    ) - half
 
 
 @kernel
 def forward(op, params, grads, acts, deltas, lo, hi):
     """Change pictures lo ≤ i < hi        acts[y] overwritten"""
-    height, width, channels, n = op[AUGMENT.height], op[AUGMENT.width], op[AUGMENT.channels], op[N_IN]
+    height, width, channels, n = (
+        op[AUGMENT.height],
+        op[AUGMENT.width],
+        op[AUGMENT.channels],
+        op[N_IN],
+    )
     for i in range(lo, hi):
         key = _sample_key(op, i)
         x, y = ptr_add(acts, op[X] + i * n), ptr_add(acts, op[Y] + i * n)
@@ -165,18 +198,28 @@ def forward(op, params, grads, acts, deltas, lo, hi):
         if op[AUGMENT.cutout]:
             top, left = _cutout_corner(op, key)
             for h in range(max(0, top), min(height, top + op[AUGMENT.cutout])):
-                for k in range(max(0, left) * channels, min(width, left + op[AUGMENT.cutout]) * channels):
+                for k in range(
+                    max(0, left) * channels, min(width, left + op[AUGMENT.cutout]) * channels
+                ):
                     y[h * width * channels + k] = const_like(y, 0)
 
 
 @forward.cuda
 def forward(op, params, grads, acts, deltas, lo, hi):
-    height, width, channels, n = op[AUGMENT.height], op[AUGMENT.width], op[AUGMENT.channels], op[N_IN]
+    height, width, channels, n = (
+        op[AUGMENT.height],
+        op[AUGMENT.width],
+        op[AUGMENT.channels],
+        op[N_IN],
+    )
     for i in range(lo, hi):
         key = _sample_key(op, i)
         x, y = ptr_add(acts, op[X] + i * n), ptr_add(acts, op[Y] + i * n)
         a, b, c, d, e, f = _inverse_affine(op, key)
-        bright, noise = 1 + _symmetric_uniform(key, 7, float_attr(op, AUGMENT.brightness)), float_attr(op, AUGMENT.noise) * math.sqrt(3.0)
+        bright, noise = (
+            1 + _symmetric_uniform(key, 7, float_attr(op, AUGMENT.brightness)),
+            float_attr(op, AUGMENT.noise) * math.sqrt(3.0),
+        )
         top, left = _cutout_corner(op, key)
         for p in range(thread_rank(), height * width, num_threads()):
             h = div_u32(p, width)
@@ -186,7 +229,9 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                 if noise:
                     drawn = uniform_scalar(fold_in(key, 1), k) + uniform_scalar(fold_in(key, 2), k)
                     drawn += uniform_scalar(fold_in(key, 3), k) + uniform_scalar(fold_in(key, 4), k)
-                    y[k] = y[k] * const_like(y, bright) + const_like(y, drawn - 2) * const_like(y, noise)
+                    y[k] = y[k] * const_like(y, bright) + const_like(y, drawn - 2) * const_like(
+                        y, noise
+                    )
                 else:
                     y[k] *= const_like(y, bright)
                 if top <= h < top + op[AUGMENT.cutout] and left <= w < left + op[AUGMENT.cutout]:
@@ -203,7 +248,9 @@ def _sample(x, y, h, w, from_h, from_w, height, width, channels):
         for r in range(2):
             for s in range(2):
                 if 0 <= top + r < height and 0 <= left + s < width:
-                    weight = (down if r else const_like(x, 1) - down) * (right if s else const_like(x, 1) - right)
+                    weight = (down if r else const_like(x, 1) - down) * (
+                        right if s else const_like(x, 1) - right
+                    )
                     total += weight * x[((top + r) * width + left + s) * channels + k]
         y[(h * width + w) * channels + k] = total
 
@@ -211,15 +258,25 @@ def _sample(x, y, h, w, from_h, from_w, height, width, channels):
 @inline
 def _jitter(op, y, key):
     """y · (1 + brightness) + noise"""
-    bright, noise = 1 + _symmetric_uniform(key, 7, float_attr(op, AUGMENT.brightness)), float_attr(op, AUGMENT.noise)
+    bright, noise = (
+        1 + _symmetric_uniform(key, 7, float_attr(op, AUGMENT.brightness)),
+        float_attr(op, AUGMENT.noise),
+    )
     if bright == 1 and noise == 0:
         return
     n, width = op[N_IN], lanes(y)
     for k in range(0, n, width):
         v = load(ptr_add(y, k), n - k)
-        first, second = uniform(y, fold_in(key, 1), k) + uniform(y, fold_in(key, 2), k), uniform(y, fold_in(key, 3), k)
+        first, second = (
+            uniform(y, fold_in(key, 1), k) + uniform(y, fold_in(key, 2), k),
+            uniform(y, fold_in(key, 3), k),
+        )
         drawn = first + second + uniform(y, fold_in(key, 4), k) - const_like(v, 2)
-        store(ptr_add(y, k), v * const_like(v, bright) + drawn * const_like(v, noise * math.sqrt(3.0)), n - k)
+        store(
+            ptr_add(y, k),
+            v * const_like(v, bright) + drawn * const_like(v, noise * math.sqrt(3.0)),
+            n - k,
+        )
 
 
 def inverse_map(augment: Augment, shape, seed: int, epoch: int, sample: int) -> tuple[float, ...]:
@@ -245,13 +302,18 @@ def shift_copies(x, y, shifts=((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))):
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim not in (3, 4) or len(x) != len(y):
-        raise ValueError(f"shift_copies needs images (samples, height, width[, channels]) and as many targets, got {x.shape} and "
-                         f"{y.shape}")
+        raise ValueError(
+            f"shift_copies needs images (samples, height, width[, channels]) and as many targets, got {x.shape} and "
+            f"{y.shape}"
+        )
     height, width = x.shape[1:3]
     result = np.zeros((len(shifts), *x.shape), x.dtype)
     for copy, (down, right) in zip(result, shifts, strict=True):
         if abs(down) >= height or abs(right) >= width:
-            raise ValueError(f"a shift of {(down, right)} moves an image of {height} by {width} out of sight")
-        copy[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = (
-            x[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)])
+            raise ValueError(
+                f"a shift of {(down, right)} moves an image of {height} by {width} out of sight"
+            )
+        copy[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = x[
+            :, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+        ]
     return result.reshape(-1, *x.shape[1:]), np.concatenate([y] * len(shifts))

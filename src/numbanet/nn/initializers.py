@@ -93,7 +93,15 @@ class Glorot(Initializer):
         return generator.uniform(-bound, bound, shape)
 
 
-NAMES = {"normal": Normal, "lecun": LeCun, "glorot": Glorot, "he": He, "uniform": Uniform, "zeros": Zeros, "ones": Ones}
+NAMES = {
+    "normal": Normal,
+    "lecun": LeCun,
+    "glorot": Glorot,
+    "he": He,
+    "uniform": Uniform,
+    "zeros": Zeros,
+    "ones": Ones,
+}
 
 
 def initial(given, shape, generator, where: str) -> np.ndarray:
@@ -104,7 +112,11 @@ def initial(given, shape, generator, where: str) -> np.ndarray:
         given = given()
     values = np.asarray(given(shape, generator) if callable(given) else given)
     if values.shape != tuple(shape):
-        raise ValueError(f"{where}: initial values have shape {values.shape}, the layer needs {tuple(shape)}")
+        raise ValueError(
+            f"{where}: initial values have shape {values.shape}, the layer needs {tuple(shape)}"
+        )
     if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise ValueError(f"{where}: initial values must be finite real numbers, got dtype {values.dtype}")
+        raise ValueError(
+            f"{where}: initial values must be finite real numbers, got dtype {values.dtype}"
+        )
     return values

@@ -48,7 +48,9 @@ class Loss:
     def op(self, n_outputs: int, targets: Op) -> Op:
         """Return the row of the plan."""
         kind = type(self)
-        return Op(kind.__name__, n_outputs, 1, kind.forward, kind.backward, aux=targets, attrs=self.attrs)
+        return Op(
+            kind.__name__, n_outputs, 1, kind.forward, kind.backward, aux=targets, attrs=self.attrs
+        )
 
 
 # --- quadratic and mean squared ---------------------------------------------------------------------------------------
@@ -264,8 +266,14 @@ class CrossEntropy(Loss):
     fused_activation = "Softmax"
 
 
-NAMES = {"quadratic": Quadratic, "mean_squared_error": MeanSquaredError, "mean_absolute_error": MeanAbsoluteError,
-         "huber": Huber, "binary_cross_entropy": BinaryCrossEntropy, "cross_entropy": CrossEntropy}
+NAMES = {
+    "quadratic": Quadratic,
+    "mean_squared_error": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "huber": Huber,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "cross_entropy": CrossEntropy,
+}
 
 
 def loss(given) -> Loss:
@@ -303,4 +311,12 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
 
 def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:
     """The op that marks the samples whose class was found; one output decides at `threshold`."""
-    return Op("Hits", n_outputs, 1, count_correct, side_output=True, aux=targets, attrs=CORRECT.pack(threshold=float(threshold)))
+    return Op(
+        "Hits",
+        n_outputs,
+        1,
+        count_correct,
+        side_output=True,
+        aux=targets,
+        attrs=CORRECT.pack(threshold=float(threshold)),
+    )

@@ -53,7 +53,9 @@ class Optimizer:
             if isinstance(value, bool):
                 continue
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise ValueError(f"{type(self).__name__}: {f.name} must be a finite number of at least 0, got {value!r}")
+                raise ValueError(
+                    f"{type(self).__name__}: {f.name} must be a finite number of at least 0, got {value!r}"
+                )
             if f.name in self.must_be_below_one and value >= 1:
                 raise ValueError(f"{type(self).__name__}: {f.name} must be below 1, got {value!r}")
 

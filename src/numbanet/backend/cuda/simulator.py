@@ -32,7 +32,10 @@ def rebind(function, replacements: dict, decorate=lambda function: function, mem
         for name in _names(code):
             if name in scope:
                 scope[name] = _translated(scope[name], replacements, decorate, memo)
-        cells = tuple(types.CellType(_translated(cell.cell_contents, replacements, decorate, memo)) for cell in function.__closure__ or ())
+        cells = tuple(
+            types.CellType(_translated(cell.cell_contents, replacements, decorate, memo))
+            for cell in function.__closure__ or ()
+        )
         copy = types.FunctionType(code, scope, function.__name__, function.__defaults__, cells)
         memo[function] = decorate(copy)
     return memo[function]
@@ -92,7 +95,9 @@ def _set_float_attr(integers, index, value):
 
 
 def _div_u32(number, divisor):
-    assert 0 <= number < 2**32 and 0 < divisor < 2**32, f"div_u32({number}, {divisor}) is beyond 32 bits"
+    assert 0 <= number < 2**32 and 0 < divisor < 2**32, (
+        f"div_u32({number}, {divisor}) is beyond 32 bits"
+    )
     return int(number) // int(divisor)
 
 
@@ -113,7 +118,9 @@ _INTRINSICS: dict[str, Any] = {
     "ptr_add": lambda p, offset: Pointer(p.array, p.start + int(offset)),
     "as_pointer": _as_pointer,
     "local_array": lambda dtype_of, count: Pointer(np.full(count, np.nan, dtype_of.dtype)),
-    "float_attr": lambda integers, index: struct.unpack("<d", struct.pack("<q", int(integers[index])))[0],
+    "float_attr": lambda integers, index: struct.unpack(
+        "<d", struct.pack("<q", int(integers[index]))
+    )[0],
     "set_float_attr": _set_float_attr,
     "const_like": lambda x, value: x.dtype.type(value),
     "is_float32": lambda x: x.dtype == np.float32,
@@ -140,7 +147,9 @@ def simulator_intrinsics(cuda) -> dict:
         # The simulator tells allocations apart by the line that asks for them: each kind and size is given a line of its own.
         line = compile("array(count, dtype)", f"<shared {dtype_of.dtype} {count}>", "eval")
         with _lock:
-            return Pointer(eval(line, {"array": cuda().shared.array, "count": count, "dtype": dtype_of.dtype}))
+            return Pointer(
+                eval(line, {"array": cuda().shared.array, "count": count, "dtype": dtype_of.dtype})
+            )
 
     functions = _INTRINSICS | {
         "thread_in_block": lambda: cuda().threadIdx.x,

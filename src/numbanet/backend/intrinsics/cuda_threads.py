@@ -20,14 +20,17 @@ def _special(register):
     def read(builder):
         word = ir.IntType(32)
         name = f"llvm.nvvm.read.ptx.sreg.{register}"
-        value = builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(word, []), name), [])
+        value = builder.call(
+            cgutils.get_or_insert_function(builder.module, ir.FunctionType(word, []), name), []
+        )
         return builder.zext(value, ir.IntType(64))
 
     return read
 
 
 _TID, _NTID, _GROUP, _GROUPS, _BLOCK, _BLOCKS = (
-    _special(name) for name in ("tid.x", "ntid.x", "ctaid.x", "nctaid.x", "ctaid.y", "nctaid.y"))
+    _special(name) for name in ("tid.x", "ntid.x", "ctaid.x", "nctaid.x", "ctaid.y", "nctaid.y")
+)
 
 
 @intrinsic
@@ -104,14 +107,18 @@ def shared_array(typingctx, dtype_of, count):
 
         def codegen(context, builder, signature, args):
             kind = ir.ArrayType(context.get_value_type(dtype_of.dtype), size)
-            place = cgutils.add_global_variable(builder.module, kind, "numbanet_shared", SHARED_ADDRESS_SPACE)
+            place = cgutils.add_global_variable(
+                builder.module, kind, "numbanet_shared", SHARED_ADDRESS_SPACE
+            )
             place.linkage = "internal"
             place.initializer = ir.Constant(kind, ir.Undefined)
             place.align = 16
             generic = builder.addrspacecast(place, ir.PointerType(kind), "generic")
             return builder.bitcast(generic, context.get_value_type(dtype_of))
 
-        return dtype_of(dtype_of, count), codegen  # with the literal in it, so that two sizes are two functions
+        return dtype_of(
+            dtype_of, count
+        ), codegen  # with the literal in it, so that two sizes are two functions
 
 
 @intrinsic

@@ -106,7 +106,9 @@ def local_array(typingctx, dtype_of, count):
             memory.align = 64
             return builder.bitcast(memory, context.get_value_type(dtype_of))
 
-        return dtype_of(dtype_of, count), codegen  # with the literal in it, so that two sizes are two functions
+        return dtype_of(
+            dtype_of, count
+        ), codegen  # with the literal in it, so that two sizes are two functions
 
 
 @intrinsic
@@ -175,7 +177,9 @@ def call_external(helper, dtype):
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, helper.symbol(dtype)), args)
+        builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, helper.symbol(dtype)), args
+        )
         return context.get_dummy_value()
 
     return types.void(*arguments), codegen

@@ -123,7 +123,9 @@ def _emit_uniform(builder, kind, key, first):
     words = (_Emitted(builder, word) for word in (counter, low, high))
     values = builder.uitofp(random_bits(*words).value, kind)
     scale = 2.0**-24
-    return builder.fmul(values, ir.Constant(kind, scale if vector is None else [scale] * kind.count))
+    return builder.fmul(
+        values, ir.Constant(kind, scale if vector is None else [scale] * kind.count)
+    )
 
 
 @intrinsic

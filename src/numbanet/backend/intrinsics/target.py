@@ -8,7 +8,9 @@ from numbanet.backend.threads import config
 
 def _features() -> str:
     """The CPU features that Numba compiles for, as one string `+avx,+avx2,…`."""
-    return config.CPU_FEATURES or (get_host_cpu_features() if config.CPU_NAME in (None, "host") else "")
+    return config.CPU_FEATURES or (
+        get_host_cpu_features() if config.CPU_NAME in (None, "host") else ""
+    )
 
 
 def _vector_bytes() -> int:

@@ -54,7 +54,9 @@ class BatchNorm(Normalization):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.momentum <= 1:
-            raise ValueError(f"BatchNorm needs a momentum above 0 and at most 1, got {self.momentum!r}")
+            raise ValueError(
+                f"BatchNorm needs a momentum above 0 and at most 1, got {self.momentum!r}"
+            )
 
     def buffers(self, shape: Shape) -> dict[str, Shape]:
         return {"mean": (shape[-1],), "variance": (shape[-1],)}
@@ -125,7 +127,11 @@ def statistics(op, params, grads, acts, deltas, lo, hi):
 def statistics(op, params, grads, acts, deltas, lo, hi):
     channels, count = op[NORM.channels], (hi - lo) * op[N_IN] // op[NORM.channels]
     for c in range(thread_rank(), channels, num_threads()):
-        x, mean, m2 = ptr_add(acts, op[X] + lo * op[N_IN] + c), const_like(acts, 0), const_like(acts, 0)
+        x, mean, m2 = (
+            ptr_add(acts, op[X] + lo * op[N_IN] + c),
+            const_like(acts, 0),
+            const_like(acts, 0),
+        )
         for p in range(count):
             mean += x[p * channels]
         mean /= const_like(acts, count)
@@ -168,7 +174,9 @@ def _backward(op, params, acts, deltas, c, first, end, stride):
     gamma = params[op[W] + c]
     for p in range(first, end, stride):
         x_hat = (acts[op[X] + p] - mean) * scale
-        deltas[op[X] + p] = gamma * scale * (deltas[op[Y] + p] - dbeta / count - x_hat * dgamma / count)
+        deltas[op[X] + p] = (
+            gamma * scale * (deltas[op[Y] + p] - dbeta / count - x_hat * dgamma / count)
+        )
 
 
 @inline

@@ -68,7 +68,9 @@ def _apply_mask(op, memory, lo, hi):
         for k in range(0, n, width):
             x = load(ptr_add(y, k), n - k)
             kept = x * const_like(x, 1 / (1 - rate))
-            out = where_greater(const_like(x, rate), uniform(memory, key, k), const_like(x, 0), kept)
+            out = where_greater(
+                const_like(x, rate), uniform(memory, key, k), const_like(x, 0), kept
+            )
             store(ptr_add(y, k), out, n - k)
 
 

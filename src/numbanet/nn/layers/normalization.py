@@ -19,7 +19,9 @@ class Normalization(Layer):
 
     def __post_init__(self):
         if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"{type(self).__name__} needs a positive epsilon, got {self.epsilon!r}")
+            raise ValueError(
+                f"{type(self).__name__} needs a positive epsilon, got {self.epsilon!r}"
+            )
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (shape[-1],), "bias": (shape[-1],)}
@@ -50,4 +52,6 @@ class Normalization(Layer):
 @inline
 def inverse_std(op, acts, variance):
     """1 / √(σ² + ε)"""
-    return const_like(acts, 1) / math.sqrt(variance + const_like(acts, float_attr(op, NORM.epsilon)))
+    return const_like(acts, 1) / math.sqrt(
+        variance + const_like(acts, float_attr(op, NORM.epsilon))
+    )

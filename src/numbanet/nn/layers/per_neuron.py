@@ -124,11 +124,15 @@ class PerNeuron(Activation):
         object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))
         for one in self.activations:
             if type(one) not in ELEMENTWISE:
-                raise ValueError(f"{type(one).__name__} works on a whole layer and cannot be given to a single neuron")
+                raise ValueError(
+                    f"{type(one).__name__} works on a whole layer and cannot be given to a single neuron"
+                )
 
     def output_shape(self, shape: Shape) -> Shape:
         if shape != (len(self.activations),):
-            raise ValueError(f"a list of {len(self.activations)} activations does not fit an output of shape {shape}")
+            raise ValueError(
+                f"a list of {len(self.activations)} activations does not fit an output of shape {shape}"
+            )
         return shape
 
     def ops(self, shape: Shape) -> list[Op]:
@@ -153,8 +157,16 @@ class PerNeuron(Activation):
         ]
 
 
-NAMES = {"identity": Identity, "linear": Identity, "step": Step, "sigmoid": Sigmoid, "tanh": Tanh, "relu": ReLU,
-         "leaky_relu": LeakyReLU, "softmax": Softmax}
+NAMES = {
+    "identity": Identity,
+    "linear": Identity,
+    "step": Step,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "softmax": Softmax,
+}
 
 
 def activation(given) -> Layer:
@@ -165,7 +177,9 @@ def activation(given) -> Layer:
         return lookup("activation", given, NAMES)()
     if isinstance(given, (list, tuple)):
         each = [activation(one) for one in given]
-        if each and all(type(one) is type(each[0]) and one.config() == each[0].config() for one in each):
+        if each and all(
+            type(one) is type(each[0]) and one.config() == each[0].config() for one in each
+        ):
             return each[0] if not isinstance(each[0], Softmax) else PerNeuron(tuple(each))
         return PerNeuron(tuple(each))
     if isinstance(given, type) and issubclass(given, Layer):
