@@ -1,4 +1,4 @@
-"""The random numbers: known values of the two hash functions, and compiled code against the Python copy."""
+"""The random numbers: known values of the hash functions, and compiled code against Python."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What custom kernels need: the decorator, the columns of the plan, and a few helpers. See docs/extending.md."""
+"""What custom kernels need: decorators, columns of the plan, helpers; see docs/extending.md."""
 
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import (

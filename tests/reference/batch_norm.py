@@ -34,7 +34,7 @@ def chunks(op):
 
 
 def batch_moments(op, acts, c):
-    """(numbers, mean, variance) of a channel over the batch, from what `statistics` left for each chunk."""
+    """(count, mean, variance) of a channel over the batch, from what `statistics` left."""
     sums = [
         (
             size(op, k),

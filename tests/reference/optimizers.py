@@ -1,4 +1,4 @@
-"""Reference implementations of the kernels in optimizers.py: the formulas as the papers and PyTorch write them."""
+"""Reference implementations of the kernels in optimizers.py: formulas as in the papers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for one number or a vector register.
+"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for numbers and vector registers.
 
 Each is free of branches, stays within a few units in the last place (tests/test_math.py holds the
 bounds) and propagates NaN. The same lines serve both precisions; where float32 needs fewer terms,
@@ -71,7 +71,7 @@ def _clamp(x, bound):
 
 @inline_strict
 def exp(x):
-    """eˣ; beyond ±87 (float32) or ±708 (float64) the value at that bound, so it is never 0 and never infinite."""
+    """eˣ; beyond ±87 (float32) or ±708 (float64) the value there, so never 0 and never infinite."""
     x = _clamp(x, 87.0) if is_float32(x) else _clamp(x, 708.0)
     n, r = _reduce(x)
     return exp2_int(n) * (_expm1_reduced(r) + const_like(x, 1))
@@ -96,7 +96,7 @@ def sigmoid(x):
 
 @inline_strict
 def log(x):
-    """The natural logarithm of a positive normal number; below the smallest one −∞, NaN below zero."""
+    """The natural logarithm of a positive normal number; −∞ below the smallest, NaN below zero."""
     one = const_like(x, 1)
     m, e = mantissa(x), exponent(x)
     root = const_like(x, _ROOT2)

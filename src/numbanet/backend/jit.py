@@ -119,7 +119,7 @@ class EntryPoint:
 
 
 class Kernel:
-    """A verb of a layer, loss, optimiser or metric: `verb(op, params, grads, acts, deltas, lo, hi)`.
+    """A verb of a layer, loss or optimiser: `verb(op, params, grads, acts, deltas, lo, hi)`.
 
     `op` points to the op's row of integers in the plan, the four memories to flat arrays of the
     network's dtype; the verb works on samples (or parameters) lo ≤ i < hi. It never raises: shapes

@@ -21,7 +21,7 @@ def prefer_openmp() -> None:
 
 
 def threading_layer() -> str:
-    """Return the layer that runs parallel loops: `omp`, `tbb` or `workqueue`. Loads it if need be."""
+    """Load and return the layer that runs parallel loops: `omp`, `tbb` or `workqueue`."""
     numba.set_num_threads(numba.get_num_threads())
     return numba.threading_layer()
 

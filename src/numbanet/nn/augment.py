@@ -1,14 +1,15 @@
-"""Data augmentation: training images shifted, rotated and perturbed on the fly, differently in every epoch.
+"""Data augmentation: training images shifted, rotated and perturbed on the fly.
 
-    y[p] = x[M⁻¹ (p − centre) + centre − shift], bilinear between pixels and 0 outside, M = rotation · shear · zoom · flips
+    y[p] = x[M⁻¹ (p − centre) + centre − shift], bilinear between pixels and 0 outside
+    M = rotation · shear · zoom · flips
     then y · (1 + brightness) + noise, and a square set to 0
 
 Every draw is a function of seed, epoch and sample: it does not depend on threads or order, and a
 resumed run repeats it. `shift_copies` makes a fixed, larger training set instead, such as the
 book's five-fold one.
 
-Source   Nielsen, Neural Networks and Deep Learning, chapters 3 and 6; Simard, Steinkraus, Platt 2003;
-         DeVries, Taylor 2017 (cut-out)
+Source   Nielsen, Neural Networks and Deep Learning, chapters 3 and 6; Simard, Steinkraus, Platt
+         2003; DeVries, Taylor 2017 (cut-out)
 """
 
 import math
@@ -88,7 +89,8 @@ class Augment:
                     )
         if self.zoom >= 1:
             raise ValueError(
-                f"Augment: a zoom of {self.zoom} would shrink an image to nothing; choose one below 1"
+                f"Augment: a zoom of {self.zoom} would shrink an image to nothing; "
+                "choose one below 1"
             )
         for name in ("shift", "cutout"):
             value = getattr(self, name)
@@ -102,7 +104,8 @@ class Augment:
         """
         if len(shape) != 3:
             raise ValueError(
-                f"Augment expects images (height, width, channels), the network's input is {shape}; "
+                "Augment expects images (height, width, channels), "
+                f"the network's input is {shape}; "
                 "use input_shape=(height, width, channels) and begin with Flatten() if need be"
             )
         n = math.prod(shape)
@@ -147,7 +150,7 @@ def _floor(x):
 
 @inline
 def _inverse_affine(op, key):
-    """The inverse map of one sample: source = (a h + b w + e, c h + d w + f) for the target pixel (h, w)."""
+    """The inverse map: (a h + b w + e, c h + d w + f) is the source of pixel (h, w)."""
     angle, zoom = (
         _symmetric_uniform(key, 0, float_attr(op, AUGMENT.rotation)),
         1 + _symmetric_uniform(key, 1, float_attr(op, AUGMENT.zoom)),
@@ -280,7 +283,10 @@ def _jitter(op, y, key):
 
 
 def inverse_map(augment: Augment, shape, seed: int, epoch: int, sample: int) -> tuple[float, ...]:
-    """(a, b, c, d, e, f): the target pixel (h, w) of this sample in this epoch comes from (a h + b w + e, c h + d w + f)."""
+    """Return (a, b, c, d, e, f) for a sample in an epoch.
+
+    (a h + b w + e, c h + d w + f) is the source of its target pixel (h, w).
+    """
     row = np.zeros(ROW_SIZE, np.int64)
     for column, value in zip(AUGMENT, augment.op(shape).attrs, strict=True):
         row[column] = np.float64(value).view(np.int64) if isinstance(value, float) else value
@@ -303,7 +309,8 @@ def shift_copies(x, y, shifts=((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))):
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim not in (3, 4) or len(x) != len(y):
         raise ValueError(
-            f"shift_copies needs images (samples, height, width[, channels]) and as many targets, got {x.shape} and "
+            "shift_copies needs images (samples, height, width[, channels]) and as many targets, "
+            f"got {x.shape} and "
             f"{y.shape}"
         )
     height, width = x.shape[1:3]

@@ -207,7 +207,7 @@ def inference_inputs(n: int, dtype, network_dtype, next_op: Op) -> Op:
 
 
 def targets(n: int, dtype) -> Op:
-    """Return the op that copies in n targets per sample, from rows (float32, float64) or labels (int64)."""
+    """Return the op that copies in n targets per sample: rows (float) or labels (int64)."""
     return Op("Targets", 0, n, _TARGETS[str(dtype)], side_output=True)
 
 

@@ -2,7 +2,7 @@
 
     normal    N(0, std²)                       Nielsen's "large" weights, with std 1
     lecun     N(0, 1 / n_in)                   Nielsen's default: neurons do not start saturated
-    glorot    U(±√(6 / (n_in + n_out)))        keeps the variance forwards and backwards (sigmoid, tanh)
+    glorot    U(±√(6 / (n_in + n_out)))        keeps the variance in both directions (sigmoid, tanh)
     he        N(0, 2 / n_in)                   the same for rectifiers, which pass half
     uniform   U(low, high)
     zeros, ones
@@ -23,7 +23,7 @@ from numbanet.io.registry import lookup
 
 
 def fans(shape) -> tuple[int, int]:
-    """(n_in, n_out) of weights whose last two axes are inputs and outputs, and any before them a window."""
+    """(n_in, n_out) of weights with axes (window …, inputs, outputs)."""
     if len(shape) < 2:
         return max(1, prod(shape)), max(1, prod(shape))
     window = prod(shape[:-2])
@@ -105,7 +105,10 @@ NAMES = {
 
 
 def initial(given, shape, generator, where: str) -> np.ndarray:
-    """Return the initial values for a name, an Initializer, a function of (shape, generator), or the user's array."""
+    """Return the initial values.
+
+    `given` is a name, an Initializer, a function of (shape, generator), or an array.
+    """
     if isinstance(given, str):
         given = lookup("initializer", given, NAMES)()
     if isinstance(given, type) and issubclass(given, Initializer):

@@ -1,15 +1,15 @@
-"""Losses: a value per sample from outputs a and targets y, and its derivative, the first delta (BP1).
+"""Losses: a value per sample from outputs a and targets y, and its derivative (BP1).
 
     quadratic              ½ Σⱼ (a − y)²                                   da = a − y
     mean_squared_error     1/m Σⱼ (a − y)²                                 da = 2 (a − y) / m
     mean_absolute_error    1/m Σⱼ |a − y|                                  da = sign(a − y) / m
-    huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m,   r = a − y
-    binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y   (after a sigmoid)
-    cross_entropy          − Σⱼ y log a                                    dz = a − y   (after a softmax)
+    huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m
+    binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y
+    cross_entropy          − Σⱼ y log a                                    dz = a − y
 
-j runs over the m outputs; the loss of a batch is the mean over its samples. The cross-entropies are
-fused with the last activation in training: they work on z (the logits), so they neither overflow
-nor lose digits where a is near 0 or 1.
+j runs over the m outputs, and r = a − y; the loss of a batch is the mean over its samples. The
+cross-entropies are fused with the last activation in training, a sigmoid (binary) or a softmax:
+they work on z (the logits), so they neither overflow nor lose digits where a is near 0 or 1.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
 """
@@ -42,7 +42,7 @@ class Loss:
 
     @property
     def attrs(self) -> tuple:
-        """The loss's parameters as floats, in the order of its fields, for the columns from ATTRS on."""
+        """The loss's fields as floats, in their order, for the columns from ATTRS on."""
         return tuple(float(getattr(self, f.name)) for f in fields(self))
 
     def op(self, n_outputs: int, targets: Op) -> Op:
@@ -53,7 +53,7 @@ class Loss:
         )
 
 
-# --- quadratic and mean squared ---------------------------------------------------------------------------------------
+# --- quadratic and mean squared ---------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -116,7 +116,7 @@ class MeanSquaredError(Loss):
     forward, backward = mean_squared_forward, mean_squared_backward
 
 
-# --- mean absolute and Huber ------------------------------------------------------------------------------------------
+# --- mean absolute and Huber ------------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -190,7 +190,7 @@ class Huber(Loss):
             raise ValueError(f"Huber needs a positive delta, got {self.delta!r}")
 
 
-# --- cross-entropies --------------------------------------------------------------------------------------------------
+# --- cross-entropies --------------------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -217,7 +217,7 @@ def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
 
 
 class BinaryCrossEntropy(Loss):
-    """− Σ y log a + (1 − y) log(1 − a), a sum over the outputs, each a probability of its own after a sigmoid."""
+    """− Σ y log a + (1 − y) log(1 − a), each output a probability of its own, after a sigmoid."""
 
     forward, backward = binary_cross_entropy_forward, binary_cross_entropy_backward
     fused_activation = "Sigmoid"
@@ -260,7 +260,10 @@ def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
 
 
 class CrossEntropy(Loss):
-    """− Σ y log a for exclusive classes, after a softmax; targets are labels or rows of probabilities."""
+    """− Σ y log a for exclusive classes, after a softmax.
+
+    Targets are labels or rows of probabilities.
+    """
 
     forward, backward = cross_entropy_forward, cross_entropy_backward
     fused_activation = "Softmax"
@@ -294,7 +297,10 @@ CORRECT = Attrs("threshold")
 
 @kernel(independent=True)
 def count_correct(op, params, grads, acts, deltas, lo, hi):
-    """acts[Y + i] = 1 where the largest output is that of the class, or the one output is on the target's side."""
+    """acts[Y + i] = 1 for a correct answer, else 0.
+
+    The largest output is that of the class, or the one output is on the target's side.
+    """
     n, threshold = op[N_IN], const_like(acts, float_attr(op, CORRECT.threshold))
     one, zero = const_like(acts, 1), const_like(acts, 0)
     for i in range(lo, hi):

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def _to_labels(array) -> np.ndarray:
-    """Labels from labels, one-hot rows, probabilities, or a single output with a threshold of 0.5."""
+    """Labels from labels, one-hot rows, probabilities, or one output with a threshold of 0.5."""
     array = np.asarray(array)
     if array.ndim == 2 and array.shape[1] > 1:
         return array.argmax(axis=1)

@@ -1,9 +1,10 @@
-"""Optimisers: each is one loop over a range of the flat vector, g the gradient and θ the parameters.
+"""Optimisers: each is one loop over parameters; g is the gradient, θ the parameters.
 
-    SGD       v ← μ v + g                                     θ ← θ − η v     (Nesterov: θ ← θ − η (g + μ v))
-    Adagrad   s ← s + g²                                      θ ← θ − η g / (√s + ε)
-    RMSprop   s ← α s + (1 − α) g²                            θ ← θ − η g / (√s + ε)
-    Adam      m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²   θ ← θ − η/(1 − β₁ᵗ) m / (√(v/(1 − β₂ᵗ)) + ε)
+    SGD       v ← μ v + g               θ ← θ − η v     (Nesterov: θ ← θ − η (g + μ v))
+    Adagrad   s ← s + g²                θ ← θ − η g / (√s + ε)
+    RMSprop   s ← α s + (1 − α) g²      θ ← θ − η g / (√s + ε)
+    Adam      m ← β₁ m + (1 − β₁) g
+              v ← β₂ v + (1 − β₂) g²    θ ← θ − η/(1 − β₁ᵗ) m / (√(v/(1 − β₂ᵗ)) + ε)
     AdamW     θ ← θ − η λ θ, then Adam's step
 
 Formulas and defaults are PyTorch's, checked over trajectories in the tests. An optimiser has the
@@ -54,7 +55,8 @@ class Optimizer:
                 continue
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise ValueError(
-                    f"{type(self).__name__}: {f.name} must be a finite number of at least 0, got {value!r}"
+                    f"{type(self).__name__}: {f.name} must be a finite number of at least 0, "
+                    f"got {value!r}"
                 )
             if f.name in self.must_be_below_one and value >= 1:
                 raise ValueError(f"{type(self).__name__}: {f.name} must be below 1, got {value!r}")
@@ -170,7 +172,7 @@ def rmsprop(op, params, grads, state, _, lo, hi):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """A step per parameter scaled by a running mean of its squared gradients, with momentum if asked for."""
+    """A step per parameter scaled by a running mean of its squared gradients; optional momentum."""
 
     learning_rate: float = 1e-2
     alpha: float = 0.99
@@ -198,7 +200,10 @@ def adam_begin_step(op, params, grads, state, _, lo, hi):
 
 @kernel(independent=True)
 def adam(op, params, grads, state, _, lo, hi):
-    """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − η λ) θ − η' m / (√v / √(1 − β₂ᵗ) + ε)"""
+    """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²
+
+    θ ← (1 − η λ) θ − η/(1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε)
+    """
     lr = const_like(params, float_attr(op, ADAM.lr_corrected))
     v_correction = const_like(params, float_attr(op, ADAM.v_correction))
     beta1 = const_like(params, float_attr(op, ADAM.beta_1))

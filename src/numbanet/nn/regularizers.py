@@ -21,7 +21,7 @@ from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 
 @dataclass(frozen=True)
 class Penalty:
-    """A penalty of `strength`, divided by the number of training samples or of batches if `per` says so."""
+    """A penalty of `strength`, divided by the training samples or the batches if `per` says so."""
 
     strength: float
     per: Literal["sample", "batch"] | None = None
@@ -34,7 +34,8 @@ class Penalty:
             or self.strength < 0
         ):
             raise ValueError(
-                f"{type(self).__name__} needs a finite strength of at least 0, got {self.strength!r}"
+                f"{type(self).__name__} needs a finite strength of at least 0, "
+                f"got {self.strength!r}"
             )
         if self.per not in (None, "sample", "batch"):
             raise ValueError(
@@ -71,7 +72,7 @@ def penalties(given) -> tuple[Penalty, ...]:
 
 @inline_strict
 def penalize(op, params, grads, lo, hi):
-    """grads += l1 sign(w) + l2 w, for parameters lo ≤ i < hi, with the strengths in the op's row."""
+    """grads += l1 sign(w) + l2 w for parameters lo ≤ i < hi, with the strengths in the op's row."""
     l1, l2 = (
         const_like(params, float_attr(op, L1_STRENGTH)),
         const_like(params, float_attr(op, L2_STRENGTH)),

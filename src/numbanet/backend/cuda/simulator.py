@@ -16,11 +16,11 @@ import numpy as np
 from numbanet.backend import intrinsics
 from numbanet.backend.intrinsics.random import fold_in_python, uniform_python
 
-# --- copying ------------------------------------------------------------------------------------------------------------
+# --- copying ----------------------------------------------------------------------------------
 
 
 def rebind(function, replacements: dict, decorate=lambda function: function, memo=None):
-    """Return a copy of a function, and of all functions of the package that it calls, with others in place of some.
+    """Return a copy of a function, and of all that it calls in the package, with some replaced.
 
     `replacements` maps the id of a global to what replaces it; `decorate` is applied to every
     copy, for instance to compile it.
@@ -63,7 +63,7 @@ def _translated(value, replacements, decorate, memo):
     return value
 
 
-# --- the replacements of the simulator -----------------------------------------------------------------------------------------
+# --- the intrinsics of the simulator ----------------------------------------------------------
 
 DEVICE_ARRAYS: dict[int, np.ndarray] = {}
 """The arrays that stand for the GPU's memory, by their addresses."""
@@ -141,10 +141,14 @@ _lock = threading.Lock()
 
 
 def simulator_intrinsics(cuda) -> dict:
-    """What takes the replacements' place in the simulator; `cuda()` is the module with the present thread's numbers."""
+    """Return the Python versions of the intrinsics.
+
+    `cuda()` is the module that knows the current thread.
+    """
 
     def shared_array(dtype_of, count):
-        # The simulator tells allocations apart by the line that asks for them: each kind and size is given a line of its own.
+        # The simulator tells allocations apart by the line of code that asks for them, so each
+        # dtype and size is given a line of its own.
         line = compile("array(count, dtype)", f"<shared {dtype_of.dtype} {count}>", "eval")
         with _lock:
             return Pointer(

@@ -1,4 +1,4 @@
-"""The only folder that speaks LLVM: Numba intrinsics, a few instructions emitted where they are called.
+"""The only folder that speaks LLVM: Numba intrinsics, a few instructions for each call.
 
 `pointers`          pointers into flat memories, prefetching, calls by address, bits
 `vectors`           one vector register as a value

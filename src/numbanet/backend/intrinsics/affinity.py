@@ -1,4 +1,4 @@
-"""CPU affinity: on which CPU each worker runs, and how one leaves a CPU that another has. Linux only."""
+"""CPU affinity: on which CPU each worker runs, and how one leaves a shared CPU. Linux only."""
 
 import sys
 

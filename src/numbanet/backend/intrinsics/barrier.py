@@ -19,8 +19,10 @@ _X86 = binding.get_process_triple().startswith(("x86", "i686"))
 
 def _find_yield() -> None:
     """Make the operating system's function that yields the CPU known to compiled code."""
-    library = ctypes.CDLL(None) if os.name == "posix" else ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
-    function = library.sched_yield if os.name == "posix" else library.SwitchToThread
+    if os.name == "posix":
+        function = ctypes.CDLL(None).sched_yield
+    else:
+        function = ctypes.WinDLL("kernel32").SwitchToThread  # type: ignore[attr-defined]
     binding.add_symbol("numbanet_yield", ctypes.cast(function, ctypes.c_void_p).value)
 
 
@@ -40,7 +42,7 @@ def fetch_add(typingctx, counter, value):
 
 @intrinsic
 def compare_exchange(typingctx, pointer, expected, value):
-    """Write `value` to the int64 at `pointer` if it is `expected`, atomically; return its old value."""
+    """Write `value` to the int64 at `pointer` if it is `expected`, atomically; return the old."""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):

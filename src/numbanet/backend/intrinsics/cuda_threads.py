@@ -101,7 +101,7 @@ SHARED_ADDRESS_SPACE = 3
 
 @intrinsic(prefer_literal=True)
 def shared_array(typingctx, dtype_of, count):
-    """Memory for `count` (a literal) elements of the type that `dtype_of` points to, shared by a block."""
+    """Memory of the block for `count` (a literal) elements of the type `dtype_of` points to."""
     if isinstance(dtype_of, types.CPointer) and isinstance(count, types.IntegerLiteral):
         size = count.literal_value
 

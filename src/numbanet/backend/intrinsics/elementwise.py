@@ -88,7 +88,7 @@ def _lower_abs(context, builder, sig, args):
 
 @intrinsic
 def const_like(typingctx, x, value):
-    """`value` in the type of x, or of what x points to: a plain 0.5 is float64 and would drag float32 code with it."""
+    """`value` in the type of x, or of what x points to; a plain 0.5 is float64."""
     element = _element(x)
     if element is not None and isinstance(value, types.Number):
         result = x if isinstance(x, Vector) else element
@@ -204,7 +204,7 @@ def where_equal(typingctx, a, b, then, otherwise):
 
 
 def _shuffle(builder, first, second, order):
-    """A vector of the lanes of two, in an order that counts those of the second after those of the first."""
+    """A vector of lanes of two; `order` counts those of the second after those of the first."""
     lane = ir.IntType(32)
     return builder.shuffle_vector(
         first, second, ir.Constant(ir.VectorType(lane, len(order)), [lane(i) for i in order])

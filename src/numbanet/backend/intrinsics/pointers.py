@@ -1,6 +1,6 @@
 """Pointers into flat memories, calls by address, reinterpreted bits.
 
-`params[w + k]` through a C pointer is one load, without bounds, reference counts or negative indices.
+`params[w + k]` through a C pointer is one load, without bounds checks or reference counts.
 """
 
 from llvmlite import ir
@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 
 from numbanet.backend.intrinsics.target import lanes_of
 
-# --- pointers -------------------------------------------------------------------------------------------------------
+# --- pointers ---------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -25,7 +25,7 @@ def ptr_add(typingctx, pointer, offset):
 
 @intrinsic
 def as_pointer(typingctx, address, dtype):
-    """The int64 `address` as a pointer to elements of `dtype`, or of the type that a given pointer has."""
+    """The int64 `address` as a pointer to elements of `dtype`, a dtype or a pointer that has it."""
     if isinstance(address, types.Integer):
         result = dtype if isinstance(dtype, types.CPointer) else types.CPointer(dtype.instance_type)
 
@@ -36,7 +36,7 @@ def as_pointer(typingctx, address, dtype):
 
 
 def constant_address(array):
-    """A compiled function that returns the array's address, marked so that no caller is cached on disk with it."""
+    """Return a compiled function that returns the array's address; its callers are not cached."""
 
     @intrinsic
     def address(typingctx):
@@ -85,7 +85,7 @@ def uint8_scale(typingctx, pointer):
 
 @intrinsic
 def lanes(typingctx, pointer):
-    """How many elements of the type that `pointer` points to fill one vector register (a constant)."""
+    """Elements of the type that `pointer` points to in one vector register (a constant)."""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
@@ -96,7 +96,7 @@ def lanes(typingctx, pointer):
 
 @intrinsic(prefer_literal=True)
 def local_array(typingctx, dtype_of, count):
-    """Memory for `count` (a literal) elements of the type that `dtype_of` points to, on the thread's stack."""
+    """Memory on the stack for `count` (a literal) elements of the type `dtype_of` points to."""
     if isinstance(dtype_of, types.CPointer) and isinstance(count, types.IntegerLiteral):
         size = count.literal_value
 
@@ -126,7 +126,7 @@ def prefetch(typingctx, pointer):
         return types.void(pointer), codegen
 
 
-# --- bits -----------------------------------------------------------------------------------------------------------
+# --- bits -------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -154,7 +154,7 @@ def set_float_attr(typingctx, integers, index, value):
         return types.void(integers, types.int64, types.float64), codegen
 
 
-# --- calls ----------------------------------------------------------------------------------------------------------
+# --- calls ------------------------------------------------------------------------------------
 
 
 @intrinsic

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a function of their key and counter, whichever thread asks, in whichever order.
+"""Counter-based random numbers: a function of key and counter, in any thread and any order.
 
 `fold_in(a, b)` makes a new 64-bit key of a key and a number; `uniform(pointer, key, first)` fills a
 vector with values in [0, 1), lane by lane a function of the key and of first + lane. They are
@@ -108,7 +108,7 @@ class _Emitted:
 
 
 def _emit_uniform(builder, kind, key, first):
-    """Values in [0, 1) of the LLVM type `kind`, a float or a vector, for counters from `first` on."""
+    """Values in [0, 1) of the LLVM type `kind`, a float or a vector, for counters first, …"""
     half = ir.IntType(32)
     vector = ir.VectorType(half, kind.count) if isinstance(kind, ir.VectorType) else None
 
@@ -141,7 +141,7 @@ def fold_in(typingctx, a, b):
 
 @intrinsic
 def uniform(typingctx, pointer, key, first):
-    """A vector of values in [0, 1), of the type that `pointer` points to, for counters from `first` on."""
+    """A vector of values in [0, 1), of the type that `pointer` points to, for counters first, …"""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):

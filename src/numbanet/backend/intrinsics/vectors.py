@@ -1,4 +1,4 @@
-"""One vector register as a value in a kernel: for loops over few channels, which a compiler leaves scalar.
+"""One vector register as a value in a kernel: for short loops, which a compiler leaves scalar.
 
 `load(p, n)` reads the first n elements at p (at most a register full) and fills the rest with
 zeros, `store(p, v, n)` writes the first n (Highway's LoadN and StoreN). The arithmetic of vectors

@@ -95,9 +95,9 @@ class Activation(Layer):
         value(z, slope)      a, from z
         vjp(a, da, slope)    dz, from a and da; without it the activation cannot be trained
 
-    Both are static methods on a number or on a vector register full of them, which has + − · /, abs,
-    `where_greater` and the functions of `elementary`. `slope` is the activation's field of that
-    name, 0 if it has none. Any other activation names its two kernels, `forward` and `backward`,
+    Both are static methods on a number or on a vector register full of them, which has + − · /,
+    abs, `where_greater` and the functions of `elementary`. `slope` is the activation's field of
+    that name, 0 if it has none. Any other activation names its two kernels, `forward` and `backward`,
     which work in place on the output slot.
 
     `monotone` says that it never falls, so that it may come before or after a maximum.

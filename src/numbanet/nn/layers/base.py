@@ -1,4 +1,4 @@
-"""What a layer is: an immutable description with a shape rule, named parameters, and the ops it lowers to."""
+"""What a layer is: an immutable description with a shape rule, named parameters and ops."""
 
 from dataclasses import dataclass, fields
 from math import prod
@@ -12,7 +12,8 @@ Shape = tuple[int, ...]
 class Layer:
     """A layer's description. It holds no parameters: those are in the network's flat vector.
 
-    A new layer overrides `output_shape` and `ops`, and `parameters` if it has any. Its fields are saved with the network.
+    A new layer overrides `output_shape` and `ops`, and `parameters` if it has any. Its fields are
+    saved with the network.
     """
 
     def output_shape(self, shape: Shape) -> Shape:

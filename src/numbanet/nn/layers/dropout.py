@@ -1,4 +1,4 @@
-"""Dropout: in training every value is dropped with probability `rate`; scaling the others compensates.
+"""Dropout: in training values are dropped with probability `rate`; scaling the others compensates.
 
     y = m ∘ x / (1 − rate)        m = 0 with probability rate, else 1;  dx = m ∘ dy / (1 − rate)
 

@@ -1,4 +1,4 @@
-"""LayerNorm: the channels of each sample (and pixel) brought to mean 0 and variance 1, then scaled and shifted.
+"""LayerNorm: each sample (or pixel) brought to mean 0 and variance 1, then scaled and shifted.
 
     x̂ = (x − μ) / √(σ² + ε)        y = γ x̂ + β
     dx = (g − mean g − x̂ mean(g x̂)) / √(σ² + ε),  g = γ dy        dγ = Σ dy x̂        dβ = Σ dy
@@ -16,7 +16,7 @@ from numbanet.plan.columns import N_IN, N_OUT, Op, W, X, Y
 
 
 class LayerNorm(Normalization):
-    """Layer normalisation over the last axis of each sample: the whole vector, or the channels of each pixel."""
+    """Layer normalisation over the last axis: the whole vector, or the channels of each pixel."""
 
     def ops(self, shape: Shape) -> list[Op]:
         return [self._op(shape, forward, backward, accumulate_gradient)]

@@ -1,4 +1,4 @@
-"""PerNeuron: an activation of its own for every neuron of a vector; and `activation`, which finds one by what it is given."""
+"""PerNeuron, an activation of its own for every neuron; `activation` finds one by name."""
 
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -125,13 +125,15 @@ class PerNeuron(Activation):
         for one in self.activations:
             if type(one) not in ELEMENTWISE:
                 raise ValueError(
-                    f"{type(one).__name__} works on a whole layer and cannot be given to a single neuron"
+                    f"{type(one).__name__} works on a whole layer and cannot be given to a "
+                    "single neuron"
                 )
 
     def output_shape(self, shape: Shape) -> Shape:
         if shape != (len(self.activations),):
             raise ValueError(
-                f"a list of {len(self.activations)} activations does not fit an output of shape {shape}"
+                f"a list of {len(self.activations)} activations does not fit an output of "
+                f"shape {shape}"
             )
         return shape
 
@@ -170,7 +172,7 @@ NAMES = {
 
 
 def activation(given) -> Layer:
-    """The activation layer for a name, a layer, None (identity), or a list with one for each neuron."""
+    """Return the activation for a name, a layer, None (identity), or a list with one per neuron."""
     if given is None:
         return Identity()
     if isinstance(given, str):

@@ -25,6 +25,7 @@ class Reshape(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         if size(self.shape) != size(shape) or min(self.shape, default=0) < 1:
             raise ValueError(
-                f"Reshape to {self.shape} needs {size(self.shape)} elements, the input {shape} has {size(shape)}"
+                f"Reshape to {self.shape} needs {size(self.shape)} elements, "
+                f"the input {shape} has {size(shape)}"
             )
         return self.shape
