@@ -232,7 +232,7 @@ def test_validation_and_prediction_see_pictures_as_they_are():
     ({"rotation": float("nan")}, "rotation must be a finite number"),
     ({"rotation": float("inf")}, "rotation must be a finite number"),
     ({"noise": "loud"}, "noise must be a finite number of at least 0, got 'loud'"),
-    ({"zoom": 1.0}, "a zoom of 1.0 would shrink a picture to nothing"),
+    ({"zoom": 1.0}, "a zoom of 1.0 would shrink an image to nothing"),
 ])
 def test_amounts_that_make_no_sense_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
@@ -241,7 +241,7 @@ def test_amounts_that_make_no_sense_are_refused(options, words):
 
 def test_a_network_without_pictures_is_refused():
     net = nn.Sequential([nn.Dense(1)], 12)
-    with pytest.raises(ValueError, match=r"Augment expects pictures \(height, width, channels\), the network's input is \(12,\)"):
+    with pytest.raises(ValueError, match=r"Augment expects images \(height, width, channels\), the network's input is \(12,\)"):
         net.fit(np.ones((3, 12)), np.ones(3), augment=nn.Augment(shift=1), verbose=0)
 
 
@@ -272,9 +272,9 @@ def test_other_shifts():
 
 
 @pytest.mark.parametrize(("x", "y", "shifts", "words"), [
-    (np.ones((3, 12)), np.ones(3), [(0, 0)], r"expand needs pictures .*got \(3, 12\)"),
+    (np.ones((3, 12)), np.ones(3), [(0, 0)], r"shift_copies needs images .*got \(3, 12\)"),
     (np.ones((3, 4, 4)), np.ones(2), [(0, 0)], r"as many targets, got \(3, 4, 4\) and \(2,\)"),
-    (np.ones((3, 4, 5)), np.ones(3), [(0, -5)], r"a shift of \(0, -5\) moves a picture of 4 by 5 out of sight"),
+    (np.ones((3, 4, 5)), np.ones(3), [(0, -5)], r"a shift of \(0, -5\) moves an image of 4 by 5 out of sight"),
 ])
 def test_what_cannot_be_expanded_is_refused(x, y, shifts, words):
     with pytest.raises(ValueError, match=words):

@@ -6,24 +6,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import numbanet as nn
+from numbanet.backend.intrinsics import const_like
 
 SOURCES = str(Path(nn.__file__).parents[1])
 SCRIPT = """
 import sys
 import numpy as np
 import numbanet as nn
-from numbanet.backend import jit
+from numbanet.backend import cache
 
 x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
 net = nn.Sequential([nn.Dense(1)], 3, seed=1)
 if "remove" in sys.argv:
     import shutil
-    shutil.rmtree(jit.cache_directory())
+    shutil.rmtree(cache.cache_directory())
 net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=2 if "parallel" in sys.argv else 1, verbose=0)
-print(jit.cache_directory(), net.parameters.tobytes().hex())
+print(cache.cache_directory(), net.parameters.tobytes().hex())
 """
 
 
@@ -121,3 +123,80 @@ def test_a_folder_that_others_can_write_to_is_not_used(kept, tmp_path):
 
 def test_a_folder_that_goes_away(tmp_path, kept):
     assert train("remove", NUMBA_CACHE_DIR=tmp_path)[1] == kept[2]
+
+
+# --- activations made from the mathematics of one element -----------------------------------------
+
+MINE = """
+import numbanet as nn
+
+class Mine(nn.Activation):
+    @staticmethod
+    def value(z, slope):
+        return z + z
+"""
+
+USE = """
+import numpy as np
+import numbanet as nn
+from mine import Mine
+
+net = nn.Sequential([Mine()], 3)
+print(*net.predict(np.ones((1, 3), "float32"))[0].astype(int))
+"""
+
+
+def test_an_edit_in_the_users_file_is_seen(tmp_path):
+    """The kernel is made from a template of the package, and cached under a stamp of both files."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCES, str(tmp_path)]), "NUMBA_CACHE_DIR": str(tmp_path)}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+
+    def use():
+        done = subprocess.run([sys.executable, "-c", USE], env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split(), len(list(tmp_path.rglob("activations.mine_forward-*.nbc")))
+
+    (tmp_path / "mine.py").write_text(MINE)
+    assert use() == (["2"] * 3, 1)
+    assert use() == (["2"] * 3, 1)
+    (tmp_path / "mine.py").write_text(MINE.replace("z + z", "z - z"))
+    assert use() == (["0"] * 3, 2)
+
+
+def test_two_functions_of_one_file_and_name_are_kept_apart():
+    """Activations made by a factory have the same name, module and file."""
+
+    def make(negative):
+        class Mine(nn.Activation):
+            if negative:
+
+                @staticmethod
+                def value(z, slope):
+                    return -z
+            else:
+
+                @staticmethod
+                def value(z, slope):
+                    return abs(z)
+
+        return Mine()
+
+    x = np.array([[-3.0, 0, 2]])
+    for kept in range(2):
+        for negative in (False, True):
+            net = nn.Sequential([make(negative)], 3, "float64")
+            assert (net.predict(x) == (-x if negative else abs(x))).all(), kept
+
+
+def test_a_function_with_a_closure_is_not_cached():
+    def make(factor):
+        class Mine(nn.Activation):
+            @staticmethod
+            def value(z, slope):
+                return z * const_like(z, factor)
+
+        return Mine()
+
+    for factor in (2, 3):
+        net = nn.Sequential([make(factor)], 3, "float64")
+        assert (net.predict(np.ones((1, 3))) == factor).all()

@@ -86,7 +86,7 @@ def test_augmentation_by_words():
     (["--augment", "rotation=much"], "rotation needs a number"),
     (["--augment", "flip_horizontal=2"], "flip_horizontal needs no amount"),
     (["--augment", "spin=2"], "unknown augmentation 'spin'"),
-    (["--augment", "zoom=2"], "would shrink a picture to nothing"),
+    (["--augment", "zoom=2"], "would shrink an image to nothing"),
 ])
 def test_what_train_refuses(args, words, folder):
     bars()

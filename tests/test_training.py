@@ -360,7 +360,7 @@ TOGETHER = """
 import sys, threading
 import numpy as np
 import numbanet as nn
-from numbanet.backend import jit
+from numbanet.backend.threads import threading_layer
 
 x = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
 y = np.arange(500) % 3
@@ -379,7 +379,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert alone == together and alone[1] != alone[2]
-print(jit.threading_layer())
+print(threading_layer())
 """
 
 

@@ -1,6 +1,6 @@
 """Neural networks on flat arrays, compiled by Numba."""
 
-from numbanet.backend.jit import prefer_openmp as _prefer_openmp
+from numbanet.backend.threads import prefer_openmp as _prefer_openmp
 
 _prefer_openmp()
 

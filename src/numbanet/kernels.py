@@ -1,5 +1,6 @@
-"""What a kernel of one's own needs: the decorator, the columns of the plan, and a few helpers. See docs/extending.md."""
+"""What custom kernels need: decorators, columns of the plan, helpers; see docs/extending.md."""
 
+from numbanet.backend import elementary
 from numbanet.backend.intrinsics import (
     brgemm_strided,
     const_like,
@@ -13,8 +14,9 @@ from numbanet.backend.intrinsics import (
     store,
     syncthreads,
     thread_rank,
+    where_greater,
 )
-from numbanet.backend.jit import inline, kernel
+from numbanet.backend.jit import inline, kernel, specialize
 from numbanet.plan.columns import (
     ATTRS,
     AUX,
@@ -54,6 +56,7 @@ __all__ = [
     "const_like",
     "context",
     "div_u32",
+    "elementary",
     "float_attr",
     "inline",
     "kernel",
@@ -62,7 +65,9 @@ __all__ = [
     "local_array",
     "num_threads",
     "ptr_add",
+    "specialize",
     "store",
     "syncthreads",
     "thread_rank",
+    "where_greater",
 ]

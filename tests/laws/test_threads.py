@@ -133,10 +133,10 @@ USED = """
 import sys
 import numpy as np
 import numbanet as nn
-from numbanet.backend import jit
+from numbanet.backend.threads import threading_layer
 from test_threads import Marked
 
-jit.threading_layer()
+threading_layer()
 net, x = nn.Sequential([Marked()], 3), np.ones((40, 3), "float32")
 for threads in map(int, sys.argv[1:]):
     print(*sorted(set(net.predict(x, threads=threads).ravel().astype(int).tolist())), sep="+")

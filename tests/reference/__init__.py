@@ -26,10 +26,11 @@ def modules():
 
 
 def kernels():
-    """Every kernel that is defined in those modules, once."""
+    """Every kernel that is defined in those modules or in their classes, once."""
     found = {}
     for module in modules():
-        for value in vars(module).values():
+        classes = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+        for value in [one for place in (module, *classes) for one in vars(place).values()]:
             if isinstance(value, Kernel) and value.function.__module__ == module.__name__:
                 found[f"{module.__name__}.{value.function.__qualname__}"] = value
     return found

@@ -1,8 +1,9 @@
-"""Twins of the kernels in layers/activations.py."""
+"""Reference implementations of the kernels in layers/activations.py."""
 
 import math
 
-from numbanet.plan.columns import ATTRS, N_OUT, Y
+from numbanet.nn.layers.activations import SLOPE
+from numbanet.plan.columns import N_OUT, Y
 
 
 def places(op, lo, hi):
@@ -43,14 +44,14 @@ def relu_backward(op, params, grads, acts, deltas, lo, hi):
         deltas[i] = deltas[i] if acts[i] > 0 else 0
 
 
-def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
+def leakyrelu_forward(op, params, grads, acts, deltas, lo, hi):
     for i in places(op, lo, hi):
-        acts[i] = acts[i] if acts[i] > 0 else op.float_attr(ATTRS) * acts[i]
+        acts[i] = acts[i] if acts[i] > 0 else op.float_attr(SLOPE.slope) * acts[i]
 
 
-def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
+def leakyrelu_backward(op, params, grads, acts, deltas, lo, hi):
     for i in places(op, lo, hi):
-        deltas[i] = deltas[i] if acts[i] > 0 else op.float_attr(ATTRS) * deltas[i]
+        deltas[i] = deltas[i] if acts[i] > 0 else op.float_attr(SLOPE.slope) * deltas[i]
 
 
 def step_forward(op, params, grads, acts, deltas, lo, hi):
@@ -62,8 +63,8 @@ def softmax_forward(op, params, grads, acts, deltas, lo, hi):
     n = op[N_OUT]
     for i in range(lo, hi):
         here = range(op[Y] + i * n, op[Y] + i * n + n)
-        top = max(acts[j] for j in here)
-        powers = [math.exp(acts[j] - top) for j in here]
+        z_max = max(acts[j] for j in here)
+        powers = [math.exp(acts[j] - z_max) for j in here]
         for j, power in zip(here, powers, strict=True):
             acts[j] = power / sum(powers)
 

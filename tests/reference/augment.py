@@ -1,12 +1,13 @@
-"""Twins of the kernels in augment.py. The picture is turned by matrices, the random numbers by Python's whole numbers."""
+"""Reference implementations of the kernels in augment.py: the image is mapped by matrices."""
 
 import math
 
 import numpy as np
 
-from numbanet.nn import augment as at
+from numbanet.backend.intrinsics.random import fold_in_python as fold_in
+from numbanet.backend.intrinsics.random import uniform_python as uniform
+from numbanet.nn.augment import AUGMENT
 from numbanet.plan.columns import EPOCH, N_IN, PERMUTATION, SEED, START, X, Y
-from reference.dropout import mixed, uniform
 
 
 def between(key, counter, amount):
@@ -14,20 +15,36 @@ def between(key, counter, amount):
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
-    height, width, channels, n = op[at.HEIGHT], op[at.WIDTH_IN], op[at.CHANNELS], op[N_IN]
+    height, width, channels, n = (
+        op[AUGMENT.height],
+        op[AUGMENT.width],
+        op[AUGMENT.channels],
+        op[N_IN],
+    )
     for i in range(lo, hi):
         place = op.context(START) + i
         sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
-        key = mixed(mixed(mixed(op.context(SEED), op.context(EPOCH)), sample), -1)
-        picture = np.array(acts[op[X] + i * n : op[X] + i * n + n]).reshape(height, width, channels)
-        angle, zoom, shear = (between(key, k, op.float_attr(column)) for k, column in enumerate((at.ROTATION, at.ZOOM, at.SHEAR)))
+        key = fold_in(fold_in(fold_in(op.context(SEED), op.context(EPOCH)), sample), -1)
+        image = np.array(acts[op[X] + i * n : op[X] + i * n + n]).reshape(height, width, channels)
+        angle, zoom, shear = (
+            between(key, k, op.float_attr(column))
+            for k, column in enumerate((AUGMENT.rotation, AUGMENT.zoom, AUGMENT.shear))
+        )
         turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         slanted = np.array([[1, 0], [shear, 1]])
-        over = np.diag([-1 if op[flip] and uniform(key, k) < 0.5 else 1 for k, flip in ((3, at.FLIP_V), (4, at.FLIP_H))])
+        over = np.diag(
+            [
+                -1 if op[flip] and uniform(key, k) < 0.5 else 1
+                for k, flip in ((3, AUGMENT.flip_vertical), (4, AUGMENT.flip_horizontal))
+            ]
+        )
         back = over @ slanted @ turned / (1 + zoom)
-        shift = [math.floor(uniform(key, k) * (2 * op[far] + 1)) - op[far] for k, far in ((5, at.SHIFT_V), (6, at.SHIFT_H))]
+        shift = [
+            math.floor(uniform(key, k) * (2 * op[far] + 1)) - op[far]
+            for k, far in ((5, AUGMENT.shift_rows), (6, AUGMENT.shift_cols))
+        ]
         centre = np.array([(height - 1) / 2, (width - 1) / 2])
-        result = np.zeros_like(picture)
+        result = np.zeros_like(image)
         for h in range(height):
             for w in range(width):
                 source = back @ (np.array([h, w]) - centre - shift) + centre
@@ -36,14 +53,22 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                     for s in (0, 1):
                         y, x = corner + (r, s)
                         if 0 <= y < height and 0 <= x < width:
-                            share = (1 - abs(source[0] - y)) * (1 - abs(source[1] - x))
-                            result[h, w] += share * picture[y, x]
-        bright, noise = 1 + between(key, 7, op.float_attr(at.BRIGHTNESS)), op.float_attr(at.NOISE)
-        keys = [mixed(key, k) for k in (1, 2, 3, 4)]
-        drawn = np.array([sum(uniform(one, k) for one in keys) - 2 for k in range(n)]).reshape(result.shape)
+                            weight = (1 - abs(source[0] - y)) * (1 - abs(source[1] - x))
+                            result[h, w] += weight * image[y, x]
+        bright, noise = (
+            1 + between(key, 7, op.float_attr(AUGMENT.brightness)),
+            op.float_attr(AUGMENT.noise),
+        )
+        keys = [fold_in(key, k) for k in (1, 2, 3, 4)]
+        drawn = np.array([sum(uniform(one, k) for one in keys) - 2 for k in range(n)]).reshape(
+            result.shape
+        )
         result = result * bright + drawn * noise * math.sqrt(3)
-        if op[at.CUTOUT]:
-            top = math.floor(uniform(key, 8) * height) - op[at.CUTOUT] // 2
-            left = math.floor(uniform(key, 9) * width) - op[at.CUTOUT] // 2
-            result[max(0, top) : max(0, top + op[at.CUTOUT]), max(0, left) : max(0, left + op[at.CUTOUT])] = 0
+        if op[AUGMENT.cutout]:
+            top = math.floor(uniform(key, 8) * height) - op[AUGMENT.cutout] // 2
+            left = math.floor(uniform(key, 9) * width) - op[AUGMENT.cutout] // 2
+            result[
+                max(0, top) : max(0, top + op[AUGMENT.cutout]),
+                max(0, left) : max(0, left + op[AUGMENT.cutout]),
+            ] = 0
         acts[op[Y] + i * n : op[Y] + i * n + n] = result.reshape(-1)

@@ -1,6 +1,17 @@
 """Twins of the kernels in gather.py. They read the data as arrays, in op.data."""
 
-from numbanet.plan.columns import INPUTS, N_IN, N_OUT, OUTPUTS, PERMUTATION, SAMPLES, START, TARGETS, X, Y
+from numbanet.plan.columns import (
+    INPUTS,
+    N_IN,
+    N_OUT,
+    OUTPUTS,
+    PERMUTATION,
+    SAMPLES,
+    START,
+    TARGETS,
+    X,
+    Y,
+)
 
 
 def _index(op, i):

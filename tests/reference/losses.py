@@ -1,8 +1,9 @@
-"""Twins of the kernels in losses.py."""
+"""Reference implementations of the kernels in losses.py."""
 
 import math
 
-from numbanet.plan.columns import ATTRS, AUX, N_IN, SAMPLES, X, Y
+from numbanet.nn.losses import CORRECT, HUBER
+from numbanet.plan.columns import AUX, N_IN, SAMPLES, X, Y
 
 
 def _pairs(op, acts, i):
@@ -43,11 +44,16 @@ def mean_absolute_forward(op, params, grads, acts, deltas, lo, hi):
 
 def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        _store(op, deltas, i, [((a > y) * 1.0 - (a < y) * 1.0) / op[N_IN] for a, y in _pairs(op, acts, i)])
+        _store(
+            op,
+            deltas,
+            i,
+            [((a > y) * 1.0 - (a < y) * 1.0) / op[N_IN] for a, y in _pairs(op, acts, i)],
+        )
 
 
 def huber_forward(op, params, grads, acts, deltas, lo, hi):
-    delta = op.float_attr(ATTRS)
+    delta = op.float_attr(HUBER.delta)
     for i in range(lo, hi):
         total = 0.0
         for a, y in _pairs(op, acts, i):
@@ -57,15 +63,22 @@ def huber_forward(op, params, grads, acts, deltas, lo, hi):
 
 
 def huber_backward(op, params, grads, acts, deltas, lo, hi):
-    delta = op.float_attr(ATTRS)
+    delta = op.float_attr(HUBER.delta)
     for i in range(lo, hi):
-        _store(op, deltas, i, [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)])
+        _store(
+            op,
+            deltas,
+            i,
+            [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)],
+        )
 
 
 def binary_cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     """log(1 + eᶻ) − y z, taken apart so that nothing overflows."""
     for i in range(lo, hi):
-        acts[op[Y] + i] = sum(max(z, 0) + math.log1p(math.exp(-abs(z))) - y * z for z, y in _pairs(op, acts, i))
+        acts[op[Y] + i] = sum(
+            max(z, 0) + math.log1p(math.exp(-abs(z))) - y * z for z, y in _pairs(op, acts, i)
+        )
 
 
 def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
@@ -75,8 +88,8 @@ def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
 
 def _log_total(pairs):
     """log Σ eᶻ"""
-    top = max(z for z, _ in pairs)
-    return top + math.log(sum(math.exp(z - top) for z, _ in pairs))
+    z_max = max(z for z, _ in pairs)
+    return z_max + math.log(sum(math.exp(z - z_max) for z, _ in pairs))
 
 
 def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
@@ -89,15 +102,15 @@ def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
 def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         pairs = _pairs(op, acts, i)
-        total, weight = _log_total(pairs), sum(y for _, y in pairs)
-        _store(op, deltas, i, [math.exp(z - total) * weight - y for z, y in pairs])
+        total, y_sum = _log_total(pairs), sum(y for _, y in pairs)
+        _store(op, deltas, i, [math.exp(z - total) * y_sum - y for z, y in pairs])
 
 
 def count_correct(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         outputs, targets = zip(*_pairs(op, acts, i), strict=True)
         if len(outputs) == 1:
-            hit = (outputs[0] > op.float_attr(ATTRS)) == (targets[0] > 0.5)
+            correct = (outputs[0] > op.float_attr(CORRECT.threshold)) == (targets[0] > 0.5)
         else:
-            hit = outputs.index(max(outputs)) == targets.index(max(targets))
-        acts[op[Y] + i] = 1 if hit else 0
+            correct = outputs.index(max(outputs)) == targets.index(max(targets))
+        acts[op[Y] + i] = 1 if correct else 0

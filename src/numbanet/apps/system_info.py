@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 import numbanet
-from numbanet.backend import intrinsics, jit
+from numbanet.backend import cache, intrinsics, threads
 
 OPTIONAL = (
     "click",
@@ -39,10 +39,10 @@ def show_versions() -> list[tuple[str, Any]]:
         ("system", platform.platform()),
         ("processor", _processor()),
         ("vectors", f"{8 * intrinsics.VECTOR_BYTES} bits ({' '.join(features) or 'baseline'})"),
-        ("threads", f"{numba.get_num_threads()} by {jit.threading_layer()}"),
+        ("threads", f"{numba.get_num_threads()} by {threads.threading_layer()}"),
         (
             "cache",
-            jit.cache_directory()
+            cache.cache_directory()
             or "none: no folder can be written to, so kernels are compiled in every process",
         ),
         ("optional", ", ".join(f"{name} {_version(name)}" for name in OPTIONAL)),

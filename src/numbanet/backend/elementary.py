@@ -1,18 +1,27 @@
-"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for one number or a vector register full of them.
+"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for numbers and vector registers.
 
-Each is free of branches, stays within a few units in the last place (tests/test_math.py holds the bounds) and passes NaN on. The
-same lines serve both precisions; where float32 needs fewer terms, a branch known to the compiler leaves the rest out. The
-coefficients are those of the Taylor series, which suffice after the reduction to |r| ≤ ln 2 / 2 (exp) and |s| ≤ 0.172 (log).
+Each is free of branches, stays within a few units in the last place (tests/test_math.py holds the
+bounds) and propagates NaN. The same lines serve both precisions; where float32 needs fewer terms,
+a branch on a compile-time constant leaves the rest out. The coefficients are those of the Taylor
+series, which suffice after the reduction to |r| ≤ ln 2 / 2 (exp) and |s| ≤ 0.172 (log).
 """
 
 import math
 
-from numbanet.backend.intrinsics import const_like, exp2_int, exponent, is_float32, mantissa, rint, where_greater
+from numbanet.backend.intrinsics import (
+    const_like,
+    exp2_int,
+    exponent,
+    is_float32,
+    mantissa,
+    rint,
+    where_greater,
+)
 from numbanet.backend.jit import inline_strict
 
 _LOG2_E = 1 / math.log(2)
 _LN2_HIGH_SINGLE = 0.693359375
-"""ln 2 in few bits: its product with a small whole number is exact in float32."""
+"""ln 2 in few bits: its product with a small integer is exact in float32."""
 _LN2_LOW_SINGLE = -2.1219444005469057e-4
 _LN2_HIGH_DOUBLE = float.fromhex("0x1.62e42fee00000p-1")
 _LN2_LOW_DOUBLE = 1.9082149292705877e-10
@@ -54,7 +63,7 @@ def _expm1_reduced(r):
 
 @inline_strict
 def _clamp(x, bound):
-    """x kept within ±bound; NaN stays."""
+    """x clamped to ±bound; NaN stays."""
     high, low = const_like(x, bound), const_like(x, -bound)
     x = where_greater(x, high, high, x)
     return where_greater(low, x, low, x)
@@ -62,7 +71,7 @@ def _clamp(x, bound):
 
 @inline_strict
 def exp(x):
-    """eˣ; beyond ±87 (float32) or ±708 (float64) the value at that bound, so it is never 0 and never infinite."""
+    """eˣ; beyond ±87 (float32) or ±708 (float64) the value there, so never 0 and never infinite."""
     x = _clamp(x, 87.0) if is_float32(x) else _clamp(x, 708.0)
     n, r = _reduce(x)
     return exp2_int(n) * (_expm1_reduced(r) + const_like(x, 1))
@@ -74,8 +83,8 @@ def tanh(x):
     y = _clamp(x + x, 20.0) if is_float32(x) else _clamp(x + x, 40.0)
     n, r = _reduce(y)
     power = exp2_int(n)
-    grown = power * _expm1_reduced(r) + (power - const_like(x, 1))
-    return grown / (grown + const_like(x, 2))
+    expm1 = power * _expm1_reduced(r) + (power - const_like(x, 1))
+    return expm1 / (expm1 + const_like(x, 2))
 
 
 @inline_strict
@@ -87,7 +96,7 @@ def sigmoid(x):
 
 @inline_strict
 def log(x):
-    """The natural logarithm of a positive normal number; below the smallest one −∞, NaN below zero."""
+    """The natural logarithm of a positive normal number; −∞ below the smallest, NaN below zero."""
     one = const_like(x, 1)
     m, e = mantissa(x), exponent(x)
     root = const_like(x, _ROOT2)
@@ -110,10 +119,16 @@ def log(x):
     p = p * q + const_like(x, 2 / 5)
     p = p * q + const_like(x, 2 / 3)
     if is_float32(x):
-        value = e * const_like(x, _LN2_HIGH_SINGLE) + ((s + s) + (e * const_like(x, _LN2_LOW_SINGLE) + s * q * p))
+        value = e * const_like(x, _LN2_HIGH_SINGLE) + (
+            (s + s) + (e * const_like(x, _LN2_LOW_SINGLE) + s * q * p)
+        )
     else:
-        value = e * const_like(x, _LN2_HIGH_DOUBLE) + ((s + s) + (e * const_like(x, _LN2_LOW_DOUBLE) + s * q * p))
-    smallest = const_like(x, 1.17549435e-38) if is_float32(x) else const_like(x, 2.2250738585072014e-308)
+        value = e * const_like(x, _LN2_HIGH_DOUBLE) + (
+            (s + s) + (e * const_like(x, _LN2_LOW_DOUBLE) + s * q * p)
+        )
+    smallest = (
+        const_like(x, 1.17549435e-38) if is_float32(x) else const_like(x, 2.2250738585072014e-308)
+    )
     value = where_greater(smallest, x, const_like(x, -math.inf), value)
     value = where_greater(const_like(x, 0), x, const_like(x, math.nan), value)
     return where_greater(const_like(x, math.inf), x, value, x)
@@ -123,8 +138,8 @@ def log(x):
 def softplus(x):
     """log(1 + eˣ), without overflow: max(x, 0) + log(1 + e^−|x|)."""
     zero = const_like(x, 0)
-    far = where_greater(x, zero, zero - x, x)
-    return where_greater(x, zero, x, zero) + log1p_unit(exp(far))
+    minus_abs = where_greater(x, zero, zero - x, x)
+    return where_greater(x, zero, x, zero) + log1p_unit(exp(minus_abs))
 
 
 @inline_strict
@@ -132,8 +147,8 @@ def log1p_unit(t):
     """log(1 + t) for 0 ≤ t ≤ 1, exact to rounding for small t as well."""
     one = const_like(t, 1)
     u = one + t
-    lost = t - (u - one)
-    return log(u) + lost / u
+    error = t - (u - one)
+    return log(u) + error / u
 
 
 @inline_strict

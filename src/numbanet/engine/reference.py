@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from numbanet.nn.optimizers import N_STATE
 from numbanet.plan.builtin_ops import reduce_chunks
 from numbanet.plan.columns import (
     ACCUMULATE,
@@ -106,7 +107,7 @@ class Reference:
         if optimizer is not None:
             for table in self.tables:
                 last = Row(table, len(table) - 1, self.data)
-                last[PARTIAL_STRIDE] = last[W] = plan.n_params
+                last[N_STATE] = plan.n_params
                 for i, value in enumerate(optimizer.attrs):
                     last.set_float_attr(ATTRS + i, float(value))
 

@@ -1,13 +1,15 @@
-"""Training pictures moved, turned and disturbed on their way in, a little differently in every epoch.
+"""Data augmentation: training images shifted, rotated and perturbed on the fly.
 
-    y[p] = x[M⁻¹ (p − centre) + centre − shift], bilinear between pixels and 0 outside, M = rotation · shear · zoom · flips
+    y[p] = x[M⁻¹ (p − centre) + centre − shift], bilinear between pixels and 0 outside
+    M = rotation · shear · zoom · flips
     then y · (1 + brightness) + noise, and a square set to 0
 
-Every draw is a function of seed, epoch and sample: it depends on no thread and no order, and a resumed run repeats it.
-`expand` makes a fixed, larger training set instead, such as the book's five-fold one.
+Every draw is a function of seed, epoch and sample: it does not depend on threads or order, and a
+resumed run repeats it. `shift_copies` makes a fixed, larger training set instead, such as the
+book's five-fold one.
 
-Source   Nielsen, Neural Networks and Deep Learning, chapters 3 and 6; Simard, Steinkraus, Platt 2003;
-         DeVries, Taylor 2017 (cut-out)
+Source   Nielsen, Neural Networks and Deep Learning, chapters 3 and 6; Simard, Steinkraus, Platt
+         2003; DeVries, Taylor 2017 (cut-out)
 """
 
 import math
@@ -31,25 +33,28 @@ from numbanet.backend.intrinsics import (
     uniform_scalar,
 )
 from numbanet.backend.jit import entry_point, inline, kernel
-from numbanet.plan.columns import ATTRS, EPOCH, N_IN, SEED, X, Y, context, sample_index
+from numbanet.plan.columns import EPOCH, N_IN, ROW_SIZE, SEED, Attrs, X, Y, context, sample_index
 from numbanet.plan.op import Op
 
-(HEIGHT, WIDTH_IN, CHANNELS, SHIFT_V, SHIFT_H, ROTATION, ZOOM, SHEAR, FLIP_V, FLIP_H, BRIGHTNESS, NOISE,
- CUTOUT) = range(ATTRS, ATTRS + 13)
+AUGMENT = Attrs(
+    "height width channels shift_rows shift_cols rotation zoom shear flip_vertical flip_horizontal "
+    "brightness noise cutout"
+)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How much training pictures may be changed; every amount is drawn anew for each sample and epoch.
+    """How much training images may be changed; every amount is drawn for each sample and epoch.
 
-    shift         pixels, up to that many to each side: a whole number, or (vertical, horizontal)
+    shift         pixels, up to that many to each side: an integer, or (vertical, horizontal)
     rotation      degrees, up to that many to each side
     zoom          0.1 for 90 % … 110 % of the size
     shear         0.1 for a slant of up to 0.1 pixels per pixel to each side
-    flip_vertical, flip_horizontal   True to turn half of the pictures over
+    flip_vertical, flip_horizontal   True to flip half of the images
     brightness    0.2 for 80 % … 120 %
-    noise         standard deviation of noise added to every number (nearly normal: the sum of four uniform ones)
-    cutout        side in pixels of a square that is set to 0, anywhere in the picture
+    noise         standard deviation of noise added to every value (nearly normal: the sum of four
+                  uniform values)
+    cutout        side in pixels of a square that is set to 0, anywhere in the image
 
     Pass it as `fit(…, augment=Augment(…))`. Raises ValueError for amounts that make no sense.
     """
@@ -69,89 +74,145 @@ class Augment:
             value = getattr(self, f.name)
             for one in value if isinstance(value, (tuple, list)) else (value,):
                 if not isinstance(one, (int, float)) or not 0 <= one < math.inf:
-                    raise ValueError(f"Augment: {f.name} must be a finite number of at least 0, got {value!r}")
+                    raise ValueError(
+                        f"Augment: {f.name} must be a finite number of at least 0, got {value!r}"
+                    )
         if self.zoom >= 1:
-            raise ValueError(f"Augment: a zoom of {self.zoom} would shrink a picture to nothing; choose one below 1")
+            raise ValueError(
+                f"Augment: a zoom of {self.zoom} would shrink an image to nothing; "
+                "choose one below 1"
+            )
         for name in ("shift", "cutout"):
             value = getattr(self, name)
             if any(int(n) != n for n in (value if isinstance(value, (tuple, list)) else (value,))):
                 raise ValueError(f"Augment: {name} counts whole pixels, got {value!r}")
 
     def op(self, shape) -> Op:
-        """The row of the plan, between the gather and the first layer; ValueError for samples that are not pictures."""
+        """Return the row of the plan, between the inputs and the first layer.
+
+        Raises ValueError for samples that are not images.
+        """
         if len(shape) != 3:
-            raise ValueError(f"Augment expects pictures (height, width, channels), the network's input is {shape}; "
-                             "use input_shape=(height, width, channels) and begin with Flatten() if need be")
+            raise ValueError(
+                "Augment expects images (height, width, channels), "
+                f"the network's input is {shape}; "
+                "use input_shape=(height, width, channels) and begin with Flatten() if need be"
+            )
         n = math.prod(shape)
-        vertical, horizontal = self.shift if isinstance(self.shift, (tuple, list)) else (self.shift, self.shift)
-        own = (*shape, int(vertical), int(horizontal), math.radians(self.rotation), float(self.zoom), float(self.shear),
-               int(self.flip_vertical), int(self.flip_horizontal), float(self.brightness), float(self.noise), int(self.cutout))
-        return Op("Augment", n, n, forward, attrs=own)
+        vertical, horizontal = (
+            self.shift if isinstance(self.shift, (tuple, list)) else (self.shift, self.shift)
+        )
+        attrs = AUGMENT.pack(
+            height=shape[0],
+            width=shape[1],
+            channels=shape[2],
+            shift_rows=int(vertical),
+            shift_cols=int(horizontal),
+            rotation=math.radians(self.rotation),
+            zoom=float(self.zoom),
+            shear=float(self.shear),
+            flip_vertical=int(self.flip_vertical),
+            flip_horizontal=int(self.flip_horizontal),
+            brightness=float(self.brightness),
+            noise=float(self.noise),
+            cutout=int(self.cutout),
+        )
+        return Op("Augment", n, n, forward, attrs=attrs)
+
+
+@inline
+def _sample_key(op, i):
+    """The key of the random numbers for sample i of the batch."""
+    return fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i)), -1)
 
 
 @inline
 def _symmetric_uniform(key, counter, amount):
-    """A number drawn from −amount … amount."""
+    """A random value from −amount … amount."""
     return amount * (2 * uniform_scalar(key, counter) - 1)
 
 
 @inline
 def _floor(x):
-    """The largest whole number up to x, as an integer (a GPU's floor gives a float)."""
+    """The largest integer up to x, as an integer (a GPU's floor gives a float)."""
     return int(math.floor(x))
 
 
 @inline
 def _inverse_affine(op, key):
-    """The inverse map of one sample: source = (a h + b w + e, c h + d w + f) for the target pixel (h, w)."""
-    angle, zoom = _symmetric_uniform(key, 0, float_attr(op, ROTATION)), 1 + _symmetric_uniform(key, 1, float_attr(op, ZOOM))
-    shear = _symmetric_uniform(key, 2, float_attr(op, SHEAR))
-    up = -1.0 if op[FLIP_V] and uniform_scalar(key, 3) < 0.5 else 1.0
-    aside = -1.0 if op[FLIP_H] and uniform_scalar(key, 4) < 0.5 else 1.0
-    down = _floor(uniform_scalar(key, 5) * (2 * op[SHIFT_V] + 1)) - op[SHIFT_V]
-    right = _floor(uniform_scalar(key, 6) * (2 * op[SHIFT_H] + 1)) - op[SHIFT_H]
+    """The inverse map: (a h + b w + e, c h + d w + f) is the source of pixel (h, w)."""
+    angle, zoom = (
+        _symmetric_uniform(key, 0, float_attr(op, AUGMENT.rotation)),
+        1 + _symmetric_uniform(key, 1, float_attr(op, AUGMENT.zoom)),
+    )
+    shear = _symmetric_uniform(key, 2, float_attr(op, AUGMENT.shear))
+    up = -1.0 if op[AUGMENT.flip_vertical] and uniform_scalar(key, 3) < 0.5 else 1.0
+    aside = -1.0 if op[AUGMENT.flip_horizontal] and uniform_scalar(key, 4) < 0.5 else 1.0
+    down = (
+        _floor(uniform_scalar(key, 5) * (2 * op[AUGMENT.shift_rows] + 1)) - op[AUGMENT.shift_rows]
+    )
+    right = (
+        _floor(uniform_scalar(key, 6) * (2 * op[AUGMENT.shift_cols] + 1)) - op[AUGMENT.shift_cols]
+    )
     sine, cosine = math.sin(angle), math.cos(angle)
     a, b = up * cosine / zoom, up * sine / zoom
     c, d = aside * (shear * cosine - sine) / zoom, aside * (shear * sine + cosine) / zoom
-    middle_h, middle_w = (op[HEIGHT] - 1) / 2, (op[WIDTH_IN] - 1) / 2
+    middle_h, middle_w = (op[AUGMENT.height] - 1) / 2, (op[AUGMENT.width] - 1) / 2
     from_h, from_w = middle_h + down, middle_w + right
     return a, b, c, d, middle_h - a * from_h - b * from_w, middle_w - c * from_h - d * from_w
 
 
 @inline
 def _cutout_corner(op, key):
-    """Where the square that is set to 0 begins."""
-    half = op[CUTOUT] // 2
-    return _floor(uniform_scalar(key, 8) * op[HEIGHT]) - half, _floor(uniform_scalar(key, 9) * op[WIDTH_IN]) - half
+    """(row, column) of the first pixel of the square that is set to 0; it may lie outside."""
+    half = op[AUGMENT.cutout] // 2
+    return _floor(uniform_scalar(key, 8) * op[AUGMENT.height]) - half, _floor(
+        uniform_scalar(key, 9) * op[AUGMENT.width]
+    ) - half
 
 
 @kernel
 def forward(op, params, grads, acts, deltas, lo, hi):
     """Change pictures lo ≤ i < hi        acts[y] overwritten"""
-    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_IN]
+    height, width, channels, n = (
+        op[AUGMENT.height],
+        op[AUGMENT.width],
+        op[AUGMENT.channels],
+        op[N_IN],
+    )
     for i in range(lo, hi):
-        key = fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i)), -1)
+        key = _sample_key(op, i)
         x, y = ptr_add(acts, op[X] + i * n), ptr_add(acts, op[Y] + i * n)
         a, b, c, d, e, f = _inverse_affine(op, key)
         for h in range(height):
             for w in range(width):
                 _sample(x, y, h, w, a * h + b * w + e, c * h + d * w + f, height, width, channels)
         _jitter(op, y, key)
-        if op[CUTOUT]:
+        if op[AUGMENT.cutout]:
             top, left = _cutout_corner(op, key)
-            for h in range(max(0, top), min(height, top + op[CUTOUT])):
-                for k in range(max(0, left) * channels, min(width, left + op[CUTOUT]) * channels):
+            for h in range(max(0, top), min(height, top + op[AUGMENT.cutout])):
+                for k in range(
+                    max(0, left) * channels, min(width, left + op[AUGMENT.cutout]) * channels
+                ):
                     y[h * width * channels + k] = const_like(y, 0)
 
 
 @forward.cuda
 def forward(op, params, grads, acts, deltas, lo, hi):
-    height, width, channels, n = op[HEIGHT], op[WIDTH_IN], op[CHANNELS], op[N_IN]
+    height, width, channels, n = (
+        op[AUGMENT.height],
+        op[AUGMENT.width],
+        op[AUGMENT.channels],
+        op[N_IN],
+    )
     for i in range(lo, hi):
-        key = fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i)), -1)
+        key = _sample_key(op, i)
         x, y = ptr_add(acts, op[X] + i * n), ptr_add(acts, op[Y] + i * n)
         a, b, c, d, e, f = _inverse_affine(op, key)
-        bright, noise = 1 + _symmetric_uniform(key, 7, float_attr(op, BRIGHTNESS)), float_attr(op, NOISE) * math.sqrt(3.0)
+        bright, noise = (
+            1 + _symmetric_uniform(key, 7, float_attr(op, AUGMENT.brightness)),
+            float_attr(op, AUGMENT.noise) * math.sqrt(3.0),
+        )
         top, left = _cutout_corner(op, key)
         for p in range(thread_rank(), height * width, num_threads()):
             h = div_u32(p, width)
@@ -161,16 +222,18 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                 if noise:
                     drawn = uniform_scalar(fold_in(key, 1), k) + uniform_scalar(fold_in(key, 2), k)
                     drawn += uniform_scalar(fold_in(key, 3), k) + uniform_scalar(fold_in(key, 4), k)
-                    y[k] = y[k] * const_like(y, bright) + const_like(y, drawn - 2) * const_like(y, noise)
+                    y[k] = y[k] * const_like(y, bright) + const_like(y, drawn - 2) * const_like(
+                        y, noise
+                    )
                 else:
                     y[k] *= const_like(y, bright)
-                if top <= h < top + op[CUTOUT] and left <= w < left + op[CUTOUT]:
+                if top <= h < top + op[AUGMENT.cutout] and left <= w < left + op[AUGMENT.cutout]:
                     y[k] = const_like(y, 0)
 
 
 @inline
 def _sample(x, y, h, w, from_h, from_w, height, width, channels):
-    """y[h, w] = x[from_h, from_w], between its four neighbours"""
+    """y[h, w] = x[from_h, from_w], interpolated between the four pixels around it"""
     top, left = _floor(from_h), _floor(from_w)
     down, right = const_like(x, from_h - top), const_like(x, from_w - left)
     for k in range(channels):
@@ -178,30 +241,45 @@ def _sample(x, y, h, w, from_h, from_w, height, width, channels):
         for r in range(2):
             for s in range(2):
                 if 0 <= top + r < height and 0 <= left + s < width:
-                    share = (down if r else const_like(x, 1) - down) * (right if s else const_like(x, 1) - right)
-                    total += share * x[((top + r) * width + left + s) * channels + k]
+                    weight = (down if r else const_like(x, 1) - down) * (
+                        right if s else const_like(x, 1) - right
+                    )
+                    total += weight * x[((top + r) * width + left + s) * channels + k]
         y[(h * width + w) * channels + k] = total
 
 
 @inline
 def _jitter(op, y, key):
     """y · (1 + brightness) + noise"""
-    bright, noise = 1 + _symmetric_uniform(key, 7, float_attr(op, BRIGHTNESS)), float_attr(op, NOISE)
+    bright, noise = (
+        1 + _symmetric_uniform(key, 7, float_attr(op, AUGMENT.brightness)),
+        float_attr(op, AUGMENT.noise),
+    )
     if bright == 1 and noise == 0:
         return
     n, width = op[N_IN], lanes(y)
     for k in range(0, n, width):
         v = load(ptr_add(y, k), n - k)
-        first, second = uniform(y, fold_in(key, 1), k) + uniform(y, fold_in(key, 2), k), uniform(y, fold_in(key, 3), k)
+        first, second = (
+            uniform(y, fold_in(key, 1), k) + uniform(y, fold_in(key, 2), k),
+            uniform(y, fold_in(key, 3), k),
+        )
         drawn = first + second + uniform(y, fold_in(key, 4), k) - const_like(v, 2)
-        store(ptr_add(y, k), v * const_like(v, bright) + drawn * const_like(v, noise * math.sqrt(3.0)), n - k)
+        store(
+            ptr_add(y, k),
+            v * const_like(v, bright) + drawn * const_like(v, noise * math.sqrt(3.0)),
+            n - k,
+        )
 
 
 def inverse_map(augment: Augment, shape, seed: int, epoch: int, sample: int) -> tuple[float, ...]:
-    """(a, b, c, d, e, f): the target pixel (h, w) of this sample in this epoch comes from (a h + b w + e, c h + d w + f)."""
-    row = np.zeros(64, np.int64)
-    for i, value in enumerate(augment.op(shape).attrs):
-        row[ATTRS + i] = np.float64(value).view(np.int64) if isinstance(value, float) else value
+    """Return (a, b, c, d, e, f) for a sample in an epoch.
+
+    (a h + b w + e, c h + d w + f) is the source of its target pixel (h, w).
+    """
+    row = np.zeros(ROW_SIZE, np.int64)
+    for column, value in zip(AUGMENT, augment.op(shape).attrs, strict=True):
+        row[column] = np.float64(value).view(np.int64) if isinstance(value, float) else value
     return _inverse_map(row, seed, epoch, sample)
 
 
@@ -216,17 +294,23 @@ def shift_copies(x, y, shifts=((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))):
     By default this is Nielsen's five-fold set: as it is, and one pixel to each side.
 
     x (samples, height, width, channels) or (samples, height, width) · y (samples, …)
-    Raises ValueError for other shapes or a shift beyond the picture.
+    Raises ValueError for other shapes or a shift beyond the image.
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim not in (3, 4) or len(x) != len(y):
-        raise ValueError(f"expand needs pictures (samples, height, width[, channels]) and as many targets, got {x.shape} and "
-                         f"{y.shape}")
+        raise ValueError(
+            "shift_copies needs images (samples, height, width[, channels]) and as many targets, "
+            f"got {x.shape} and "
+            f"{y.shape}"
+        )
     height, width = x.shape[1:3]
     result = np.zeros((len(shifts), *x.shape), x.dtype)
-    for moved, (down, right) in zip(result, shifts, strict=True):
+    for copy, (down, right) in zip(result, shifts, strict=True):
         if abs(down) >= height or abs(right) >= width:
-            raise ValueError(f"a shift of {(down, right)} moves a picture of {height} by {width} out of sight")
-        moved[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = (
-            x[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)])
+            raise ValueError(
+                f"a shift of {(down, right)} moves an image of {height} by {width} out of sight"
+            )
+        copy[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = x[
+            :, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+        ]
     return result.reshape(-1, *x.shape[1:]), np.concatenate([y] * len(shifts))

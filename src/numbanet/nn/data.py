@@ -1,8 +1,10 @@
 """The ends of the plan: inputs and targets are copied in by index, outputs are copied out.
 
-The data stay as the user gave them: a batch is a list of indices into them. uint8 inputs are pictures, 0 … 255, and become
-0 … 1 on the way in. The addresses of the data stand in the clock.
+The data stay as the user gave them: a batch is a list of indices into them. uint8 inputs are
+images, 0 … 255, and become 0 … 1 on the fly. The addresses of the data stand in row 0 of the plan.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +18,11 @@ from numbanet.backend.intrinsics import (
     num_threads,
     ptr_add,
     thread_rank,
+    uint8_scale,
 )
-from numbanet.backend.intrinsics.barrier import prefetch
-from numbanet.backend.jit import inline, kernel
+from numbanet.backend.intrinsics.pointers import prefetch
+from numbanet.backend.jit import kernel, specialize
 from numbanet.plan.columns import (
-    ATTRS,
     BASE_X,
     INDEX,
     INPUTS,
@@ -34,6 +36,7 @@ from numbanet.plan.columns import (
     SAMPLES,
     START,
     TARGETS,
+    Attrs,
     X,
     Y,
     context,
@@ -41,169 +44,120 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.op import Op
 
-NONFINITE = ATTRS
-"""1 when an input was not finite, for inputs that are read where they lie."""
+ZERO_COPY = Attrs("nonfinite")
+NONFINITE = ZERO_COPY.nonfinite
+"""1 when an input was not finite, for inputs that are read in place."""
 CACHE_LINE = 64
-"""Bytes that memory hands over at once."""
+"""Bytes of a cache line."""
+
+SOURCE: int = INPUTS
+"""In the templates: the column of row 0 with the address of the data."""
+DTYPE: Any = np.float32
+"""In the templates: the dtype of the data."""
 
 
-@inline
-def _copy(op, x, scale, acts, lo, hi):
-    """acts[y] = scale · x, for samples lo ≤ i < hi, and ask for the samples of the next batch."""
-    n, batch, line = op[N_OUT], context(op, SAMPLES), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
+# --- copies, for each dtype -------------------------------------------------------------------
+
+
+def _copy(op, params, grads, acts, deltas, lo, hi):
+    """Copy samples lo ≤ i < hi into acts[y], uint8 scaled to 0 … 1, and prefetch the next batch."""
+    x = as_pointer(context(op, SOURCE), DTYPE)
+    scale, line = const_like(acts, uint8_scale(x)), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
+    n, batch = op[N_OUT], context(op, SAMPLES)
     for i in range(lo, hi):
         if context(op, START) + batch + i < context(op, PREFETCH_LIMIT):
-            following = sample_index(op, batch + i) * n
+            upcoming = sample_index(op, batch + i) * n
             for j in range(0, n, line):
-                prefetch(ptr_add(x, following + j))
+                prefetch(ptr_add(x, upcoming + j))
         source, y = sample_index(op, i) * n, op[Y] + i * n
         for j in range(n):
             acts[y + j] = const_like(acts, x[source + j]) * scale
 
 
-@inline
-def _copy_cuda(op, x, scale, acts, lo, hi):
-    """acts[y] = scale · x, for samples lo ≤ i < hi, number by number."""
-    n = op[N_OUT]
+def _copy_cuda(op, params, grads, acts, deltas, lo, hi):
+    x, n = as_pointer(context(op, SOURCE), DTYPE), op[N_OUT]
+    scale = const_like(acts, uint8_scale(x))
     for e in range(thread_rank(), (hi - lo) * n, num_threads()):
         i = div_u32(e, n)
-        acts[op[Y] + lo * n + e] = const_like(acts, x[sample_index(op, lo + i) * n + e - i * n]) * scale
+        source = sample_index(op, lo + i) * n + e - i * n
+        acts[op[Y] + lo * n + e] = const_like(acts, x[source]) * scale
 
 
-@inline
-def _copy_features(op, x, scale, acts, lo, hi):
-    """acts[y] = scale · x for columns lo ≤ j < hi of all samples of the batch, and ask for those of the next batch."""
-    n, batch, line = op[N_OUT], context(op, SAMPLES), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
+def _copy_features(op, params, grads, acts, deltas, lo, hi):
+    """The same for features lo ≤ j < hi of all samples of the batch."""
+    x = as_pointer(context(op, SOURCE), DTYPE)
+    scale, line = const_like(acts, uint8_scale(x)), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
+    n, batch = op[N_OUT], context(op, SAMPLES)
     for i in range(batch):
         if context(op, START) + batch + i < context(op, PREFETCH_LIMIT):
-            following = sample_index(op, batch + i) * n
+            upcoming = sample_index(op, batch + i) * n
             for j in range(lo, hi, line):
-                prefetch(ptr_add(x, following + j))
+                prefetch(ptr_add(x, upcoming + j))
         source, y = sample_index(op, i) * n, op[Y] + i * n
         for j in range(lo, hi):
             acts[y + j] = const_like(acts, x[source + j]) * scale
 
 
-@inline
-def _copy_features_cuda(op, x, scale, acts, lo, hi):
-    """The same, number by number."""
-    n = op[N_OUT]
+def _copy_features_cuda(op, params, grads, acts, deltas, lo, hi):
+    x, n = as_pointer(context(op, SOURCE), DTYPE), op[N_OUT]
+    scale = const_like(acts, uint8_scale(x))
     for e in range(thread_rank(), (hi - lo) * context(op, SAMPLES), num_threads()):
         i = div_u32(e, hi - lo)
         j = lo + e - i * (hi - lo)
         acts[op[Y] + i * n + j] = const_like(acts, x[sample_index(op, i) * n + j]) * scale
 
 
-@kernel
-def features_float32(op, params, grads, acts, deltas, lo, hi):
-    """Copy columns lo ≤ j < hi of a batch of float32 samples into the first slot."""
-    _copy_features(op, as_pointer(context(op, INPUTS), np.float32), const_like(acts, 1), acts, lo, hi)
+def _for_dtype(dtype: str, name: str, column: int, cpu, cuda):
+    """The kernel that copies data of a dtype, from the templates for CPU and GPU."""
+    names = {"SOURCE": column, "DTYPE": getattr(np, dtype)}
+    made = kernel(specialize(cpu, f"{name}_{dtype}", **names))
+    return made.cuda(specialize(cuda, f"{name}_{dtype}", **names))
 
 
-@features_float32.cuda
-def features_float32(op, params, grads, acts, deltas, lo, hi):
-    _copy_features_cuda(op, as_pointer(context(op, INPUTS), np.float32), const_like(acts, 1), acts, lo, hi)
+inputs_float32, inputs_float64, inputs_uint8 = (
+    _for_dtype(dtype, "inputs", INPUTS, _copy, _copy_cuda)
+    for dtype in ("float32", "float64", "uint8")
+)
+features_float32, features_float64, features_uint8 = (
+    _for_dtype(dtype, "features", INPUTS, _copy_features, _copy_features_cuda)
+    for dtype in ("float32", "float64", "uint8")
+)
+targets_float32, targets_float64 = (
+    _for_dtype(dtype, "targets", TARGETS, _copy, _copy_cuda) for dtype in ("float32", "float64")
+)
 
 
-@kernel
-def features_float64(op, params, grads, acts, deltas, lo, hi):
-    """Copy columns lo ≤ j < hi of a batch of float64 samples into the first slot."""
-    _copy_features(op, as_pointer(context(op, INPUTS), np.float64), const_like(acts, 1), acts, lo, hi)
-
-
-@features_float64.cuda
-def features_float64(op, params, grads, acts, deltas, lo, hi):
-    _copy_features_cuda(op, as_pointer(context(op, INPUTS), np.float64), const_like(acts, 1), acts, lo, hi)
-
-
-@kernel
-def features_uint8(op, params, grads, acts, deltas, lo, hi):
-    """Copy columns lo ≤ j < hi of a batch of pictures of bytes into the first slot, scaled to 0 … 1."""
-    _copy_features(op, as_pointer(context(op, INPUTS), np.uint8), const_like(acts, 1 / 255), acts, lo, hi)
-
-
-@features_uint8.cuda
-def features_uint8(op, params, grads, acts, deltas, lo, hi):
-    _copy_features_cuda(op, as_pointer(context(op, INPUTS), np.uint8), const_like(acts, 1 / 255), acts, lo, hi)
-
-
-@kernel
-def inputs_float32(op, params, grads, acts, deltas, lo, hi):
-    """Copy float32 samples into the first slot."""
-    _copy(op, as_pointer(context(op, INPUTS), np.float32), const_like(acts, 1), acts, lo, hi)
-
-
-@inputs_float32.cuda
-def inputs_float32(op, params, grads, acts, deltas, lo, hi):
-    _copy_cuda(op, as_pointer(context(op, INPUTS), np.float32), const_like(acts, 1), acts, lo, hi)
-
-
-@kernel
-def inputs_float64(op, params, grads, acts, deltas, lo, hi):
-    """Copy float64 samples into the first slot."""
-    _copy(op, as_pointer(context(op, INPUTS), np.float64), const_like(acts, 1), acts, lo, hi)
-
-
-@inputs_float64.cuda
-def inputs_float64(op, params, grads, acts, deltas, lo, hi):
-    _copy_cuda(op, as_pointer(context(op, INPUTS), np.float64), const_like(acts, 1), acts, lo, hi)
-
-
-@kernel
-def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
-    """Copy pictures of bytes into the first slot, scaled to 0 … 1."""
-    _copy(op, as_pointer(context(op, INPUTS), np.uint8), const_like(acts, 1 / 255), acts, lo, hi)
-
-
-@inputs_uint8.cuda
-def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
-    _copy_cuda(op, as_pointer(context(op, INPUTS), np.uint8), const_like(acts, 1 / 255), acts, lo, hi)
+# --- special cases ----------------------------------------------------------------------------
 
 
 @kernel
 def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
-    """Let the next op read samples of the network's own type, in their order, where they lie; a NaN or infinity shows in FOUND."""
+    """Let the next op read samples of the network's dtype, in their order, without a copy.
+
+    A NaN or infinity among them sets the column NONFINITE.
+    """
     n, x = op[N_OUT], as_pointer(context(op, INPUTS), acts)
     first, total = context(op, START) * n, const_like(acts, 0)
     for j in range(first + lo * n, first + hi * n):
         total += x[j] * const_like(acts, 0)
     if total != const_like(acts, 0):
         op[NONFINITE] = 1
-    following = ptr_add(op, (op[READER] - op[INDEX]) * ROW_SIZE)
-    following[BASE_X] = (address(x) - address(acts)) // (VECTOR_BYTES // lanes(acts)) + first
-    following[SAMPLE_STRIDE_X] = 0
+    next_op = ptr_add(op, (op[READER] - op[INDEX]) * ROW_SIZE)
+    next_op[BASE_X] = (address(x) - address(acts)) // (VECTOR_BYTES // lanes(acts)) + first
+    next_op[SAMPLE_STRIDE_X] = 0
 
 
 @inputs_zero_copy.cuda
 def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
-    _copy_cuda(op, as_pointer(context(op, INPUTS), acts), const_like(acts, 1), acts, lo, hi)
-
-
-@kernel
-def targets_float32(op, params, grads, acts, deltas, lo, hi):
-    """Copy float32 rows of targets."""
-    _copy(op, as_pointer(context(op, TARGETS), np.float32), const_like(acts, 1), acts, lo, hi)
-
-
-@targets_float32.cuda
-def targets_float32(op, params, grads, acts, deltas, lo, hi):
-    _copy_cuda(op, as_pointer(context(op, TARGETS), np.float32), const_like(acts, 1), acts, lo, hi)
-
-
-@kernel
-def targets_float64(op, params, grads, acts, deltas, lo, hi):
-    """Copy float64 rows of targets."""
-    _copy(op, as_pointer(context(op, TARGETS), np.float64), const_like(acts, 1), acts, lo, hi)
-
-
-@targets_float64.cuda
-def targets_float64(op, params, grads, acts, deltas, lo, hi):
-    _copy_cuda(op, as_pointer(context(op, TARGETS), np.float64), const_like(acts, 1), acts, lo, hi)
+    x, n = as_pointer(context(op, INPUTS), acts), op[N_OUT]
+    for e in range(thread_rank(), (hi - lo) * n, num_threads()):
+        i = div_u32(e, n)
+        acts[op[Y] + lo * n + e] = x[sample_index(op, lo + i) * n + e - i * n]
 
 
 @kernel(independent=True)
 def targets_int64(op, params, grads, acts, deltas, lo, hi):
-    """Write class labels as rows with a single one; a single output takes the label 0 or 1 itself."""
+    """Write class labels as one-hot rows; a single output takes the label 0 or 1 itself."""
     labels, n = as_pointer(context(op, TARGETS), np.int64), op[N_OUT]
     for i in range(lo, hi):
         label, y = labels[sample_index(op, i)], op[Y] + i * n
@@ -219,9 +173,9 @@ def write_outputs(op, params, grads, acts, deltas, lo, hi):
     n = op[N_IN]
     outputs = as_pointer(context(op, OUTPUTS), acts)
     for i in range(lo, hi):
-        place, x = (context(op, START) + i) * n, op[X] + i * n
+        first, x = (context(op, START) + i) * n, op[X] + i * n
         for j in range(n):
-            outputs[place + j] = acts[x + j]
+            outputs[first + j] = acts[x + j]
 
 
 @write_outputs.cuda
@@ -232,28 +186,31 @@ def write_outputs(op, params, grads, acts, deltas, lo, hi):
         outputs[e] = acts[op[X] + lo * n + e]
 
 
-_COLUMNS = {"float32": features_float32, "float64": features_float64, "uint8": features_uint8}
+_FEATURES = {"float32": features_float32, "float64": features_float64, "uint8": features_uint8}
 _INPUTS = {"float32": inputs_float32, "float64": inputs_float64, "uint8": inputs_uint8}
 _TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": targets_int64}
 
 
 def inputs(n: int, dtype) -> Op:
-    """The op that brings in samples of n numbers of `dtype` (float32, float64 or uint8)."""
-    return Op("Inputs", 0, n, _INPUTS[str(dtype)], split_k=_COLUMNS[str(dtype)])
+    """Return the op that copies in samples of n values of `dtype` (float32, float64 or uint8)."""
+    return Op("Inputs", 0, n, _INPUTS[str(dtype)], split_k=_FEATURES[str(dtype)])
 
 
-def inference_inputs(n: int, dtype, network_dtype, following: Op) -> Op:
-    """The same for samples that are only read, in their order: where they lie, if `following` does not write there."""
-    if dtype != network_dtype or following.in_place:
+def inference_inputs(n: int, dtype, network_dtype, next_op: Op) -> Op:
+    """Return the same for samples that are only read, in their order.
+
+    They are not copied if they have the network's dtype and `next_op` does not write in place.
+    """
+    if dtype != network_dtype or next_op.in_place:
         return inputs(n, dtype)
-    return Op("Inputs", 0, n, inputs_zero_copy, attrs=(0,))
+    return Op("Inputs", 0, n, inputs_zero_copy, attrs=ZERO_COPY.pack(nonfinite=0))
 
 
 def targets(n: int, dtype) -> Op:
-    """The op that brings in n targets per sample, from rows (float32, float64) or labels (int64)."""
+    """Return the op that copies in n targets per sample: rows (float) or labels (int64)."""
     return Op("Targets", 0, n, _TARGETS[str(dtype)], side_output=True)
 
 
 def outputs(n: int) -> Op:
-    """The op that hands n outputs per sample to the caller."""
+    """Return the op that copies n outputs per sample to the caller."""
     return Op("Outputs", n, 0, write_outputs)

@@ -1,14 +1,15 @@
-"""Initialisers: the numbers a network starts from.
+"""Initialisers: the initial values of parameters.
 
-    normal    N(0, deviation²)                 Nielsen's "large" weights, with deviation 1
+    normal    N(0, std²)                       Nielsen's "large" weights, with std 1
     lecun     N(0, 1 / n_in)                   Nielsen's default: neurons do not start saturated
-    glorot    U(±√(6 / (n_in + n_out)))        keeps the variance forwards and backwards (sigmoid, tanh)
+    glorot    U(±√(6 / (n_in + n_out)))        keeps the variance in both directions (sigmoid, tanh)
     he        N(0, 2 / n_in)                   the same for rectifiers, which pass half
     uniform   U(low, high)
-    zeros
+    zeros, ones
 
-n_in and n_out count the connections into and out of one neuron. Random numbers come from a generator of the layer's own, keyed
-by the network's seed and the layer's number, so that a layer's start does not depend on the layers before it.
+n_in and n_out count the connections into and out of one neuron. Every layer has a generator of its
+own, keyed by the network's seed and the layer's index, so that its initial values do not depend on
+the layers before it.
 
 Source   Nielsen, chapter 3; LeCun et al. 1998; Glorot, Bengio 2010; He et al. 2015
 """
@@ -22,7 +23,7 @@ from numbanet.io.registry import lookup
 
 
 def fans(shape) -> tuple[int, int]:
-    """(n_in, n_out) of weights whose last two axes are inputs and outputs, and any before them a window."""
+    """(n_in, n_out) of weights with axes (window …, inputs, outputs)."""
     if len(shape) < 2:
         return max(1, prod(shape)), max(1, prod(shape))
     window = prod(shape[:-2])
@@ -31,7 +32,7 @@ def fans(shape) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Initializer:
-    """An initialiser: called with a shape and a NumPy generator it returns float64 numbers."""
+    """An initialiser: called with a shape and a NumPy generator it returns float64 values."""
 
     def __call__(self, shape, generator) -> np.ndarray:
         return np.zeros(shape)
@@ -41,9 +42,16 @@ class Zeros(Initializer):
     """Zeros: for biases."""
 
 
+class Ones(Initializer):
+    """Ones: for the scales of a norm."""
+
+    def __call__(self, shape, generator):
+        return np.ones(shape)
+
+
 @dataclass(frozen=True)
 class Normal(Initializer):
-    """N(mean, deviation²)."""
+    """N(mean, std²)."""
 
     std: float = 1.0
     mean: float = 0.0
@@ -85,18 +93,33 @@ class Glorot(Initializer):
         return generator.uniform(-bound, bound, shape)
 
 
-NAMES = {"normal": Normal, "lecun": LeCun, "glorot": Glorot, "he": He, "uniform": Uniform, "zeros": Zeros}
+NAMES = {
+    "normal": Normal,
+    "lecun": LeCun,
+    "glorot": Glorot,
+    "he": He,
+    "uniform": Uniform,
+    "zeros": Zeros,
+    "ones": Ones,
+}
 
 
 def initial(given, shape, generator, where: str) -> np.ndarray:
-    """The starting numbers for a name, an Initializer, a function of (shape, generator), or the user's own array."""
+    """Return the initial values.
+
+    `given` is a name, an Initializer, a function of (shape, generator), or an array.
+    """
     if isinstance(given, str):
         given = lookup("initializer", given, NAMES)()
     if isinstance(given, type) and issubclass(given, Initializer):
         given = given()
     values = np.asarray(given(shape, generator) if callable(given) else given)
     if values.shape != tuple(shape):
-        raise ValueError(f"{where}: initial values have shape {values.shape}, the layer needs {tuple(shape)}")
+        raise ValueError(
+            f"{where}: initial values have shape {values.shape}, the layer needs {tuple(shape)}"
+        )
     if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise ValueError(f"{where}: initial values must be finite real numbers, got dtype {values.dtype}")
+        raise ValueError(
+            f"{where}: initial values must be finite real numbers, got dtype {values.dtype}"
+        )
     return values

@@ -1,14 +1,15 @@
-"""Losses: one number per sample from outputs a and targets y, and its derivative, the first delta (BP1).
+"""Losses: a value per sample from outputs a and targets y, and its derivative (BP1).
 
     quadratic              ½ Σⱼ (a − y)²                                   da = a − y
     mean_squared_error     1/m Σⱼ (a − y)²                                 da = 2 (a − y) / m
     mean_absolute_error    1/m Σⱼ |a − y|                                  da = sign(a − y) / m
-    huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m,   r = a − y
-    binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y   (after a sigmoid)
-    cross_entropy          − Σⱼ y log a                                    dz = a − y   (after a softmax)
+    huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m
+    binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y
+    cross_entropy          − Σⱼ y log a                                    dz = a − y
 
-j runs over the m outputs; the loss of a batch is the mean over its samples. The cross-entropies take the place of the last
-activation in training: they work on z, so they neither overflow nor lose digits where a is near 0 or 1.
+j runs over the m outputs, and r = a − y; the loss of a batch is the mean over its samples. The
+cross-entropies are fused with the last activation in training, a sigmoid (binary) or a softmax:
+they work on z (the logits), so they neither overflow nor lose digits where a is near 0 or 1.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
 """
@@ -20,17 +21,20 @@ from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import Kernel, kernel
 from numbanet.io.registry import lookup
-from numbanet.plan.columns import ATTRS, AUX, N_IN, SAMPLES, X, Y, context
+from numbanet.plan.columns import AUX, N_IN, SAMPLES, Attrs, X, Y, context
 from numbanet.plan.op import Op
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss. A new one names its kernels: `forward` writes acts[Y + i], `backward` overwrites deltas[X + i N_X …];
-    both read outputs at acts[X + i N_X …] and targets at acts[OTHER + i N_X …].
+    """A loss. A new one names its kernels, which both read the outputs at acts[X + i N_IN …] and
+    the targets at acts[AUX + i N_IN …]:
 
-    `after`   the name of the last activation that the kernels replace (they see z instead of a), or "" (they see a)
-    Deltas carry the factor 1 / samples, because the loss of a batch is a mean.
+    `forward`           writes acts[Y + i]
+    `backward`          overwrites deltas[X + i N_IN …], with the factor 1 / samples, because the
+                        loss of a batch is a mean
+    `fused_activation`  the name of the last activation that the kernels replace (they see z
+                        instead of a), or "" (they see a)
     """
 
     forward: ClassVar[Kernel]
@@ -39,16 +43,18 @@ class Loss:
 
     @property
     def attrs(self) -> tuple:
-        """The loss's parameters as reals, for the columns from OWN on."""
+        """The loss's fields as floats, in their order, for the columns from ATTRS on."""
         return tuple(float(getattr(self, f.name)) for f in fields(self))
 
     def op(self, n_outputs: int, targets: Op) -> Op:
-        """The row of the plan."""
+        """Return the row of the plan."""
         kind = type(self)
-        return Op(kind.__name__, n_outputs, 1, kind.forward, kind.backward, aux=targets, attrs=self.attrs)
+        return Op(
+            kind.__name__, n_outputs, 1, kind.forward, kind.backward, aux=targets, attrs=self.attrs
+        )
 
 
-# --- quadratic and mean squared ---------------------------------------------------------------------------------------
+# --- quadratic and mean squared ---------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -111,7 +117,7 @@ class MeanSquaredError(Loss):
     forward, backward = mean_squared_forward, mean_squared_backward
 
 
-# --- mean absolute and Huber ------------------------------------------------------------------------------------------
+# --- mean absolute and Huber ------------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -144,10 +150,13 @@ class MeanAbsoluteError(Loss):
     forward, backward = mean_absolute_forward, mean_absolute_backward
 
 
+HUBER = Attrs("delta")
+
+
 @kernel(independent=True)
 def huber_forward(op, params, grads, acts, deltas, lo, hi):
     """1/m Σ of ½ r² where |r| ≤ δ, else δ (|r| − δ/2)"""
-    n, delta, half = op[N_IN], const_like(acts, float_attr(op, ATTRS)), const_like(acts, 0.5)
+    n, delta, half = op[N_IN], const_like(acts, float_attr(op, HUBER.delta)), const_like(acts, 0.5)
     for i in range(lo, hi):
         a, y = op[X] + i * n, op[AUX] + i * n
         total = const_like(acts, 0)
@@ -160,7 +169,7 @@ def huber_forward(op, params, grads, acts, deltas, lo, hi):
 @kernel(independent=True)
 def huber_backward(op, params, grads, acts, deltas, lo, hi):
     """da = clip(a − y, ±δ) / (m samples)"""
-    n, delta = op[N_IN], const_like(acts, float_attr(op, ATTRS))
+    n, delta = op[N_IN], const_like(acts, float_attr(op, HUBER.delta))
     scale = const_like(acts, 1 / (n * context(op, SAMPLES)))
     for i in range(lo, hi):
         a, y = op[X] + i * n, op[AUX] + i * n
@@ -172,7 +181,7 @@ def huber_backward(op, params, grads, acts, deltas, lo, hi):
 
 @dataclass(frozen=True)
 class Huber(Loss):
-    """Quadratic for errors up to `delta`, linear beyond: outliers pull with a bounded force."""
+    """Quadratic for errors up to `delta`, linear beyond: the force of an outlier is bounded."""
 
     delta: float = 1.0
     forward, backward = huber_forward, huber_backward
@@ -182,7 +191,7 @@ class Huber(Loss):
             raise ValueError(f"Huber needs a positive delta, got {self.delta!r}")
 
 
-# --- cross-entropies --------------------------------------------------------------------------------------------------
+# --- cross-entropies --------------------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -209,7 +218,7 @@ def binary_cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
 
 
 class BinaryCrossEntropy(Loss):
-    """− Σ y log a + (1 − y) log(1 − a), a sum over the outputs, each a probability of its own after a sigmoid."""
+    """− Σ y log a + (1 − y) log(1 − a), each output a probability of its own, after a sigmoid."""
 
     forward, backward = binary_cross_entropy_forward, binary_cross_entropy_backward
     fused_activation = "Sigmoid"
@@ -221,15 +230,15 @@ def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     n = op[N_IN]
     for i in range(lo, hi):
         z, y = op[X] + i * n, op[AUX] + i * n
-        top = acts[z]
+        z_max = acts[z]
         for j in range(n):
-            top = acts[z + j] if acts[z + j] > top else top
-        total, weight, hit = const_like(acts, 0), const_like(acts, 0), const_like(acts, 0)
+            z_max = acts[z + j] if acts[z + j] > z_max else z_max
+        total, y_sum, dot = const_like(acts, 0), const_like(acts, 0), const_like(acts, 0)
         for j in range(n):
-            total += elementary.exp(acts[z + j] - top)
-            weight += acts[y + j]
-            hit += acts[y + j] * (acts[z + j] - top)
-        acts[op[Y] + i] = weight * elementary.log(total) - hit
+            total += elementary.exp(acts[z + j] - z_max)
+            y_sum += acts[y + j]
+            dot += acts[y + j] * (acts[z + j] - z_max)
+        acts[op[Y] + i] = y_sum * elementary.log(total) - dot
 
 
 @kernel(independent=True)
@@ -239,27 +248,36 @@ def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
     scale = const_like(acts, 1 / context(op, SAMPLES))
     for i in range(lo, hi):
         z, y = op[X] + i * n, op[AUX] + i * n
-        top = acts[z]
+        z_max = acts[z]
         for j in range(n):
-            top = acts[z + j] if acts[z + j] > top else top
-        total, weight = const_like(acts, 0), const_like(acts, 0)
+            z_max = acts[z + j] if acts[z + j] > z_max else z_max
+        total, y_sum = const_like(acts, 0), const_like(acts, 0)
         for j in range(n):
-            deltas[z + j] = elementary.exp(acts[z + j] - top)
+            deltas[z + j] = elementary.exp(acts[z + j] - z_max)
             total += deltas[z + j]
-            weight += acts[y + j]
+            y_sum += acts[y + j]
         for j in range(n):
-            deltas[z + j] = scale * (deltas[z + j] * weight / total - acts[y + j])
+            deltas[z + j] = scale * (deltas[z + j] * y_sum / total - acts[y + j])
 
 
 class CrossEntropy(Loss):
-    """− Σ y log a for exclusive classes, after a softmax; targets are labels or rows of probabilities."""
+    """− Σ y log a for exclusive classes, after a softmax.
+
+    Targets are labels or rows of probabilities.
+    """
 
     forward, backward = cross_entropy_forward, cross_entropy_backward
     fused_activation = "Softmax"
 
 
-NAMES = {"quadratic": Quadratic, "mean_squared_error": MeanSquaredError, "mean_absolute_error": MeanAbsoluteError,
-         "huber": Huber, "binary_cross_entropy": BinaryCrossEntropy, "cross_entropy": CrossEntropy}
+NAMES = {
+    "quadratic": Quadratic,
+    "mean_squared_error": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "huber": Huber,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "cross_entropy": CrossEntropy,
+}
 
 
 def loss(given) -> Loss:
@@ -273,13 +291,18 @@ def loss(given) -> Loss:
     raise TypeError(f"a loss is a name or a Loss, not {given!r}")
 
 
-# --- hits -------------------------------------------------------------------------------------------------------------
+# --- correct answers --------------------------------------------------------------------------
+
+CORRECT = Attrs("threshold")
 
 
 @kernel(independent=True)
 def count_correct(op, params, grads, acts, deltas, lo, hi):
-    """acts[Y + i] = 1 where the largest output is that of the class, or the one output is on the target's side."""
-    n, threshold = op[N_IN], const_like(acts, float_attr(op, ATTRS))
+    """acts[Y + i] = 1 for a correct answer, else 0.
+
+    The largest output is that of the class, or the one output is on the target's side.
+    """
+    n, threshold = op[N_IN], const_like(acts, float_attr(op, CORRECT.threshold))
     one, zero = const_like(acts, 1), const_like(acts, 0)
     for i in range(lo, hi):
         a, y = op[X] + i * n, op[AUX] + i * n
@@ -295,4 +318,12 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
 
 def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:
     """The op that marks the samples whose class was found; one output decides at `threshold`."""
-    return Op("Hits", n_outputs, 1, count_correct, side_output=True, aux=targets, attrs=(float(threshold),))
+    return Op(
+        "Hits",
+        n_outputs,
+        1,
+        count_correct,
+        side_output=True,
+        aux=targets,
+        attrs=CORRECT.pack(threshold=float(threshold)),
+    )

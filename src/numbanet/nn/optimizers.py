@@ -1,16 +1,18 @@
-"""Optimisers: each is one loop over a range of the flat vector, g the gradient and θ the parameters.
+"""Optimisers: each is one loop over parameters; g is the gradient, θ the parameters.
 
-    SGD       v ← μ v + g                                     θ ← θ − η v     (Nesterov: θ ← θ − η (g + μ v))
-    Adagrad   s ← s + g²                                      θ ← θ − η g / (√s + ε)
-    RMSprop   s ← α s + (1 − α) g²                            θ ← θ − η g / (√s + ε)
-    Adam      m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²   θ ← θ − η/(1 − β₁ᵗ) m / (√(v/(1 − β₂ᵗ)) + ε)
+    SGD       v ← μ v + g               θ ← θ − η v     (Nesterov: θ ← θ − η (g + μ v))
+    Adagrad   s ← s + g²                θ ← θ − η g / (√s + ε)
+    RMSprop   s ← α s + (1 − α) g²      θ ← θ − η g / (√s + ε)
+    Adam      m ← β₁ m + (1 − β₁) g
+              v ← β₂ v + (1 − β₂) g²    θ ← θ − η/(1 − β₁ᵗ) m / (√(v/(1 − β₂ᵗ)) + ε)
     AdamW     θ ← θ − η λ θ, then Adam's step
 
-Formulas and defaults are PyTorch's, checked over trajectories in the tests. Hyper-parameters stand in the last row of the plan
-as reals; `vectors` names the state each optimiser keeps, one number per parameter.
+Formulas and defaults are PyTorch's, checked over trajectories in the tests. An optimiser has the
+last row of the plan: `hyper_parameters` names its columns, its fields first, then what its
+`begin_step` calculates once per step.
 
-Source   Rumelhart, Hinton, Williams 1986; Nesterov 1983; Duchi, Hazan, Singer 2011; Tieleman, Hinton 2012; Kingma, Ba 2015;
-         Loshchilov, Hutter 2019
+Source   Rumelhart, Hinton, Williams 1986; Nesterov 1983; Duchi, Hazan, Singer 2011; Tieleman,
+         Hinton 2012; Kingma, Ba 2015; Loshchilov, Hutter 2019
 """
 
 import math
@@ -20,20 +22,24 @@ from typing import ClassVar
 from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
 from numbanet.io.registry import lookup
-from numbanet.plan.columns import ATTRS, PARTIAL_STRIDE, STEP, context
+from numbanet.plan.columns import ROW_SIZE, STEP, Attrs, context
 
-RATE, SECOND, THIRD, FOURTH, FIFTH = range(ATTRS, ATTRS + 5)
-"""The hyper-parameters, in the order of the fields, the learning rate first. COUNT in that row is the length of a state vector."""
-READY, READY_TOO = ATTRS + 8, ATTRS + 9
-"""What `prepare` works out once per step."""
+N_STATE = ROW_SIZE - 1
+"""The column with the length of a state vector, in every optimiser's row; the engines write it."""
+
+
+def hyper_parameters(kind: type, computed: str = ""):
+    """Return the columns of an optimiser's row: its fields, then what `begin_step` calculates."""
+    return Attrs(" ".join([*(f.name for f in fields(kind)), computed]))
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimiser: its hyper-parameters are its fields, `update` its kernel, `vectors` its state.
+    """An optimiser: its hyper-parameters are its fields, `update` its kernel.
 
-    A new one names `update(op, params, grads, state, _, lo, hi)` and, if something is to be computed once per step,
-    `prepare` with the same arguments.
+    `state_names` names the state vectors that it keeps, each with a value per parameter; they
+    follow one another in `state`. A new one names `update(op, params, grads, state, _, lo, hi)`
+    and, if something is to be calculated once per step, `begin_step` with the same arguments.
     """
 
     learning_rate: float
@@ -48,7 +54,10 @@ class Optimizer:
             if isinstance(value, bool):
                 continue
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise ValueError(f"{type(self).__name__}: {f.name} must be a finite number of at least 0, got {value!r}")
+                raise ValueError(
+                    f"{type(self).__name__}: {f.name} must be a finite number of at least 0, "
+                    f"got {value!r}"
+                )
             if f.name in self.must_be_below_one and value >= 1:
                 raise ValueError(f"{type(self).__name__}: {f.name} must be below 1, got {value!r}")
 
@@ -57,30 +66,35 @@ class Optimizer:
         return tuple(float(getattr(self, f.name)) for f in fields(self))
 
 
+# --- SGD --------------------------------------------------------------------------------------
+
+
 @kernel(independent=True)
 def sgd(op, params, grads, state, _, lo, hi):
     """θ ← θ − η g"""
-    rate = const_like(params, float_attr(op, RATE))
+    lr = const_like(params, float_attr(op, SGD_ROW.learning_rate))
     for i in range(lo, hi):
-        params[i] -= rate * grads[i]
+        params[i] -= lr * grads[i]
 
 
 @kernel(independent=True)
 def sgd_momentum(op, params, grads, state, _, lo, hi):
     """v ← μ v + g, θ ← θ − η v"""
-    rate, momentum = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND))
+    lr = const_like(params, float_attr(op, SGD_ROW.learning_rate))
+    momentum = const_like(params, float_attr(op, SGD_ROW.momentum))
     for i in range(lo, hi):
         state[i] = momentum * state[i] + grads[i]
-        params[i] -= rate * state[i]
+        params[i] -= lr * state[i]
 
 
 @kernel(independent=True)
 def sgd_nesterov(op, params, grads, state, _, lo, hi):
     """v ← μ v + g, θ ← θ − η (g + μ v)"""
-    rate, momentum = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND))
+    lr = const_like(params, float_attr(op, SGD_ROW.learning_rate))
+    momentum = const_like(params, float_attr(op, SGD_ROW.momentum))
     for i in range(lo, hi):
         state[i] = momentum * state[i] + grads[i]
-        params[i] -= rate * (grads[i] + momentum * state[i])
+        params[i] -= lr * (grads[i] + momentum * state[i])
 
 
 @dataclass(frozen=True)
@@ -106,14 +120,21 @@ class SGD(Optimizer):
         return ("velocity",) if self.momentum else ()
 
 
+SGD_ROW = hyper_parameters(SGD)
+
+
+# --- Adagrad ----------------------------------------------------------------------------------
+
+
 @kernel(independent=True)
 def adagrad(op, params, grads, state, _, lo, hi):
     """s ← s + g², θ ← θ − η g / (√s + ε)"""
-    rate, tiny = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND))
+    lr = const_like(params, float_attr(op, ADAGRAD.learning_rate))
+    eps = const_like(params, float_attr(op, ADAGRAD.epsilon))
     for i in range(lo, hi):
         g = grads[i]
         state[i] += g * g
-        params[i] -= rate * g / (math.sqrt(state[i]) + tiny)
+        params[i] -= lr * g / (math.sqrt(state[i]) + eps)
 
 
 @dataclass(frozen=True)
@@ -126,22 +147,32 @@ class Adagrad(Optimizer):
     state_names = ("squares",)
 
 
+ADAGRAD = hyper_parameters(Adagrad)
+
+
+# --- RMSprop ----------------------------------------------------------------------------------
+
+
 @kernel(independent=True)
 def rmsprop(op, params, grads, state, _, lo, hi):
     """s ← α s + (1 − α) g², v ← μ v + g / (√s + ε), θ ← θ − η v"""
-    rate, keep, tiny = const_like(params, float_attr(op, RATE)), const_like(params, float_attr(op, SECOND)), const_like(params, float_attr(op, THIRD))
-    momentum, rest, n = const_like(params, float_attr(op, FOURTH)), const_like(params, 1 - float_attr(op, SECOND)), op[PARTIAL_STRIDE]
+    lr = const_like(params, float_attr(op, RMSPROP.learning_rate))
+    alpha = const_like(params, float_attr(op, RMSPROP.alpha))
+    one_minus_alpha = const_like(params, 1 - float_attr(op, RMSPROP.alpha))
+    eps = const_like(params, float_attr(op, RMSPROP.epsilon))
+    momentum = const_like(params, float_attr(op, RMSPROP.momentum))
+    n = op[N_STATE]
     for i in range(lo, hi):
         g = grads[i]
-        state[i] = keep * state[i] + rest * (g * g)
-        step = momentum * state[n + i] + g / (math.sqrt(state[i]) + tiny)
+        state[i] = alpha * state[i] + one_minus_alpha * (g * g)
+        step = momentum * state[n + i] + g / (math.sqrt(state[i]) + eps)
         state[n + i] = step
-        params[i] -= rate * step
+        params[i] -= lr * step
 
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """A step per parameter scaled by a running mean of its squared gradients, with momentum if asked for."""
+    """A step per parameter scaled by a running mean of its squared gradients; optional momentum."""
 
     learning_rate: float = 1e-2
     alpha: float = 0.99
@@ -152,28 +183,43 @@ class RMSprop(Optimizer):
     must_be_below_one = ("alpha", "momentum")
 
 
+RMSPROP = hyper_parameters(RMSprop)
+
+
+# --- Adam and AdamW ---------------------------------------------------------------------------
+
+
 @kernel(independent=True)
 def adam_begin_step(op, params, grads, state, _, lo, hi):
-    """η / (1 − β₁ᵗ) and √(1 − β₂ᵗ) for step t"""
+    """η / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ) for step t"""
     t = float(context(op, STEP))
-    set_float_attr(op, READY, float_attr(op, RATE) / (1 - float_attr(op, SECOND) ** t))
-    set_float_attr(op, READY_TOO, 1 / math.sqrt(1 - float_attr(op, THIRD) ** t))
+    beta1, beta2 = float_attr(op, ADAM.beta_1), float_attr(op, ADAM.beta_2)
+    set_float_attr(op, ADAM.lr_corrected, float_attr(op, ADAM.learning_rate) / (1 - beta1**t))
+    set_float_attr(op, ADAM.v_correction, 1 / math.sqrt(1 - beta2**t))
 
 
 @kernel(independent=True)
 def adam(op, params, grads, state, _, lo, hi):
-    """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − η λ) θ − η' m / (√v / √(1 − β₂ᵗ) + ε)"""
-    rate, scale, tiny = const_like(params, float_attr(op, READY)), const_like(params, float_attr(op, READY_TOO)), const_like(params, float_attr(op, FOURTH))
-    first, second = const_like(params, float_attr(op, SECOND)), const_like(params, float_attr(op, THIRD))
-    first_rest, second_rest = const_like(params, 1 - float_attr(op, SECOND)), const_like(params, 1 - float_attr(op, THIRD))
-    keep, n = const_like(params, 1 - float_attr(op, RATE) * float_attr(op, FIFTH)), op[PARTIAL_STRIDE]
+    """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²
+
+    θ ← (1 − η λ) θ − η/(1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε)
+    """
+    lr = const_like(params, float_attr(op, ADAM.lr_corrected))
+    v_correction = const_like(params, float_attr(op, ADAM.v_correction))
+    beta1 = const_like(params, float_attr(op, ADAM.beta_1))
+    beta2 = const_like(params, float_attr(op, ADAM.beta_2))
+    one_minus_beta1 = const_like(params, 1 - float_attr(op, ADAM.beta_1))
+    one_minus_beta2 = const_like(params, 1 - float_attr(op, ADAM.beta_2))
+    eps = const_like(params, float_attr(op, ADAM.epsilon))
+    weight_decay = float_attr(op, ADAM.learning_rate) * float_attr(op, ADAM.weight_decay)
+    decay, n = const_like(params, 1 - weight_decay), op[N_STATE]
     for i in range(lo, hi):
         g = grads[i]
-        m = first * state[i] + first_rest * g
-        v = second * state[n + i] + second_rest * (g * g)
+        m = beta1 * state[i] + one_minus_beta1 * g
+        v = beta2 * state[n + i] + one_minus_beta2 * (g * g)
         state[i] = m
         state[n + i] = v
-        params[i] = keep * params[i] - rate * m / (math.sqrt(v) * scale + tiny)
+        params[i] = decay * params[i] - lr * m / (math.sqrt(v) * v_correction + eps)
 
 
 @dataclass(frozen=True)
@@ -194,6 +240,10 @@ class AdamW(Adam):
     """Adam with weight decay apart from the gradient, on every parameter."""
 
     weight_decay: float = 1e-2
+
+
+ADAM = hyper_parameters(AdamW, "lr_corrected v_correction")
+"""Adam has the same row, with a weight decay of 0."""
 
 
 NAMES = {"sgd": SGD, "adagrad": Adagrad, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}

@@ -3,8 +3,9 @@
     L1(s)   s Σ|w|        adds s sign(w) to the gradient
     L2(s)   s/2 Σ w²      adds s w
 
-The scale of s. As it stands, the penalty is added to the loss of a batch (a mean over samples). `per="sample"` divides s by the
-number of training samples, as in Nielsen's λ/2n Σ w²; `per="batch"` divides it by the number of mini-batches in an epoch.
+The penalty is added to the loss of a batch, which is a mean over samples. `per="sample"` divides s
+by the number of training samples, as in Nielsen's λ/2n Σ w²; `per="batch"` divides it by the number
+of mini-batches in an epoch.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapter 3
 """
@@ -15,31 +16,39 @@ from typing import ClassVar, Literal
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline_strict
-from numbanet.plan.columns import L1_STRENGTH as STRENGTH_1
-from numbanet.plan.columns import L2_STRENGTH as STRENGTH_2
+from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """A penalty of `strength`, divided by the number of training samples or of batches if `per` says so."""
+    """A penalty of `strength`, divided by the training samples or the batches if `per` says so."""
 
     strength: float
     per: Literal["sample", "batch"] | None = None
     power: ClassVar[int]
 
     def __post_init__(self):
-        if not isinstance(self.strength, (int, float)) or not math.isfinite(self.strength) or self.strength < 0:
-            raise ValueError(f"{type(self).__name__} needs a finite strength of at least 0, got {self.strength!r}")
+        if (
+            not isinstance(self.strength, (int, float))
+            or not math.isfinite(self.strength)
+            or self.strength < 0
+        ):
+            raise ValueError(
+                f"{type(self).__name__} needs a finite strength of at least 0, "
+                f"got {self.strength!r}"
+            )
         if self.per not in (None, "sample", "batch"):
-            raise ValueError(f'{type(self).__name__}: per is None, "sample" or "batch", not {self.per!r}')
+            raise ValueError(
+                f'{type(self).__name__}: per is None, "sample" or "batch", not {self.per!r}'
+            )
 
     def scaled(self, samples: int, batches: int) -> float:
-        """The strength for a training set of that many samples, cut into that many batches."""
+        """Return the strength for that many training samples and batches per epoch."""
         return self.strength / {None: 1, "sample": samples, "batch": batches}[self.per]
 
 
 class L1(Penalty):
-    """s Σ|w|: drives unimportant weights to exactly nothing."""
+    """s Σ|w|: drives unimportant weights to exactly zero."""
 
     power = 1
 
@@ -51,7 +60,7 @@ class L2(Penalty):
 
 
 def penalties(given) -> tuple[Penalty, ...]:
-    """The penalties for None, one of them, or a list."""
+    """Return the penalties for None, one of them, or a list."""
     if given is None:
         return ()
     each = tuple(given) if isinstance(given, (list, tuple)) else (given,)
@@ -63,10 +72,14 @@ def penalties(given) -> tuple[Penalty, ...]:
 
 @inline_strict
 def penalize(op, params, grads, lo, hi):
-    """grads += s₁ sign(w) + s₂ w, for parameters lo ≤ i < hi, with the strengths in the op's row."""
-    s, t, zero = const_like(params, float_attr(op, STRENGTH_1)), const_like(params, float_attr(op, STRENGTH_2)), const_like(params, 0)
-    if s > zero or t > zero:
+    """grads += l1 sign(w) + l2 w for parameters lo ≤ i < hi, with the strengths in the op's row."""
+    l1, l2 = (
+        const_like(params, float_attr(op, L1_STRENGTH)),
+        const_like(params, float_attr(op, L2_STRENGTH)),
+    )
+    zero = const_like(params, 0)
+    if l1 > zero or l2 > zero:
         for i in range(lo, hi):
             w = params[i]
-            sign = s if w > zero else (-s if w < zero else zero)
-            grads[i] += t * w + sign
+            sign = l1 if w > zero else (-l1 if w < zero else zero)
+            grads[i] += l2 * w + sign

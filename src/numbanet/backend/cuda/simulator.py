@@ -1,8 +1,9 @@
-"""The same function with other words: where a kernel says `thread()` or `like(x, 0)`, something else is meant.
+"""The same kernel with other intrinsics, for Numba's CUDA simulator and for single threads.
 
-`bound(function, words)` copies a compiled helper's or twin's Python source with the names in `words` exchanged, in everything that
-it calls as well. So Numba's CUDA simulator runs kernels as Python (`SIMULATED_WORDS`), and a single thread of a GPU runs twins
-that were written for a row of blocks (`ALONE`, in compiled.py).
+`rebind` copies a function, and what it calls, with some of its globals replaced. With Python
+functions in place of the intrinsics (`simulator_intrinsics`), Numba's CUDA simulator runs CUDA
+kernels as Python; with other thread numbers, a single thread of a GPU runs kernels that were
+written for a block group (`per_thread`, in driver.py).
 """
 
 import struct
@@ -13,26 +14,31 @@ from typing import Any
 import numpy as np
 
 from numbanet.backend import intrinsics
+from numbanet.backend.intrinsics.random import fold_in_python, uniform_python
 
-# --- copying ------------------------------------------------------------------------------------------------------------
+# --- copying ----------------------------------------------------------------------------------
 
 
-def rebind(function, words: dict, finish=lambda function: function, known: dict | None = None):
-    """A copy of a function, and of all functions of the package that it calls, with other words.
+def rebind(function, replacements: dict, decorate=lambda function: function, memo=None):
+    """Return a copy of a function, and of all that it calls in the package, with some replaced.
 
-    `words` maps the id of a word to what takes its place; `finish` is applied to every copy, for instance to compile it.
+    `replacements` maps the id of a global to what replaces it; `decorate` is applied to every
+    copy, for instance to compile it.
     """
-    known = {} if known is None else known  # functions and modules that were copied already
+    memo = {} if memo is None else memo  # functions and modules that were copied already
     function = getattr(function, "py_func", function)
-    if function not in known:
+    if function not in memo:
         code, scope = function.__code__, dict(function.__globals__)
         for name in _names(code):
             if name in scope:
-                scope[name] = _translated(scope[name], words, finish, known)
-        cells = tuple(types.CellType(_translated(cell.cell_contents, words, finish, known)) for cell in function.__closure__ or ())
+                scope[name] = _translated(scope[name], replacements, decorate, memo)
+        cells = tuple(
+            types.CellType(_translated(cell.cell_contents, replacements, decorate, memo))
+            for cell in function.__closure__ or ()
+        )
         copy = types.FunctionType(code, scope, function.__name__, function.__defaults__, cells)
-        known[function] = finish(copy)
-    return known[function]
+        memo[function] = decorate(copy)
+    return memo[function]
 
 
 def _names(code):
@@ -43,89 +49,66 @@ def _names(code):
             yield from _names(inner)
 
 
-def _translated(value, words, finish, known):
-    if id(value) in words:
-        return words[id(value)]
+def _translated(value, replacements, decorate, memo):
+    if id(value) in replacements:
+        return replacements[id(value)]
     if hasattr(value, "py_func"):
-        return rebind(value, words, finish, known)
+        return rebind(value, replacements, decorate, memo)
     if isinstance(value, types.ModuleType) and value.__name__.startswith("numbanet."):
-        if value not in known:
-            known[value] = copy = types.ModuleType(value.__name__)
+        if value not in memo:
+            memo[value] = copy = types.ModuleType(value.__name__)
             for name, inner in vars(value).items():
-                setattr(copy, name, _translated(inner, words, finish, known))
-        return known[value]
+                setattr(copy, name, _translated(inner, replacements, decorate, memo))
+        return memo[value]
     return value
 
 
-# --- the words of the simulator -----------------------------------------------------------------------------------------
+# --- the intrinsics of the simulator ----------------------------------------------------------
 
 DEVICE_ARRAYS: dict[int, np.ndarray] = {}
-"""The arrays that stand for the card's memory, by their addresses."""
+"""The arrays that stand for the GPU's memory, by their addresses."""
 
 
 class Pointer:
-    """A place in an array; unlike a pointer in compiled code it knows the array's ends."""
+    """A position in an array; unlike a pointer in compiled code it checks the array's bounds."""
 
     __slots__ = ("array", "dtype", "start")
 
     def __init__(self, array, start=0):
         self.array, self.start, self.dtype = array, int(start), array.dtype
 
-    def _place(self, index):
+    def _index(self, index):
         place = self.start + int(index)
         if not 0 <= place < self.array.size:
-            raise IndexError(f"number {place} of a memory of {self.array.size}")
+            raise IndexError(f"element {place} of a memory of {self.array.size}")
         return place
 
     def __getitem__(self, index):
-        return self.array[self._place(index)]
+        return self.array[self._index(index)]
 
     def __setitem__(self, index, value):
-        self.array[self._place(index)] = value
+        self.array[self._index(index)] = value
 
 
-def _bits(value) -> int:
-    """The low 64 bits of a whole number as int64 has them."""
-    value &= 2**64 - 1
-    return value - 2**64 if value >= 2**63 else value
-
-
-def _mixed(a, b):
-    z = (int(a) + (int(b) + 1) * 0x9E3779B97F4A7C15) & 2**64 - 1
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z = (z ^ z >> shift) * factor & 2**64 - 1
-    return _bits(z ^ z >> 31)
-
-
-def _scrambled(z):
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        z = (z ^ z >> shift) * factor & 2**32 - 1
-    return z ^ z >> 16
-
-
-def _chance(key, counter):
-    key = int(key) & 2**64 - 1
-    z = _scrambled((int(counter) * 0x9E3779B9 ^ key) & 2**32 - 1)
-    return (_scrambled((z + (key >> 32)) & 2**32 - 1) >> 8) / 2**24
-
-
-def _set_real(integers, index, value):
+def _set_float_attr(integers, index, value):
     integers[index] = struct.unpack("<q", struct.pack("<d", value))[0]
 
 
-def _quotient(number, divisor):
-    assert 0 <= number < 2**32 and 0 < divisor < 2**32, f"quotient({number}, {divisor}) is beyond 32 bits"
+def _div_u32(number, divisor):
+    assert 0 <= number < 2**32 and 0 < divisor < 2**32, (
+        f"div_u32({number}, {divisor}) is beyond 32 bits"
+    )
     return int(number) // int(divisor)
 
 
-def _pointer(address, dtype):
+def _as_pointer(address, dtype):
     array = DEVICE_ARRAYS[int(address)]
     wanted = dtype.dtype if isinstance(dtype, Pointer) else np.dtype(dtype)
     assert array.dtype == wanted, f"{array.dtype} read as {wanted}"
     return Pointer(array)
 
 
-def _memory(array):
+def _data_pointer(array):
     while not isinstance(array, np.ndarray):  # the simulator wraps the arrays of the user's kernel
         array = array.__dict__.get("_ary", array.__dict__.get("_item"))
     return Pointer(array.reshape(-1))
@@ -133,10 +116,12 @@ def _memory(array):
 
 _INTRINSICS: dict[str, Any] = {
     "ptr_add": lambda p, offset: Pointer(p.array, p.start + int(offset)),
-    "as_pointer": _pointer,
-    "local_array": lambda like, count: Pointer(np.full(count, np.nan, like.dtype)),
-    "float_attr": lambda integers, index: struct.unpack("<d", struct.pack("<q", int(integers[index])))[0],
-    "set_float_attr": _set_real,
+    "as_pointer": _as_pointer,
+    "local_array": lambda dtype_of, count: Pointer(np.full(count, np.nan, dtype_of.dtype)),
+    "float_attr": lambda integers, index: struct.unpack(
+        "<d", struct.pack("<q", int(integers[index]))
+    )[0],
+    "set_float_attr": _set_float_attr,
     "const_like": lambda x, value: x.dtype.type(value),
     "is_float32": lambda x: x.dtype == np.float32,
     "rint": np.rint,
@@ -145,10 +130,10 @@ _INTRINSICS: dict[str, Any] = {
     "mantissa": lambda x: x.dtype.type(2 * np.frexp(x)[0]),
     "where_greater": lambda a, b, then, otherwise: then if a > b else otherwise,
     "where_equal": lambda a, b, then, otherwise: then if a == b else otherwise,
-    "fold_in": _mixed,
-    "uniform_scalar": _chance,
-    "div_u32": _quotient,
-    "data_pointer": _memory,
+    "fold_in": fold_in_python,
+    "uniform_scalar": uniform_python,
+    "div_u32": _div_u32,
+    "data_pointer": _data_pointer,
     "uint8_scale": lambda p: 1 / 255 if p.dtype == np.uint8 else 1.0,
 }
 
@@ -156,15 +141,21 @@ _lock = threading.Lock()
 
 
 def simulator_intrinsics(cuda) -> dict:
-    """What takes the words' place in the simulator; `cuda()` is the module with the present thread's numbers."""
+    """Return the Python versions of the intrinsics.
 
-    def shared(like, count):
-        # The simulator tells allocations apart by the line that asks for them: each kind and size is given a line of its own.
-        line = compile("array(count, dtype)", f"<shared {like.dtype} {count}>", "eval")
+    `cuda()` is the module that knows the current thread.
+    """
+
+    def shared_array(dtype_of, count):
+        # The simulator tells allocations apart by the line of code that asks for them, so each
+        # dtype and size is given a line of its own.
+        line = compile("array(count, dtype)", f"<shared {dtype_of.dtype} {count}>", "eval")
         with _lock:
-            return Pointer(eval(line, {"array": cuda().shared.array, "count": count, "dtype": like.dtype}))
+            return Pointer(
+                eval(line, {"array": cuda().shared.array, "count": count, "dtype": dtype_of.dtype})
+            )
 
-    words = _INTRINSICS | {
+    functions = _INTRINSICS | {
         "thread_in_block": lambda: cuda().threadIdx.x,
         "group_index": lambda: cuda().blockIdx.x,
         "num_groups": lambda: cuda().gridDim.x,
@@ -173,6 +164,6 @@ def simulator_intrinsics(cuda) -> dict:
         "thread_rank": lambda: cuda().threadIdx.x + cuda().blockDim.x * cuda().blockIdx.y,
         "num_threads": lambda: cuda().blockDim.x * cuda().gridDim.y,
         "syncthreads": lambda: cuda().syncthreads(),
-        "shared_array": shared,
+        "shared_array": shared_array,
     }
-    return {id(getattr(intrinsics, name)): word for name, word in words.items()}
+    return {id(getattr(intrinsics, name)): function for name, function in functions.items()}

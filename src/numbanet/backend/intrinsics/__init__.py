@@ -1,11 +1,14 @@
-"""The only folder that speaks LLVM. Everything in it is a Numba intrinsic: a few instructions emitted where it is called.
+"""The only folder that speaks LLVM: Numba intrinsics, a few instructions for each call.
 
-`pointers`  pointers into flat memories, calls by address, bits
-`vectors`   one vector register as a value
-`numbers`   the steps of elementary functions, for a number or a vector
-`tiles`     the matrix product; `turning`, the transpose
-`random`    counter-based random numbers
-`grid`      the threads of a GPU
+`pointers`          pointers into flat memories, prefetching, calls by address, bits
+`vectors`           one vector register as a value
+`elementwise`       the steps of elementary functions, for a number or a vector
+`gemm` `transpose`  the matrix product and the transpose
+`random`            counter-based random numbers
+`barrier`           atomic counters, and the barrier made of them
+`affinity`          on which CPU a thread runs
+`cuda_threads`      the threads of a GPU
+`target`            the width of the CPU's vectors
 """
 
 from numbanet.backend.intrinsics.cuda_threads import (

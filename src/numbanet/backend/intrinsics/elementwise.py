@@ -1,7 +1,8 @@
-"""What elementary functions are made of, for one number or for a register full of them (a Vector) alike.
+"""Elementwise operations, for one number or for a vector register full of them (a Vector) alike.
 
-A Vector has + − · / and the functions below, so that the mathematics in `_math` is written once. The operations of a Vector are
-the same in every lane: a number's result does not depend on where in the memory it stands.
+A Vector has + − · /, a sign, abs and the functions below, so that the mathematics in `elementary`
+and of the activations is written once. The operations of a Vector are the same in every lane: the
+result for an element does not depend on its position in memory.
 """
 
 import operator
@@ -11,7 +12,7 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin
 
-from numbanet.backend.intrinsics.vectors import Vector, broadcast, vector_of
+from numbanet.backend.intrinsics.vectors import Vector, broadcast, llvm_intrinsic, vector_of
 
 _FLAGS = ("nsz", "arcp", "contract", "afn")
 
@@ -26,7 +27,11 @@ def _element(kind):
 
 def _shape(kind, bits_of):
     """An LLVM scalar type, or a vector of it where `kind` is a Vector."""
-    return ir.VectorType(bits_of, vector_of(kind.element).count) if isinstance(kind, Vector) else bits_of
+    return (
+        ir.VectorType(bits_of, vector_of(kind.element).count)
+        if isinstance(kind, Vector)
+        else bits_of
+    )
 
 
 def _constant(kind, scalar, value):
@@ -39,7 +44,9 @@ def _constant(kind, scalar, value):
 
 def _exponent_field(kind):
     """(integer type of the float's width, bits of its fraction, bias of its exponent)."""
-    return (ir.IntType(32), 23, 127) if _element(kind) == types.float32 else (ir.IntType(64), 52, 1023)
+    return (
+        (ir.IntType(32), 23, 127) if _element(kind) == types.float32 else (ir.IntType(64), 52, 1023)
+    )
 
 
 def _operator(function, instruction):
@@ -60,16 +67,37 @@ _operator(operator.mul, "fmul")
 _operator(operator.truediv, "fdiv")
 
 
+@infer_global(operator.neg)
+@infer_global(abs)
+class _OneVector(AbstractTemplate):
+    def generic(self, args, kws):
+        if len(args) == 1 and isinstance(args[0], Vector):
+            return signature(args[0], *args)
+
+
+@lower_builtin(operator.neg, Vector)
+def _lower_neg(context, builder, sig, args):
+    return builder.fneg(*args, flags=_FLAGS)
+
+
+@lower_builtin(abs, Vector)
+def _lower_abs(context, builder, sig, args):
+    kind = args[0].type
+    return builder.call(llvm_intrinsic(builder, "fabs", kind, kind, kind), args)
+
+
 @intrinsic
 def const_like(typingctx, x, value):
-    """`value` in the type of x, or of what x points to: a plain 0.5 is float64 and would drag float32 code with it."""
+    """`value` in the type of x, or of what x points to; a plain 0.5 is float64."""
     element = _element(x)
     if element is not None and isinstance(value, types.Number):
         result = x if isinstance(x, Vector) else element
 
         def codegen(context, builder, signature, args):
             number = context.cast(builder, args[1], signature.args[1], element)
-            return broadcast(builder, number, vector_of(element)) if isinstance(x, Vector) else number
+            return (
+                broadcast(builder, number, vector_of(element)) if isinstance(x, Vector) else number
+            )
 
         return result(x, value), codegen
 
@@ -88,7 +116,7 @@ def is_float32(typingctx, x):
 
 @intrinsic
 def rint(typingctx, x):
-    """The whole number nearest to x, as a float."""
+    """The integer nearest to x, as a float."""
     if _element(x) is not None:
         is_float32 = _element(x) == types.float32
 
@@ -98,20 +126,25 @@ def rint(typingctx, x):
             name = f"llvm.rint.{count}f{_element(x).bitwidth}"
             if "nvptx" in builder.module.triple:
                 name = "__nv_rintf" if is_float32 else "__nv_rint"
-            return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name), args)
+            return builder.call(
+                cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name),
+                args,
+            )
 
         return x(x), codegen
 
 
 @intrinsic
 def exp2_int(typingctx, n):
-    """2ⁿ for a whole float n within the range of normal exponents."""
+    """2ⁿ for a float n with an integer value, within the range of normal exponents."""
     if _element(n) is not None:
 
         def codegen(context, builder, signature, args):
             integer, fraction, bias = _exponent_field(n)
-            whole = builder.fptosi(args[0], _shape(n, integer))
-            shifted = builder.shl(builder.add(whole, _constant(n, integer, bias)), _constant(n, integer, fraction))
+            integers = builder.fptosi(args[0], _shape(n, integer))
+            shifted = builder.shl(
+                builder.add(integers, _constant(n, integer, bias)), _constant(n, integer, fraction)
+            )
             return builder.bitcast(shifted, args[0].type)
 
         return n(n), codegen
@@ -124,7 +157,9 @@ def exponent(typingctx, x):
 
         def codegen(context, builder, signature, args):
             integer, fraction, bias = _exponent_field(x)
-            field = builder.ashr(builder.bitcast(args[0], _shape(x, integer)), _constant(x, integer, fraction))
+            field = builder.ashr(
+                builder.bitcast(args[0], _shape(x, integer)), _constant(x, integer, fraction)
+            )
             return builder.sitofp(builder.sub(field, _constant(x, integer, bias)), args[0].type)
 
         return x(x), codegen
@@ -139,7 +174,9 @@ def mantissa(typingctx, x):
             integer, fraction, bias = _exponent_field(x)
             word = builder.bitcast(args[0], _shape(x, integer))
             kept = builder.and_(word, _constant(x, integer, (1 << fraction) - 1))
-            return builder.bitcast(builder.or_(kept, _constant(x, integer, bias << fraction)), args[0].type)
+            return builder.bitcast(
+                builder.or_(kept, _constant(x, integer, bias << fraction)), args[0].type
+            )
 
         return x(x), codegen
 
@@ -167,18 +204,22 @@ def where_equal(typingctx, a, b, then, otherwise):
 
 
 def _shuffle(builder, first, second, order):
-    """A vector of the lanes of two, in an order that counts those of the second after those of the first."""
+    """A vector of lanes of two; `order` counts those of the second after those of the first."""
     lane = ir.IntType(32)
-    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(lane, len(order)), [lane(i) for i in order]))
+    return builder.shuffle_vector(
+        first, second, ir.Constant(ir.VectorType(lane, len(order)), [lane(i) for i in order])
+    )
 
 
 @intrinsic
 def swap_pairs(typingctx, v):
-    """The vector with every pair of lanes exchanged: 1, 0, 3, 2, …"""
+    """The vector with the lanes of every pair swapped: 1, 0, 3, 2, …"""
     if isinstance(v, Vector):
 
         def codegen(context, builder, signature, args):
-            return _shuffle(builder, args[0], args[0], [i ^ 1 for i in range(vector_of(v.element).count)])
+            return _shuffle(
+                builder, args[0], args[0], [i ^ 1 for i in range(vector_of(v.element).count)]
+            )
 
         return v(v), codegen
 
@@ -196,11 +237,13 @@ def concat_even(typingctx, v, w):
 
 @intrinsic
 def interleave_low(typingctx, v):
-    """Every lane of the first half of v two times: 0, 0, 1, 1, …"""
+    """Every lane of the first half of v twice: 0, 0, 1, 1, …"""
     if isinstance(v, Vector):
 
         def codegen(context, builder, signature, args):
-            return _shuffle(builder, args[0], args[0], [i >> 1 for i in range(vector_of(v.element).count)])
+            return _shuffle(
+                builder, args[0], args[0], [i >> 1 for i in range(vector_of(v.element).count)]
+            )
 
         return v(v), codegen
 

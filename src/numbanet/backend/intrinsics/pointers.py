@@ -1,6 +1,6 @@
 """Pointers into flat memories, calls by address, reinterpreted bits.
 
-`params[w + k]` through a C pointer is one load, without bounds, reference counts or negative indices.
+`params[w + k]` through a C pointer is one load, without bounds checks or reference counts.
 """
 
 from llvmlite import ir
@@ -9,23 +9,23 @@ from numba.extending import intrinsic
 
 from numbanet.backend.intrinsics.target import lanes_of
 
-# --- pointers -------------------------------------------------------------------------------------------------------
+# --- pointers ---------------------------------------------------------------------------------
 
 
 @intrinsic
-def ptr_add(typingctx, as_pointer, offset):
+def ptr_add(typingctx, pointer, offset):
     """The pointer moved by `offset` elements."""
-    if isinstance(as_pointer, types.CPointer) and isinstance(offset, types.Integer):
+    if isinstance(pointer, types.CPointer) and isinstance(offset, types.Integer):
 
         def codegen(context, builder, signature, args):
             return builder.gep(args[0], [args[1]])
 
-        return as_pointer(as_pointer, types.int64), codegen
+        return pointer(pointer, types.int64), codegen
 
 
 @intrinsic
 def as_pointer(typingctx, address, dtype):
-    """The int64 `address` as a pointer to elements of `dtype`, or of the type that a given pointer has."""
+    """The int64 `address` as a pointer to elements of `dtype`, a dtype or a pointer that has it."""
     if isinstance(address, types.Integer):
         result = dtype if isinstance(dtype, types.CPointer) else types.CPointer(dtype.instance_type)
 
@@ -36,7 +36,7 @@ def as_pointer(typingctx, address, dtype):
 
 
 def constant_address(array):
-    """A compiled function that returns the array's address, marked so that no caller is cached on disk with it."""
+    """Return a compiled function that returns the array's address; its callers are not cached."""
 
     @intrinsic
     def address(typingctx):
@@ -50,14 +50,14 @@ def constant_address(array):
 
 
 @intrinsic
-def address(typingctx, as_pointer):
+def address(typingctx, pointer):
     """The pointer as an int64 address."""
-    if isinstance(as_pointer, types.CPointer):
+    if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
             return builder.ptrtoint(args[0], ir.IntType(64))
 
-        return types.int64(as_pointer), codegen
+        return types.int64(pointer), codegen
 
 
 @intrinsic
@@ -73,48 +73,65 @@ def data_pointer(typingctx, array):
 
 
 @intrinsic
-def uint8_scale(typingctx, as_pointer):
-    """1/255 where `pointer` points to bytes, which are pictures, else 1 (a constant)."""
-    if isinstance(as_pointer, types.CPointer):
+def uint8_scale(typingctx, pointer):
+    """1/255 where `pointer` points to uint8, which are images, else 1 (a constant)."""
+    if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            return ir.DoubleType()(1 / 255 if as_pointer.dtype == types.uint8 else 1.0)
+            return ir.DoubleType()(1 / 255 if pointer.dtype == types.uint8 else 1.0)
 
-        return types.float64(as_pointer), codegen
+        return types.float64(pointer), codegen
 
 
 @intrinsic
-def lanes(typingctx, as_pointer):
-    """How many elements of the type that `pointer` points to fill one vector register (a constant)."""
-    if isinstance(as_pointer, types.CPointer):
+def lanes(typingctx, pointer):
+    """Elements of the type that `pointer` points to in one vector register (a constant)."""
+    if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            return ir.IntType(64)(lanes_of(as_pointer.dtype))
+            return ir.IntType(64)(lanes_of(pointer.dtype))
 
-        return types.int64(as_pointer), codegen
+        return types.int64(pointer), codegen
 
 
 @intrinsic(prefer_literal=True)
-def local_array(typingctx, like, count):
-    """Room for `count` (a literal) elements of the type that `like` points to, on the thread's own stack."""
-    if isinstance(like, types.CPointer) and isinstance(count, types.IntegerLiteral):
+def local_array(typingctx, dtype_of, count):
+    """Memory on the stack for `count` (a literal) elements of the type `dtype_of` points to."""
+    if isinstance(dtype_of, types.CPointer) and isinstance(count, types.IntegerLiteral):
         size = count.literal_value
 
         def codegen(context, builder, signature, args):
             with builder.goto_entry_block():  # Numba's own alloca_once would fill it with zeros
-                room = builder.alloca(ir.ArrayType(context.get_value_type(like.dtype), size))
-            room.align = 64
-            return builder.bitcast(room, context.get_value_type(like))
+                memory = builder.alloca(ir.ArrayType(context.get_value_type(dtype_of.dtype), size))
+            memory.align = 64
+            return builder.bitcast(memory, context.get_value_type(dtype_of))
 
-        return like(like, count), codegen  # with the literal in it, so that two sizes are two functions
+        return dtype_of(
+            dtype_of, count
+        ), codegen  # with the literal in it, so that two sizes are two functions
 
 
-# --- bits -----------------------------------------------------------------------------------------------------------
+@intrinsic
+def prefetch(typingctx, pointer):
+    """Fetch the cache line at `pointer` ahead of use; the address need not be valid."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            word, place = ir.IntType(32), builder.bitcast(args[0], ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [place, word(0), word(2), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(pointer), codegen
+
+
+# --- bits -------------------------------------------------------------------------------------
 
 
 @intrinsic
 def float_attr(typingctx, integers, index):
-    """The float64 whose bits stand at `integers[index]` (an attribute of an op, such as a slope)."""
+    """The float64 whose bits are at `integers[index]` (an attribute of an op, such as a slope)."""
     if isinstance(integers, types.CPointer):
 
         def codegen(context, builder, signature, args):
@@ -137,7 +154,7 @@ def set_float_attr(typingctx, integers, index, value):
         return types.void(integers, types.int64, types.float64), codegen
 
 
-# --- calls ----------------------------------------------------------------------------------------------------------
+# --- calls ------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -154,13 +171,15 @@ def call_indirect(typingctx, address, op, params, grads, acts, deltas, lo, hi):
     return types.void(types.int64, *arguments), codegen
 
 
-def call_external(shared, dtype):
-    """(signature, code) of an intrinsic that calls a published helper for a dtype by its name."""
-    arguments = shared.arguments(dtype)
+def call_external(helper, dtype):
+    """(signature, code) of an intrinsic that calls an external helper for a dtype by its symbol."""
+    arguments = helper.arguments(dtype)
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(one) for one in arguments])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, shared.symbol(dtype)), args)
+        builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, helper.symbol(dtype)), args
+        )
         return context.get_dummy_value()
 
     return types.void(*arguments), codegen

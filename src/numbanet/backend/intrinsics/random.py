@@ -1,9 +1,15 @@
-"""Counter-based random numbers: a function of what they are for, not of who asks, in which order or in which thread.
+"""Counter-based random numbers: a function of key and counter, in any thread and any order.
 
-`mixed(a, b)` makes a new 64-bit key of two; `uniform(like, key, first)` fills a vector with numbers in [0, 1), lane by lane a
-function of the key and of first + lane. They are multiples of 2⁻²⁴, the same for float32 and float64.
+`fold_in(a, b)` makes a new 64-bit key of a key and a number; `uniform(pointer, key, first)` fills a
+vector with values in [0, 1), lane by lane a function of the key and of first + lane. They are
+multiples of 2⁻²⁴, the same for float32 and float64.
 
-Source   Steele, Lea, Flood 2014 (SplitMix64, for the keys); Appleby 2011 (the finaliser of MurmurHash3, for the numbers)
+The algorithm is written once, in `splitmix`, `murmur` and `random_bits`, for operands that have
++, *, ^ and >>: `_Emitted` emits LLVM instructions, `Word` calculates in Python. The Python copies
+`fold_in_python` and `uniform_python` serve the CUDA simulator and the tests.
+
+Source   Steele, Lea, Flood 2014 (SplitMix64, for the keys); Appleby 2011 (the finaliser of
+         MurmurHash3, for the values)
 """
 
 from llvmlite import ir
@@ -12,7 +18,114 @@ from numba.extending import intrinsic
 
 from numbanet.backend.intrinsics.vectors import Vector, broadcast, vector_of
 
-_GOLDEN = 0x9E3779B97F4A7C15
+# --- the algorithm ----------------------------------------------------------------------------
+
+
+def splitmix(key, number):
+    """SplitMix64's finaliser of key + (number + 1) times the golden ratio, in 64 bits."""
+    z = key + (number + 1) * 0x9E3779B97F4A7C15
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+def murmur(z):
+    """The finaliser of MurmurHash3, in 32 bits."""
+    z = (z ^ (z >> 16)) * 0x85EBCA6B
+    z = (z ^ (z >> 13)) * 0xC2B2AE35
+    return z ^ (z >> 16)
+
+
+def random_bits(counter, low, high):
+    """24 random bits for a 32-bit counter and the two halves of a key."""
+    return murmur(murmur((counter * 0x9E3779B9) ^ low) + high) >> 8
+
+
+# --- in Python --------------------------------------------------------------------------------
+
+
+class Word:
+    """An unsigned integer of `bits` bits; arithmetic wraps around."""
+
+    def __init__(self, value: int, bits: int):
+        self.value, self.bits = value % 2**bits, bits
+
+    def __add__(self, other):
+        return Word(self.value + int(other), self.bits)
+
+    def __mul__(self, other):
+        return Word(self.value * int(other), self.bits)
+
+    def __xor__(self, other):
+        return Word(self.value ^ int(other), self.bits)
+
+    def __rshift__(self, other):
+        return Word(self.value >> int(other), self.bits)
+
+    def __int__(self):
+        return self.value
+
+
+def fold_in_python(key, number) -> int:
+    """Return what `fold_in` returns, calculated in Python."""
+    value = int(splitmix(Word(int(key), 64), Word(int(number), 64)))
+    return value - 2**64 if value >= 2**63 else value
+
+
+def uniform_python(key, counter) -> float:
+    """Return what `uniform_scalar` returns, calculated in Python."""
+    low, high = Word(int(key), 32), Word(int(key) >> 32, 32)
+    return int(random_bits(Word(int(counter), 32), low, high)) / 2**24
+
+
+# --- in LLVM ----------------------------------------------------------------------------------
+
+
+class _Emitted:
+    """An integer, or a vector of integers, whose arithmetic is emitted as LLVM instructions."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    def _other(self, other):
+        """The LLVM value of an operand; an int becomes a constant, in every lane."""
+        if isinstance(other, _Emitted):
+            return other.value
+        kind = self.value.type
+        return ir.Constant(kind, [other] * kind.count if isinstance(kind, ir.VectorType) else other)
+
+    def __add__(self, other):
+        return _Emitted(self.builder, self.builder.add(self.value, self._other(other)))
+
+    def __mul__(self, other):
+        return _Emitted(self.builder, self.builder.mul(self.value, self._other(other)))
+
+    def __xor__(self, other):
+        return _Emitted(self.builder, self.builder.xor(self.value, self._other(other)))
+
+    def __rshift__(self, other):
+        return _Emitted(self.builder, self.builder.lshr(self.value, self._other(other)))
+
+
+def _emit_uniform(builder, kind, key, first):
+    """Values in [0, 1) of the LLVM type `kind`, a float or a vector, for counters first, …"""
+    half = ir.IntType(32)
+    vector = ir.VectorType(half, kind.count) if isinstance(kind, ir.VectorType) else None
+
+    def every(number):
+        number = builder.trunc(number, half)
+        return number if vector is None else broadcast(builder, number, vector)
+
+    counter = every(first)
+    if vector is not None:
+        counter = builder.add(counter, ir.Constant(vector, list(range(vector.count))))
+    low, high = every(key), every(builder.lshr(key, ir.IntType(64)(32)))
+    words = (_Emitted(builder, word) for word in (counter, low, high))
+    values = builder.uitofp(random_bits(*words).value, kind)
+    scale = 2.0**-24
+    return builder.fmul(
+        values, ir.Constant(kind, scale if vector is None else [scale] * kind.count)
+    )
 
 
 @intrinsic
@@ -21,55 +134,28 @@ def fold_in(typingctx, a, b):
     if isinstance(a, types.Integer) and isinstance(b, types.Integer):
 
         def codegen(context, builder, signature, args):
-            word = ir.IntType(64)
-            z = builder.add(args[0], builder.mul(builder.add(args[1], word(1)), word(_GOLDEN)))
-            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-                z = builder.mul(builder.xor(z, builder.lshr(z, word(shift))), word(factor))
-            return builder.xor(z, builder.lshr(z, word(31)))
+            return splitmix(*(_Emitted(builder, word) for word in args)).value
 
         return types.int64(types.int64, types.int64), codegen
 
 
-def _uniform(builder, kind, key, first):
-    """Numbers in [0, 1) of the LLVM type `kind`, a float or a vector, for the counters from `first` on."""
-    half, count = ir.IntType(32), getattr(kind, "count", 0)
-
-    def every(*numbers):
-        constants = [half(n) for n in numbers] * (count if len(numbers) == 1 and count else 1)
-        return ir.Constant(ir.VectorType(half, count), constants) if count else constants[0]
-
-    def shared(number):
-        number = builder.trunc(number, half)
-        return broadcast(builder, number, ir.VectorType(half, count)) if count else number
-
-    counter = builder.add(shared(first), every(*range(count))) if count else shared(first)
-    z = builder.xor(builder.mul(counter, every(0x9E3779B9)), shared(key))
-    for salt in (shared(builder.lshr(key, ir.IntType(64)(32))), None):
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-            z = builder.mul(builder.xor(z, builder.lshr(z, every(shift))), every(factor))
-        z = builder.xor(z, builder.lshr(z, every(16)))
-        z = builder.add(z, salt) if salt is not None else z
-    scale = ir.Constant(kind, [kind.element(2.0**-24)] * count) if count else kind(2.0**-24)
-    return builder.fmul(builder.uitofp(builder.lshr(z, every(8)), kind), scale)
-
-
 @intrinsic
 def uniform(typingctx, pointer, key, first):
-    """A vector of numbers in [0, 1), of the type that `pointer` points to, for the counters first, first + 1, …"""
+    """A vector of values in [0, 1), of the type that `pointer` points to, for counters first, …"""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            return _uniform(builder, vector_of(pointer.dtype), args[1], args[2])
+            return _emit_uniform(builder, vector_of(pointer.dtype), args[1], args[2])
 
         return Vector(pointer.dtype)(pointer, types.int64, types.int64), codegen
 
 
 @intrinsic
 def uniform_scalar(typingctx, key, counter):
-    """One number in [0, 1), the one that `uniform` has for this counter, as float64."""
+    """One value in [0, 1), the one that `uniform` has for this counter, as float64."""
     if isinstance(key, types.Integer):
 
         def codegen(context, builder, signature, args):
-            return _uniform(builder, ir.DoubleType(), args[0], args[1])
+            return _emit_uniform(builder, ir.DoubleType(), args[0], args[1])
 
         return types.float64(types.int64, types.int64), codegen

@@ -1,14 +1,16 @@
-"""How wide the processor's vectors are: what Numba compiles for, which the user may set lower than the machine."""
+"""The target CPU's vectors: what Numba compiles for, which may be set lower than the machine."""
 
 from llvmlite import binding
 from numba.core.codegen import get_host_cpu_features
 
-from numbanet.backend.jit import config
+from numbanet.backend.threads import config
 
 
 def _features() -> str:
-    """The processor features that Numba compiles for, as one string `+avx,+avx2,…`."""
-    return config.CPU_FEATURES or (get_host_cpu_features() if config.CPU_NAME in (None, "host") else "")
+    """The CPU features that Numba compiles for, as one string `+avx,+avx2,…`."""
+    return config.CPU_FEATURES or (
+        get_host_cpu_features() if config.CPU_NAME in (None, "host") else ""
+    )
 
 
 def _vector_bytes() -> int:
@@ -22,9 +24,9 @@ def _vector_bytes() -> int:
 
 VECTOR_BYTES = _vector_bytes()
 MR = 8 if VECTOR_BYTES == 64 else 6 if binding.get_process_triple().startswith("x86") else 8
-"""Rows of the largest tile: with two vectors of columns its sums fill the registers without spilling."""
+"""Rows of the micro-kernel: with two vectors per row its sums fill the registers."""
 
 
 def lanes_of(element) -> int:
-    """Numbers of a Numba float type in one vector register."""
+    """Elements of a Numba float type in one vector register."""
     return VECTOR_BYTES * 8 // element.bitwidth

@@ -1,7 +1,8 @@
-"""One vector register as a value in a kernel: for loops over few channels, which a compiler leaves scalar.
+"""One vector register as a value in a kernel: for short loops, which a compiler leaves scalar.
 
-`load(p, n)` reads the first n numbers at p (at most a register full) and fills the rest with zeros; `store(p, v, n)` writes the
-first n. What can be done with it between them stands in `numbers`.
+`load(p, n)` reads the first n elements at p (at most a register full) and fills the rest with
+zeros, `store(p, v, n)` writes the first n (Highway's LoadN and StoreN). The arithmetic of vectors
+is in `elementwise`.
 """
 
 from llvmlite import ir
@@ -29,17 +30,21 @@ class _VectorModel(models.PrimitiveModel):
 
 def vector_of(element):
     """The LLVM type of a register full of a Numba float type."""
-    return ir.VectorType(ir.FloatType() if element.bitwidth == 32 else ir.DoubleType(), lanes_of(element))
+    return ir.VectorType(
+        ir.FloatType() if element.bitwidth == 32 else ir.DoubleType(), lanes_of(element)
+    )
 
 
 def broadcast(builder, scalar, kind):
     """A vector with the scalar in every lane."""
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+    return builder.shuffle_vector(
+        first, first, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None)
+    )
 
 
 def first_n_mask(builder, columns, first, width):
-    """True in the lanes whose number, first + lane, lies before `columns`."""
+    """True in the lanes with first + lane < columns."""
     integer = ir.IntType(64)
     many = ir.VectorType(integer, width)
     numbers = ir.Constant(many, [integer(first + i) for i in range(width)])
@@ -47,14 +52,18 @@ def first_n_mask(builder, columns, first, width):
 
 
 def llvm_intrinsic(builder, name, kind, result, *arguments):
-    """LLVM's function `name` for a vector type."""
+    """LLVM's intrinsic function `name` for a vector type."""
     suffix = f"v{kind.count}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), f"llvm.{name}.{suffix}")
+    return cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, arguments), f"llvm.{name}.{suffix}"
+    )
 
 
 def masked_load(builder, place, kind, mask):
     """The lanes of a vector at `place` that the mask selects, zero elsewhere."""
-    load_ = llvm_intrinsic(builder, "masked.load", kind, kind, place.type, ir.IntType(32), mask.type, kind)
+    load_ = llvm_intrinsic(
+        builder, "masked.load", kind, kind, place.type, ir.IntType(32), mask.type, kind
+    )
     size = 4 if isinstance(kind.element, ir.FloatType) else 8
     return builder.call(load_, [place, ir.IntType(32)(size), mask, ir.Constant(kind, None)])
 
@@ -62,14 +71,16 @@ def masked_load(builder, place, kind, mask):
 def masked_store(builder, value, place, mask):
     """Write the lanes that the mask selects."""
     kind = value.type
-    store_ = llvm_intrinsic(builder, "masked.store", kind, ir.VoidType(), kind, place.type, ir.IntType(32), mask.type)
+    store_ = llvm_intrinsic(
+        builder, "masked.store", kind, ir.VoidType(), kind, place.type, ir.IntType(32), mask.type
+    )
     size = 4 if isinstance(kind.element, ir.FloatType) else 8
     builder.call(store_, [value, place, ir.IntType(32)(size), mask])
 
 
 @intrinsic
 def load(typingctx, pointer, count):
-    """The first `count` numbers at `pointer`, zeros behind them."""
+    """The first `count` elements at `pointer`, then zeros."""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
@@ -81,7 +92,9 @@ def load(typingctx, pointer, count):
                     all_ = builder.load(place, align=pointer.dtype.bitwidth // 8)
                     from_whole = builder.block
                 with part:
-                    some = masked_load(builder, place, kind, first_n_mask(builder, args[1], 0, kind.count))
+                    some = masked_load(
+                        builder, place, kind, first_n_mask(builder, args[1], 0, kind.count)
+                    )
                     from_part = builder.block
             value = builder.phi(kind)
             value.add_incoming(all_, from_whole)
@@ -93,7 +106,7 @@ def load(typingctx, pointer, count):
 
 @intrinsic
 def store(typingctx, pointer, value, count):
-    """Write the first `count` numbers of `value` to `pointer`."""
+    """Write the first `count` lanes of `value` to `pointer`."""
     if isinstance(pointer, types.CPointer) and isinstance(value, Vector):
 
         def codegen(context, builder, signature, args):
@@ -104,7 +117,9 @@ def store(typingctx, pointer, value, count):
                 with whole:
                     builder.store(args[1], place, align=pointer.dtype.bitwidth // 8)
                 with part:
-                    masked_store(builder, args[1], place, first_n_mask(builder, args[2], 0, kind.count))
+                    masked_store(
+                        builder, args[1], place, first_n_mask(builder, args[2], 0, kind.count)
+                    )
             return context.get_dummy_value()
 
         return types.void(pointer, value, types.int64), codegen

@@ -5,12 +5,13 @@ import time
 
 import numpy as np
 
-from numbanet.backend.jit import max_threads
+from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels
 from numbanet.engine.cpu.kernels import APPLY_GRADIENTS, CALL, TAKE_GRADIENTS
 from numbanet.engine.cpu.tuner import CALL_SECONDS, ThreadTuner
 from numbanet.nn import data
-from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, PARTIAL_STRIDE, column_value
+from numbanet.nn.optimizers import N_STATE
+from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, column_value
 from numbanet.plan.lower import lower
 
 EVALUATION_BATCH = 1024
@@ -151,7 +152,7 @@ class TrainingExecutor(_StepExecutor):
         row = plan.tables[:, -1]
         row[:, FORWARD] = optimizer.begin_step.address(dtype) if optimizer.begin_step else 0
         row[:, GRADIENT] = optimizer.update.address(dtype)
-        row[:, PARTIAL_STRIDE] = plan.n_params
+        row[:, N_STATE] = plan.n_params
         self.set_attrs(optimizer.attrs)
 
     def set_attrs(self, values) -> None:

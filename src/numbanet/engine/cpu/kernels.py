@@ -29,13 +29,10 @@ from numbanet.backend.intrinsics import (
     data_pointer,
     ptr_add,
 )
-from numbanet.backend.intrinsics.barrier import (
-    barrier_arrive_all,
-    barrier_wait,
-    leave_shared_cpu,
-    record_cpu,
-)
-from numbanet.backend.jit import entry_point, inline, kernel, max_threads
+from numbanet.backend.intrinsics.affinity import leave_shared_cpu, record_cpu
+from numbanet.backend.intrinsics.barrier import barrier_arrive_all, barrier_wait
+from numbanet.backend.jit import entry_point, inline, kernel
+from numbanet.backend.threads import max_threads
 from numbanet.nn.regularizers import penalize
 from numbanet.plan.columns import (
     ACCUMULATE,

@@ -14,7 +14,8 @@ from numbanet.backend.cuda.driver import CudaError, DeviceBuffer
 from numbanet.engine.cuda import kernels, launch
 from numbanet.engine.cuda.kernels import CALL, CONTEXT_COLUMNS
 from numbanet.engine.cuda.launch import LaunchMode
-from numbanet.plan.columns import ATTRS, OUTPUTS, PARTIAL_STRIDE, column_value
+from numbanet.nn.optimizers import N_STATE
+from numbanet.plan.columns import ATTRS, OUTPUTS, column_value
 from numbanet.plan.lower import lower
 from numbanet.plan.plan import Plan
 
@@ -145,7 +146,7 @@ class TrainingExecutor(Executor):
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op, optimizer):
         super().__init__(ops, dtype, batch=batch, train=True, n_state_vectors=len(optimizer.state_names),
                          loss_op=loss_op, correct_op=correct_op)
-        self.plan.tables[:, -1, PARTIAL_STRIDE] = self.plan.n_params
+        self.plan.tables[:, -1, N_STATE] = self.plan.n_params
         self.set_attrs(optimizer.attrs)
         kind = self.dtype.type
         if self.mode is LaunchMode.SINGLE_BLOCK:

@@ -10,220 +10,146 @@
     leaky     a = z where z > 0, else slope · z      1 where a > 0, else slope
     softmax   aⱼ = eᶻʲ / Σ eᶻ           a ∘ (da − Σ a da)
 
-Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Hannun, Ng 2013 (leaky ReLU)
+The mathematics of one element stands in the class, as `value` and `vjp`; the CPU kernels on vector
+registers, the CUDA kernels and the loops over single neurons (per_neuron.py) are made from it.
+
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Hannun, Ng 2013
+         (leaky ReLU)
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from numbanet.backend import elementary
-from numbanet.backend.intrinsics import const_like, float_attr, lanes, load, num_threads, ptr_add, store, thread_rank, where_greater
-from numbanet.backend.jit import Kernel, kernel
+from numbanet.backend.intrinsics import (
+    const_like,
+    float_attr,
+    lanes,
+    load,
+    num_threads,
+    ptr_add,
+    store,
+    thread_rank,
+    where_greater,
+)
+from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import ATTRS, N_OUT, Y
+from numbanet.plan.columns import N_OUT, Attrs, Y
 from numbanet.plan.op import Op
+
+SLOPE = Attrs("slope")
+"""The one attribute that an elementwise activation may have."""
+
+
+# --- kernels from the mathematics of one element ----------------------------------------------
+
+value: Any = None
+"""In the templates: a = value(z, slope), for a number or a vector register full of them."""
+vjp: Any = None
+"""In the templates: dz = vjp(a, da, slope), the vector-Jacobian product."""
+
+
+def _forward(op, params, grads, acts, deltas, lo, hi):
+    """a = value(z)        acts[y]   z becomes a"""
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        z = load(ptr_add(acts, i), end - i)
+        store(ptr_add(acts, i), value(z, const_like(z, float_attr(op, SLOPE.slope))), end - i)
+
+
+def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
+    slope = const_like(acts, float_attr(op, SLOPE.slope))
+    first, end = op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT]
+    for i in range(first + thread_rank(), end, num_threads()):
+        acts[i] = value(acts[i], slope)
+
+
+def _backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = vjp(a, da)        deltas[y]   da becomes dz"""
+    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
+    for i in range(op[Y] + lo * op[N_OUT], end, width):
+        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
+        dz = vjp(a, da, const_like(a, float_attr(op, SLOPE.slope)))
+        store(ptr_add(deltas, i), dz, end - i)
+
+
+def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
+    slope = const_like(acts, float_attr(op, SLOPE.slope))
+    first, end = op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT]
+    for i in range(first + thread_rank(), end, num_threads()):
+        deltas[i] = vjp(acts[i], deltas[i], slope)
+
+
+def _make_kernel(name, module, cpu, cuda, **names) -> Kernel:
+    """A kernel for CPU and GPU from two templates."""
+    made = kernel(specialize(cpu, name, module, **names))
+    return made.cuda(specialize(cuda, name, module, **names))
+
+
+# --- activations ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Activation(Layer):
-    """An elementwise activation. A new one names its two kernels, which work in place on the output slot.
+    """An activation. A new one that works element by element says what it does with one:
+
+        value(z, slope)      a, from z
+        vjp(a, da, slope)    dz, from a and da; without it the activation cannot be trained
+
+    Both are static methods on a number or on a vector register full of them, which has + − · /,
+    abs, `where_greater` and the functions of `elementary`. `slope` is the activation's field of
+    that name, 0 if it has none. Any other activation names its two kernels, `forward` and `backward`,
+    which work in place on the output slot.
 
     `monotone` says that it never falls, so that it may come before or after a maximum.
     """
 
+    value: ClassVar[Any]
+    vjp: ClassVar[Any]
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel | None] = None
     not_differentiable: ClassVar[str] = ""
     elementwise: ClassVar[bool] = True
     monotone: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        own: dict[str, Any] = {}
+        for name in ("value", "vjp"):
+            if name in vars(cls):
+                function = vars(cls)[name]
+                own[name] = inline(getattr(function, "__func__", function))
+                setattr(cls, name, staticmethod(own[name]))
+        stem, module = cls.__name__.lower(), cls.__module__
+        if "value" in own:
+            cls.forward = _make_kernel(
+                f"{stem}_forward", module, _forward, _forward_cuda, value=own["value"]
+            )
+        if "vjp" in own:
+            cls.backward = _make_kernel(
+                f"{stem}_backward", module, _backward, _backward_cuda, vjp=own["vjp"]
+            )
+
     @property
     def attrs(self) -> tuple:
-        """Numbers for the columns from OWN on, such as a slope."""
-        return ()
+        """Values for the columns from ATTRS on: the slope, if the activation has one."""
+        return SLOPE.pack(slope=float(self.slope)) if hasattr(self, "slope") else ()
 
     def ops(self, shape: Shape) -> list[Op]:
         n, kind = size(shape), type(self)
-        return [Op(kind.__name__, n, n, kind.forward, kind.backward, in_place=True, keeps_output=True, attrs=self.attrs,
-                   not_differentiable=kind.not_differentiable)]
-
-
-# --- sigmoid --------------------------------------------------------------------------------------------------------
-
-
-@kernel
-def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
-    """a = 1 / (1 + e⁻ᶻ)        acts[y]   z becomes a"""
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        z = load(ptr_add(acts, i), end - i)
-        store(ptr_add(acts, i), elementary.sigmoid(z), end - i)
-
-
-@sigmoid_forward.cuda
-def sigmoid_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        acts[i] = elementary.sigmoid(acts[i])
-
-
-@kernel
-def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
-    """dz = da a (1 − a)        deltas[y]   da becomes dz"""
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
-        store(ptr_add(deltas, i), da * a * (const_like(a, 1) - a), end - i)
-
-
-@sigmoid_backward.cuda
-def sigmoid_backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        deltas[i] *= acts[i] * (const_like(acts, 1) - acts[i])
-
-
-class Sigmoid(Activation):
-    """The logistic function 1 / (1 + e⁻ᶻ), between 0 and 1."""
-
-    forward, backward = sigmoid_forward, sigmoid_backward
-    monotone = True
-
-
-# --- tanh -----------------------------------------------------------------------------------------------------------
-
-
-@kernel
-def tanh_forward(op, params, grads, acts, deltas, lo, hi):
-    """a = tanh z        acts[y]   z becomes a"""
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        z = load(ptr_add(acts, i), end - i)
-        store(ptr_add(acts, i), elementary.tanh(z), end - i)
-
-
-@tanh_forward.cuda
-def tanh_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        acts[i] = elementary.tanh(acts[i])
-
-
-@kernel
-def tanh_backward(op, params, grads, acts, deltas, lo, hi):
-    """dz = da (1 − a²)        deltas[y]   da becomes dz"""
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
-        store(ptr_add(deltas, i), da * (const_like(a, 1) - a * a), end - i)
-
-
-@tanh_backward.cuda
-def tanh_backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        deltas[i] *= const_like(acts, 1) - acts[i] * acts[i]
-
-
-class Tanh(Activation):
-    """The hyperbolic tangent, between −1 and 1."""
-
-    forward, backward = tanh_forward, tanh_backward
-    monotone = True
-
-
-# --- relu and leaky relu --------------------------------------------------------------------------------------------
-
-
-@kernel
-def relu_forward(op, params, grads, acts, deltas, lo, hi):
-    """a = max(z, 0)        acts[y]   z becomes a; NaN stays"""
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        z = load(ptr_add(acts, i), end - i)
-        store(ptr_add(acts, i), where_greater(const_like(z, 0), z, const_like(z, 0), z), end - i)
-
-
-@relu_forward.cuda
-def relu_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        if acts[i] < const_like(acts, 0):
-            acts[i] = const_like(acts, 0)
-
-
-@kernel
-def relu_backward(op, params, grads, acts, deltas, lo, hi):
-    """dz = da where a > 0, else 0        deltas[y]   da becomes dz"""
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
-        store(ptr_add(deltas, i), where_greater(a, const_like(a, 0), da, const_like(a, 0)), end - i)
-
-
-@relu_backward.cuda
-def relu_backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        if not acts[i] > const_like(acts, 0):
-            deltas[i] = const_like(acts, 0)
-
-
-class ReLU(Activation):
-    """The rectifier max(z, 0)."""
-
-    forward, backward = relu_forward, relu_backward
-    monotone = True
-
-
-@kernel
-def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
-    """a = z where z > 0, else slope z        acts[y]   z becomes a"""
-    slope = float_attr(op, ATTRS)
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        z = load(ptr_add(acts, i), end - i)
-        store(ptr_add(acts, i), where_greater(z, const_like(z, 0), z, const_like(z, slope) * z), end - i)
-
-
-@leaky_relu_forward.cuda
-def leaky_relu_forward(op, params, grads, acts, deltas, lo, hi):
-    slope = const_like(acts, float_attr(op, ATTRS))
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        if not acts[i] > const_like(acts, 0):
-            acts[i] *= slope
-
-
-@kernel
-def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
-    """dz = da where a > 0, else slope da        deltas[y]   da becomes dz"""
-    slope = float_attr(op, ATTRS)
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        a, da = load(ptr_add(acts, i), end - i), load(ptr_add(deltas, i), end - i)
-        store(ptr_add(deltas, i), where_greater(a, const_like(a, 0), da, const_like(a, slope) * da), end - i)
-
-
-@leaky_relu_backward.cuda
-def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
-    slope = const_like(acts, float_attr(op, ATTRS))
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        if not acts[i] > const_like(acts, 0):
-            deltas[i] *= slope
-
-
-@dataclass(frozen=True, eq=False)
-class LeakyReLU(Activation):
-    """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
-
-    slope: float = 0.01
-    forward, backward = leaky_relu_forward, leaky_relu_backward
-    monotone = True
-
-    def __post_init__(self):
-        if not 0 <= self.slope < float("inf"):
-            raise ValueError(f"LeakyReLU needs a slope of at least 0, got {self.slope!r}")
-
-    @property
-    def attrs(self):
-        return (float(self.slope),)
-
-
-# --- identity and step ----------------------------------------------------------------------------------------------
+        return [
+            Op(
+                kind.__name__,
+                n,
+                n,
+                kind.forward,
+                kind.backward,
+                in_place=True,
+                keeps_output=True,
+                attrs=self.attrs,
+                not_differentiable=kind.not_differentiable,
+            )
+        ]
 
 
 class Identity(Activation):
@@ -233,30 +159,84 @@ class Identity(Activation):
         return []
 
 
-@kernel
-def step_forward(op, params, grads, acts, deltas, lo, hi):
-    """a = 1 where z > 0, else 0        acts[y]   z becomes a"""
-    width, end = lanes(acts), op[Y] + hi * op[N_OUT]
-    for i in range(op[Y] + lo * op[N_OUT], end, width):
-        z = load(ptr_add(acts, i), end - i)
-        store(ptr_add(acts, i), where_greater(z, const_like(z, 0), const_like(z, 1), const_like(z, 0)), end - i)
+class Sigmoid(Activation):
+    """The logistic function 1 / (1 + e⁻ᶻ), between 0 and 1."""
+
+    monotone = True
+
+    @staticmethod
+    def value(z, slope):
+        return elementary.sigmoid(z)
+
+    @staticmethod
+    def vjp(a, da, slope):
+        return da * a * (const_like(a, 1) - a)
 
 
-@step_forward.cuda
-def step_forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(op[Y] + lo * op[N_OUT] + thread_rank(), op[Y] + hi * op[N_OUT], num_threads()):
-        acts[i] = const_like(acts, 1) if acts[i] > const_like(acts, 0) else const_like(acts, 0)
+class Tanh(Activation):
+    """The hyperbolic tangent, between −1 and 1."""
+
+    monotone = True
+
+    @staticmethod
+    def value(z, slope):
+        return elementary.tanh(z)
+
+    @staticmethod
+    def vjp(a, da, slope):
+        return da * (const_like(a, 1) - a * a)
+
+
+class ReLU(Activation):
+    """The rectifier max(z, 0); NaN stays."""
+
+    monotone = True
+
+    @staticmethod
+    def value(z, slope):
+        zero = const_like(z, 0)
+        return where_greater(zero, z, zero, z)
+
+    @staticmethod
+    def vjp(a, da, slope):
+        zero = const_like(a, 0)
+        return where_greater(a, zero, da, zero)
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReLU(Activation):
+    """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
+
+    slope: float = 0.01
+    monotone = True
+
+    def __post_init__(self):
+        if not 0 <= self.slope < float("inf"):
+            raise ValueError(f"LeakyReLU needs a slope of at least 0, got {self.slope!r}")
+
+    @staticmethod
+    def value(z, slope):
+        return where_greater(z, const_like(z, 0), z, slope * z)
+
+    @staticmethod
+    def vjp(a, da, slope):
+        return where_greater(a, const_like(a, 0), da, slope * da)
 
 
 class Step(Activation):
     """The perceptron's step: 1 where z > 0, else 0. It predicts; it cannot be trained through."""
 
-    forward = step_forward
-    not_differentiable = ("a step cannot be trained: its derivative is zero, so no error passes through it; "
-                       "train with sigmoid and predict with step, or set the weights yourself")
+    not_differentiable = (
+        "a step cannot be trained: its derivative is zero, so no error passes through it; "
+        "train with sigmoid and predict with step, or set the weights yourself"
+    )
+
+    @staticmethod
+    def value(z, slope):
+        return where_greater(z, const_like(z, 0), const_like(z, 1), const_like(z, 0))
 
 
-# --- softmax --------------------------------------------------------------------------------------------------------
+# --- softmax ----------------------------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -265,13 +245,13 @@ def softmax_forward(op, params, grads, acts, deltas, lo, hi):
     n = op[N_OUT]
     for i in range(lo, hi):
         y = op[Y] + i * n
-        top = acts[y]
+        z_max = acts[y]
         for j in range(y, y + n):
             z = acts[j]
-            top = z if z > top else top
-        total = const_like(top, 0)
+            z_max = z if z > z_max else z_max
+        total = const_like(z_max, 0)
         for j in range(y, y + n):
-            acts[j] = elementary.exp(acts[j] - top)
+            acts[j] = elementary.exp(acts[j] - z_max)
             total += acts[j]
         for j in range(y, y + n):
             acts[j] /= total
@@ -291,7 +271,10 @@ def softmax_backward(op, params, grads, acts, deltas, lo, hi):
 
 
 class Softmax(Activation):
-    """Outputs that are positive and sum to 1: the probabilities of exclusive classes. Expects a vector."""
+    """Outputs that are positive and sum to 1: the probabilities of exclusive classes.
+
+    Expects a vector.
+    """
 
     forward, backward = softmax_forward, softmax_backward
     elementwise = False

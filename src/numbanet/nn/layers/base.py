@@ -1,4 +1,4 @@
-"""What a layer is: an immutable description with a shape rule, named parameters, and the ops it lowers to."""
+"""What a layer is: an immutable description with a shape rule, named parameters and ops."""
 
 from dataclasses import dataclass, fields
 from math import prod
@@ -10,21 +10,26 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer's description. It holds no numbers: those live in the network's flat vector.
+    """A layer's description. It holds no parameters: those are in the network's flat vector.
 
-    A new layer overrides `output_shape` and `ops`, and `parameters` if it has any. Its fields are saved with the network.
+    A new layer overrides `output_shape` and `ops`, and `parameters` if it has any. Its fields are
+    saved with the network.
     """
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape of one sample's output for an input of `shape`; raise ValueError where they do not fit."""
+        """Return the shape of one sample's output for an input of `shape`.
+
+        Raises ValueError where they do not fit.
+        """
         return shape
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
-        """Return the parameters by name with their shapes, in the order in which they stand in the flat vector."""
+        """Return the parameters' shapes by name, in their order in the flat vector."""
         return {}
 
-    def initializers(self, following) -> dict:
-        """Return an initialiser for each name of `parameters`; `following` is the activation that comes next, or None."""
+    def initializers(self, next_activation) -> dict:
+        """Return an initialiser for each name of `parameters`; `next_activation` is the activation
+        that follows, or None."""
         return {}
 
     def ops(self, shape: Shape) -> list[Op]:
@@ -32,15 +37,15 @@ class Layer:
         return []
 
     def inference_ops(self, shape: Shape) -> list[Op]:
-        """Return the rows for prediction, where they are others than in training."""
+        """Return the rows for prediction, if they differ from those for training."""
         return self.ops(shape)
 
     def buffers(self, shape: Shape) -> dict[str, Shape]:
-        """Return numbers by name that are kept and saved with the network but not trained."""
+        """Return the shapes by name of values that are saved with the network but not trained."""
         return {}
 
     def initialize_buffers(self, views) -> None:
-        """Write the first values into views of the buffers, by name."""
+        """Write the initial values into views of the buffers, by name."""
 
     def config(self) -> dict:
         """Return the fields by name, as the constructor takes them."""
@@ -48,5 +53,5 @@ class Layer:
 
 
 def size(shape: Shape) -> int:
-    """Numbers in one sample of that shape."""
+    """Return the number of elements in one sample of that shape."""
     return prod(shape)

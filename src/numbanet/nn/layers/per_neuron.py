@@ -1,48 +1,83 @@
-"""PerNeuron: an activation of its own for every neuron of a vector; and `activation`, which finds one by what it is given."""
+"""PerNeuron, an activation of its own for every neuron; `activation` finds one by name."""
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
-from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr
-from numbanet.backend.jit import inline, kernel
+from numbanet.backend.jit import inline, kernel, specialize
 from numbanet.io.registry import lookup
-from numbanet.nn.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
+from numbanet.nn.layers.activations import (
+    Activation,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Step,
+    Tanh,
+)
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.plan.columns import ATTRS, N_OUT, Y
+from numbanet.plan.columns import N_OUT, Attrs, Y
 from numbanet.plan.op import Op
 
-_CODES = {Identity: 0, Sigmoid: 1, Tanh: 2, ReLU: 3, LeakyReLU: 4, Step: 5}
+ELEMENTWISE = (Identity, Sigmoid, Tanh, ReLU, LeakyReLU, Step)
+"""The activations that a single neuron may have; `code` is the index in this list."""
+
+SEGMENTS = Attrs("n_segments first")
+"""How many segments of neurons with the same activation there are, and the columns of the first."""
+SEGMENT = Attrs("code end slope", first=0)
+"""Columns of a segment, from its first: the activation, the neuron after its last, the slope."""
+
+
+# --- one function that chooses by code --------------------------------------------------------
+
+CODE = 0
+value: Any = None
+vjp: Any = None
+others: Any = None
+
+
+def _value(code, slope, z):
+    if code == CODE:
+        return value(z, slope)
+    return others(code, slope, z)
+
+
+def _derivative(code, slope, a):
+    if code == CODE:
+        return vjp(a, const_like(a, 1), slope)
+    return others(code, slope, a)
 
 
 @inline
-def _value(kind, slope, z):
-    zero = const_like(z, 0)
-    if kind == 1:
-        return elementary.sigmoid(z)
-    if kind == 2:
-        return elementary.tanh(z)
-    if kind == 3:
-        return zero if z < zero else z
-    if kind == 4:
-        return z if z > zero else slope * z
-    if kind == 5:
-        return const_like(z, 1) if z > zero else zero
+def value_by_code(code, slope, z):
+    """a = f(z) for the activation of that code; the identity for any other."""
     return z
 
 
 @inline
-def _derivative(kind, slope, a):
-    one, zero = const_like(a, 1), const_like(a, 0)
-    if kind == 1:
-        return a * (one - a)
-    if kind == 2:
-        return one - a * a
-    if kind == 3:
-        return one if a > zero else zero
-    if kind == 4:
-        return one if a > zero else slope
-    return one
+def derivative_by_code(code, slope, a):
+    """f'(z), in terms of a, for the activation of that code; 1 for any other."""
+    return const_like(a, 1)
+
+
+for _code, _kind in enumerate(ELEMENTWISE):
+    if "value" in vars(_kind):
+        value_by_code = inline(
+            specialize(
+                _value, f"value_{_code}", CODE=_code, value=_kind.value, others=value_by_code
+            )
+        )
+    if "vjp" in vars(_kind):
+        derivative_by_code = inline(
+            specialize(
+                _derivative, f"vjp_{_code}", CODE=_code, vjp=_kind.vjp, others=derivative_by_code
+            )
+        )
+
+
+# --- the layer --------------------------------------------------------------------------------
 
 
 @kernel(independent=True)
@@ -51,11 +86,13 @@ def per_neuron_forward(op, params, grads, acts, deltas, lo, hi):
     n = op[N_OUT]
     for i in range(lo, hi):
         first = 0
-        for run in range(op[ATTRS]):
-            kind, last, slope = op[ATTRS + 1 + 3 * run], op[ATTRS + 2 + 3 * run], const_like(acts, float_attr(op, ATTRS + 3 + 3 * run))
-            for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
-                acts[j] = _value(kind, slope, acts[j])
-            first = last
+        for k in range(op[SEGMENTS.n_segments]):
+            segment = SEGMENTS.first + len(SEGMENT) * k
+            code, end = op[segment + SEGMENT.code], op[segment + SEGMENT.end]
+            slope = const_like(acts, float_attr(op, segment + SEGMENT.slope))
+            for j in range(op[Y] + i * n + first, op[Y] + i * n + end):
+                acts[j] = value_by_code(code, slope, acts[j])
+            first = end
 
 
 @kernel(independent=True)
@@ -64,18 +101,21 @@ def per_neuron_backward(op, params, grads, acts, deltas, lo, hi):
     n = op[N_OUT]
     for i in range(lo, hi):
         first = 0
-        for run in range(op[ATTRS]):
-            kind, last, slope = op[ATTRS + 1 + 3 * run], op[ATTRS + 2 + 3 * run], const_like(acts, float_attr(op, ATTRS + 3 + 3 * run))
-            for j in range(op[Y] + i * n + first, op[Y] + i * n + last):
-                deltas[j] *= _derivative(kind, slope, acts[j])
-            first = last
+        for k in range(op[SEGMENTS.n_segments]):
+            segment = SEGMENTS.first + len(SEGMENT) * k
+            code, end = op[segment + SEGMENT.code], op[segment + SEGMENT.end]
+            slope = const_like(acts, float_attr(op, segment + SEGMENT.slope))
+            for j in range(op[Y] + i * n + first, op[Y] + i * n + end):
+                deltas[j] *= derivative_by_code(code, slope, acts[j])
+            first = end
 
 
 @dataclass(frozen=True, eq=False)
 class PerNeuron(Activation):
     """An activation of its own for every neuron of a vector: `PerNeuron(["relu", "relu", "tanh"])`.
 
-    Neighbours with the same activation are worked on together. Softmax needs the whole layer and cannot stand in the list.
+    Neighbours with the same activation form a segment. Softmax needs the whole layer and cannot
+    stand in the list.
     """
 
     activations: tuple = field(default=())
@@ -84,37 +124,65 @@ class PerNeuron(Activation):
     def __post_init__(self):
         object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))
         for one in self.activations:
-            if type(one) not in _CODES:
-                raise ValueError(f"{type(one).__name__} works on a whole layer and cannot be given to a single neuron")
+            if type(one) not in ELEMENTWISE:
+                raise ValueError(
+                    f"{type(one).__name__} works on a whole layer and cannot be given to a "
+                    "single neuron"
+                )
 
     def output_shape(self, shape: Shape) -> Shape:
         if shape != (len(self.activations),):
-            raise ValueError(f"a list of {len(self.activations)} activations does not fit an output of shape {shape}")
+            raise ValueError(
+                f"a list of {len(self.activations)} activations does not fit an output of "
+                f"shape {shape}"
+            )
         return shape
 
     def ops(self, shape: Shape) -> list[Op]:
-        runs, last = [], 0
-        for (kind, slope), same in groupby((_CODES[type(a)], float(getattr(a, "slope", 0))) for a in self.activations):
-            last += len(list(same))
-            runs += [kind, last, slope]
-        stepped = any(isinstance(a, Step) for a in self.activations)
-        return [Op("PerNeuron", shape[0], shape[0], per_neuron_forward, None if stepped else per_neuron_backward, in_place=True,
-                   keeps_output=True, attrs=(len(runs) // 3, *runs), not_differentiable=Step.not_differentiable)]
+        n, end, segments = len(self.activations), 0, []
+        neurons = [(ELEMENTWISE.index(type(a)), *(a.attrs or (0.0,))) for a in self.activations]
+        for (code, slope), same in groupby(neurons):
+            end += len(list(same))
+            segments.append(SEGMENT.pack(code=code, end=end, slope=slope))
+        trainable = not any(isinstance(a, Step) for a in self.activations)
+        return [
+            Op(
+                "PerNeuron",
+                n,
+                n,
+                per_neuron_forward,
+                per_neuron_backward if trainable else None,
+                in_place=True,
+                keeps_output=True,
+                attrs=(len(segments), *(value for segment in segments for value in segment)),
+                not_differentiable=Step.not_differentiable,
+            )
+        ]
 
 
-NAMES = {"identity": Identity, "linear": Identity, "step": Step, "sigmoid": Sigmoid, "tanh": Tanh, "relu": ReLU,
-         "leaky_relu": LeakyReLU, "softmax": Softmax}
+NAMES = {
+    "identity": Identity,
+    "linear": Identity,
+    "step": Step,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "softmax": Softmax,
+}
 
 
 def activation(given) -> Layer:
-    """The activation layer for a name, a layer, None (identity), or a list with one for each neuron."""
+    """Return the activation for a name, a layer, None (identity), or a list with one per neuron."""
     if given is None:
         return Identity()
     if isinstance(given, str):
         return lookup("activation", given, NAMES)()
     if isinstance(given, (list, tuple)):
         each = [activation(one) for one in given]
-        if each and all(type(one) is type(each[0]) and one.config() == each[0].config() for one in each):
+        if each and all(
+            type(one) is type(each[0]) and one.config() == each[0].config() for one in each
+        ):
             return each[0] if not isinstance(each[0], Softmax) else PerNeuron(tuple(each))
         return PerNeuron(tuple(each))
     if isinstance(given, type) and issubclass(given, Layer):

@@ -1,4 +1,4 @@
-"""Layers that change only how the numbers of a sample are counted; they move nothing and have no row in the plan."""
+"""Layers that change only the shape of a sample; they copy nothing and have no row in the plan."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Flatten(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Reshape(Layer):
-    """See a sample as `shape`, in C order: a vector of 784 as a picture (28, 28, 1)."""
+    """See a sample as `shape`, in C order: a vector of 784 as an image (28, 28, 1)."""
 
     shape: tuple = ()
 
@@ -24,5 +24,8 @@ class Reshape(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         if size(self.shape) != size(shape) or min(self.shape, default=0) < 1:
-            raise ValueError(f"Reshape to {self.shape} needs {size(self.shape)} numbers, the input {shape} has {size(shape)}")
+            raise ValueError(
+                f"Reshape to {self.shape} needs {size(self.shape)} elements, "
+                f"the input {shape} has {size(shape)}"
+            )
         return self.shape

@@ -1,0 +1,193 @@
+"""The cache of compiled code on disk.
+
+Compiled code is kept in a directory named after a hash of all sources of the package, so an edit
+in one file never meets a stale kernel of another; the name of a file of the cache also contains a
+hash of the source file of its function, which may be the user's. Each file carries its own key and
+checksum: a broken, truncated or foreign one counts as absent. Where nothing can be written, code
+is compiled anew in each process; nothing fails.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import os
+import pickle
+import stat
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+
+
+@cache
+def source_hash() -> str:
+    """Return a hash of every source file of the package and of Numba's version."""
+    version = f"{numba.__version__} {sys.version_info[:2]}"
+    digest = hashlib.sha256(version.encode())
+    folder = Path(__file__).parents[1]
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def cache_directory() -> Path | None:
+    """Return the directory of the cache, None where nothing can be written.
+
+    It is the first usable of $NUMBA_CACHE_DIR, the user's cache directory and a private temporary
+    directory.
+    """
+    for base in _candidates():
+        path = base / source_hash()
+        with contextlib.suppress(OSError):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.name == "posix":
+                status = path.stat()
+                if status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+                    continue  # code from there would run in our name
+            with tempfile.TemporaryFile(dir=path):
+                return path
+    return None
+
+
+def _candidates():
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(os.environ["NUMBA_CACHE_DIR"]) / "numbanet"
+    if os.environ.get("XDG_CACHE_HOME"):
+        yield Path(os.environ["XDG_CACHE_HOME"]) / "numbanet" / "compiled"
+    with contextlib.suppress(RuntimeError):
+        subfolder = {"win32": "AppData/Local", "darwin": "Library/Caches"}
+        home = Path.home() / subfolder.get(sys.platform, ".cache")
+        yield home / "numbanet" / "compiled"
+    owner = os.getuid() if os.name == "posix" else "user"
+    yield Path(tempfile.gettempdir()) / f"numbanet-{owner}"
+
+
+class _CacheFile:
+    """One file per compiled signature: a checksum, then the pickled key and code.
+
+    It is written under a temporary name, then renamed.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = folder, name
+
+    def path(self, key) -> Path:
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()
+        return self.folder / f"{self.name}-{digest[:16]}.nbc"
+
+    def load(self, key):
+        data = self.path(key).read_bytes()
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            return None
+        stored, code = pickle.loads(data[32:])
+        return code if stored == repr(key) else None
+
+    def save(self, key, code):
+        data = pickle.dumps((repr(key), code), protocol=-1)
+        path = self.path(key)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            temporary.write_bytes(hashlib.sha256(data).digest() + data)
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def flush(self):
+        for path in self.folder.glob(f"{self.name}-*.nbc"):
+            path.unlink(missing_ok=True)
+
+
+class _Locator(_CacheLocator):
+    """Tells Numba's cache where files are; the hash of the sources is in the directory's name."""
+
+    def __init__(self, function, file):
+        self._py_file, self._function = file, function
+
+    def get_cache_path(self):
+        return str(cache_directory())
+
+    def get_source_stamp(self):
+        return source_hash()
+
+    def get_disambiguator(self):
+        return _stamp(self._function)
+
+    @classmethod
+    def from_function(cls, function, file):
+        return cls(function, file)
+
+
+def mark_sources(function, written, constants) -> None:
+    """Note which functions a function was made from, and the constants that it was given."""
+    made_from = dict.fromkeys(source for part in written for source in _sources(part))
+    for part in written:
+        constants = [*constants, *getattr(part, "__constants__", ())]
+    function.__sources__, function.__constants__ = tuple(made_from), tuple(constants)
+
+
+def _sources(function) -> tuple:
+    """The functions that a function is written in: itself, or its template and parts."""
+    return getattr(function, "__sources__", (function,))
+
+
+def _stamp(function) -> str:
+    """A hash of the source files of a function, and of what its template was given."""
+    hashes = [_file_hash(inspect.getfile(source)) for source in _sources(function)]
+    if len(hashes) == 1 and not getattr(function, "__constants__", ()):
+        return hashes[0]
+    for source in _sources(function):
+        code = source.__code__
+        values = [one for one in code.co_consts if isinstance(one, (int, float, str))]
+        hashes.append(f"{source.__qualname__} {code.co_code!r} {code.co_names} {values}")
+    hashes.append(repr(function.__constants__))
+    return hashlib.sha256(repr(hashes).encode()).hexdigest()[:10]
+
+
+@cache
+def _file_hash(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:10]
+    except OSError:
+        return "0"
+
+
+class _Implementation(CompileResultCacheImpl):
+    _locator_classes: list = [_Locator]  # noqa: RUF012
+
+
+class _Cache(FunctionCache):
+    """Numba's function cache, which never raises: what cannot be read or written is compiled."""
+
+    _impl_class = _Implementation
+
+    def __init__(self, function, variant=""):
+        super().__init__(function)
+        self._cache_file = _CacheFile(Path(self._cache_path), self._impl.filename_base + variant)
+
+    def load_overload(self, sig, target_context):
+        with contextlib.suppress(Exception):
+            return super().load_overload(sig, target_context)
+        return None
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(Exception):
+            super().save_overload(sig, data)
+
+
+def cached(compiled, function, variant=""):
+    """Give a dispatcher or C function our cache and return it.
+
+    A function without a source file to stamp it with, or with a closure, which a file cannot show,
+    is not cached. `variant` keeps apart what is compiled from one function with different flags.
+    """
+    cacheable = cache_directory() is not None and all(
+        os.path.isfile(inspect.getfile(source)) and source.__closure__ is None
+        for source in _sources(function)
+    )
+    compiled._cache = _Cache(function, variant) if cacheable else NullCache()
+    return compiled
