@@ -14,11 +14,12 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
 """
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from numbanet import _math
 from numbanet._jit import Kernel, kernel
 from numbanet._simd import like, real
+from numbanet.fields import Real, check, shown
 from numbanet.names import named
 from numbanet.plan import N_X, OTHER, OWN, SAMPLES, Op, X, Y, clock
 
@@ -35,6 +36,9 @@ class Loss:
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel]
     after: ClassVar[str] = ""
+
+    def __post_init__(self):
+        check(self)
 
     @property
     def own(self) -> tuple:
@@ -173,12 +177,8 @@ def huber_backward(op, params, grads, acts, deltas, lo, hi):
 class Huber(Loss):
     """Quadratic for errors up to `delta`, linear beyond: outliers pull with a bounded force."""
 
-    delta: float = 1.0
+    delta: Annotated[float, Real(above=0, says="{owner} needs a positive {name}, got {got}")] = 1.0
     forward, backward = huber_forward, huber_backward
-
-    def __post_init__(self):
-        if not 0 < self.delta < float("inf"):
-            raise ValueError(f"Huber needs a positive delta, got {self.delta!r}")
 
 
 # --- cross-entropies --------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def loss(given) -> Loss:
         return given()
     if isinstance(given, Loss):
         return given
-    raise TypeError(f"a loss is a name or a Loss, not {given!r}")
+    raise TypeError(f"a loss is a name or a Loss, not {shown(given)}")
 
 
 # --- hits -------------------------------------------------------------------------------------------------------------

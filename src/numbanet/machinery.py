@@ -5,8 +5,9 @@ import threading
 import numba
 import numpy as np
 
-from numbanet import gather, losses
+from numbanet import checks, gather, losses
 from numbanet.engine import cpu, machines
+from numbanet.fields import fits
 from numbanet.layers.base import size
 from numbanet.lowering import lower
 
@@ -30,6 +31,7 @@ class Machinery:
 
     def threads(self, wanted, flops: int) -> int:
         """Threads for a call of that much arithmetic: a parallel region costs about as much as 100,000 operations."""
+        wanted = checks.threads(wanted)
         most = wanted or self.network.threads or numba.get_num_threads()
         return cpu.usable_threads(most if wanted or self.network.threads else max(1, min(most, flops // WORTH_A_THREAD)))
 
@@ -46,6 +48,8 @@ class Machinery:
                 self.made[key] = getattr(cards, kind)(found, self.network.dtype, batch, *others, *rest)
             else:
                 plan = lower(found, self.network.dtype, batch=batch, threads=threads, train=training)
+                elements = plan.n_acts + plan.n_deltas
+                fits(elements, elements * self.network.dtype.itemsize, f"the activations of {batch} samples")
                 self.made[key] = getattr(machines, kind)(plan, self.network.dtype, *others, *rest)
         return self.made[key]
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from numbanet import checks, gather, losses, metrics, training
+from numbanet import checks, fields, gather, losses, metrics, training
 from numbanet.initializers import initial
 from numbanet.layers.base import Shape, size
 from numbanet.machinery import Machinery
-from numbanet.placed import Placed, place, rows, summary, views
+from numbanet.placed import Placed, place, rows, sized, summary, views
 from numbanet.plan import INPUTS, OUTPUTS, TARGETS, Op
 from numbanet.regularizers import Penalty, penalties
 
@@ -29,18 +29,17 @@ class Sequential:
 
     def __init__(self, layers, input_shape, dtype="float32", seed: int = 0, penalty: Any = None, threads: int | None = None,
                  device: str = "cpu"):
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
-        self.dtype = np.dtype(dtype)
+        self.dtype = _dtype(dtype)
         self.seed = checks.count(seed, "seed", 0)
         self.penalty = penalties(penalty)
         self.device = _device(device)
-        self.threads = None if threads is None else checks.count(threads, "threads")
-        shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
-        self.input_shape: Shape = tuple(checks.count(n, "every number in input_shape") for n in shape)
+        self.threads = checks.threads(threads)
+        shape = input_shape if isinstance(input_shape, (tuple, list)) or np.ndim(input_shape) else (input_shape,)
+        self.input_shape: Shape = fields.Counts()(shape, "input_shape")
         self.description = list(layers)
         self.layers = place(self.description, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
+        sized(self.layers, self._ops(), self.dtype)
         count = sum(placed.count for placed in self.layers)
         buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
         self._memory = np.zeros(count + buffers, self.dtype)
@@ -297,6 +296,17 @@ class Sequential:
         self.__dict__.update(state)
         self._bind()
         self._reset_machines()
+
+
+def _dtype(given) -> np.dtype:
+    """float32 or float64; ValueError for anything else, None too, which NumPy takes for float64."""
+    try:
+        found = None if given is None else np.dtype(given)
+    except Exception:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {fields.shown(given)}")
+    return found
 
 
 def _device(name: str) -> str:

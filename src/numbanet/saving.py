@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from numbanet import checks, files, initializers, layers, optimizers, regularizers
+from numbanet import files, initializers, layers, optimizers, regularizers
 from numbanet.ensemble import Ensemble
+from numbanet.fields import Count
 from numbanet.network import Sequential
 
 FORMAT = {"format": "numbanet", "version": "1"}
@@ -169,7 +170,7 @@ def _built(path, content: dict[str, Any], classes: dict[str, type], tensors: dic
         network: Sequential = _Unfilled(described, shape, content["dtype"], content["seed"], penalty, content["threads"])
         if optimizer is not None:
             optimizer = optimizers.optimizer(optimizer)
-        epoch, steps = (checks.count(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
+        epoch, steps = (Count(0, 2**62 - 1)(content[key], key) for key in ("epoch", "optimizer_steps"))
         network._ops()
     except Exception as error:
         raise ValueError(f"{path}: {error}") from error

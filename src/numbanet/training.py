@@ -5,9 +5,14 @@ import time
 import numpy as np
 
 from numbanet import checks, optimizers
+from numbanet.augment import Augment
 from numbanet.callbacks import callback
+from numbanet.fields import Real, shown
 from numbanet.plan import EPOCH, INPUTS, ORDER, SEED, TARGETS
 from numbanet.progress import Progress
+
+WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
+SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
 
 
 class DivergenceError(ArithmeticError):
@@ -43,10 +48,11 @@ def fit(network, x, y, *, loss, optimizer, batch_size, epochs, shuffle, validati
     loss, optimizer = network._loss(loss), optimizers.optimizer(optimizer)
     callbacks = [callback(one) for one in callbacks]
     epochs = checks.count(epochs, "epochs", 0)
-    threads = None if threads is None else checks.count(threads, "threads")
+    threads = checks.threads(threads)
     batch_size = None if batch_size is None else checks.count(batch_size, "batch_size")
-    if not 0 <= validation_split < 1:
-        raise ValueError(f"validation_split must be at least 0 and below 1, got {validation_split!r}")
+    validation_split = SPLIT(validation_split, "validation_split")
+    if not (augment is None or isinstance(augment, Augment)):
+        raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     x, y, classes = network._data(x, y, loss)
     validation = None
     if validation_data is not None:

@@ -12,7 +12,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 LINES = 350
 
 ORDER = [
-    {"_jit", "names", "checks", "metrics", "progress", "callbacks", "files", "tables", "datasets", "initializers", "schedules"},
+    {"_jit", "names", "checks", "metrics", "progress", "callbacks", "files", "tables", "datasets", "initializers", "schedules",
+     "fields"},
     {"_simd"},
     {"_math", "_grid", "_bound"},
     {"_cuda"},

@@ -14,11 +14,12 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Han
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from numbanet import _math
 from numbanet._jit import Kernel, kernel
 from numbanet._simd import at, lanes, like, load, real, store, thread, threads, where_greater
+from numbanet.fields import Real
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.plan import N_Y, OWN, Op, Y
 
@@ -209,13 +210,9 @@ def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
 class LeakyReLU(Activation):
     """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
 
-    slope: float = 0.01
+    slope: Annotated[float, Real(0, says="{owner} needs a {name} of at least 0, got {got}")] = 0.01
     forward, backward = leaky_relu_forward, leaky_relu_backward
     monotone = True
-
-    def __post_init__(self):
-        if not 0 <= self.slope < float("inf"):
-            raise ValueError(f"LeakyReLU needs a slope of at least 0, got {self.slope!r}")
 
     @property
     def own(self):

@@ -6,13 +6,16 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 2
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from numbanet._grid import product
 from numbanet._jit import inline, kernel
 from numbanet._simd import at, dots, lanes, like, load, multiply, quotient, stack, store, thread, threads, turn
-from numbanet.layers.base import Layer, Shape
+from numbanet.fields import Count, Flag
+from numbanet.initializers import INITIALIZER
+from numbanet.layers.base import ACTIVATION, Layer, Shape
 from numbanet.plan import COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SCRATCH, SPLITS, Op, W, X, Y, clock
+from numbanet.regularizers import PENALTY
 
 BIAS = OWN
 """1 where the layer has a bias, which follows the weights like one more row of W."""
@@ -29,16 +32,12 @@ class Dense(Layer):
     Input (n_in,), output (units,). Raises ValueError for an input that is not a vector.
     """
 
-    units: int
-    activation: Any = None
-    initializer: Any = None
-    bias_initializer: Any = "zeros"
-    penalty: Any = None
-    bias: bool = True
-
-    def __post_init__(self):
-        if isinstance(self.units, bool) or not hasattr(self.units, "__index__") or self.units < 1:
-            raise ValueError(f"Dense needs a positive whole number of units, got {self.units!r}")
+    units: Annotated[int, Count(1, says="{owner} needs a positive whole number of {name}, got {got}")]
+    activation: Annotated[Any, ACTIVATION] = None
+    initializer: Annotated[Any, INITIALIZER] = None
+    bias_initializer: Annotated[Any, INITIALIZER] = "zeros"
+    penalty: Annotated[Any, PENALTY] = None
+    bias: Annotated[bool, Flag()] = True
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 1:

@@ -9,9 +9,11 @@ Source   Srivastava et al. 2014; Nielsen, Neural Networks and Deep Learning, cha
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from numbanet._jit import inline, kernel
 from numbanet._simd import at, chance, lanes, like, load, mixed, quotient, real, store, thread, threads, uniform, where_greater
+from numbanet.fields import Real
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.plan import EPOCH, INDEX, N_Y, OWN, SEED, Op, Y, clock, sample_index
 
@@ -20,11 +22,7 @@ from numbanet.plan import EPOCH, INDEX, N_Y, OWN, SEED, Op, Y, clock, sample_ind
 class Dropout(Layer):
     """Leave out inputs of the next layer with probability `rate`, 0 ≤ rate < 1, in training only."""
 
-    rate: float = 0.5
-
-    def __post_init__(self):
-        if not isinstance(self.rate, (int, float)) or not 0 <= self.rate < 1:
-            raise ValueError(f"Dropout needs a rate of at least 0 and below 1, got {self.rate!r}")
+    rate: Annotated[float, Real(0, below=1)] = 0.5
 
     def ops(self, shape: Shape) -> list[Op]:
         if self.rate == 0:

@@ -12,10 +12,11 @@ Source   Ioffe, Szegedy 2015; Ba, Kiros, Hinton 2016; Chan, Golub, LeVeque 1979 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from numbanet._jit import inline, kernel
 from numbanet._simd import at, like, real, thread, threads
+from numbanet.fields import Real
 from numbanet.layers.base import Layer, Shape, size
 from numbanet.plan import BUFFERS, COUNT, N_X, N_Y, OWN, PARTIALS, SAMPLES, SHARDS, Op, W, X, Y, clock
 
@@ -26,11 +27,7 @@ CHANNELS, EPSILON, MOMENTUM = range(OWN, OWN + 3)
 class _Norm(Layer):
     """What both have in common: a scale γ ("weights", from 1) and a shift β ("bias", from 0) per channel, and ε."""
 
-    epsilon: float = 1e-5
-
-    def __post_init__(self):
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"{type(self).__name__} needs a positive epsilon, got {self.epsilon!r}")
+    epsilon: Annotated[float, Real(above=0)] = 1e-5
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (shape[-1],), "bias": (shape[-1],)}
@@ -59,13 +56,8 @@ class BatchNorm(_Norm):
     Training needs at least two numbers per channel in every batch: fit raises ValueError for a batch of one vector.
     """
 
-    momentum: float = 0.1
+    momentum: Annotated[float, Real(above=0, most=1)] = 0.1
     needs_batch: ClassVar[bool] = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.momentum <= 1:
-            raise ValueError(f"BatchNorm needs a momentum above 0 and at most 1, got {self.momentum!r}")
 
     def buffers(self, shape: Shape) -> dict[str, Shape]:
         return {"mean": (shape[-1],), "variance": (shape[-1],)}

@@ -4,8 +4,9 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from numbanet.fields import Padding
 from numbanet.layers.base import Layer, Shape
 from numbanet.layers.window import pad, window
 from numbanet.plan import Op
@@ -15,7 +16,7 @@ from numbanet.plan import Op
 class ZeroPadding2D(Layer):
     """Zeros around a picture: `padding` is a number, (vertical, horizontal) or ((top, bottom), (left, right))."""
 
-    padding: Any = 1
+    padding: Annotated[Any, Padding()] = 1
 
     def _window(self, shape: Shape):
         return window("ZeroPadding2D", shape, 1, padding=self.padding)

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Annotated
 
 from numbanet import _math
 from numbanet._jit import inline, kernel
 from numbanet._simd import like, real
 from numbanet.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
-from numbanet.layers.base import Layer, Shape
+from numbanet.layers.base import ACTIVATIONS, Layer, Shape
 from numbanet.names import named
 from numbanet.plan import N_Y, OWN, Op, Y
 
@@ -77,10 +78,11 @@ class PerNeuron(Activation):
     Neighbours with the same activation are worked on together. Softmax needs the whole layer and cannot stand in the list.
     """
 
-    activations: tuple = field(default=())
+    activations: Annotated[tuple, ACTIVATIONS] = field(default=())
     elementwise = False
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))
         for one in self.activations:
             if type(one) not in _CODES:
