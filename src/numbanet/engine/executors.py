@@ -7,6 +7,8 @@ import numpy as np
 
 from numbanet.engine.cpu import executor as cpu
 from numbanet.engine.cpu.kernels import usable_threads
+from numbanet.io import validation
+from numbanet.io.fields import fits
 from numbanet.nn import data, losses
 from numbanet.nn.layers.base import size
 from numbanet.plan.lower import lower
@@ -31,6 +33,7 @@ class ExecutorCache:
 
     def threads(self, wanted, flops: int) -> int:
         """Threads for a call of that much arithmetic: a parallel region costs about as much as 100,000 operations."""
+        wanted = validation.check_threads(wanted)
         most = wanted or self.network.threads or numba.get_num_threads()
         return usable_threads(most if wanted or self.network.threads else max(1, min(most, flops // FLOPS_PER_THREAD)))
 
@@ -47,6 +50,8 @@ class ExecutorCache:
                 self.made[key] = getattr(cuda, kind)(found, self.network.dtype, batch, *others, *rest)
             else:
                 plan = lower(found, self.network.dtype, batch=batch, threads=threads, train=training)
+                elements = plan.n_acts + plan.n_deltas
+                fits(elements, elements * self.network.dtype.itemsize, f"the activations of {batch} samples")
                 self.made[key] = getattr(cpu, kind)(plan, self.network.dtype, *others, *rest)
         return self.made[key]
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from numbanet.io.fields import check, fits, shown
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
@@ -58,7 +59,8 @@ def build_layers(description, input_shape: Shape) -> list[BuiltLayer]:
         if isinstance(layer, type) and issubclass(layer, Layer):
             layer = layer()
         if not isinstance(layer, Layer):
-            raise TypeError(f"a layer was expected at place {len(expanded)}, got {layer!r}")
+            raise TypeError(f"a layer was expected at place {len(expanded)}, got {shown(layer)}")
+        check(layer)  # a subclass may have its own __post_init__
         expanded.append(layer)
         following = activation(getattr(layer, "activation", None))
         if not isinstance(following, Identity):
@@ -99,6 +101,15 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples: int, batches: int, tra
         result += [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
         k += taken
     return result
+
+
+def check_memory(layers: list[BuiltLayer], ops: list[Op], dtype: np.dtype) -> None:
+    """ValueError where the parameters, with the numbers that they are drawn from, or one sample's activations fit no memory."""
+    drawn = max((size(shape) for placed in layers for shape in placed.shapes.values()), default=0)
+    count = sum(placed.count + sum(size(shape) for shape in placed.buffer_shapes.values()) for placed in layers)
+    fits(count, count * dtype.itemsize + drawn * 8, "the network's parameters")
+    elements = sum(op.n_in + op.n_out + op.scratch for op in ops)
+    fits(elements, elements * dtype.itemsize, "one sample's activations")
 
 
 def summary(layers: list[BuiltLayer], dtype: np.dtype) -> str:

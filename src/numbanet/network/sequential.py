@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
-from numbanet.io import validation
-from numbanet.network.built_layer import build_layers, layer_ops, parameter_views, summary
+from numbanet.io import fields, validation
+from numbanet.network.built_layer import build_layers, check_memory, layer_ops, parameter_views, summary
 from numbanet.nn import data, losses, metrics
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers.base import Shape, size
@@ -32,18 +32,17 @@ class Sequential:
 
     def __init__(self, layers, input_shape, dtype="float32", seed: int = 0, penalty: Any = None, threads: int | None = None,
                  device: str = "cpu"):
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
-        self.dtype = np.dtype(dtype)
+        self.dtype = _dtype(dtype)
         self.seed = validation.check_int(seed, "seed", 0)
         self.penalty = penalties(penalty)
         self.device = _device(device)
-        self.threads = None if threads is None else validation.check_int(threads, "threads")
-        shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
-        self.input_shape: Shape = tuple(validation.check_int(n, "every number in input_shape") for n in shape)
+        self.threads = validation.check_threads(threads)
+        shape = input_shape if isinstance(input_shape, (tuple, list)) or np.ndim(input_shape) else (input_shape,)
+        self.input_shape: Shape = fields.Counts()(shape, "input_shape")
         self.description = list(layers)
         self.layers = build_layers(self.description, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
+        check_memory(self.layers, self._ops(), self.dtype)
         count = sum(placed.count for placed in self.layers)
         buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
         self._memory = np.zeros(count + buffers, self.dtype)
@@ -318,6 +317,17 @@ class Sequential:
         self.__dict__.update(state)
         self._bind()
         self._reset_executors()
+
+
+def _dtype(given) -> np.dtype:
+    """float32 or float64; ValueError for anything else, None too, which NumPy takes for float64."""
+    try:
+        found = None if given is None else np.dtype(given)
+    except Exception:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {fields.shown(given)}")
+    return found
 
 
 def _device(name: str) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from numbanet.io import safetensors, validation
+from numbanet.io import safetensors
+from numbanet.io.fields import Count
 from numbanet.network.ensemble import Ensemble
 from numbanet.network.sequential import Sequential
 from numbanet.nn import initializers, layers, optimizers, regularizers
@@ -170,7 +171,7 @@ def _from_config(path, content: dict[str, Any], classes: dict[str, type], tensor
         network: Sequential = _Unfilled(described, shape, content["dtype"], content["seed"], penalty, content["threads"])
         if optimizer is not None:
             optimizer = optimizers.optimizer(optimizer)
-        epoch, steps = (validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps"))
+        epoch, steps = (Count(0, 2**62 - 1)(content[key], key) for key in ("epoch", "optimizer_steps"))
         network._ops()
     except Exception as error:
         raise ValueError(f"{path}: {error}") from error

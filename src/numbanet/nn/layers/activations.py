@@ -14,11 +14,12 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Han
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr, lanes, load, num_threads, ptr_add, store, thread_rank, where_greater
 from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.plan.columns import ATTRS, N_OUT, Op, Y
 
@@ -209,13 +210,9 @@ def leaky_relu_backward(op, params, grads, acts, deltas, lo, hi):
 class LeakyReLU(Activation):
     """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
 
-    slope: float = 0.01
+    slope: Annotated[float, Real(0, says="{owner} needs a {name} of at least 0, got {got}")] = 0.01
     forward, backward = leaky_relu_forward, leaky_relu_backward
     monotone = True
-
-    def __post_init__(self):
-        if not 0 <= self.slope < float("inf"):
-            raise ValueError(f"LeakyReLU needs a slope of at least 0, got {self.slope!r}")
 
     @property
     def attrs(self):

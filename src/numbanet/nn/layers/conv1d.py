@@ -11,29 +11,22 @@ Source   Waibel et al. 1989 (time-delay networks); Dumoulin, Visin 2016 (geometr
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from numbanet.nn.layers.base import Layer, Shape
+from numbanet.io.fields import Count, Flag, Padding
+from numbanet.nn.initializers import INITIALIZER
+from numbanet.nn.layers.base import ACTIVATION, Layer, Shape
 from numbanet.nn.layers.conv2d import Conv2D
 from numbanet.nn.layers.pool2d import AvgPool2D, MaxPool2D
+from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import Op
 
 
-def _length(layer: str, value, name: str, least: int = 1) -> int:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise ValueError(f"{layer}: {name} must be a whole number of at least {least}, got {value!r}")
-    return int(value)
-
-
-def _sides(layer: str, padding) -> Any:
+def _sides(padding) -> Any:
     """The padding of a picture of height 1 for "valid", "same", a number or (left, right)."""
     if isinstance(padding, str):
-        if padding not in ("valid", "same"):
-            raise ValueError(f'{layer}: padding is "valid", "same", a number or (left, right), not {padding!r}')
         return padding
-    both = padding if isinstance(padding, (tuple, list)) and len(padding) == 2 else (padding, padding)
-    return (0, 0), tuple(_length(layer, n, "padding", 0) for n in both)
+    return (0, 0), padding if isinstance(padding, tuple) else (padding, padding)
 
 
 def _picture(layer: str, shape: Shape, size: int, padding, dilation: int = 1) -> Shape:
@@ -41,7 +34,7 @@ def _picture(layer: str, shape: Shape, size: int, padding, dilation: int = 1) ->
     if len(shape) != 2:
         hint = f"; give it a channel axis: input_shape={(*shape, 1)}" if len(shape) == 1 else ""
         raise ValueError(f"{layer} expects a sequence (length, channels), got {shape}{hint}")
-    sides = _sides(layer, padding)
+    sides = _sides(padding)
     padded = shape[0] + (0 if isinstance(sides, str) else sum(sides[1]))
     reach = (size - 1) * dilation + 1
     if padding != "same" and reach > padded:
@@ -61,22 +54,17 @@ class Conv1D(Layer):
     Input (length, c_in), output (out_length, filters). Raises ValueError for a window that does not fit.
     """
 
-    filters: int
-    kernel_size: int
-    stride: int = 1
-    padding: Any = "valid"
-    dilation: int = 1
-    groups: int = 1
-    activation: Any = None
-    initializer: Any = None
-    bias_initializer: Any = "zeros"
-    penalty: Any = None
-    bias: bool = True
-
-    def __post_init__(self):
-        for name in ("filters", "kernel_size", "stride", "dilation", "groups"):
-            _length("Conv1D", getattr(self, name), name)
-        _sides("Conv1D", self.padding)
+    filters: Annotated[int, Count()]
+    kernel_size: Annotated[int, Count()]
+    stride: Annotated[int, Count()] = 1
+    padding: Annotated[Any, Padding(1)] = "valid"
+    dilation: Annotated[int, Count()] = 1
+    groups: Annotated[int, Count()] = 1
+    activation: Annotated[Any, ACTIVATION] = None
+    initializer: Annotated[Any, INITIALIZER] = None
+    bias_initializer: Annotated[Any, INITIALIZER] = "zeros"
+    penalty: Annotated[Any, PENALTY] = None
+    bias: Annotated[bool, Flag()] = True
 
     def _picture(self, shape: Shape) -> Shape:
         return _picture("Conv1D", shape, self.kernel_size, self.padding, self.dilation)
@@ -84,7 +72,7 @@ class Conv1D(Layer):
     @property
     def _flat(self) -> Conv2D:
         """The same convolution over pictures of height 1."""
-        return Conv2D(self.filters, (1, self.kernel_size), (1, self.stride), _sides("Conv1D", self.padding), (1, self.dilation),
+        return Conv2D(self.filters, (1, self.kernel_size), (1, self.stride), _sides(self.padding), (1, self.dilation),
                       self.groups, initializer=self.initializer, bias_initializer=self.bias_initializer, bias=self.bias)
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -109,20 +97,17 @@ class Conv1D(Layer):
 class _Pool1D(Layer):
     """A pooling window of `size`, moved by `stride` (by default its size); padding as in Conv1D, and never counted."""
 
-    size: int = 2
-    stride: int | None = None
-    padding: Any = "valid"
+    size: Annotated[int, Count()] = 2
+    stride: Annotated[int | None, Count(optional=True)] = None
+    padding: Annotated[Any, Padding(1)] = "valid"
     kind: ClassVar[type]
 
     def __post_init__(self):
-        name = type(self).__name__
-        size = _length(name, self.size, "size")
-        if self.stride is not None:
-            _length(name, self.stride, "stride")
-        sides = _sides(name, self.padding)
-        if not isinstance(sides, str) and max(sides[1]) >= size:
-            raise ValueError(f"{name}: padding {self.padding} is as large as the window {size}, so a window would hold nothing; "
-                             "pad less")
+        super().__post_init__()
+        sides = _sides(self.padding)
+        if not isinstance(sides, str) and max(sides[1]) >= self.size:
+            raise ValueError(f"{type(self).__name__}: padding {self.padding} is as large as the window {self.size}, so a window "
+                             "would hold nothing; pad less")
 
     def _picture(self, shape: Shape) -> Shape:
         return _picture(type(self).__name__, shape, self.size, self.padding)
@@ -131,7 +116,7 @@ class _Pool1D(Layer):
     def _flat(self) -> Layer:
         """The same pooling over pictures of height 1."""
         stride = self.size if self.stride is None else self.stride
-        return self.kind((1, self.size), (1, stride), _sides(type(self).__name__, self.padding))
+        return self.kind((1, self.size), (1, stride), _sides(self.padding))
 
     def output_shape(self, shape: Shape) -> Shape:
         return self._flat.output_shape(self._picture(shape))[1:]

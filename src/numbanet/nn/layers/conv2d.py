@@ -15,7 +15,7 @@ Source   LeCun et al. 1998; Nielsen, Neural Networks and Deep Learning, chapter 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from numbanet.backend.intrinsics import (
     brgemm_strided,
@@ -31,13 +31,17 @@ from numbanet.backend.intrinsics import (
     transpose,
 )
 from numbanet.backend.jit import inline, kernel
-from numbanet.nn.layers.base import Layer, Shape
+from numbanet.io.fields import Count, Flag, Padding, Pair
+from numbanet.nn.initializers import INITIALIZER
+from numbanet.nn.layers.base import ACTIVATION, Layer, Shape
 from numbanet.nn.layers.window import pad_ops, window
+from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_WEIGHTS, SCRATCH, Op, W, X, Y
 
 (BIAS, HEIGHT, WIDTH_IN, C_IN, OUT_HEIGHT, OUT_WIDTH, C_OUT, ROWS, COLUMNS, STRIDE_V, STRIDE_H, DILATION_V, DILATION_H,
  GROUPS) = range(ATTRS, ATTRS + 14)
 """Sizes of the (padded) input, the output and the window."""
+POSITIVE = "{owner} needs a positive whole number of {name}, got {got}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +55,17 @@ class Conv2D(Layer):
     Input (height, width, c_in), output (out_height, out_width, filters). Raises ValueError for a window that does not fit.
     """
 
-    filters: int
-    kernel_size: Any
-    stride: Any = 1
-    padding: Any = "valid"
-    dilation: Any = 1
-    groups: int = 1
-    activation: Any = None
-    initializer: Any = None
-    bias_initializer: Any = "zeros"
-    penalty: Any = None
-    bias: bool = True
-
-    def __post_init__(self):
-        for name in ("filters", "groups"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-                raise ValueError(f"Conv2D needs a positive whole number of {name}, got {value!r}")
+    filters: Annotated[int, Count(1, says=POSITIVE)]
+    kernel_size: Annotated[Any, Pair()]
+    stride: Annotated[Any, Pair()] = 1
+    padding: Annotated[Any, Padding()] = "valid"
+    dilation: Annotated[Any, Pair()] = 1
+    groups: Annotated[int, Count(1, says=POSITIVE)] = 1
+    activation: Annotated[Any, ACTIVATION] = None
+    initializer: Annotated[Any, INITIALIZER] = None
+    bias_initializer: Annotated[Any, INITIALIZER] = "zeros"
+    penalty: Annotated[Any, PENALTY] = None
+    bias: Annotated[bool, Flag()] = True
 
     def _window(self, shape: Shape):
         return window("Conv2D", shape, self.kernel_size, self.stride, self.padding, self.dilation)

@@ -6,7 +6,7 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 2
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from numbanet.backend.cuda.gemm import gemm_cuda
 from numbanet.backend.intrinsics import (
@@ -24,7 +24,10 @@ from numbanet.backend.intrinsics import (
     transpose,
 )
 from numbanet.backend.jit import inline, kernel
-from numbanet.nn.layers.base import Layer, Shape
+from numbanet.io.fields import Count, Flag
+from numbanet.nn.initializers import INITIALIZER
+from numbanet.nn.layers.base import ACTIVATION, Layer, Shape
+from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import (
     ATTRS,
     N_IN,
@@ -56,16 +59,12 @@ class Dense(Layer):
     Input (n_in,), output (units,). Raises ValueError for an input that is not a vector.
     """
 
-    units: int
-    activation: Any = None
-    initializer: Any = None
-    bias_initializer: Any = "zeros"
-    penalty: Any = None
-    bias: bool = True
-
-    def __post_init__(self):
-        if isinstance(self.units, bool) or not hasattr(self.units, "__index__") or self.units < 1:
-            raise ValueError(f"Dense needs a positive whole number of units, got {self.units!r}")
+    units: Annotated[int, Count(1, says="{owner} needs a positive whole number of {name}, got {got}")]
+    activation: Annotated[Any, ACTIVATION] = None
+    initializer: Annotated[Any, INITIALIZER] = None
+    bias_initializer: Annotated[Any, INITIALIZER] = "zeros"
+    penalty: Annotated[Any, PENALTY] = None
+    bias: Annotated[bool, Flag()] = True
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 1:

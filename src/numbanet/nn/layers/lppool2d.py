@@ -8,9 +8,11 @@ Source   Nielsen, Neural Networks and Deep Learning, chapter 6
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from numbanet.backend.intrinsics import const_like, float_attr, num_threads, thread_rank
 from numbanet.backend.jit import kernel
+from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Shape
 from numbanet.nn.layers.pool_geometry import (
     CHANNELS,
@@ -38,11 +40,7 @@ from numbanet.plan.columns import N_IN, N_OUT, Op, X, Y
 class LpPool2D(Pool2D):
     """The p-norm of each window, p ≥ 1; p = 2 is the root of the sum of squares."""
 
-    p: float = 2.0
-
-    def __post_init__(self):
-        if not 1 <= self.p < float("inf"):
-            raise ValueError(f"LpPool2D needs a p of at least 1, got {self.p!r}")
+    p: Annotated[float, Real(1)] = 2.0
 
     def ops(self, shape: Shape) -> list[Op]:
         return [self._op(shape, lp_forward, lp_backward, float(self.p))]

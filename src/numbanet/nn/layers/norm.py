@@ -12,10 +12,11 @@ Source   Ioffe, Szegedy 2015; Ba, Kiros, Hinton 2016; Chan, Golub, LeVeque 1979 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from numbanet.backend.intrinsics import const_like, float_attr, num_threads, ptr_add, thread_rank
 from numbanet.backend.jit import inline, kernel
+from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.plan.columns import ATTRS, BUFFERS, CHUNKS, N_IN, N_OUT, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, Op, W, X, Y, context
 
@@ -26,11 +27,7 @@ CHANNELS, EPSILON, MOMENTUM = range(ATTRS, ATTRS + 3)
 class _Norm(Layer):
     """What both have in common: a scale γ ("weights", from 1) and a shift β ("bias", from 0) per channel, and ε."""
 
-    epsilon: float = 1e-5
-
-    def __post_init__(self):
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"{type(self).__name__} needs a positive epsilon, got {self.epsilon!r}")
+    epsilon: Annotated[float, Real(above=0)] = 1e-5
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (shape[-1],), "bias": (shape[-1],)}
@@ -60,13 +57,8 @@ class BatchNorm(_Norm):
     Training needs at least two numbers per channel in every batch: fit raises ValueError for a batch of one vector.
     """
 
-    momentum: float = 0.1
+    momentum: Annotated[float, Real(above=0, most=1)] = 0.1
     needs_batch: ClassVar[bool] = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.momentum <= 1:
-            raise ValueError(f"BatchNorm needs a momentum above 0 and at most 1, got {self.momentum!r}")
 
     def buffers(self, shape: Shape) -> dict[str, Shape]:
         return {"mean": (shape[-1],), "variance": (shape[-1],)}

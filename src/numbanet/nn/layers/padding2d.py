@@ -4,8 +4,9 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from numbanet.io.fields import Padding
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.window import pad_ops, window
 from numbanet.plan.columns import Op
@@ -15,7 +16,7 @@ from numbanet.plan.columns import Op
 class ZeroPadding2D(Layer):
     """Zeros around a picture: `padding` is a number, (vertical, horizontal) or ((top, bottom), (left, right))."""
 
-    padding: Any = 1
+    padding: Annotated[Any, Padding()] = 1
 
     def _window(self, shape: Shape):
         return window("ZeroPadding2D", shape, 1, padding=self.padding)

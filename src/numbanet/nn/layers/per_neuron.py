@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Annotated
 
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline, kernel
 from numbanet.io.registry import lookup
 from numbanet.nn.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
-from numbanet.nn.layers.base import Layer, Shape
+from numbanet.nn.layers.base import ACTIVATIONS, Layer, Shape
 from numbanet.plan.columns import ATTRS, N_OUT, Op, Y
 
 _CODES = {Identity: 0, Sigmoid: 1, Tanh: 2, ReLU: 3, LeakyReLU: 4, Step: 5}
@@ -77,10 +78,11 @@ class PerNeuron(Activation):
     Neighbours with the same activation are worked on together. Softmax needs the whole layer and cannot stand in the list.
     """
 
-    activations: tuple = field(default=())
+    activations: Annotated[tuple, ACTIVATIONS] = field(default=())
     elementwise = False
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))
         for one in self.activations:
             if type(one) not in _CODES:

@@ -1,10 +1,11 @@
 """What poolings share: the sizes in their rows, what a window covers, and which windows cover a place."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from numbanet.backend.intrinsics import const_like, div_u32
 from numbanet.backend.jit import inline
+from numbanet.io.fields import Padding, Pair
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.window import window
 from numbanet.plan.columns import ATTRS, N_IN, N_OUT, Op, X, Y
@@ -17,9 +18,9 @@ HEIGHT, WIDTH_IN, CHANNELS, OUT_HEIGHT, OUT_WIDTH, ROWS, COLUMNS, STRIDE_V, STRI
 class Pool2D(Layer):
     """A pooling window of `size`, moved by `stride` (by default its size)."""
 
-    size: Any = 2
-    stride: Any = None
-    padding: Any = "valid"
+    size: Annotated[Any, Pair()] = 2
+    stride: Annotated[Any, Pair(optional=True)] = None
+    padding: Annotated[Any, Padding()] = "valid"
 
     def _window(self, shape: Shape):
         stride = self.size if self.stride is None else self.stride

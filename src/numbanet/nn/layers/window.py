@@ -1,21 +1,14 @@
 """The geometry of a window that slides over a picture: one validated object for every convolution and pooling."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numbanet.backend.intrinsics import const_like, div_u32, num_threads, thread_rank
 from numbanet.backend.jit import kernel
+from numbanet.io.fields import Padding, Pair
 from numbanet.nn.layers.base import Shape
 from numbanet.nn.layers.base import size as numbers
 from numbanet.plan.columns import ATTRS, N_IN, N_OUT, Op, X, Y
-
-
-def as_pair(value, name: str, least: int = 1) -> tuple[int, int]:
-    """(vertical, horizontal) from a whole number or two of them; ValueError below `least`."""
-    both = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
-    if len(both) != 2 or any(isinstance(n, bool) or not hasattr(n, "__index__") or n < least for n in both):
-        raise ValueError(f"{name} must be a whole number of at least {least}, or two of them, got {value!r}")
-    return int(both[0]), int(both[1])
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,13 @@ def window(layer: str, picture: Shape, size, stride=1, padding: Any = "valid", d
         elif len(picture) == 1:
             hint = "; begin with pictures, input_shape=(height, width, channels), and put Flatten() after the last window"
         raise ValueError(f"{layer} expects a picture (height, width, channels), got {picture}{hint}")
-    size, stride, dilation = as_pair(size, f"{layer}: size"), as_pair(stride, f"{layer}: stride"), as_pair(dilation, f"{layer}: dilation")
+    size, stride, dilation = (
+        Pair().two(one, name, layer) for one, name in ((size, "size"), (stride, "stride"), (dilation, "dilation")))
+    padding = Padding()(padding, "padding", layer)
     result = Window(picture, size, stride, dilation, _padding(layer, padding, picture, size, stride, dilation))
+    # there is one place for the window whatever a stride beyond the picture is: a kernel's loops need not be as long
+    short = (min(stride[0], result.padded[0] + 1), min(stride[1], result.padded[1] + 1))
+    result = replace(result, stride=short)
     for axis, name in enumerate(("high", "wide")):
         if result.effective_size[axis] > result.padded[axis]:
             first = " (channels come last: is this picture channels first?)" if picture[0] in (1, 3) and picture[2] > 6 else ""
@@ -81,13 +79,9 @@ def _padding(layer, padding, picture, size, stride, dilation) -> tuple[int, int,
             missing = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
             sides += [missing // 2, missing - missing // 2]
         return sides[0], sides[1], sides[2], sides[3]
-    if isinstance(padding, (tuple, list)) and len(padding) == 2 and all(isinstance(p, (tuple, list)) for p in padding):
-        (top, bottom), (left, right) = (as_pair(p, f"{layer}: padding", 0) for p in padding)
-        return top, bottom, left, right
-    if isinstance(padding, str):
-        raise ValueError(f'{layer}: padding is "valid", "same", a number, or ((top, bottom), (left, right)), not {padding!r}')
-    vertical, horizontal = as_pair(padding, f"{layer}: padding", 0)
-    return vertical, vertical, horizontal, horizontal
+    first, second = padding if isinstance(padding, tuple) else (padding, padding)
+    (top, bottom), (left, right) = (side if isinstance(side, tuple) else (side, side) for side in (first, second))
+    return top, bottom, left, right
 
 
 # --- the padding itself ---------------------------------------------------------------------------------------------------
