@@ -13,7 +13,7 @@ import numbanet as nn
 from benchmarks.suites.verbs import Machine
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import ptr_add
-from numbanet.kernels import ATTRS, brgemm_strided, kernel, lanes, load, store
+from numbanet.kernels import ATTRS, gemm, kernel, lanes, load, store
 from numbanet.network.profiler import _repeat
 from numbanet.plan.columns import ROW_SIZE
 
@@ -38,7 +38,7 @@ def timed(benchmark, flops, *arguments):
 def product(op, params, grads, acts, deltas, lo, hi):
     """acts = params · grads, of m × k and k × n numbers."""
     m, n, k = op[ATTRS], op[ATTRS + 1], op[ATTRS + 2]
-    brgemm_strided(acts, n, params, k, 1, 0, grads, n, 0, acts, n, m, n, k, 1, 0)
+    gemm(m, n, k, params, k, grads, n, 0, acts, n)
 
 
 @kernel

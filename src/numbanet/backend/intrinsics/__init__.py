@@ -1,11 +1,11 @@
 """The only folder that speaks LLVM. Everything in it is a Numba intrinsic: a few instructions emitted where it is called.
 
-`pointers`  pointers into flat memories, calls by address, bits
-`vectors`   one vector register as a value
-`numbers`   the steps of elementary functions, for a number or a vector
-`tiles`     the matrix product; `turning`, the transpose
-`random`    counter-based random numbers
-`grid`      the threads of a GPU
+`pointers`      pointers into flat memories, calls by address, bits
+`vectors`       one vector register as a value
+`elementwise`   the steps of elementary functions, for a scalar or a vector
+`gemm`          the matrix product; `transpose`
+`random`        counter-based random numbers
+`cuda_threads`  the threads of a GPU
 """
 
 from numbanet.backend.intrinsics.cuda_threads import (
@@ -30,11 +30,21 @@ from numbanet.backend.intrinsics.elementwise import (
     mantissa,
     odd_mask,
     rint,
+    splat,
     swap_pairs,
     where_equal,
     where_greater,
 )
-from numbanet.backend.intrinsics.gemm import brgemm_strided, dot_products
+from numbanet.backend.intrinsics.gemm import (
+    brgemm,
+    brgemm_bias,
+    brgemm_nt,
+    brgemm_tn,
+    gemm,
+    gemm_bias,
+    gemm_nt,
+    gemm_tn,
+)
 from numbanet.backend.intrinsics.pointers import (
     address,
     as_pointer,
@@ -59,18 +69,24 @@ __all__ = [
     "as_pointer",
     "block_in_group",
     "blocks_per_group",
-    "brgemm_strided",
+    "brgemm",
+    "brgemm_bias",
+    "brgemm_nt",
+    "brgemm_tn",
     "call_indirect",
     "concat_even",
     "const_like",
     "constant_address",
     "data_pointer",
     "div_u32",
-    "dot_products",
     "exp2_int",
     "exponent",
     "float_attr",
     "fold_in",
+    "gemm",
+    "gemm_bias",
+    "gemm_nt",
+    "gemm_tn",
     "group_index",
     "interleave_low",
     "is_float32",
@@ -85,6 +101,7 @@ __all__ = [
     "rint",
     "set_float_attr",
     "shared_array",
+    "splat",
     "store",
     "swap_pairs",
     "syncthreads",
