@@ -1,4 +1,4 @@
-"""ZeroPadding2D: a frame of zeros around a picture.
+"""ZeroPadding2D: a border of zeros around an image.
 
     y[h + top, w + left, c] = x[h, w, c], else 0        x (height, width, channels)
 """
@@ -14,7 +14,10 @@ from numbanet.plan.columns import Op
 
 @dataclass(frozen=True, eq=False)
 class ZeroPadding2D(Layer):
-    """Zeros around a picture: `padding` is a number, (vertical, horizontal) or ((top, bottom), (left, right))."""
+    """Zeros around an image.
+
+    padding   an integer, (vertical, horizontal) or ((top, bottom), (left, right))
+    """
 
     padding: Annotated[Any, Padding()] = 1
 
