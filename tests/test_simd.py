@@ -1,4 +1,4 @@
-"""The matrix product: every small size against NumPy, nothing written or read beyond the edges, and on lower processors."""
+"""The matrix product against NumPy in every small size, its edges, and on lower processors."""
 
 import json
 import os
@@ -22,35 +22,86 @@ MARK = 12345.0
 
 @entry_point
 def product(m, n, k, batch, a, lda, a_k, stride_a, b, ldb, stride_b, beta, c0, ldc0, c, ldc):
-    brgemm_strided(m, n, k, batch, ptr_add(data_pointer(a), GUARD), lda, a_k, stride_a,
-                   ptr_add(data_pointer(b), GUARD), ldb, stride_b, beta,
-                   ptr_add(data_pointer(c0), GUARD), ldc0, ptr_add(data_pointer(c), GUARD), ldc)
+    brgemm_strided(
+        m,
+        n,
+        k,
+        batch,
+        ptr_add(data_pointer(a), GUARD),
+        lda,
+        a_k,
+        stride_a,
+        ptr_add(data_pointer(b), GUARD),
+        ldb,
+        stride_b,
+        beta,
+        ptr_add(data_pointer(c0), GUARD),
+        ldc0,
+        ptr_add(data_pointer(c), GUARD),
+        ldc,
+    )
 
 
 def guarded(values, around):
-    return np.concatenate([np.full(GUARD, around), np.ravel(values), np.full(GUARD, around)]).astype(np.asarray(values).dtype)
+    return np.concatenate(
+        [np.full(GUARD, around), np.ravel(values), np.full(GUARD, around)]
+    ).astype(np.asarray(values).dtype)
 
 
 def random(generator, shape, dtype):
-    return generator.uniform(0.5, 1.5, shape).astype(dtype) * generator.choice([-1, 1], shape).astype(dtype)
+    return generator.uniform(0.5, 1.5, shape).astype(dtype) * generator.choice(
+        [-1, 1], shape
+    ).astype(dtype)
 
 
 def check(m, n, k, batch, beta, dtype, gap=3, shared_row=False):
-    """One product with rows of C `gap` apart: the values are right to rounding and the gaps and guards keep their marks."""
-    data.inputs_float32.address(dtype)  # any kernel: with the first, the product becomes known to compiled code
+    """One product with rows of C `gap` apart: right to rounding, and gaps and guards keep marks."""
+    data.inputs_float32.address(
+        dtype
+    )  # any kernel: with the first, the product becomes known to compiled code
     generator = np.random.default_rng([m, n, k, batch, beta])
     a, b = random(generator, (m, batch, k), dtype), random(generator, (batch, k, n), dtype)
     c0 = random(generator, (1 if shared_row else m, n), dtype)
     c = np.full((m, n + gap), MARK, dtype)
-    start = guarded(c0 if beta else np.full_like(c0, np.nan), np.nan)  # C₀ that is not read may hold anything
+    start = guarded(
+        c0 if beta else np.full_like(c0, np.nan), np.nan
+    )  # C₀ that is not read may hold anything
     target = guarded(c, MARK)
-    product(m, n, k, batch, guarded(a, np.nan), batch * k, 1, k, guarded(b, np.nan), n, k * n, beta,
-            start, 0 if shared_row else n, target, n + gap)
+    product(
+        m,
+        n,
+        k,
+        batch,
+        guarded(a, np.nan),
+        batch * k,
+        1,
+        k,
+        guarded(b, np.nan),
+        n,
+        k * n,
+        beta,
+        start,
+        0 if shared_row else n,
+        target,
+        n + gap,
+    )
     inside = target[GUARD:-GUARD].reshape(m, n + gap)
-    exact = np.einsum("rok,okj->rj", a.astype(np.float64), b.astype(np.float64)) + (c0.astype(np.float64) if beta else 0)
+    exact = np.einsum("rok,okj->rj", a.astype(np.float64), b.astype(np.float64)) + (
+        c0.astype(np.float64) if beta else 0
+    )
     bound = np.einsum("rok,okj->rj", abs(a).astype(np.float64), abs(b).astype(np.float64)) + 2
-    assert (np.abs(inside[:, :n] - exact) <= np.finfo(dtype).eps * (k * batch + 2) * bound).all(), (m, n, k, batch, beta)
-    assert (inside[:, n:] == MARK).all() and (target[:GUARD] == MARK).all() and (target[-GUARD:] == MARK).all()
+    assert (np.abs(inside[:, :n] - exact) <= np.finfo(dtype).eps * (k * batch + 2) * bound).all(), (
+        m,
+        n,
+        k,
+        batch,
+        beta,
+    )
+    assert (
+        (inside[:, n:] == MARK).all()
+        and (target[:GUARD] == MARK).all()
+        and (target[-GUARD:] == MARK).all()
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -95,8 +146,15 @@ def test_a_product_may_be_added_to_itself(dtype):
     generator = np.random.default_rng(5)
     a, b, c = (random(generator, shape, dtype) for shape in ((9, 6), (6, 21), (9, 21)))
     both = guarded(c, MARK)
-    product(9, 21, 6, 1, guarded(a, np.nan), 6, 1, 0, guarded(b, np.nan), 21, 0, 1, both, 21, both, 21)
-    np.testing.assert_allclose(both[GUARD:-GUARD].reshape(9, 21), c + a @ b, rtol=0, atol=1e-5 if dtype == "float32" else 1e-14)
+    product(
+        9, 21, 6, 1, guarded(a, np.nan), 6, 1, 0, guarded(b, np.nan), 21, 0, 1, both, 21, both, 21
+    )
+    np.testing.assert_allclose(
+        both[GUARD:-GUARD].reshape(9, 21),
+        c + a @ b,
+        rtol=0,
+        atol=1e-5 if dtype == "float32" else 1e-14,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -106,19 +164,43 @@ def test_an_element_is_the_same_bits_however_the_matrix_is_cut(dtype):
 
     def run(rows, columns):
         part = guarded(np.zeros((len(rows), len(columns)), dtype), MARK)
-        product(len(rows), len(columns), 29, 1, guarded(a[rows], np.nan), 29, 1, 0,
-                guarded(b[:, columns], np.nan), len(columns), 0, 0, part, 0, part, len(columns))
+        product(
+            len(rows),
+            len(columns),
+            29,
+            1,
+            guarded(a[rows], np.nan),
+            29,
+            1,
+            0,
+            guarded(b[:, columns], np.nan),
+            len(columns),
+            0,
+            0,
+            part,
+            0,
+            part,
+            len(columns),
+        )
         return part[GUARD:-GUARD].reshape(len(rows), len(columns))
 
     whole = run(range(17), range(40))
-    parts = [(range(3, 4), range(40)), (range(17), range(39, 40)), (range(2, 15), range(5, 38)), (range(5), range(16))]
+    parts = [
+        (range(3, 4), range(40)),
+        (range(17), range(39, 40)),
+        (range(2, 15), range(5, 38)),
+        (range(5), range(16)),
+    ]
     for rows, columns in parts:
         assert (run(rows, columns) == whole[np.ix_(rows, columns)]).all()
 
 
 def test_transposed_operands_are_a_matter_of_strides():
     generator = np.random.default_rng(7)
-    a, b = random(generator, (23, 9), "float64"), random(generator, (23, 21), "float64")  # A is used transposed
+    a, b = (
+        random(generator, (23, 9), "float64"),
+        random(generator, (23, 21), "float64"),
+    )  # A is used transposed
     c = guarded(np.zeros((9, 21)), MARK)
     product(9, 21, 23, 1, guarded(a, np.nan), 1, 9, 0, guarded(b, np.nan), 21, 0, 0, c, 0, c, 21)
     np.testing.assert_allclose(c[GUARD:-GUARD].reshape(9, 21), a.T @ b, rtol=0, atol=1e-13)
@@ -136,7 +218,9 @@ def every_form(m, n, k, batch, use_bias, a, a_t, b, b_t, bias, c):
     intrinsics.brgemm(m, n, k, batch, a, k, one, b, n, two, use_bias, ptr_add(c, 4 * size), n)
     intrinsics.brgemm_tn(m, n, k, batch, a_t, m, one, b, n, two, use_bias, ptr_add(c, 5 * size), n)
     intrinsics.brgemm_nt(m, n, k, batch, a, k, one, b_t, k, two, use_bias, ptr_add(c, 6 * size), n)
-    intrinsics.brgemm_bias(m, n, k, batch, a, k, one, b, n, two, bias, use_bias, ptr_add(c, 7 * size), n)
+    intrinsics.brgemm_bias(
+        m, n, k, batch, a, k, one, b, n, two, bias, use_bias, ptr_add(c, 7 * size), n
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -152,7 +236,19 @@ def test_every_form_of_the_product_is_what_its_name_says(used, dtype):
     if not used:
         c[:] = np.nan  # not read
     transposed = [np.ascontiguousarray(x.transpose(0, 2, 1)) for x in (a, b)]
-    every_form(m, n, k, batch, used, a.ravel(), transposed[0].ravel(), b.ravel(), transposed[1].ravel(), bias, c.reshape(-1))
+    every_form(
+        m,
+        n,
+        k,
+        batch,
+        used,
+        a.ravel(),
+        transposed[0].ravel(),
+        b.ravel(),
+        transposed[1].ravel(),
+        bias,
+        c.reshape(-1),
+    )
     products = a.astype(np.float64) @ b.astype(np.float64)
     expected = before + np.array([products[0]] * 4 + [products.sum(axis=0)] * 4)
     np.testing.assert_allclose(c, expected, rtol=0, atol=2e-5 if dtype == "float32" else 1e-13)
@@ -179,13 +275,22 @@ print(json.dumps(found))
 
 PROCESSORS = {
     "SSE2 alone": ("x86-64", "", 16),
-    "AVX2 and FMA": ("haswell", "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2,+f16c", 32),
+    "AVX2 and FMA": (
+        "haswell",
+        "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2,+f16c",
+        32,
+    ),
 }
 
 
 def trained(**environment):
-    run = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, timeout=300,
-                         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment})
+    run = subprocess.run(
+        [sys.executable, "-c", TRAIN],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -205,4 +310,6 @@ def test_a_lower_processor_trains_to_the_same_numbers(processor, full):
     assert found["bytes"] == width
     for dtype, tolerance in (("float32", 2e-4), ("float64", 1e-11)):
         for figure, expected in full[dtype].items():
-            np.testing.assert_allclose(found[dtype][figure], expected, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(
+                found[dtype][figure], expected, rtol=tolerance, atol=tolerance
+            )

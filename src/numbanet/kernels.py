@@ -1,4 +1,7 @@
-"""What a kernel of one's own needs: the decorator, the columns of the plan, and a few helpers. See docs/extending.md."""
+"""What a custom kernel needs: the decorator, the columns of the plan, and helpers.
+
+See docs/extending.md.
+"""
 
 from numbanet.backend.intrinsics import (
     brgemm,

@@ -1,7 +1,17 @@
 """Reference implementations of the kernels in nn/layers/dense.py."""
 
 from numbanet.nn.layers.dense import LAYOUT
-from numbanet.plan.columns import N_IN, N_OUT, N_SPLIT_K, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, W, X, Y
+from numbanet.plan.columns import (
+    N_IN,
+    N_OUT,
+    N_SPLIT_K,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    SAMPLES,
+    W,
+    X,
+    Y,
+)
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
@@ -18,7 +28,10 @@ def split_k(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out = op[N_IN], op[N_OUT]
     for i in range(op.context(SAMPLES)):
         for j in range(n_out):
-            grads[i * n_out + j] = sum(acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j] for k in range(lo, hi))
+            z = 0.0
+            for k in range(lo, hi):
+                z += acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j]
+            grads[i * n_out + j] = z
 
 
 def reduce_split_k(op, params, grads, acts, deltas, lo, hi):

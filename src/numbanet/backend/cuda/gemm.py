@@ -5,8 +5,8 @@
     gemm_nt_cuda     C = β C + A·Bᵀ         B is stored (n, k)
     gemm_bias_cuda   C = b + A·B            b (n,) is the same for every row
 
-The arguments are those of the products on the CPU (intrinsics/gemm.py), except for `ones`. Every function here is called by all threads of a
-block group at once (intrinsics/cuda_threads.py numbers them).
+The arguments are those of the products on the CPU (intrinsics/gemm.py), and `ones`. Every function
+here is called by all threads of a block group at once (intrinsics/cuda_threads.py numbers them).
 """
 
 import os
@@ -26,7 +26,10 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import inline, noinline
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
-"""Whether kernels run in Numba's simulator, where a thread costs about 0.1 ms: blocks and tiles are smaller there."""
+"""Whether kernels run in Numba's simulator.
+
+A thread costs about 0.1 ms there, so blocks and tiles are smaller.
+"""
 BLOCK_M, BLOCK_N, TILE_K = (2, 4, 4) if SIMULATED else (16, 16, 16)
 """Threads of a tile along m and n, and how many products of a sum are loaded at a time."""
 THREAD_M, THREAD_N = 2, 4
@@ -35,10 +38,11 @@ BLOCK_THREADS = BLOCK_M * BLOCK_N
 """Threads in a block."""
 TILE_M, TILE_N = BLOCK_M * THREAD_M, BLOCK_N * THREAD_N
 LD_A, LD_B = TILE_M + 1, TILE_N + 1
-"""Leading dimensions of the tiles in shared memory; the odd one keeps threads from waiting for the same bank."""
-A_ELEMENTS, TILES_ELEMENTS, THREAD_ELEMENTS = TILE_K * LD_A, TILE_K * (LD_A + LD_B), THREAD_M * THREAD_N
+"""Leading dimensions of the tiles in shared memory; odd ones avoid bank conflicts."""
+A_ELEMENTS, TILES_ELEMENTS = TILE_K * LD_A, TILE_K * (LD_A + LD_B)
+THREAD_ELEMENTS = THREAD_M * THREAD_N
 SMALL = 8
-"""Rows or columns below which a tile would be mostly empty: then each thread computes whole elements of the result."""
+"""Rows or columns below which tiles would be mostly empty, and threads do whole elements."""
 
 
 @inline
@@ -115,13 +119,19 @@ def _gemm_tile(row0, col0, m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ld
     for k0 in range(0, k, TILE_K):
         for e in range(tid, TILE_M * TILE_K, BLOCK_THREADS):
             # Neighbouring threads read neighbouring elements, whichever way A and B lie.
-            i, p = (div_u32(e, TILE_K), e % TILE_K) if a_k == 1 else (e % TILE_M, div_u32(e, TILE_M))
+            i, p = div_u32(e, TILE_K), e % TILE_K
+            if a_k != 1:
+                i, p = e % TILE_M, div_u32(e, TILE_M)
             value = const_like(c, 0)
-            if row0 + i < m and k0 + p < k:
-                value = const_like(c, 1) if row0 + i == ones else a[(row0 + i) * lda + (k0 + p) * a_k]
+            if row0 + i == ones and k0 + p < k:
+                value = const_like(c, 1)
+            elif row0 + i < m and k0 + p < k:
+                value = a[(row0 + i) * lda + (k0 + p) * a_k]
             tiles[p * LD_A + i] = value
         for e in range(tid, TILE_N * TILE_K, BLOCK_THREADS):
-            j, p = (e % TILE_N, div_u32(e, TILE_N)) if b_j == 1 else (div_u32(e, TILE_K), e % TILE_K)
+            j, p = e % TILE_N, div_u32(e, TILE_N)
+            if b_j != 1:
+                j, p = div_u32(e, TILE_K), e % TILE_K
             value = const_like(c, 0)
             if col0 + j < n and k0 + p < k:
                 value = b[(k0 + p) * ldb + (col0 + j) * b_j]
@@ -131,7 +141,8 @@ def _gemm_tile(row0, col0, m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ld
             for r in range(THREAD_M):
                 a_value = tiles[p * LD_A + tid_m + r * BLOCK_M]
                 for s in range(THREAD_N):
-                    sums[r * THREAD_N + s] += a_value * tiles[A_ELEMENTS + p * LD_B + tid_n + s * BLOCK_N]
+                    b_value = tiles[A_ELEMENTS + p * LD_B + tid_n + s * BLOCK_N]
+                    sums[r * THREAD_N + s] += a_value * b_value
         syncthreads()
     for r in range(THREAD_M):
         i = row0 + tid_m + r * BLOCK_M

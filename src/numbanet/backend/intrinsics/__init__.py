@@ -1,4 +1,4 @@
-"""The only folder that speaks LLVM. Everything in it is a Numba intrinsic: a few instructions emitted where it is called.
+"""The only folder that emits LLVM instructions, as Numba intrinsics.
 
 `pointers`      pointers into flat memories, calls by address, bits
 `vectors`       one vector register as a value

@@ -5,16 +5,17 @@
     gemm_nt     C = β C + A·Bᵀ         B is stored (n, k)
     gemm_bias   C = b + A·B            b (n,) is the same for every row; without `use_bias`, C = A·B
 
-Matrices are row-major, and `lda`, `ldb` and `ldc` are the distances from row to row in elements. The batch-reduce forms
-`brgemm`, `brgemm_tn`, `brgemm_nt` and `brgemm_bias` (oneDNN's word) add up several products, whose matrices lie `stride_a`
-and `stride_b` elements apart; a convolution is one of them, read from the image as it lies:
+Matrices are row-major, and `lda`, `ldb` and `ldc` are the distances from row to row in elements.
+The batch-reduce forms `brgemm`, `brgemm_tn`, `brgemm_nt` and `brgemm_bias` (oneDNN's word) add up
+several products, whose matrices lie `stride_a` and `stride_b` elements apart, as in a convolution:
 
     C = β C + Σ_t A_t·B_t     0 ≤ t < batch
 
-With β = 0, C is not read. All are calls of two helpers, which are compiled once and shared by all kernels. In a microkernel a
-tile of C stays in registers while one row of B after another is loaded as vectors and multiplied by broadcast elements of A.
-Each element of C adds its products one after the other in the order of k and t, whatever the tile around it: results do not
-depend on how a matrix was cut, hence not on the number of threads.
+With β = 0, C is not read. All are calls of two helpers, which are compiled once and shared by all
+kernels. In a microkernel a tile of C stays in registers while one row of B after another is loaded
+as vectors and multiplied by broadcast elements of A. Each element of C adds its products one after
+the other in the order of k and t, whatever the tile around it: results do not depend on how a
+matrix was cut, hence not on the number of threads. `gemm_nt` adds up in vector lanes instead.
 """
 
 import inspect
@@ -37,7 +38,7 @@ from numbanet.backend.intrinsics.vectors import (
 from numbanet.backend.jit import ExternalHelper, inline
 
 NR_GEMV = 4
-"""Vectors of the tile for a single row: more sums in flight, since each waits for the one before."""
+"""Vectors of the tile for a single row: more sums in flight, as each waits for the one before."""
 
 
 @inline
@@ -174,7 +175,9 @@ def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth)
 
     def load(base, v):
         place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
-        return masked_load(builder, place, vector, mask) if v == last else builder.load(place, align=bitwidth // 8)
+        if v == last:
+            return masked_load(builder, place, vector, mask)
+        return builder.load(place, align=bitwidth // 8)
 
     def store(value, base, v):
         place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
@@ -197,8 +200,12 @@ def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth)
             a_p = builder.gep(a_t, [builder.mul(p, operands["a_k"])])
             b_p = builder.gep(b_t, [builder.mul(p, operands["ldb"])])
             b_row = [load(b_p, v) for v in range(vectors)]
-            a_column = [broadcast(builder, builder.load(row(a_p, operands["lda"], r)), vector) for r in range(rows)]
-            return {(r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]]) for r, v in places}
+            a_values = [builder.load(row(a_p, operands["lda"], r)) for r in range(rows)]
+            a_column = [broadcast(builder, value, vector) for value in a_values]
+            return {
+                (r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]])
+                for r, v in places
+            }
 
         return _loop(builder, operands["k"], sums, rank_one)
 

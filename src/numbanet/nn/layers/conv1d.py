@@ -1,11 +1,12 @@
-"""Conv1D and pooling over sequences: a sequence (length, channels) is an image (1, length, channels).
+"""Conv1D and pooling over sequences: (length, channels) is an image (1, length, channels).
 
     z[t, o] = b[o] + Σ_s Σ_c a[t·stride + s·dilation, c] · K[s, c, o]
 
-    a (length, c_in) · K (kernel_size, c_in / groups, filters) · b (filters) · z (out_length, filters)
+    a (length, c_in) · K (kernel_size, c_in / groups, filters) · b (filters)
+    z (out_length, filters)
 
-The elements lie in memory as those of the image do, so a layer here has a shape rule and no kernels: it
-lowers to the ops of the two-dimensional layer. That is why this file imports other layers.
+The elements lie in memory as those of the image do, so a layer here has a shape rule and no
+kernels: it lowers to the ops of the two-dimensional layer. So this file imports other layers.
 
 Source   Waibel et al. 1989 (time-delay networks); Dumoulin, Visin 2016 (geometry)
 """
@@ -50,15 +51,15 @@ def _image_shape(layer: str, shape: Shape, size: int, padding, dilation: int = 1
 
 @dataclass(frozen=True, eq=False)
 class Conv1D(Layer):
-    """A convolution with `filters` kernels of `kernel_size` over sequences, followed by `activation`.
+    """A convolution with `filters` kernels of `kernel_size`, followed by `activation`.
 
     kernel_size, stride, dilation   integers
     padding       of zeros: "valid", "same", an integer or (left, right)
     groups        channels are split into that many groups that do not see each other; c_in groups
                   make a depthwise convolution
     activation, initializer, bias_initializer, penalty, bias   as in Dense
-    Input (length, c_in), channels last; output (out_length, filters). Raises ValueError for a window
-    that does not fit.
+    Input (length, c_in), channels last; output (out_length, filters). Raises ValueError for a
+    window that does not fit.
     """
 
     filters: Annotated[int, Count()]

@@ -1,6 +1,6 @@
 """Conv2D: local receptive fields with shared weights.
 
-    z[h, w, o] = b[o] + Σ_r Σ_s Σ_c a[h·stride + r·dilation, w·stride + s·dilation, c] · K[r, s, c, o]
+    z[h, w, o] = b[o] + Σ_rsc a[h·stride + r·dilation, w·stride + s·dilation, c] · K[r, s, c, o]
 
     a (height, width, c_in) · K (kernel_h, kernel_w, c_in / groups, c_out) · b (c_out)
     z (out_height, out_width, c_out)
@@ -55,7 +55,7 @@ POSITIVE = "{owner} needs a positive whole number of {name}, got {got}"
 
 @dataclass(frozen=True, eq=False)
 class Conv2D(Layer):
-    """A convolution with `filters` kernels of `kernel_size` over images, channels last, followed by `activation`.
+    """A convolution with `filters` kernels of `kernel_size`, followed by `activation`.
 
     kernel_size, stride, dilation   an integer or (vertical, horizontal)
     padding       of zeros: "valid", "same", an integer, (vertical, horizontal) or
@@ -63,8 +63,8 @@ class Conv2D(Layer):
     groups        channels are split into that many groups that do not see each other; c_in groups
                   make a depthwise convolution
     activation, initializer, bias_initializer, penalty, bias   as in Dense
-    Input (height, width, c_in), output (out_height, out_width, filters). Raises ValueError for a
-    window that does not fit.
+    Input (height, width, c_in), channels last; output (out_height, out_width, filters). Raises
+    ValueError for a window that does not fit.
     """
 
     filters: Annotated[int, Count(1, says=POSITIVE)]
@@ -105,7 +105,8 @@ class Conv2D(Layer):
 
     def initializers(self, following) -> dict:
         default = "he" if type(following).__name__ in ("ReLU", "LeakyReLU") else "glorot"
-        return {"weights": default if self.initializer is None else self.initializer, "bias": self.bias_initializer}
+        weights = default if self.initializer is None else self.initializer
+        return {"weights": weights, "bias": self.bias_initializer}
 
     def ops(self, shape: Shape) -> list[Op]:
         view = self._window(shape)
@@ -162,7 +163,7 @@ def _gemm_shape(op):
 
 
 FILTERS_PER_THREAD = 4
-"""Filters that one thread of a GPU computes for a pixel: each value of the image is read once for all of them."""
+"""Filters that one GPU thread computes for a pixel, reading each input once for all of them."""
 
 
 @kernel
@@ -184,15 +185,15 @@ def forward(op, params, grads, acts, deltas, lo, hi):
                 k = ptr_add(params, op[W] + g * filters)
                 bias = ptr_add(k, op[N_WEIGHTS])
                 brgemm_bias(
-                    out_width, filters, depth, kernel_h, a, lda, stride_a, k, c_out, stride_b,
-                    bias, op[GEOMETRY.bias], z, c_out,
+                    out_width, filters, depth, kernel_h, a, lda, stride_a,
+                    k, c_out, stride_b, bias, op[GEOMETRY.bias], z, c_out,
                 )  # fmt: skip
                 for s in range(1, n_products):
                     a_s = ptr_add(a, s * op[GEOMETRY.dilation_col] * c_in)
                     k_s = ptr_add(k, s * channels * c_out)
                     brgemm(
-                        out_width, filters, depth, kernel_h, a_s, lda, stride_a, k_s, c_out, stride_b,
-                        1, z, c_out,
+                        out_width, filters, depth, kernel_h, a_s, lda, stride_a,
+                        k_s, c_out, stride_b, 1, z, c_out,
                     )  # fmt: skip
 
 
@@ -317,11 +318,12 @@ def _first_kernel_row(op, row):
 
 @inline
 def _transpose_filters(op, params, filters_t):
-    """filters_t[r, g, o, s, c] = K[r, s, c, g o]: for each group a matrix from its filters to (s, c)."""
+    """filters_t[r, g, o, s, c] = K[r, s, c, g o]: per group a matrix from its filters to (s, c)."""
     c_out = op[GEOMETRY.c_out]
     row_len = op[GEOMETRY.kernel_w] * (op[GEOMETRY.c_in] // op[GEOMETRY.groups])
     for r in range(op[GEOMETRY.kernel_h]):
-        k, k_t = ptr_add(params, op[W] + r * row_len * c_out), ptr_add(filters_t, r * c_out * row_len)
+        offset = r * row_len * c_out
+        k, k_t = ptr_add(params, op[W] + offset), ptr_add(filters_t, offset)
         transpose(row_len, c_out, k, c_out, k_t, row_len)
 
 

@@ -1,9 +1,9 @@
-"""The first convolution of an image with one channel, its activation and max-pooling, channels first.
+"""A first convolution of images with one channel, and its max-pooling, channels first.
 
-With few channels a pixel fills a small part of a vector register. Here the output of the convolution
-is a plane for each filter, and a plane is one long row: the rows of the output one after the other, as
-wide as the input (the few columns beyond the edge of the output are computed and ignored; their deltas
-are zero). In the matrix product the rows of A are the filters, and B is the image itself, shifted.
+With few channels a pixel fills a small part of a vector register. Here the convolution's output
+is a plane for each filter, and a plane is one long row: the rows of the output one after the other,
+as wide as the input (the few columns beyond the edge of the output are computed and ignored; their
+deltas are zero). In the matrix product the rows of A are the filters, and B is the shifted image.
 
     z[o, p] = b[o] + Σ_r Σ_s K[r, s, 0, o] · a[p + r·width + s]
     dK[r, s, 0, o] = Σ_p a[p + r·width + s] · dz[o, p]                a dot product along the plane
@@ -38,8 +38,11 @@ from numbanet.nn.layers.base import size
 from numbanet.plan.columns import N_IN, N_OUT, N_WEIGHTS, SCRATCH, Attrs, Op, W, X, Y
 
 CONVOLUTION = Attrs("bias filters kernel_h kernel_w dilation_row dilation_col width n_pixels")
-"""Sizes of the convolution. A plane is `width` wide, as the input; its first `n_pixels` elements are
-output (the last row ends early)."""
+"""Sizes of the convolution.
+
+A plane is `width` wide, as the input; its first `n_pixels` elements are output (the last row ends
+early).
+"""
 
 POOLING = Attrs("out_height out_width channels width height")
 """Sizes of the pooling; `width` and `height` are those of a plane."""

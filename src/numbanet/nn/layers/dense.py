@@ -49,6 +49,7 @@ from numbanet.plan.columns import (
 
 LAYOUT = Attrs("bias")
 """`bias` is 1 where the layer has a bias, which follows the weights like one more row of W."""
+POSITIVE = "{owner} needs a positive whole number of {name}, got {got}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,14 @@ class Dense(Layer):
     """A fully connected layer of `units` neurons, followed by `activation`.
 
     activation        a name, an activation layer, or a list with one of them for each neuron
-    initializer       a name, an initialiser, or an array (n_in, units); by default He for ReLU and its kin, else Glorot
+    initializer       a name, an initialiser, or an array (n_in, units); by default He for ReLU and
+                      LeakyReLU, else Glorot
     bias_initializer  likewise, an array of (units,)
     penalty           L1(…), L2(…) or a list of them, on the weights and not on the bias
     Input (n_in,), output (units,). Raises ValueError for an input that is not a vector.
     """
 
-    units: Annotated[int, Count(1, says="{owner} needs a positive whole number of {name}, got {got}")]
+    units: Annotated[int, Count(1, says=POSITIVE)]
     activation: Annotated[Any, ACTIVATION] = None
     initializer: Annotated[Any, INITIALIZER] = None
     bias_initializer: Annotated[Any, INITIALIZER] = "zeros"
@@ -80,7 +82,8 @@ class Dense(Layer):
 
     def initializers(self, following) -> dict:
         default = "he" if type(following).__name__ in ("ReLU", "LeakyReLU") else "glorot"
-        return {"weights": default if self.initializer is None else self.initializer, "bias": self.bias_initializer}
+        weights = default if self.initializer is None else self.initializer
+        return {"weights": weights, "bias": self.bias_initializer}
 
     def ops(self, shape: Shape) -> list[Op]:
         n_in, n_out = shape[0], int(self.units)

@@ -1,6 +1,8 @@
 """ZeroPadding2D: a border of zeros around an image.
 
-    y[h + top, w + left, c] = x[h, w, c], else 0        x (height, width, channels)
+    y[h + top, w + left, c] = x[h, w, c], else 0
+
+x (height, width, channels) · y (top + height + bottom, left + width + right, channels)
 """
 
 from dataclasses import dataclass

@@ -93,14 +93,14 @@ class Pool2D(Layer):
 
 @inline
 def _row_range(op, out_row):
-    """The first and past-the-last row of the image that the windows of an output row cover."""
+    """The first and past-the-last row that the windows of an output row cover."""
     start = out_row * op[GEOMETRY.stride_row] - op[GEOMETRY.top]
     return max(start, 0), min(start + op[GEOMETRY.size_h], op[GEOMETRY.height])
 
 
 @inline
 def _col_range(op, out_col):
-    """The first and past-the-last column of the image that the windows of an output column cover."""
+    """The first and past-the-last column that the windows of an output column cover."""
     start = out_col * op[GEOMETRY.stride_col] - op[GEOMETRY.left]
     return max(start, 0), min(start + op[GEOMETRY.size_w], op[GEOMETRY.width])
 
@@ -183,7 +183,8 @@ def _is_two_by_two(op):
 @kernel
 def max_forward(op, params, grads, acts, deltas, lo, hi):
     """y = max x over each window        acts[y] overwritten"""
-    channels, out_width, two_by_two = op[GEOMETRY.channels], op[GEOMETRY.out_width], _is_two_by_two(op)
+    channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
+    two_by_two = _is_two_by_two(op)
     row_stride, simd_width = op[GEOMETRY.width] * channels, lanes(acts)
     step = op[GEOMETRY.stride_col] * channels
     for i in range(lo, hi):
@@ -230,7 +231,8 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
 
     dy_left is dy until the largest is found, then zero.
     """
-    channels, out_width, two_by_two = op[GEOMETRY.channels], op[GEOMETRY.out_width], _is_two_by_two(op)
+    channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
+    two_by_two = _is_two_by_two(op)
     row_stride, simd_width, zero = op[GEOMETRY.width] * channels, lanes(acts), splat(acts, 0)
     step = op[GEOMETRY.stride_col] * channels
     covers_all = 2 * op[GEOMETRY.out_height] == op[GEOMETRY.height]
@@ -247,17 +249,21 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
                 if two_by_two:
                     for out_col in range(out_width):
                         out = y + out_col * channels + c
-                        max_value, dy_left = load(ptr_add(acts, out), n), load(ptr_add(deltas, out), n)
+                        max_value = load(ptr_add(acts, out), n)
+                        dy_left = load(ptr_add(deltas, out), n)
                         for tap in range(4):
-                            j = x + out_col * step + c + (tap >> 1) * row_stride + (tap & 1) * channels
+                            pixel = (tap >> 1) * row_stride + (tap & 1) * channels
+                            j = x + out_col * step + pixel + c
                             value = load(ptr_add(acts, j), n)
-                            store(ptr_add(deltas, j), where_equal(value, max_value, dy_left, zero), n)
+                            dx = where_equal(value, max_value, dy_left, zero)
+                            store(ptr_add(deltas, j), dx, n)
                             dy_left = where_equal(value, max_value, zero, dy_left)
                 else:
                     for out_col in range(out_width):
                         left, right = _col_range(op, out_col)
                         out = y + out_col * channels + c
-                        max_value, dy_left = load(ptr_add(acts, out), n), load(ptr_add(deltas, out), n)
+                        max_value = load(ptr_add(acts, out), n)
+                        dy_left = load(ptr_add(deltas, out), n)
                         for r in range(bottom - top):
                             for col in range(left, right):
                                 j = x + r * row_stride + col * channels + c
@@ -439,7 +445,8 @@ def lp_backward(op, params, grads, acts, deltas, lo, hi):
                             for col in range(left, right):
                                 j = op[X] + i * op[N_IN] + row * row_stride + col * channels + c
                                 slope = (abs(acts[j]) / acts[y + c]) ** (p - one)
-                                slope = slope if acts[j] > zero else (-slope if acts[j] < zero else zero)
+                                if not acts[j] > zero:
+                                    slope = -slope if acts[j] < zero else zero
                                 deltas[j] += deltas[y + c] * slope
 
 

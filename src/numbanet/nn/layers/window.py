@@ -1,4 +1,4 @@
-"""The geometry of a window that slides over an image: one validated object for every convolution and pooling."""
+"""The geometry of a window that slides over an image, for every convolution and pooling."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +33,7 @@ class Window:
 
     @property
     def effective_size(self) -> tuple[int, int]:
-        """Rows and columns from the first to the last that the window touches, dilation included."""
+        """Height and width from the first to the last pixel that it touches, dilation included."""
         height, width = ((n - 1) * d + 1 for n, d in zip(self.size, self.dilation, strict=True))
         return height, width
 
@@ -108,8 +108,7 @@ def _padding(padding, in_shape, size, stride, dilation) -> tuple[int, int, int, 
 # --- the padding itself ---------------------------------------------------------------------------
 
 PADDING = Attrs("height row_stride top left_elements padded_row_stride")
-"""Rows of the image, elements from one to the next, rows above it, elements to its left, and elements
-from one row of the padded image to the next."""
+"""Rows and elements per row; rows above, elements to the left; elements per padded row."""
 
 
 def pad_ops(view: Window) -> list[Op]:
