@@ -103,7 +103,7 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples: int, batches: int, tra
     return result
 
 
-def check_memory(layers: list[BuiltLayer], ops: list[Op], dtype: np.dtype) -> None:
+def check_size(layers: list[BuiltLayer], ops: list[Op], dtype: np.dtype) -> None:
     """ValueError where the parameters, with the numbers that they are drawn from, or one sample's activations fit no memory."""
     drawn = max((size(shape) for placed in layers for shape in placed.shapes.values()), default=0)
     count = sum(placed.count + sum(size(shape) for shape in placed.buffer_shapes.values()) for placed in layers)

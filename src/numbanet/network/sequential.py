@@ -7,7 +7,7 @@ import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
 from numbanet.io import fields, validation
-from numbanet.network.built_layer import build_layers, check_memory, layer_ops, parameter_views, summary
+from numbanet.network.built_layer import build_layers, check_size, layer_ops, parameter_views, summary
 from numbanet.nn import data, losses, metrics
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers.base import Shape, size
@@ -42,7 +42,7 @@ class Sequential:
         self.description = list(layers)
         self.layers = build_layers(self.description, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
-        check_memory(self.layers, self._ops(), self.dtype)
+        check_size(self.layers, self._ops(), self.dtype)
         count = sum(placed.count for placed in self.layers)
         buffers = sum(size(shape) for placed in self.layers for shape in placed.buffer_shapes.values())
         self._memory = np.zeros(count + buffers, self.dtype)
