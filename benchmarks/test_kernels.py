@@ -13,7 +13,7 @@ import numbanet as nn
 from benchmarks.suites.verbs import Machine
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import ptr_add
-from numbanet.kernels import ATTRS, brgemm_strided, kernel, lanes, load, store
+from numbanet.kernels import Attrs, gemm, kernel, lanes, load, store
 from numbanet.network.profiler import _repeat
 from numbanet.plan.columns import ROW_SIZE
 
@@ -34,11 +34,14 @@ def timed(benchmark, flops, *arguments):
 # --- the product and the functions --------------------------------------------------------------------------------------
 
 
+MATRICES = Attrs("m n k")
+
+
 @kernel
 def product(op, params, grads, acts, deltas, lo, hi):
-    """acts = params · grads, of m × k and k × n numbers."""
-    m, n, k = op[ATTRS], op[ATTRS + 1], op[ATTRS + 2]
-    brgemm_strided(acts, n, params, k, 1, 0, grads, n, 0, acts, n, m, n, k, 1, 0)
+    """acts = params · grads, of m × k and k × n elements."""
+    m, n, k = op[MATRICES.m], op[MATRICES.n], op[MATRICES.k]
+    gemm(m, n, k, params, k, grads, n, 0, acts, n)
 
 
 @kernel
@@ -68,7 +71,7 @@ def test_multiply(benchmark, m, n, k, dtype):
     rng = np.random.default_rng(0)
     a, b, c = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype), np.zeros((m, n), dtype)
     row = np.zeros((1, ROW_SIZE), np.int64)
-    row[0, ATTRS : ATTRS + 3] = m, n, k
+    row[0, list(MATRICES)] = MATRICES.pack(m=m, n=n, k=k)
     timed(benchmark, 2 * m * n * k, product.address(np.dtype(dtype)), row, 0, a.ravel(), b.ravel(), c.ravel(), c.ravel(), 0, 0)
     np.testing.assert_allclose(c, a @ b, rtol=1e-3, atol=1e-3)
 

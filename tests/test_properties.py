@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from examples import LAYERS, LOSSES, inputs, network, targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numbanet as nn
+from examples import LAYERS, LOSSES, inputs, network, targets
 
 NETWORKS: dict = {}
 quick = settings(max_examples=60, deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-"""The matrix product: every small size against NumPy, nothing written or read beyond the edges, and on lower processors."""
+"""The matrix product against NumPy in every small size, its edges, and on lower processors."""
 
 import json
 import os
@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from numbanet.backend.intrinsics import brgemm_strided, data_pointer, ptr_add
+from numbanet.backend import intrinsics
+from numbanet.backend.intrinsics import data_pointer, ptr_add
+from numbanet.backend.intrinsics.gemm import brgemm_strided
 from numbanet.backend.jit import entry_point
 from numbanet.nn import data
 
@@ -19,35 +21,87 @@ MARK = 12345.0
 
 
 @entry_point
-def product(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
-    brgemm_strided(ptr_add(data_pointer(s), GUARD), s_row, ptr_add(data_pointer(a), GUARD), a_row, a_in, a_out, ptr_add(data_pointer(b), GUARD), b_in, b_out,
-             ptr_add(data_pointer(c), GUARD), c_row, m, n, k_in, k_out, started)
+def product(m, n, k, batch, a, lda, a_k, stride_a, b, ldb, stride_b, beta, c0, ldc0, c, ldc):
+    brgemm_strided(
+        m,
+        n,
+        k,
+        batch,
+        ptr_add(data_pointer(a), GUARD),
+        lda,
+        a_k,
+        stride_a,
+        ptr_add(data_pointer(b), GUARD),
+        ldb,
+        stride_b,
+        beta,
+        ptr_add(data_pointer(c0), GUARD),
+        ldc0,
+        ptr_add(data_pointer(c), GUARD),
+        ldc,
+    )
 
 
 def guarded(values, around):
-    return np.concatenate([np.full(GUARD, around), np.ravel(values), np.full(GUARD, around)]).astype(np.asarray(values).dtype)
+    return np.concatenate(
+        [np.full(GUARD, around), np.ravel(values), np.full(GUARD, around)]
+    ).astype(np.asarray(values).dtype)
 
 
 def random(generator, shape, dtype):
-    return generator.uniform(0.5, 1.5, shape).astype(dtype) * generator.choice([-1, 1], shape).astype(dtype)
+    return generator.uniform(0.5, 1.5, shape).astype(dtype) * generator.choice(
+        [-1, 1], shape
+    ).astype(dtype)
 
 
-def check(m, n, k_in, k_out, started, dtype, gap=3, shared_row=False):
-    """One product with rows of C `gap` apart: the values are right to rounding and the gaps and guards keep their marks."""
-    data.inputs_float32.address(dtype)  # any kernel: with the first, the product becomes known to compiled code
-    generator = np.random.default_rng([m, n, k_in, k_out, started])
-    a, b = random(generator, (m, k_out, k_in), dtype), random(generator, (k_out, k_in, n), dtype)
-    s = random(generator, (1 if shared_row else m, n), dtype)
+def check(m, n, k, batch, beta, dtype, gap=3, shared_row=False):
+    """One product with rows of C `gap` apart: right to rounding, and gaps and guards keep marks."""
+    data.inputs_float32.address(
+        dtype
+    )  # any kernel: with the first, the product becomes known to compiled code
+    generator = np.random.default_rng([m, n, k, batch, beta])
+    a, b = random(generator, (m, batch, k), dtype), random(generator, (batch, k, n), dtype)
+    c0 = random(generator, (1 if shared_row else m, n), dtype)
     c = np.full((m, n + gap), MARK, dtype)
-    start = guarded(s if started else np.full_like(s, np.nan), np.nan)  # S that is not read may hold anything
+    start = guarded(
+        c0 if beta else np.full_like(c0, np.nan), np.nan
+    )  # C₀ that is not read may hold anything
     target = guarded(c, MARK)
-    product(start, 0 if shared_row else n, guarded(a, np.nan), k_out * k_in, 1, k_in, guarded(b, np.nan), n, k_in * n, target,
-            n + gap, m, n, k_in, k_out, started)
+    product(
+        m,
+        n,
+        k,
+        batch,
+        guarded(a, np.nan),
+        batch * k,
+        1,
+        k,
+        guarded(b, np.nan),
+        n,
+        k * n,
+        beta,
+        start,
+        0 if shared_row else n,
+        target,
+        n + gap,
+    )
     inside = target[GUARD:-GUARD].reshape(m, n + gap)
-    wide = np.einsum("rok,okj->rj", a.astype(np.float64), b.astype(np.float64)) + (s.astype(np.float64) if started else 0)
+    exact = np.einsum("rok,okj->rj", a.astype(np.float64), b.astype(np.float64)) + (
+        c0.astype(np.float64) if beta else 0
+    )
     bound = np.einsum("rok,okj->rj", abs(a).astype(np.float64), abs(b).astype(np.float64)) + 2
-    assert (np.abs(inside[:, :n] - wide) <= np.finfo(dtype).eps * (k_in * k_out + 2) * bound).all(), (m, n, k_in, k_out, started)
-    assert (inside[:, n:] == MARK).all() and (target[:GUARD] == MARK).all() and (target[-GUARD:] == MARK).all()
+    assert (np.abs(inside[:, :n] - exact) <= np.finfo(dtype).eps * (k * batch + 2) * bound).all(), (
+        m,
+        n,
+        k,
+        batch,
+        beta,
+    )
+    assert (
+        (inside[:, n:] == MARK).all()
+        and (target[:GUARD] == MARK).all()
+        and (target[-GUARD:] == MARK).all()
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -67,11 +121,11 @@ def test_products_of_any_length_are_right(k, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("started", [0, 1])
-def test_two_levels_of_k_are_one_sum(started, dtype):
+@pytest.mark.parametrize("beta", [0, 1])
+def test_a_batch_of_products_is_one_sum(beta, dtype):
     for m, n in ((1, 5), (7, 16), (8, 33), (11, 39)):
-        for k_in, k_out in ((1, 4), (3, 5), (5, 2), (25, 3)):
-            check(m, n, k_in, k_out, started, dtype)
+        for k, batch in ((1, 4), (3, 5), (5, 2), (25, 3)):
+            check(m, n, k, batch, beta, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -92,8 +146,15 @@ def test_a_product_may_be_added_to_itself(dtype):
     generator = np.random.default_rng(5)
     a, b, c = (random(generator, shape, dtype) for shape in ((9, 6), (6, 21), (9, 21)))
     both = guarded(c, MARK)
-    product(both, 21, guarded(a, np.nan), 6, 1, 0, guarded(b, np.nan), 21, 0, both, 21, 9, 21, 6, 1, 1)
-    np.testing.assert_allclose(both[GUARD:-GUARD].reshape(9, 21), c + a @ b, rtol=0, atol=1e-5 if dtype == "float32" else 1e-14)
+    product(
+        9, 21, 6, 1, guarded(a, np.nan), 6, 1, 0, guarded(b, np.nan), 21, 0, 1, both, 21, both, 21
+    )
+    np.testing.assert_allclose(
+        both[GUARD:-GUARD].reshape(9, 21),
+        c + a @ b,
+        rtol=0,
+        atol=1e-5 if dtype == "float32" else 1e-14,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -103,22 +164,94 @@ def test_an_element_is_the_same_bits_however_the_matrix_is_cut(dtype):
 
     def run(rows, columns):
         part = guarded(np.zeros((len(rows), len(columns)), dtype), MARK)
-        product(part, 0, guarded(a[rows], np.nan), 29, 1, 0, guarded(b[:, columns], np.nan), len(columns), 0, part, len(columns),
-                len(rows), len(columns), 29, 1, 0)
+        product(
+            len(rows),
+            len(columns),
+            29,
+            1,
+            guarded(a[rows], np.nan),
+            29,
+            1,
+            0,
+            guarded(b[:, columns], np.nan),
+            len(columns),
+            0,
+            0,
+            part,
+            0,
+            part,
+            len(columns),
+        )
         return part[GUARD:-GUARD].reshape(len(rows), len(columns))
 
     whole = run(range(17), range(40))
-    parts = [(range(3, 4), range(40)), (range(17), range(39, 40)), (range(2, 15), range(5, 38)), (range(5), range(16))]
+    parts = [
+        (range(3, 4), range(40)),
+        (range(17), range(39, 40)),
+        (range(2, 15), range(5, 38)),
+        (range(5), range(16)),
+    ]
     for rows, columns in parts:
         assert (run(rows, columns) == whole[np.ix_(rows, columns)]).all()
 
 
 def test_transposed_operands_are_a_matter_of_strides():
     generator = np.random.default_rng(7)
-    a, b = random(generator, (23, 9), "float64"), random(generator, (23, 21), "float64")  # A is used transposed
+    a, b = (
+        random(generator, (23, 9), "float64"),
+        random(generator, (23, 21), "float64"),
+    )  # A is used transposed
     c = guarded(np.zeros((9, 21)), MARK)
-    product(c, 0, guarded(a, np.nan), 1, 9, 0, guarded(b, np.nan), 21, 0, c, 21, 9, 21, 23, 1, 0)
+    product(9, 21, 23, 1, guarded(a, np.nan), 1, 9, 0, guarded(b, np.nan), 21, 0, 0, c, 0, c, 21)
     np.testing.assert_allclose(c[GUARD:-GUARD].reshape(9, 21), a.T @ b, rtol=0, atol=1e-13)
+
+
+@entry_point
+def every_form(m, n, k, batch, use_bias, a, a_t, b, b_t, bias, c):
+    """Every form of the product of the same matrices; C of each follows the one before in c."""
+    a, a_t, b, b_t = data_pointer(a), data_pointer(a_t), data_pointer(b), data_pointer(b_t)
+    bias, c, size, one, two = data_pointer(bias), data_pointer(c), m * n, m * k, k * n
+    intrinsics.gemm(m, n, k, a, k, b, n, use_bias, c, n)
+    intrinsics.gemm_tn(m, n, k, a_t, m, b, n, use_bias, ptr_add(c, size), n)
+    intrinsics.gemm_nt(m, n, k, a, k, b_t, k, use_bias, ptr_add(c, 2 * size), n)
+    intrinsics.gemm_bias(m, n, k, a, k, b, n, bias, use_bias, ptr_add(c, 3 * size), n)
+    intrinsics.brgemm(m, n, k, batch, a, k, one, b, n, two, use_bias, ptr_add(c, 4 * size), n)
+    intrinsics.brgemm_tn(m, n, k, batch, a_t, m, one, b, n, two, use_bias, ptr_add(c, 5 * size), n)
+    intrinsics.brgemm_nt(m, n, k, batch, a, k, one, b_t, k, two, use_bias, ptr_add(c, 6 * size), n)
+    intrinsics.brgemm_bias(
+        m, n, k, batch, a, k, one, b, n, two, bias, use_bias, ptr_add(c, 7 * size), n
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("used", [0, 1])
+def test_every_form_of_the_product_is_what_its_name_says(used, dtype):
+    data.inputs_float32.address(dtype)
+    generator = np.random.default_rng(8)
+    m, n, k, batch = 7, 19, 11, 3
+    a, b = random(generator, (batch, m, k), dtype), random(generator, (batch, k, n), dtype)
+    bias, c = random(generator, n, dtype), random(generator, (8, m, n), dtype)
+    before = c.astype(np.float64) if used else np.full(c.shape, 0.0)
+    before[[3, 7]] = bias if used else 0
+    if not used:
+        c[:] = np.nan  # not read
+    transposed = [np.ascontiguousarray(x.transpose(0, 2, 1)) for x in (a, b)]
+    every_form(
+        m,
+        n,
+        k,
+        batch,
+        used,
+        a.ravel(),
+        transposed[0].ravel(),
+        b.ravel(),
+        transposed[1].ravel(),
+        bias,
+        c.reshape(-1),
+    )
+    products = a.astype(np.float64) @ b.astype(np.float64)
+    expected = before + np.array([products[0]] * 4 + [products.sum(axis=0)] * 4)
+    np.testing.assert_allclose(c, expected, rtol=0, atol=2e-5 if dtype == "float32" else 1e-13)
 
 
 # --- lower processors -------------------------------------------------------------------------------------------------
@@ -142,13 +275,22 @@ print(json.dumps(found))
 
 PROCESSORS = {
     "SSE2 alone": ("x86-64", "", 16),
-    "AVX2 and FMA": ("haswell", "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2,+f16c", 32),
+    "AVX2 and FMA": (
+        "haswell",
+        "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2,+f16c",
+        32,
+    ),
 }
 
 
 def trained(**environment):
-    run = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, timeout=300,
-                         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment})
+    run = subprocess.run(
+        [sys.executable, "-c", TRAIN],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -168,4 +310,6 @@ def test_a_lower_processor_trains_to_the_same_numbers(processor, full):
     assert found["bytes"] == width
     for dtype, tolerance in (("float32", 2e-4), ("float64", 1e-11)):
         for figure, expected in full[dtype].items():
-            np.testing.assert_allclose(found[dtype][figure], expected, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(
+                found[dtype][figure], expected, rtol=tolerance, atol=tolerance
+            )

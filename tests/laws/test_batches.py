@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from checkers import close
-from examples import LAYERS, LOSSES, TRAINABLE, inputs, named, network, targets
 
 import numbanet as nn
+from examples import LAYERS, LOSSES, TRAINABLE, inputs, named, network, targets
 
 ALONE = [example for example in TRAINABLE if example.alone]
 LOSS = LOSSES[0]

@@ -12,10 +12,10 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 from checkers import close
-from examples import LAYERS, LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
 from scale import Scale
 
 import numbanet as nn
+from examples import LAYERS, LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
 
 LOSS = LOSSES[2]
 CUSTOM = {"Scale": Scale}

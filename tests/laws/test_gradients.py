@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from checkers import Kink, gradient_error, training_gradient_error
-from examples import LOSSES, PENALTIES, TRAINABLE, inputs, named, network, targets
 
 import numbanet as nn
+from examples import LOSSES, PENALTIES, TRAINABLE, inputs, named, network, targets
 
 TOLERANCE = 1e-6
 CONFIGURATIONS = [(example, loss) for example in TRAINABLE for loss in LOSSES]

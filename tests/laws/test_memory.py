@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from checkers import KernelHarness, close, stray_writes
-from examples import LOSSES, TRAINABLE, inputs, network, targets
 
 import numbanet as nn
+from examples import LOSSES, TRAINABLE, inputs, network, targets
 from numbanet.engine.cpu import executor
 from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT
 

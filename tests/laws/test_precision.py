@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from checkers import close
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 
 import numbanet as nn
+from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 
 ROUNDING = 32 * np.finfo(np.float32).eps
 LOSS = LOSSES[0]

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from examples import LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 
 import numbanet as nn
+from examples import LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
 
 LOSS = LOSSES[2]
 ALONE = [example for example in TRAINABLE if example.alone]

@@ -1,49 +1,59 @@
-"""Twins of the kernels in layers/planar.py."""
+"""Reference implementations of the kernels in nn/layers/conv2d_channels_first.py."""
 
-from numbanet.nn.layers import conv2d_channels_first as at
+from numbanet.nn.layers.conv2d_channels_first import CONVOLUTION, POOLING
 from numbanet.plan.columns import N_IN, N_OUT, N_WEIGHTS, W, X, Y
 
 
 def weights(op):
-    """(weight, filter, distance in the picture) of every weight, the weight counted from the first."""
-    for r in range(op[at.ROWS]):
-        for s in range(op[at.COLUMNS]):
-            for o in range(op[at.FILTERS]):
-                far = r * op[at.DILATION_V] * op[at.LINE] + s * op[at.DILATION_H]
-                yield (r * op[at.COLUMNS] + s) * op[at.FILTERS] + o, o, far
+    """(weight, filter, offset in the image) of every weight, the weight counted from the first."""
+    filters, kernel_w = op[CONVOLUTION.filters], op[CONVOLUTION.kernel_w]
+    for r in range(op[CONVOLUTION.kernel_h]):
+        for s in range(kernel_w):
+            for o in range(filters):
+                row, col = r * op[CONVOLUTION.dilation_row], s * op[CONVOLUTION.dilation_col]
+                yield (r * kernel_w + s) * filters + o, o, row * op[CONVOLUTION.width] + col
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
-    plane = op[N_OUT] // op[at.FILTERS]
+    plane = op[N_OUT] // op[CONVOLUTION.filters]
     for i in range(lo, hi):
         x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
         for z in range(op[N_OUT]):
-            acts[y + z] = params[op[W] + op[N_WEIGHTS] + z // plane] if op[at.BIAS] else 0
-        for k, o, far in weights(op):
-            for p in range(op[at.LENGTH]):
-                acts[y + o * plane + p] += params[op[W] + k] * acts[x + p + far]
+            bias = op[W] + op[N_WEIGHTS] + z // plane
+            acts[y + z] = params[bias] if op[CONVOLUTION.bias] else 0
+        for k, o, offset in weights(op):
+            for p in range(op[CONVOLUTION.n_pixels]):
+                acts[y + o * plane + p] += params[op[W] + k] * acts[x + p + offset]
 
 
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
-    plane = op[N_OUT] // op[at.FILTERS]
+    plane = op[N_OUT] // op[CONVOLUTION.filters]
     for i in range(lo, hi):
         x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
-        for k, o, far in weights(op):
-            for p in range(op[at.LENGTH]):
-                grads[op[W] + k] += acts[x + p + far] * deltas[y + o * plane + p]
-        for o in range(op[at.FILTERS] if op[at.BIAS] else 0):
-            for p in range(op[at.LENGTH]):
+        for k, o, offset in weights(op):
+            for p in range(op[CONVOLUTION.n_pixels]):
+                grads[op[W] + k] += acts[x + p + offset] * deltas[y + o * plane + p]
+        for o in range(op[CONVOLUTION.filters] if op[CONVOLUTION.bias] else 0):
+            for p in range(op[CONVOLUTION.n_pixels]):
                 grads[op[W] + op[N_WEIGHTS] + o] += deltas[y + o * plane + p]
 
 
 def windows(op, i):
     """(output, its four inputs, row by row) of sample i."""
-    for h in range(op[at.OUT_HEIGHT]):
-        for w in range(op[at.OUT_WIDTH]):
-            for c in range(op[at.CHANNELS]):
-                plane = op[X] + i * op[N_IN] + c * op[at.PLANE_ROWS] * op[at.ROW]
-                yield (op[Y] + i * op[N_OUT] + (h * op[at.OUT_WIDTH] + w) * op[at.CHANNELS] + c,
-                       [plane + (2 * h + r) * op[at.ROW] + 2 * w + s for r in (0, 1) for s in (0, 1)])
+    width = op[POOLING.width]
+    for out_row in range(op[POOLING.out_height]):
+        for out_col in range(op[POOLING.out_width]):
+            for c in range(op[POOLING.channels]):
+                plane = op[X] + i * op[N_IN] + c * op[POOLING.height] * width
+                pixel = out_row * op[POOLING.out_width] + out_col
+                yield (
+                    op[Y] + i * op[N_OUT] + pixel * op[POOLING.channels] + c,
+                    [
+                        plane + (2 * out_row + r) * width + 2 * out_col + s
+                        for r in (0, 1)
+                        for s in (0, 1)
+                    ],
+                )
 
 
 def pool_forward(op, params, grads, acts, deltas, lo, hi):

@@ -1,13 +1,24 @@
-"""Twins of the kernels in layers/dense.py."""
+"""Reference implementations of the kernels in nn/layers/dense.py."""
 
-from numbanet.plan.columns import ATTRS, N_IN, N_OUT, N_SPLIT_K, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, W, X, Y
+from numbanet.nn.layers.dense import LAYOUT
+from numbanet.plan.columns import (
+    N_IN,
+    N_OUT,
+    N_SPLIT_K,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    SAMPLES,
+    W,
+    X,
+    Y,
+)
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out = op[N_IN], op[N_OUT]
     for i in range(lo, hi):
         for j in range(n_out):
-            z = params[op[W] + n_in * n_out + j] if op[ATTRS] else 0.0
+            z = params[op[W] + n_in * n_out + j] if op[LAYOUT.bias] else 0.0
             for k in range(n_in):
                 z += acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j]
             acts[op[Y] + i * n_out + j] = z
@@ -17,14 +28,17 @@ def split_k(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out = op[N_IN], op[N_OUT]
     for i in range(op.context(SAMPLES)):
         for j in range(n_out):
-            grads[i * n_out + j] = sum(acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j] for k in range(lo, hi))
+            z = 0.0
+            for k in range(lo, hi):
+                z += acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j]
+            grads[i * n_out + j] = z
 
 
 def reduce_split_k(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out = op[N_IN], op[N_OUT]
     for i in range(lo, hi):
         for j in range(n_out):
-            z = params[op[W] + n_in * n_out + j] if op[ATTRS] else 0.0
+            z = params[op[W] + n_in * n_out + j] if op[LAYOUT.bias] else 0.0
             for part in range(N_SPLIT_K):
                 z += acts[op[PARTIAL_GRADS] + part * op[PARTIAL_STRIDE] + i * n_out + j]
             acts[op[Y] + i * n_out + j] = z
@@ -53,7 +67,7 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
 
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out = op[N_IN], op[N_OUT]
-    for k in range(n_in + op[ATTRS]):
+    for k in range(n_in + op[LAYOUT.bias]):
         for j in range(n_out):
             for i in range(lo, hi):
                 a = acts[op[X] + i * n_in + k] if k < n_in else 1.0

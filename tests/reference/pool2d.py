@@ -1,20 +1,32 @@
-"""Twins of the kernels in layers/pool2d.py."""
+"""Reference implementations of the kernels in nn/layers/pool2d.py."""
 
-from numbanet.nn.layers import pool_geometry as at
+import math
+
+from numbanet.nn.layers.pool2d import GEOMETRY
 from numbanet.plan.columns import N_IN, N_OUT, X, Y
 
 
 def windows(op, i):
     """(output, [inputs of its window, row by row]) of sample i."""
-    for h in range(op[at.OUT_HEIGHT]):
-        for w in range(op[at.OUT_WIDTH]):
-            for c in range(op[at.CHANNELS]):
-                lines = [h * op[at.STRIDE_V] - op[at.TOP] + r for r in range(op[at.ROWS])]
-                columns = [w * op[at.STRIDE_H] - op[at.LEFT] + s for s in range(op[at.COLUMNS])]
-                yield (op[Y] + i * op[N_OUT] + (h * op[at.OUT_WIDTH] + w) * op[at.CHANNELS] + c,
-                       [op[X] + i * op[N_IN] + (line * op[at.WIDTH_IN] + column) * op[at.CHANNELS] + c
-                        for line in lines if 0 <= line < op[at.HEIGHT]
-                        for column in columns if 0 <= column < op[at.WIDTH_IN]])
+    height, width, channels = op[GEOMETRY.height], op[GEOMETRY.width], op[GEOMETRY.channels]
+    for out_row in range(op[GEOMETRY.out_height]):
+        for out_col in range(op[GEOMETRY.out_width]):
+            for c in range(channels):
+                top = out_row * op[GEOMETRY.stride_row] - op[GEOMETRY.top]
+                left = out_col * op[GEOMETRY.stride_col] - op[GEOMETRY.left]
+                rows = [top + r for r in range(op[GEOMETRY.size_h])]
+                cols = [left + s for s in range(op[GEOMETRY.size_w])]
+                pixel = out_row * op[GEOMETRY.out_width] + out_col
+                yield (
+                    op[Y] + i * op[N_OUT] + pixel * channels + c,
+                    [
+                        op[X] + i * op[N_IN] + (row * width + col) * channels + c
+                        for row in rows
+                        if 0 <= row < height
+                        for col in cols
+                        if 0 <= col < width
+                    ],
+                )
 
 
 def clear(op, deltas, i):
@@ -47,3 +59,21 @@ def mean_backward(op, params, grads, acts, deltas, lo, hi):
         for y, inputs in windows(op, i):
             for x in inputs:
                 deltas[x] += deltas[y] / len(inputs)
+
+
+def lp_forward(op, params, grads, acts, deltas, lo, hi):
+    p = op.float_attr(GEOMETRY.power)
+    for i in range(lo, hi):
+        for y, inputs in windows(op, i):
+            acts[y] = sum(abs(acts[x]) ** p for x in inputs) ** (1 / p)
+
+
+def lp_backward(op, params, grads, acts, deltas, lo, hi):
+    p = op.float_attr(GEOMETRY.power)
+    for i in range(lo, hi):
+        clear(op, deltas, i)
+        for y, inputs in windows(op, i):
+            for x in inputs:
+                if acts[x] != 0:
+                    slope = math.copysign((abs(acts[x]) / acts[y]) ** (p - 1), acts[x])
+                    deltas[x] += deltas[y] * slope

@@ -190,8 +190,10 @@ _externals: dict[int, "ExternalHelper"] = {}
 
 def _external_dependencies(function, seen):
     """The external helpers that a function calls, itself or through helpers compiled into it."""
-    for name in function.__code__.co_names:
-        value = function.__globals__.get(name)
+    names = function.__code__.co_names
+    values = [function.__globals__.get(name) for name in names]
+    modules = [value for value in values if isinstance(value, python_types.ModuleType)]
+    for value in values + [getattr(module, name, None) for module in modules for name in names]:
         if id(value) in _externals:
             yield _externals[id(value)]
         inner = getattr(value, "py_func", None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from numbanet.engine.cpu import executor as cpu
 from numbanet.engine.cpu.kernels import usable_threads
+from numbanet.io import validation
 from numbanet.nn import data, losses
 from numbanet.nn.layers.base import size
 from numbanet.plan.op import Op
@@ -105,6 +106,7 @@ class ExecutorCache:
 
     def threads(self, wanted, flops: int) -> int:
         """Threads for a call of that much arithmetic, unless a number is asked for."""
+        wanted = validation.check_threads(wanted)
         most = wanted or self.network.threads or numba.get_num_threads()
         if not (wanted or self.network.threads):
             most = max(1, min(most, flops // FLOPS_PER_THREAD))

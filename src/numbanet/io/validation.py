@@ -1,17 +1,18 @@
 """Checks of everything that comes from the user, before any kernel runs."""
 
-import numbers
-
 import numpy as np
+
+from numbanet.io import fields
 
 
 def check_int(value, name: str, least: int = 1) -> int:
     """A whole number of at least `least` that fits 63 bits."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if int(value) >= 1 << 63:
-        raise ValueError(f"{name} must be below 2**63, got {value!r}")
-    return int(value)
+    return fields.Count(least, (1 << 63) - 1)(value, name)
+
+
+def check_threads(value) -> int | None:
+    """A number of threads, or None."""
+    return fields.Count(1, 1024, optional=True)(value, "threads")
 
 
 def _as_real(array, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from numbanet.io.fields import check, fits, shown
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
@@ -69,7 +70,8 @@ def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
         if isinstance(layer, type) and issubclass(layer, Layer):
             layer = layer()
         if not isinstance(layer, Layer):
-            raise TypeError(f"a layer was expected at place {len(expanded)}, got {layer!r}")
+            raise TypeError(f"a layer was expected at place {len(expanded)}, got {shown(layer)}")
+        check(layer)  # a subclass may have its own __post_init__
         expanded.append(layer)
         next_layer = activation(getattr(layer, "activation", None))
         if not isinstance(next_layer, Identity):
@@ -121,6 +123,18 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training) -> 
         result += [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
         k += n_fused
     return result
+
+
+def check_size(layers: list[BuiltLayer], ops: list[Op], dtype: np.dtype) -> None:
+    """ValueError where the parameters or one sample's activations would not fit into memory.
+
+    The parameters count together with the float64 values that one of them is drawn from.
+    """
+    drawn = max((size(shape) for built in layers for shape in built.shapes.values()), default=0)
+    count = sum(built.n_parameters + built.n_buffers for built in layers)
+    fits(count, count * dtype.itemsize + drawn * 8, "the network's parameters")
+    elements = sum(op.n_in + op.n_out + op.scratch for op in ops)
+    fits(elements, elements * dtype.itemsize, "one sample's activations")
 
 
 def _penalty_strengths(built: BuiltLayer, penalty, samples, batches) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numbanet.backend.intrinsics import brgemm_strided, call_indirect, data_pointer, ptr_add
+from numbanet.backend.intrinsics import call_indirect, data_pointer, gemm, ptr_add
 from numbanet.backend.jit import entry_point, kernel
 from numbanet.engine.cpu.executor import GradientExecutor
 from numbanet.plan.columns import (
@@ -77,7 +77,7 @@ def _seconds(times_called, floor=0.002, rounds=5) -> float:
 @kernel
 def square_product(op, params, grads, acts, deltas, lo, hi):
     """acts = params · grads for matrices of hi × hi: the arithmetic that the peak is measured with."""
-    brgemm_strided(acts, hi, params, hi, 1, 0, grads, hi, 0, acts, hi, hi, hi, hi, 1, 0)
+    gemm(hi, hi, hi, params, hi, grads, hi, 0, acts, hi)
 
 
 def peak(dtype) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
-from numbanet.io import registry, validation
+from numbanet.io import fields, registry, validation
 from numbanet.network import built_layer, config, serialization
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
@@ -63,20 +63,18 @@ class Sequential:
 
     def _build(self, layers, input_shape, dtype, seed, penalty, threads, device) -> None:
         """Check the arguments and give every layer its shapes; no memory is allocated yet."""
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
-        self.dtype = np.dtype(dtype)
+        self.dtype = _dtype(dtype)
         self.seed = validation.check_int(seed, "seed", 0)
         self.penalty = penalties(penalty)
         self.device = _device(device)
-        self.threads = None if threads is None else validation.check_int(threads, "threads")
-        shape = (input_shape,) if np.ndim(input_shape) == 0 else tuple(input_shape)
-        self.input_shape: Shape = tuple(
-            validation.check_int(n, "every number in input_shape") for n in shape
-        )
+        self.threads = validation.check_threads(threads)
+        is_shape = isinstance(input_shape, (tuple, list)) or np.ndim(input_shape)
+        shape = input_shape if is_shape else (input_shape,)
+        self.input_shape: Shape = fields.Counts()(shape, "input_shape")
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
+        built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
 
     def _allocate(self) -> None:
         """Allocate the flat memory, filled with zeros."""
@@ -495,7 +493,7 @@ class Sequential:
             if optimizer is not None:
                 optimizer = optimizers.optimizer(optimizer)
             epoch, steps = (
-                validation.check_int(content[key], key, 0) for key in ("epoch", "optimizer_steps")
+                fields.Count(0, 2**62 - 1)(content[key], key) for key in ("epoch", "optimizer_steps")
             )
             network.layer_ops()
         except Exception as error:
@@ -529,6 +527,17 @@ class Sequential:
         self.__dict__.update(state)
         self._bind()
         self._reset_executors()
+
+
+def _dtype(given) -> np.dtype:
+    """float32 or float64; ValueError for anything else, None too, which NumPy takes for float64."""
+    try:
+        found = None if given is None else np.dtype(given)
+    except Exception:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {fields.shown(given)}")
+    return found
 
 
 def _device(name: str) -> str:

@@ -13,7 +13,8 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 3 and 6; Simard, S
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -33,8 +34,13 @@ from numbanet.backend.intrinsics import (
     uniform_scalar,
 )
 from numbanet.backend.jit import entry_point, inline, kernel
+from numbanet.io.fields import Count, Flag, Pair, Real, check
 from numbanet.plan.columns import EPOCH, N_IN, ROW_SIZE, SEED, Attrs, X, Y, context, sample_index
 from numbanet.plan.op import Op
+
+AMOUNT = "{label} must be a finite number of at least 0, got {got}"
+PIXELS = "{label} counts whole pixels, got {got}"
+NOTHING = "{owner}: a {name} of {got} would shrink an image to nothing; choose one below 1"
 
 AUGMENT = Attrs(
     "height width channels shift_rows shift_cols rotation zoom shear flip_vertical flip_horizontal "
@@ -59,33 +65,18 @@ class Augment:
     Pass it as `fit(…, augment=Augment(…))`. Raises ValueError for amounts that make no sense.
     """
 
-    shift: int | tuple[int, int] = 0
-    rotation: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    flip_vertical: bool = False
-    flip_horizontal: bool = False
-    brightness: float = 0.0
-    noise: float = 0.0
-    cutout: int = 0
+    shift: Annotated[int | tuple[int, int], Pair(0, says=AMOUNT, fraction=PIXELS)] = 0
+    rotation: Annotated[float, Real(0)] = 0.0
+    zoom: Annotated[float, Real(0, below=1, beyond=NOTHING)] = 0.0
+    shear: Annotated[float, Real(0)] = 0.0
+    flip_vertical: Annotated[bool, Flag()] = False
+    flip_horizontal: Annotated[bool, Flag()] = False
+    brightness: Annotated[float, Real(0)] = 0.0
+    noise: Annotated[float, Real(0)] = 0.0
+    cutout: Annotated[int, Count(0, says=AMOUNT, fraction=PIXELS)] = 0
 
     def __post_init__(self):
-        for f in fields(self):
-            value = getattr(self, f.name)
-            for one in value if isinstance(value, (tuple, list)) else (value,):
-                if not isinstance(one, (int, float)) or not 0 <= one < math.inf:
-                    raise ValueError(
-                        f"Augment: {f.name} must be a finite number of at least 0, got {value!r}"
-                    )
-        if self.zoom >= 1:
-            raise ValueError(
-                f"Augment: a zoom of {self.zoom} would shrink an image to nothing; "
-                "choose one below 1"
-            )
-        for name in ("shift", "cutout"):
-            value = getattr(self, name)
-            if any(int(n) != n for n in (value if isinstance(value, (tuple, list)) else (value,))):
-                raise ValueError(f"Augment: {name} counts whole pixels, got {value!r}")
+        check(self)
 
     def op(self, shape) -> Op:
         """Return the row of the plan, between the inputs and the first layer.

@@ -15,10 +15,12 @@ Source   Nielsen, chapter 3; LeCun et al. 1998; Glorot, Bengio 2010; He et al. 2
 """
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
+from typing import Annotated
 
 import numpy as np
 
+from numbanet.io.fields import By, Real, check, shown
 from numbanet.io.registry import lookup
 
 
@@ -33,6 +35,9 @@ def fans(shape) -> tuple[int, int]:
 @dataclass(frozen=True)
 class Initializer:
     """An initialiser: called with a shape and a NumPy generator it returns float64 values."""
+
+    def __post_init__(self):
+        check(self)
 
     def __call__(self, shape, generator) -> np.ndarray:
         return np.zeros(shape)
@@ -53,8 +58,8 @@ class Ones(Initializer):
 class Normal(Initializer):
     """N(mean, std²)."""
 
-    std: float = 1.0
-    mean: float = 0.0
+    std: Annotated[float, Real(0)] = 1.0
+    mean: Annotated[float, Real()] = 0.0
 
     def __call__(self, shape, generator):
         return generator.normal(self.mean, self.std, shape)
@@ -64,8 +69,13 @@ class Normal(Initializer):
 class Uniform(Initializer):
     """U(low, high)."""
 
-    low: float = -0.05
-    high: float = 0.05
+    low: Annotated[float, Real()] = -0.05
+    high: Annotated[float, Real()] = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.low <= self.high and isfinite(float(self.high) - float(self.low))):
+            raise ValueError(f"Uniform needs low ≤ high and a finite difference, got {self.low!r} and {self.high!r}")
 
     def __call__(self, shape, generator):
         return generator.uniform(self.low, self.high, shape)
@@ -102,6 +112,19 @@ NAMES = {
     "zeros": Zeros,
     "ones": Ones,
 }
+
+
+def _initializer(given) -> None:
+    """TypeError for what `initial` cannot take, ValueError for an unknown name."""
+    if isinstance(given, str):
+        lookup("initializer", given, NAMES)
+    elif not (given is None or callable(given) or isinstance(given, (np.ndarray, list, tuple))):
+        raise TypeError("an initializer is a name, an Initializer, a function of (shape, generator) or an array, "
+                        f"not {shown(given)}")
+
+
+INITIALIZER = By(_initializer)
+"""The kind of a field that holds what `initial` takes."""
 
 
 def initial(given, shape, generator, where: str) -> np.ndarray:

@@ -15,11 +15,12 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
 """
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.fields import Real, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.columns import AUX, N_IN, SAMPLES, Attrs, X, Y, context
 from numbanet.plan.op import Op
@@ -40,6 +41,9 @@ class Loss:
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel]
     fused_activation: ClassVar[str] = ""
+
+    def __post_init__(self):
+        check(self)
 
     @property
     def attrs(self) -> tuple:
@@ -183,12 +187,8 @@ def huber_backward(op, params, grads, acts, deltas, lo, hi):
 class Huber(Loss):
     """Quadratic for errors up to `delta`, linear beyond: the force of an outlier is bounded."""
 
-    delta: float = 1.0
+    delta: Annotated[float, Real(above=0, says="{owner} needs a positive {name}, got {got}")] = 1.0
     forward, backward = huber_forward, huber_backward
-
-    def __post_init__(self):
-        if not 0 < self.delta < float("inf"):
-            raise ValueError(f"Huber needs a positive delta, got {self.delta!r}")
 
 
 # --- cross-entropies --------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def loss(given) -> Loss:
         return given()
     if isinstance(given, Loss):
         return given
-    raise TypeError(f"a loss is a name or a Loss, not {given!r}")
+    raise TypeError(f"a loss is a name or a Loss, not {shown(given)}")
 
 
 # --- correct answers --------------------------------------------------------------------------

@@ -17,10 +17,11 @@ Source   Rumelhart, Hinton, Williams 1986; Nesterov 1983; Duchi, Hazan, Singer 2
 
 import math
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar, TypeAlias
 
 from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.fields import Flag, Real, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.columns import ROW_SIZE, STEP, Attrs, context
 
@@ -34,6 +35,21 @@ def hyper_parameters(kind: type, computed: str = ""):
 
 
 @dataclass(frozen=True)
+class _Plain(Real):
+    """A hyper-parameter without a kind, in an optimiser of the user's: a number of at least 0, or a truth value."""
+
+    least: float = 0
+
+    def __call__(self, value, name, owner=""):
+        return value if isinstance(value, bool) else super().__call__(value, name, owner)
+
+
+Amount: TypeAlias = Annotated[float, Real(0)]
+Share: TypeAlias = Annotated[float, Real(0, below=1)]
+PLAIN = _Plain()
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """An optimiser: its hyper-parameters are its fields, `update` its kernel.
 
@@ -42,24 +58,13 @@ class Optimizer:
     and, if something is to be calculated once per step, `begin_step` with the same arguments.
     """
 
-    learning_rate: float
+    learning_rate: Amount
     update: ClassVar[Kernel]
     begin_step: ClassVar[Kernel | None] = None
     state_names: ClassVar[tuple[str, ...]] = ()
-    must_be_below_one: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, bool):
-                continue
-            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise ValueError(
-                    f"{type(self).__name__}: {f.name} must be a finite number of at least 0, "
-                    f"got {value!r}"
-                )
-            if f.name in self.must_be_below_one and value >= 1:
-                raise ValueError(f"{type(self).__name__}: {f.name} must be below 1, got {value!r}")
+        check(self, PLAIN)
 
     @property
     def attrs(self) -> tuple[float, ...]:
@@ -101,10 +106,9 @@ def sgd_nesterov(op, params, grads, state, _, lo, hi):
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum and Nesterov's look ahead if asked for."""
 
-    learning_rate: float = 1e-3
-    momentum: float = 0.0
-    nesterov: bool = False
-    must_be_below_one = ("momentum",)
+    learning_rate: Amount = 1e-3
+    momentum: Share = 0.0
+    nesterov: Annotated[bool, Flag()] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -141,8 +145,8 @@ def adagrad(op, params, grads, state, _, lo, hi):
 class Adagrad(Optimizer):
     """A step per parameter that shrinks with the sum of its squared gradients."""
 
-    learning_rate: float = 1e-2
-    epsilon: float = 1e-10
+    learning_rate: Amount = 1e-2
+    epsilon: Amount = 1e-10
     update = adagrad
     state_names = ("squares",)
 
@@ -174,13 +178,12 @@ def rmsprop(op, params, grads, state, _, lo, hi):
 class RMSprop(Optimizer):
     """A step per parameter scaled by a running mean of its squared gradients; optional momentum."""
 
-    learning_rate: float = 1e-2
-    alpha: float = 0.99
-    epsilon: float = 1e-8
-    momentum: float = 0.0
+    learning_rate: Amount = 1e-2
+    alpha: Share = 0.99
+    epsilon: Amount = 1e-8
+    momentum: Share = 0.0
     update = rmsprop
     state_names = ("squares", "velocity")
-    must_be_below_one = ("alpha", "momentum")
 
 
 RMSPROP = hyper_parameters(RMSprop)
@@ -226,20 +229,19 @@ def adam(op, params, grads, state, _, lo, hi):
 class Adam(Optimizer):
     """Running means of the gradient and of its square, corrected for their start at zero."""
 
-    learning_rate: float = 1e-3
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
+    learning_rate: Amount = 1e-3
+    beta_1: Share = 0.9
+    beta_2: Share = 0.999
+    epsilon: Amount = 1e-8
     update, begin_step = adam, adam_begin_step
     state_names = ("mean", "squares")
-    must_be_below_one = ("beta_1", "beta_2")
 
 
 @dataclass(frozen=True)
 class AdamW(Adam):
     """Adam with weight decay apart from the gradient, on every parameter."""
 
-    weight_decay: float = 1e-2
+    weight_decay: Amount = 1e-2
 
 
 ADAM = hyper_parameters(AdamW, "lr_corrected v_correction")
@@ -257,4 +259,4 @@ def optimizer(given) -> Optimizer:
         return given()  # type: ignore[call-arg]
     if isinstance(given, Optimizer):
         return given
-    raise TypeError(f"an optimizer is a name or an Optimizer, not {given!r}")
+    raise TypeError(f"an optimizer is a name or an Optimizer, not {shown(given)}")

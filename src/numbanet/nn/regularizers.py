@@ -10,12 +10,12 @@ of mini-batches in an epoch.
 Source   Nielsen, Neural Networks and Deep Learning, chapter 3
 """
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline_strict
+from numbanet.io.fields import By, Choice, Real, check, shown
 from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 
 
@@ -23,24 +23,12 @@ from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 class Penalty:
     """A penalty of `strength`, divided by the training samples or the batches if `per` says so."""
 
-    strength: float
-    per: Literal["sample", "batch"] | None = None
+    strength: Annotated[float, Real(0, says="{owner} needs a finite {name} of at least 0, got {got}")]
+    per: Annotated[Literal["sample", "batch"] | None, Choice((None, "sample", "batch"))] = None
     power: ClassVar[int]
 
     def __post_init__(self):
-        if (
-            not isinstance(self.strength, (int, float))
-            or not math.isfinite(self.strength)
-            or self.strength < 0
-        ):
-            raise ValueError(
-                f"{type(self).__name__} needs a finite strength of at least 0, "
-                f"got {self.strength!r}"
-            )
-        if self.per not in (None, "sample", "batch"):
-            raise ValueError(
-                f'{type(self).__name__}: per is None, "sample" or "batch", not {self.per!r}'
-            )
+        check(self)
 
     def scaled(self, samples: int, batches: int) -> float:
         """Return the strength for that many training samples and batches per epoch."""
@@ -66,8 +54,12 @@ def penalties(given) -> tuple[Penalty, ...]:
     each = tuple(given) if isinstance(given, (list, tuple)) else (given,)
     for one in each:
         if not isinstance(one, Penalty):
-            raise TypeError(f"a penalty is L1(…), L2(…) or a list of them, not {one!r}")
+            raise TypeError(f"a penalty is L1(…), L2(…) or a list of them, not {shown(one)}")
     return each
+
+
+PENALTY = By(penalties)
+"""The kind of a field that holds what `penalties` takes."""
 
 
 @inline_strict

@@ -4,12 +4,17 @@ import time
 
 import numpy as np
 
-from numbanet.io.validation import check_int
+from numbanet.io.fields import Real, shown
+from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import optimizers
+from numbanet.nn.augment import Augment
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, SEED, TARGETS
 from numbanet.training.callbacks import as_callback
 from numbanet.training.history import History
 from numbanet.training.progress import Progress
+
+WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
+SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
 
 
 class DivergenceError(ArithmeticError):
@@ -42,12 +47,11 @@ def fit(
     loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
     callbacks = [as_callback(given) for given in callbacks]
     epochs = check_int(epochs, "epochs", 0)
-    threads = None if threads is None else check_int(threads, "threads")
+    threads = check_threads(threads)
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
-    if not 0 <= validation_split < 1:
-        raise ValueError(
-            f"validation_split must be at least 0 and below 1, got {validation_split!r}"
-        )
+    validation_split = SPLIT(validation_split, "validation_split")
+    if not (augment is None or isinstance(augment, Augment)):
+        raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     x, y, classes = network.check_data(x, y, loss)
     validation = None
     if validation_data is not None:

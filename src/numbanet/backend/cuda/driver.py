@@ -12,7 +12,7 @@ import numpy as np
 from numba.core import types
 
 from numbanet.backend.cuda import simulator
-from numbanet.backend.cuda.gemm import BLOCK_THREADS, SIMULATED, gemm_cuda, gemm_naive
+from numbanet.backend.cuda.gemm import BLOCK_THREADS, SIMULATED, gemm_naive, gemm_strided_cuda
 from numbanet.backend.cuda.simulator import rebind
 from numbanet.backend.intrinsics import block_in_group, blocks_per_group, num_threads, thread_in_block, thread_rank
 from numbanet.backend.jit import Kernel
@@ -120,7 +120,7 @@ def per_thread(kernel: Kernel):
         return device(kernel.function)
     words = {id(word): device(by_itself) for word, by_itself in _SINGLE_THREAD.items()}
     words, finish = (_simulated_words() | words, _identity) if SIMULATED else (words, device)
-    return rebind(kernel.cuda_kernel, words | {id(gemm_cuda): rebind(gemm_naive, words, finish)}, finish)
+    return rebind(kernel.cuda_kernel, words | {id(gemm_strided_cuda): rebind(gemm_naive, words, finish)}, finish)
 
 
 def _identity(function):

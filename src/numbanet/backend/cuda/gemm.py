@@ -1,6 +1,12 @@
-"""What CUDA twins share: the block's size, the tiled matrix product, sums, the walk over a row's elements.
+"""What CUDA kernels share: the size of a block, the tiled matrix product, the sum over a block.
 
-Everything here is run by all threads of a row of blocks at once (`_simd/grid.py` numbers them).
+    gemm_cuda        C = β C + A·B          A (m, k) · B (k, n) · C (m, n) · β is 0 or 1
+    gemm_tn_cuda     C = β C + Aᵀ·B         A is stored (k, m), perhaps with a row of ones
+    gemm_nt_cuda     C = β C + A·Bᵀ         B is stored (n, k)
+    gemm_bias_cuda   C = b + A·B            b (n,) is the same for every row
+
+The arguments are those of the products on the CPU (intrinsics/gemm.py), and `ones`. Every function
+here is called by all threads of a block group at once (intrinsics/cuda_threads.py numbers them).
 """
 
 import os
@@ -20,108 +26,150 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import inline, noinline
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
-"""Whether kernels run in Numba's simulator, where a thread costs about 0.1 ms: blocks and tiles are smaller there."""
+"""Whether kernels run in Numba's simulator.
+
+A thread costs about 0.1 ms there, so blocks and tiles are smaller.
+"""
 BLOCK_M, BLOCK_N, TILE_K = (2, 4, 4) if SIMULATED else (16, 16, 16)
-"""A tile's threads, one below the other and side by side, and how many products of a sum are brought in at a time."""
+"""Threads of a tile along m and n, and how many products of a sum are loaded at a time."""
 THREAD_M, THREAD_N = 2, 4
-"""Numbers of a tile that one thread works out, kept in registers."""
+"""Elements of a tile that one thread computes, in registers."""
 BLOCK_THREADS = BLOCK_M * BLOCK_N
 """Threads in a block."""
 TILE_M, TILE_N = BLOCK_M * THREAD_M, BLOCK_N * THREAD_N
 LD_A, LD_B = TILE_M + 1, TILE_N + 1
-"""Numbers from one k to the next in the block's own memory; the odd one keeps threads from waiting for the same bank."""
-A_ELEMENTS, TILES_ELEMENTS, THREAD_ELEMENTS = TILE_K * LD_A, TILE_K * (LD_A + LD_B), THREAD_M * THREAD_N
+"""Leading dimensions of the tiles in shared memory; odd ones avoid bank conflicts."""
+A_ELEMENTS, TILES_ELEMENTS = TILE_K * LD_A, TILE_K * (LD_A + LD_B)
+THREAD_ELEMENTS = THREAD_M * THREAD_N
 SMALL = 8
-"""Rows or columns below which a tile would be mostly empty: then each thread works out whole numbers of the result."""
+"""Rows or columns below which tiles would be mostly empty, and threads do whole elements."""
+
+
+@inline
+def gemm_cuda(m, n, k, a, lda, b, ldb, beta, c, ldc):
+    """C = β C + A·B."""
+    gemm_strided_cuda(m, n, k, a, lda, 1, -1, b, ldb, 1, beta, c, ldc, c, ldc)
+
+
+@inline
+def gemm_tn_cuda(m, n, k, a, lda, b, ldb, beta, c, ldc, ones):
+    """C = β C + Aᵀ·B, with A stored (k, m); row `ones` of Aᵀ is not read but counts as ones.
+
+    So a weight gradient gets its bias as one more row; -1 where there is none.
+    """
+    gemm_strided_cuda(m, n, k, a, 1, lda, ones, b, ldb, 1, beta, c, ldc, c, ldc)
+
+
+@inline
+def gemm_nt_cuda(m, n, k, a, lda, b, ldb, beta, c, ldc):
+    """C = β C + A·Bᵀ, with B stored (n, k)."""
+    gemm_strided_cuda(m, n, k, a, lda, 1, -1, b, 1, ldb, beta, c, ldc, c, ldc)
+
+
+@inline
+def gemm_bias_cuda(m, n, k, a, lda, b, ldb, bias, use_bias, c, ldc):
+    """C = bias + A·B, or A·B where `use_bias` is 0."""
+    gemm_strided_cuda(m, n, k, a, lda, 1, -1, b, ldb, 1, use_bias, bias, 0, c, ldc)
 
 
 @noinline
-def gemm_cuda(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting):
-    """c[i, j] = start[i, j] + Σ_k a[i, k] b[k, j], for `rows` by `wide` numbers and k < depth.
+def gemm_strided_cuda(m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ldc0, c, ldc):
+    """C = β C₀ + A·B with every stride free.
 
-    start[i start_row + j], where `starting` is not 0 · a[i a_row + k a_step], 1 in row `ones` · b[k b_step + j b_column]
-    c[i c_row + j]; start may be c
+    c[i, j] = β c0[i·ldc0 + j] + Σ_p a[i·lda + p·a_k] · b[p·ldb + j·b_j],  0 ≤ p < k
+    Row `ones` of A counts as ones; c0 may be c.
     """
-    if rows < SMALL or wide < SMALL:
-        gemm_naive(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting)
+    if m < SMALL or n < SMALL:
+        gemm_naive(m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ldc0, c, ldc)
         return
-    side = div_u32(wide + TILE_N - 1, TILE_N)
-    for tile in range(block_in_group(), side * div_u32(rows + TILE_M - 1, TILE_M), blocks_per_group()):
-        above = div_u32(tile, side) * TILE_M
-        left = (tile - div_u32(tile, side) * side) * TILE_N
-        _gemm_tile(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting, above, left)
+    tiles_n = div_u32(n + TILE_N - 1, TILE_N)
+    tiles = tiles_n * div_u32(m + TILE_M - 1, TILE_M)
+    for tile in range(block_in_group(), tiles, blocks_per_group()):
+        row0 = div_u32(tile, tiles_n) * TILE_M
+        col0 = (tile - div_u32(tile, tiles_n) * tiles_n) * TILE_N
+        _gemm_tile(row0, col0, m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ldc0, c, ldc)
 
 
 @inline
-def gemm_naive(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting):
-    """`product` without tiles: each thread works out whole numbers of the result."""
-    for e in range(thread_rank(), rows * wide, num_threads()):
-        i = div_u32(e, wide)
-        j = e - i * wide
-        total = start[i * start_row + j] if starting else const_like(c, 0)
+def gemm_naive(m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ldc0, c, ldc):
+    """`gemm_strided_cuda` without tiles: each thread computes whole elements of the result."""
+    for e in range(thread_rank(), m * n, num_threads()):
+        i = div_u32(e, n)
+        j = e - i * n
+        total = c0[i * ldc0 + j] if beta else const_like(c, 0)
         if i == ones:
-            for k in range(depth):
-                total += b[k * b_step + j * b_column]
+            for p in range(k):
+                total += b[p * ldb + j * b_j]
         else:
-            for k in range(depth):
-                total += a[i * a_row + k * a_step] * b[k * b_step + j * b_column]
-        c[i * c_row + j] = total
+            for p in range(k):
+                total += a[i * lda + p * a_k] * b[p * ldb + j * b_j]
+        c[i * ldc + j] = total
 
 
 @inline
-def _gemm_tile(start, start_row, a, a_row, a_step, ones, b, b_step, b_column, c, c_row, rows, wide, depth, starting, above, left):
-    """The tile whose first number is c[above, left]."""
+def _gemm_tile(row0, col0, m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ldc0, c, ldc):
+    """The tile of C whose first element is c[row0, col0]."""
     tiles, sums = shared_array(c, TILES_ELEMENTS), local_array(c, THREAD_ELEMENTS)
-    me = thread_in_block()
-    down = div_u32(me, BLOCK_N)
-    across = me - down * BLOCK_N
+    tid = thread_in_block()
+    tid_m = div_u32(tid, BLOCK_N)
+    tid_n = tid - tid_m * BLOCK_N
     for r in range(THREAD_M):
         for s in range(THREAD_N):
             sums[r * THREAD_N + s] = const_like(c, 0)
-    for first in range(0, depth, TILE_K):
-        for e in range(me, TILE_M * TILE_K, BLOCK_THREADS):
-            # Neighbouring threads read neighbouring numbers, whichever way they lie.
-            i, k = (div_u32(e, TILE_K), e % TILE_K) if a_step == 1 else (e % TILE_M, div_u32(e, TILE_M))
+    for k0 in range(0, k, TILE_K):
+        for e in range(tid, TILE_M * TILE_K, BLOCK_THREADS):
+            # Neighbouring threads read neighbouring elements, whichever way A and B lie.
+            i, p = div_u32(e, TILE_K), e % TILE_K
+            if a_k != 1:
+                i, p = e % TILE_M, div_u32(e, TILE_M)
             value = const_like(c, 0)
-            if above + i < rows and first + k < depth:
-                value = const_like(c, 1) if above + i == ones else a[(above + i) * a_row + (first + k) * a_step]
-            tiles[k * LD_A + i] = value
-        for e in range(me, TILE_N * TILE_K, BLOCK_THREADS):
-            j, k = (e % TILE_N, div_u32(e, TILE_N)) if b_column == 1 else (div_u32(e, TILE_K), e % TILE_K)
+            if row0 + i == ones and k0 + p < k:
+                value = const_like(c, 1)
+            elif row0 + i < m and k0 + p < k:
+                value = a[(row0 + i) * lda + (k0 + p) * a_k]
+            tiles[p * LD_A + i] = value
+        for e in range(tid, TILE_N * TILE_K, BLOCK_THREADS):
+            j, p = e % TILE_N, div_u32(e, TILE_N)
+            if b_j != 1:
+                j, p = div_u32(e, TILE_K), e % TILE_K
             value = const_like(c, 0)
-            if left + j < wide and first + k < depth:
-                value = b[(first + k) * b_step + (left + j) * b_column]
-            tiles[A_ELEMENTS + k * LD_B + j] = value
+            if col0 + j < n and k0 + p < k:
+                value = b[(k0 + p) * ldb + (col0 + j) * b_j]
+            tiles[A_ELEMENTS + p * LD_B + j] = value
         syncthreads()
-        for k in range(min(TILE_K, depth - first)):
+        for p in range(min(TILE_K, k - k0)):
             for r in range(THREAD_M):
-                one = tiles[k * LD_A + down + r * BLOCK_M]
+                a_value = tiles[p * LD_A + tid_m + r * BLOCK_M]
                 for s in range(THREAD_N):
-                    sums[r * THREAD_N + s] += one * tiles[A_ELEMENTS + k * LD_B + across + s * BLOCK_N]
+                    b_value = tiles[A_ELEMENTS + p * LD_B + tid_n + s * BLOCK_N]
+                    sums[r * THREAD_N + s] += a_value * b_value
         syncthreads()
     for r in range(THREAD_M):
-        i = above + down + r * BLOCK_M
+        i = row0 + tid_m + r * BLOCK_M
         for s in range(THREAD_N):
-            j = left + across + s * BLOCK_N
-            if i < rows and j < wide:
+            j = col0 + tid_n + s * BLOCK_N
+            if i < m and j < n:
                 total = sums[r * THREAD_N + s]
-                c[i * c_row + j] = start[i * start_row + j] + total if starting else total
+                c[i * ldc + j] = c0[i * ldc0 + j] + total if beta else total
 
 
 @noinline
-def block_sum(room, values, n):
-    """The sum of n numbers, the same in every run, for lane 0 of a block; `room` gives the type of the sum."""
-    sums = shared_array(room, BLOCK_THREADS)
-    me = thread_in_block()
-    mine = const_like(room, 0)
-    for i in range(me, n, BLOCK_THREADS):
-        mine += values[i]
-    sums[me] = mine
+def block_sum(dtype_of, values, n):
+    """The sum of n values, bit-identical in every run, for thread 0 of a block.
+
+    `dtype_of` points to elements of the type of the sum.
+    """
+    sums = shared_array(dtype_of, BLOCK_THREADS)
+    tid = thread_in_block()
+    total = const_like(dtype_of, 0)
+    for i in range(tid, n, BLOCK_THREADS):
+        total += values[i]
+    sums[tid] = total
     syncthreads()
-    step = BLOCK_THREADS // 2
-    while step:
-        if me < step:
-            sums[me] += sums[me + step]
+    stride = BLOCK_THREADS // 2
+    while stride:
+        if tid < stride:
+            sums[tid] += sums[tid + stride]
         syncthreads()
-        step //= 2
+        stride //= 2
     return sums[0]

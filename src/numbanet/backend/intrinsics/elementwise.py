@@ -103,6 +103,19 @@ def const_like(typingctx, x, value):
 
 
 @intrinsic
+def splat(typingctx, pointer, value):
+    """A Vector with `value` in every lane, of the type that `pointer` points to."""
+    if isinstance(pointer, types.CPointer) and isinstance(value, types.Number):
+        element = pointer.dtype
+
+        def codegen(context, builder, signature, args):
+            scalar = context.cast(builder, args[1], signature.args[1], element)
+            return broadcast(builder, scalar, vector_of(element))
+
+        return Vector(element)(pointer, value), codegen
+
+
+@intrinsic
 def is_float32(typingctx, x):
     """True for float32 and false for float64, known when the code is compiled."""
     element = _element(x)

@@ -1,52 +1,127 @@
-"""The matrix product, the heart of the project.
+"""The matrix product (GEMM), the heart of the project.
 
-In a `tile` a block of C stays in registers while one row of B after another
-is loaded as vectors and multiplied by broadcast elements of A. K runs in two levels, an inner and an outer run with a stride each
-for A and B, so that the same tile serves a dense layer (outer run of one) and every convolution. Each element of C adds its
-products one after the other in the order of K, whatever the tile around it: results do not depend on how a matrix was cut, hence
-not on the number of threads.
+    gemm        C = β C + A·B          A (m, k) · B (k, n) · C (m, n) · β is 0 or 1
+    gemm_tn     C = β C + Aᵀ·B         A is stored (k, m)
+    gemm_nt     C = β C + A·Bᵀ         B is stored (n, k)
+    gemm_bias   C = b + A·B            b (n,) is the same for every row; without `use_bias`, C = A·B
+
+Matrices are row-major, and `lda`, `ldb` and `ldc` are the distances from row to row in elements.
+The batch-reduce forms `brgemm`, `brgemm_tn`, `brgemm_nt` and `brgemm_bias` (oneDNN's word) add up
+several products, whose matrices lie `stride_a` and `stride_b` elements apart, as in a convolution:
+
+    C = β C + Σ_t A_t·B_t     0 ≤ t < batch
+
+With β = 0, C is not read. All are calls of two helpers, which are compiled once and shared by all
+kernels. In a microkernel a tile of C stays in registers while one row of B after another is loaded
+as vectors and multiplied by broadcast elements of A. Each element of C adds its products one after
+the other in the order of k and t, whatever the tile around it: results do not depend on how a
+matrix was cut, hence not on the number of threads. `gemm_nt` adds up in vector lanes instead.
 """
+
+import inspect
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from numbanet.backend.intrinsics.elementwise import const_like
 from numbanet.backend.intrinsics.pointers import call_external, lanes, ptr_add
 from numbanet.backend.intrinsics.target import MR, lanes_of
-from numbanet.backend.intrinsics.vectors import broadcast, first_n_mask, llvm_intrinsic, masked_load, masked_store, vector_of
-from numbanet.backend.jit import ExternalHelper
+from numbanet.backend.intrinsics.vectors import (
+    broadcast,
+    first_n_mask,
+    llvm_intrinsic,
+    masked_load,
+    masked_store,
+    vector_of,
+)
+from numbanet.backend.jit import ExternalHelper, inline
 
 NR_GEMV = 4
-"""Vectors of the tile for a single row: more sums under way, since each waits for the one before."""
+"""Vectors of the tile for a single row: more sums in flight, as each waits for the one before."""
+
+
+@inline
+def gemm(m, n, k, a, lda, b, ldb, beta, c, ldc):
+    """C = β C + A·B."""
+    brgemm_strided(m, n, k, 1, a, lda, 1, 0, b, ldb, 0, beta, c, ldc, c, ldc)
+
+
+@inline
+def gemm_tn(m, n, k, a, lda, b, ldb, beta, c, ldc):
+    """C = β C + Aᵀ·B, with A stored (k, m)."""
+    brgemm_strided(m, n, k, 1, a, 1, lda, 0, b, ldb, 0, beta, c, ldc, c, ldc)
+
+
+@inline
+def gemm_nt(m, n, k, a, lda, b, ldb, beta, c, ldc):
+    """C = β C + A·Bᵀ, with B stored (n, k): dot products of rows, for few and long ones."""
+    brgemm_nt(m, n, k, 1, a, lda, 0, b, ldb, 0, beta, c, ldc)
+
+
+@inline
+def gemm_bias(m, n, k, a, lda, b, ldb, bias, use_bias, c, ldc):
+    """C = bias + A·B, or A·B where `use_bias` is 0."""
+    brgemm_strided(m, n, k, 1, a, lda, 1, 0, b, ldb, 0, use_bias, bias, 0, c, ldc)
+
+
+@inline
+def brgemm(m, n, k, batch, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc):
+    """C = β C + Σ_t A_t·B_t."""
+    brgemm_strided(m, n, k, batch, a, lda, 1, stride_a, b, ldb, stride_b, beta, c, ldc, c, ldc)
+
+
+@inline
+def brgemm_tn(m, n, k, batch, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc):
+    """C = β C + Σ_t A_tᵀ·B_t, with each A_t stored (k, m)."""
+    brgemm_strided(m, n, k, batch, a, 1, lda, stride_a, b, ldb, stride_b, beta, c, ldc, c, ldc)
+
+
+@inline
+def brgemm_bias(m, n, k, batch, a, lda, stride_a, b, ldb, stride_b, bias, use_bias, c, ldc):
+    """C = bias + Σ_t A_t·B_t, or without the bias where `use_bias` is 0."""
+    brgemm_strided(m, n, k, batch, a, lda, 1, stride_a, b, ldb, stride_b, use_bias, bias, 0, c, ldc)
+
+
+# --- the microkernel and the loops around it ----------------------------------------------------
 
 
 @intrinsic
-def brgemm_strided(typingctx, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
-    """C = S + A·B: a call of `_multiply`, which is compiled once and shared by all kernels."""
+def brgemm_strided(
+    typingctx, m, n, k, batch, a, lda, a_k, stride_a, b, ldb, stride_b, beta, c0, ldc0, c, ldc
+):
+    """C = β C₀ + Σ_t A_t·B_t with every stride free: a call of `_brgemm`.
+
+    The wrappers above are what a kernel calls.
+    """
     if isinstance(c, types.CPointer):
         return call_external(_external_brgemm, c.dtype)
 
 
 def _brgemm_arguments(dtype):
-    memory, whole = types.CPointer(dtype), types.int64
-    return (memory, whole, memory, whole, whole, whole, memory, whole, whole, memory, *[whole] * 6)
+    pointer, integer = types.CPointer(dtype), types.int64
+    a, b = (pointer, *[integer] * 3), (pointer, *[integer] * 2)
+    return (*[integer] * 4, *a, *b, integer, pointer, integer, pointer, integer)
 
 
-def _brgemm(s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, m, n, k_in, k_out, started):
-    """C = S + A·B with C of m rows and n columns, cut into tiles that fit the registers.
+def _brgemm(m, n, k, batch, a, lda, a_k, stride_a, b, ldb, stride_b, beta, c0, ldc0, c, ldc):
+    """C = β C₀ + Σ_t A_t·B_t with C of m rows and n columns, cut into tiles that fit the registers.
 
-    c[r, j] = s[r, j] + Σ_o Σ_k a[r·a_row + k·a_in + o·a_out] · b[j + k·b_in + o·b_out],  0 ≤ k < k_in, 0 ≤ o < k_out
-    Strides are in elements; rows of B, C and S are contiguous along j. With started = 0, S counts as zero and is not read;
-    with s = c the product is added to what is there; with s_row = 0 every row starts from the same row (a bias).
+    c[i, j] = β c0[i, j] + Σ_t Σ_p a[i·lda + p·a_k + t·stride_a] · b[j + p·ldb + t·stride_b]
+    for 0 ≤ p < k and 0 ≤ t < batch. Strides are in elements; rows of B, C and C₀ are contiguous.
+    c0 may be c; with ldc0 = 0 every row starts from the same row (a bias).
     """
     panel = (NR_GEMV if m == 1 else 2) * lanes(c)
     tiles = (m + MR - 1) // MR
     for j in range(0, n, panel):
         i = 0
-        for t in range(tiles):
-            rows = (m - i) // (tiles - t)
-            microkernel(started, ptr_add(s, i * s_row + j), s_row, ptr_add(a, i * a_row), a_row, a_in, a_out, ptr_add(b, j), b_in, b_out,
-                 ptr_add(c, i * c_row + j), c_row, rows, min(n - j, panel), k_in, k_out)
+        for tile in range(tiles):
+            rows = (m - i) // (tiles - tile)
+            microkernel(
+                rows, min(n - j, panel), k, batch,
+                ptr_add(a, i * lda), lda, a_k, stride_a, ptr_add(b, j), ldb, stride_b,
+                beta, ptr_add(c0, i * ldc0 + j), ldc0, ptr_add(c, i * ldc + j), ldc,
+            )  # fmt: skip
             i += rows
 
 
@@ -55,52 +130,54 @@ _external_brgemm.bind_to(brgemm_strided)
 
 
 @intrinsic
-def microkernel(typingctx, started, s, s_row, a, a_row, a_in, a_out, b, b_in, b_out, c, c_row, rows, columns, k_in, k_out):
-    """One block of `multiply`: 1 to ROWS rows of 1 to 2 vectors, or one row of up to ROW_VECTORS; nothing beyond is touched.
+def microkernel(
+    typingctx, m, n, k, batch, a, lda, a_k, stride_a, b, ldb, stride_b, beta, c0, ldc0, c, ldc
+):
+    """One tile of `_brgemm`: 1 to MR rows of 1 to 2 vectors, or one row of up to NR_GEMV.
 
-    A body of its own is emitted for every number of rows and vectors, with the last vector masked and without.
+    A body is emitted for every number of rows and vectors, with the last vector masked and not;
+    nothing beyond the tile is read or written.
     """
-    whole = types.int64
-    signature = types.void(whole, c, whole, c, whole, whole, whole, c, whole, whole, c, whole, whole, whole, whole, whole)
 
     def codegen(context, builder, signature, args):
         width, bitwidth = lanes_of(c.dtype), c.dtype.bitwidth
-        names = ("started", "s", "s_row", "a", "a_row", "a_in", "a_out", "b", "b_in", "b_out", "c", "c_row", "rows", "columns",
-                 "k_in", "k_out")
-        given = dict(zip(names, args, strict=True))
+        operands = dict(zip(inspect.signature(_brgemm).parameters, args, strict=True))
         integer = ir.IntType(64)
-        columns, one = given["columns"], integer(width)
-        vectors = builder.sdiv(builder.add(columns, integer(width - 1)), one)
+        n, one = operands["n"], integer(width)
+        vectors = builder.sdiv(builder.add(n, integer(width - 1)), one)
         several = builder.icmp_signed(">", vectors, integer(1))
-        full = builder.and_(builder.icmp_signed("==", builder.mul(vectors, one), columns), several)
+        full = builder.and_(builder.icmp_signed("==", builder.mul(vectors, one), n), several)
         kind = builder.add(builder.mul(vectors, integer(2)), builder.zext(full, integer))
         done = builder.append_basic_block("tile.done")
-        choose = builder.switch(builder.add(builder.mul(kind, integer(MR + 1)), given["rows"]), done)
+        case = builder.add(builder.mul(kind, integer(MR + 1)), operands["m"])
+        choose = builder.switch(case, done)
         for count in range(1, NR_GEMV + 1):
             for masked in (True, False) if count > 1 else (True,):
                 for rows in range(1, (MR if count <= 2 else 1) + 1):
                     block = builder.append_basic_block(f"tile.{rows}x{count}")
                     choose.add_case(integer((2 * count + (not masked)) * (MR + 1) + rows), block)
                     builder.position_at_end(block)
-                    _emit_microkernel(builder, given, rows, count, masked, width, bitwidth)
+                    _emit_microkernel(builder, operands, rows, count, masked, width, bitwidth)
                     builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(*_brgemm_arguments(c.dtype)), codegen
 
 
-def _emit_microkernel(builder, given, rows, vectors, masked, width, bitwidth):
-    """Emit one tile: load the sums or clear them, run K with the sums in registers, store them."""
+def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth):
+    """Emit one tile: load or clear the sums, add all products with the sums in registers, store."""
     integer = ir.IntType(64)
     vector = ir.VectorType(ir.FloatType() if bitwidth == 32 else ir.DoubleType(), width)
     zero = ir.Constant(vector, None)
     last = vectors - 1 if masked else vectors
-    mask = first_n_mask(builder, given["columns"], width * (vectors - 1), width) if masked else None
+    mask = first_n_mask(builder, operands["n"], width * (vectors - 1), width) if masked else None
 
     def load(base, v):
         place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
-        return masked_load(builder, place, vector, mask) if v == last else builder.load(place, align=bitwidth // 8)
+        if v == last:
+            return masked_load(builder, place, vector, mask)
+        return builder.load(place, align=bitwidth // 8)
 
     def store(value, base, v):
         place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
@@ -115,31 +192,35 @@ def _emit_microkernel(builder, given, rows, vectors, masked, width, bitwidth):
     multiply_add = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
     places = [(r, v) for r in range(rows) for v in range(vectors)]
 
-    def outer(o, sums):
-        a_here = builder.gep(given["a"], [builder.mul(o, given["a_out"])])
-        b_here = builder.gep(given["b"], [builder.mul(o, given["b_out"])])
+    def products(t, sums):
+        a_t = builder.gep(operands["a"], [builder.mul(t, operands["stride_a"])])
+        b_t = builder.gep(operands["b"], [builder.mul(t, operands["stride_b"])])
 
-        def inner(k, sums):
-            a_k = builder.gep(a_here, [builder.mul(k, given["a_in"])])
-            b_k = builder.gep(b_here, [builder.mul(k, given["b_in"])])
-            b_row = [load(b_k, v) for v in range(vectors)]
-            a_column = [broadcast(builder, builder.load(row(a_k, given["a_row"], r)), vector) for r in range(rows)]
-            return {(r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]]) for r, v in places}
+        def rank_one(p, sums):
+            a_p = builder.gep(a_t, [builder.mul(p, operands["a_k"])])
+            b_p = builder.gep(b_t, [builder.mul(p, operands["ldb"])])
+            b_row = [load(b_p, v) for v in range(vectors)]
+            a_values = [builder.load(row(a_p, operands["lda"], r)) for r in range(rows)]
+            a_column = [broadcast(builder, value, vector) for value in a_values]
+            return {
+                (r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]])
+                for r, v in places
+            }
 
-        return _loop(builder, given["k_in"], sums, inner)
+        return _loop(builder, operands["k"], sums, rank_one)
 
     empty, full, ready = (builder.append_basic_block(name) for name in ("empty", "full", "ready"))
-    builder.cbranch(builder.icmp_signed("==", given["started"], integer(0)), empty, full)
+    builder.cbranch(builder.icmp_signed("==", operands["beta"], integer(0)), empty, full)
     builder.position_at_end(empty)
     builder.branch(ready)
     builder.position_at_end(full)
-    loaded = {(r, v): load(row(given["s"], given["s_row"], r), v) for r, v in places}
+    loaded = {(r, v): load(row(operands["c0"], operands["ldc0"], r), v) for r, v in places}
     builder.branch(ready)
     builder.position_at_end(ready)
     starts = _phi(builder, [(empty, dict.fromkeys(places, zero)), (full, loaded)])
-    sums = _loop(builder, given["k_out"], starts, outer)
+    sums = _loop(builder, operands["batch"], starts, products)
     for r, v in places:
-        store(sums[r, v], row(given["c"], given["c_row"], r), v)
+        store(sums[r, v], row(operands["c"], operands["ldc"], r), v)
 
 
 def _phi(builder, sums_by_block):
@@ -173,50 +254,60 @@ def _loop(builder, count, sums, step):
     return carried
 
 
-# --- dot products -------------------------------------------------------------------------------------------------------
+# --- products of rows -----------------------------------------------------------------------------
 
 DOT_ROWS, DOT_COLUMNS = (5, 4) if MR == 8 else (3, 3)
-"""Largest block of sums that `dots` keeps in registers."""
+"""Largest tile of C that `_brgemm_nt` keeps in registers."""
 
 
 @intrinsic
-def dot_products(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
-    """C += A·Bᵀ for few, long rows: a call of `_dots`, which is compiled once and shared by all kernels."""
+def brgemm_nt(typingctx, m, n, k, batch, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc):
+    """C = β C + Σ_t A_t·B_tᵀ, with each B_t stored (n, k): a call of `_brgemm_nt`."""
     if isinstance(c, types.CPointer):
-        return call_external(_external_dot_products, c.dtype)
+        return call_external(_external_brgemm_nt, c.dtype)
 
 
-def _dot_arguments(dtype):
-    memory, whole = types.CPointer(dtype), types.int64
-    return (memory, whole, whole, memory, whole, whole, memory, *[whole] * 5)
+def _brgemm_nt_arguments(dtype):
+    pointer, integer = types.CPointer(dtype), types.int64
+    matrices = (pointer, integer, integer) * 2
+    return (*[integer] * 4, *matrices, integer, pointer, integer)
 
 
-def _dot_products(a, a_row, a_out, b, b_row, b_out, c, c_row, m, n, length, times):
-    """C += A·Bᵀ, the vectors along the rows and one sum across the lanes at the end.
+def _brgemm_nt(m, n, k, batch, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc):
+    """C = β C + Σ_t A_t·B_tᵀ, the vectors along the rows and one sum across the lanes at the end.
 
-    c[i, j] += Σ_t Σ_p a[i·a_row + p + t·a_out] · b[j·b_row + p + t·b_out],  0 ≤ p < length, 0 ≤ t < times
-    Rows of A may overlap (a_row = 1: one picture seen through a moving window).
+    c[i, j] = β c[i, j] + Σ_t Σ_p a[i·lda + p + t·stride_a] · b[j·ldb + p + t·stride_b]
+    for 0 ≤ p < k and 0 ≤ t < batch. Rows of A may overlap (lda = 1: one image seen through a
+    moving window).
     """
+    if beta == 0:
+        for i in range(m):
+            for j in range(n):
+                c[i * ldc + j] = const_like(c, 0)
     for i in range(0, m, DOT_ROWS):
         for j in range(0, n, DOT_COLUMNS):
-            dot_microkernel(ptr_add(a, i * a_row), a_row, a_out, ptr_add(b, j * b_row), b_row, b_out, ptr_add(c, i * c_row + j), c_row,
-                      min(DOT_ROWS, m - i), min(DOT_COLUMNS, n - j), length, times)
+            dot_microkernel(
+                min(DOT_ROWS, m - i), min(DOT_COLUMNS, n - j), k, batch,
+                ptr_add(a, i * lda), lda, stride_a, ptr_add(b, j * ldb), ldb, stride_b,
+                ptr_add(c, i * ldc + j), ldc,
+            )  # fmt: skip
 
 
-_external_dot_products = ExternalHelper(_dot_products, _dot_arguments)
-_external_dot_products.bind_to(dot_products)
+_external_brgemm_nt = ExternalHelper(_brgemm_nt, _brgemm_nt_arguments)
+_external_brgemm_nt.bind_to(brgemm_nt)
 
 
 @intrinsic
-def dot_microkernel(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows, columns, length, times):
-    """One block of `_dots`, with a body of its own for every number of rows and columns."""
-    arguments = _dot_arguments(c.dtype)
-    names = ("a", "a_row", "a_out", "b", "b_row", "b_out", "c", "c_row", "rows", "columns", "length", "times")
+def dot_microkernel(typingctx, m, n, k, batch, a, lda, stride_a, b, ldb, stride_b, c, ldc):
+    """C += Σ_t A_t·B_tᵀ for one tile, with a body for every number of rows and columns."""
+    pointer, integer = types.CPointer(c.dtype), types.int64
+    arguments = (*[integer] * 4, *(pointer, integer, integer) * 2, pointer, integer)
+    names = [name for name in inspect.signature(_brgemm_nt).parameters if name != "beta"]
 
     def codegen(context, builder, signature, args):
-        given = dict(zip(names, args, strict=True))
+        operands = dict(zip(names, args, strict=True))
         integer = ir.IntType(64)
-        case = builder.add(builder.mul(given["rows"], integer(DOT_COLUMNS + 1)), given["columns"])
+        case = builder.add(builder.mul(operands["m"], integer(DOT_COLUMNS + 1)), operands["n"])
         done = builder.append_basic_block("dots.done")
         choose = builder.switch(case, done)
         for rows in range(1, DOT_ROWS + 1):
@@ -224,7 +315,7 @@ def dot_microkernel(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows,
                 block = builder.append_basic_block(f"dots.{rows}x{columns}")
                 choose.add_case(integer(rows * (DOT_COLUMNS + 1) + columns), block)
                 builder.position_at_end(block)
-                _emit_dot_kernel(builder, given, rows, columns, vector_of(c.dtype))
+                _emit_dot_microkernel(builder, operands, rows, columns, vector_of(c.dtype))
                 builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -232,43 +323,50 @@ def dot_microkernel(typingctx, a, a_row, a_out, b, b_row, b_out, c, c_row, rows,
     return types.void(*arguments), codegen
 
 
-def _emit_dot_kernel(builder, given, rows, columns, vector):
-    """Emit one block: all sums in registers over both runs, then one sum across the lanes for each."""
+def _emit_dot_microkernel(builder, operands, rows, columns, vector):
+    """Emit one tile: all sums in registers over k and t, then one sum across the lanes for each."""
     integer, width = ir.IntType(64), vector.count
     places = [(r, c) for r in range(rows) for c in range(columns)]
     multiply_add = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
-    whole = builder.sdiv(given["length"], integer(width))
-    rest = first_n_mask(builder, builder.srem(given["length"], integer(width)), 0, width)
-    add_up = llvm_intrinsic(builder, "vector.reduce.fadd", vector, vector.element, vector.element, vector)
+    n_full = builder.sdiv(operands["k"], integer(width))
+    tail = first_n_mask(builder, builder.srem(operands["k"], integer(width)), 0, width)
+    add_lanes = llvm_intrinsic(
+        builder, "vector.reduce.fadd", vector, vector.element, vector.element, vector
+    )
 
     def row(base, stride, r):
         return builder.gep(base, [builder.mul(stride, integer(r))])
 
     def products(a, b, sums, read):
         """sums + the products of the vectors at a and b."""
-        right = [read(row(b, given["b_row"], c)) for c in range(columns)]
-        left = [read(row(a, given["a_row"], r)) for r in range(rows)]
-        return {(r, c): builder.call(multiply_add, [left[r], right[c], sums[r, c]]) for r, c in places}
+        right = [read(row(b, operands["ldb"], c)) for c in range(columns)]
+        left = [read(row(a, operands["lda"], r)) for r in range(rows)]
+        return {
+            (r, c): builder.call(multiply_add, [left[r], right[c], sums[r, c]]) for r, c in places
+        }
 
     def plain(place):
         return builder.load(builder.bitcast(place, vector.as_pointer()), align=4)
 
     def masked(place):
-        return masked_load(builder, builder.bitcast(place, vector.as_pointer()), vector, rest)
+        return masked_load(builder, builder.bitcast(place, vector.as_pointer()), vector, tail)
 
-    def outer(t, sums):
-        a, b = (builder.gep(given[x], [builder.mul(t, given[f"{x}_out"])]) for x in "ab")
+    def one_product(t, sums):
+        a, b = (builder.gep(operands[x], [builder.mul(t, operands[f"stride_{x}"])]) for x in "ab")
 
-        def inner(k, sums):
-            step = builder.mul(k, integer(width))
-            return products(builder.gep(a, [step]), builder.gep(b, [step]), sums, plain)
+        def step(v, sums):
+            offset = builder.mul(v, integer(width))
+            return products(builder.gep(a, [offset]), builder.gep(b, [offset]), sums, plain)
 
-        sums = _loop(builder, whole, sums, inner)
-        end = builder.mul(whole, integer(width))
+        sums = _loop(builder, n_full, sums, step)
+        end = builder.mul(n_full, integer(width))
         return products(builder.gep(a, [end]), builder.gep(b, [end]), sums, masked)
 
-    sums = _loop(builder, given["times"], dict.fromkeys(places, ir.Constant(vector, None)), outer)
+    zero = ir.Constant(vector, None)
+    sums = _loop(builder, operands["batch"], dict.fromkeys(places, zero), one_product)
     for r, c in places:
-        place = builder.gep(given["c"], [builder.add(builder.mul(given["c_row"], integer(r)), integer(c))])
-        total = builder.call(add_up, [vector.element(0.0), sums[r, c]], "", None, None, ("reassoc",))
+        offset = builder.add(builder.mul(operands["ldc"], integer(r)), integer(c))
+        place = builder.gep(operands["c"], [offset])
+        arguments = [vector.element(0.0), sums[r, c]]
+        total = builder.call(add_lanes, arguments, "", None, None, ("reassoc",))
         builder.store(builder.fadd(builder.load(place), total), place)

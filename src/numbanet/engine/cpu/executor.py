@@ -9,6 +9,7 @@ from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels
 from numbanet.engine.cpu.kernels import APPLY_GRADIENTS, CALL, TAKE_GRADIENTS
 from numbanet.engine.cpu.tuner import CALL_SECONDS, ThreadTuner
+from numbanet.io.fields import fits
 from numbanet.nn import data
 from numbanet.nn.optimizers import N_STATE
 from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, column_value
@@ -36,6 +37,8 @@ class Executor:
                  correct_op=None):
         self.loss_op, self.correct_op = loss_op, correct_op
         self.plan = plan = lower(ops, dtype, batch=batch, threads=threads, train=train)
+        elements = plan.n_acts + plan.n_deltas
+        fits(elements, elements * np.dtype(dtype).itemsize, f"the activations of {batch} samples")
         self.acts = allocate(plan.n_acts, dtype)
         self.deltas = allocate(plan.n_deltas, dtype)
         self.grads = allocate(0, dtype)

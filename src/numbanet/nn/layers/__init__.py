@@ -8,10 +8,9 @@ from numbanet.nn.layers.conv2d import Conv2D
 from numbanet.nn.layers.dense import Dense
 from numbanet.nn.layers.dropout import Dropout
 from numbanet.nn.layers.layer_norm import LayerNorm
-from numbanet.nn.layers.lppool2d import LpPool2D
 from numbanet.nn.layers.padding2d import ZeroPadding2D
 from numbanet.nn.layers.per_neuron import PerNeuron, activation
-from numbanet.nn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from numbanet.nn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
 from numbanet.nn.layers.shape import Flatten, Reshape
 
 __all__ = [

@@ -18,7 +18,7 @@ Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Han
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import (
@@ -33,6 +33,7 @@ from numbanet.backend.intrinsics import (
     where_greater,
 )
 from numbanet.backend.jit import Kernel, inline, kernel, specialize
+from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.plan.columns import N_OUT, Attrs, Y
 from numbanet.plan.op import Op
@@ -207,12 +208,8 @@ class ReLU(Activation):
 class LeakyReLU(Activation):
     """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
 
-    slope: float = 0.01
+    slope: Annotated[float, Real(0, says="{owner} needs a {name} of at least 0, got {got}")] = 0.01
     monotone = True
-
-    def __post_init__(self):
-        if not 0 <= self.slope < float("inf"):
-            raise ValueError(f"LeakyReLU needs a slope of at least 0, got {self.slope!r}")
 
     @staticmethod
     def value(z, slope):

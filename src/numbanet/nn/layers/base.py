@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from math import prod
 
+from numbanet.io.fields import By, check, shown
 from numbanet.plan.op import Op
 
 Shape = tuple[int, ...]
@@ -13,8 +14,12 @@ class Layer:
     """A layer's description. It holds no parameters: those are in the network's flat vector.
 
     A new layer overrides `output_shape` and `ops`, and `parameters` if it has any. Its fields are
-    saved with the network.
+    saved with the network; those whose annotation has a kind (io/fields.py) are checked when the
+    layer is built.
     """
+
+    def __post_init__(self):
+        check(self)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one sample's output for an input of `shape`.
@@ -55,3 +60,24 @@ class Layer:
 def size(shape: Shape) -> int:
     """Return the number of elements in one sample of that shape."""
     return prod(shape)
+
+
+def _activation(given, inside: bool = False) -> None:
+    """TypeError for what cannot be an activation. The names are known to per_neuron.py alone."""
+    if isinstance(given, (list, tuple)) and not inside:
+        for one in given:
+            _activation(one, True)
+        return
+    kind = isinstance(given, type) and issubclass(given, Layer)
+    if not (given is None or kind or isinstance(given, (str, Layer))):
+        raise TypeError(f"an activation is a name, a layer or a list of them, not {shown(given)}")
+
+
+def _activations(given) -> None:
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"a list of activations was expected, not {shown(given)}")
+    _activation(given)
+
+
+ACTIVATION, ACTIVATIONS = By(_activation), By(_activations)
+"""The kinds of a field that holds what `per_neuron.activation` takes, and of one with a list of them."""

@@ -15,10 +15,11 @@ Source   Ioffe, Szegedy 2015; Chan, Golub, LeVeque 1979 (merging means and varia
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from numbanet.backend.intrinsics import const_like, float_attr, num_threads, ptr_add, thread_rank
 from numbanet.backend.jit import inline, kernel, specialize
+from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Shape
 from numbanet.nn.layers.normalization import (
     NORM,
@@ -37,15 +38,8 @@ class BatchNorm(Normalization):
     every batch: fit raises ValueError for a batch of one vector.
     """
 
-    momentum: float = 0.1
+    momentum: Annotated[float, Real(above=0, most=1)] = 0.1
     needs_batch: ClassVar[bool] = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.momentum <= 1:
-            raise ValueError(
-                f"BatchNorm needs a momentum above 0 and at most 1, got {self.momentum!r}"
-            )
 
     def buffers(self, shape: Shape) -> dict[str, Shape]:
         return {"mean": (shape[-1],), "variance": (shape[-1],)}

@@ -9,6 +9,7 @@ Source   Srivastava et al. 2014; Nielsen, Neural Networks and Deep Learning, cha
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from numbanet.backend.intrinsics import (
     const_like,
@@ -26,6 +27,7 @@ from numbanet.backend.intrinsics import (
     where_greater,
 )
 from numbanet.backend.jit import inline, kernel
+from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.plan.columns import EPOCH, INDEX, N_OUT, SEED, Attrs, Y, context, sample_index
 from numbanet.plan.op import Op
@@ -37,11 +39,7 @@ DROPOUT = Attrs("rate")
 class Dropout(Layer):
     """Drop inputs of the next layer with probability `rate`, 0 ≤ rate < 1, in training only."""
 
-    rate: float = 0.5
-
-    def __post_init__(self):
-        if not isinstance(self.rate, (int, float)) or not 0 <= self.rate < 1:
-            raise ValueError(f"Dropout needs a rate of at least 0 and below 1, got {self.rate!r}")
+    rate: Annotated[float, Real(0, below=1)] = 0.5
 
     def ops(self, shape: Shape) -> list[Op]:
         if self.rate == 0:

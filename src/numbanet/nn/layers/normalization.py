@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline
+from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.plan.columns import Attrs
 from numbanet.plan.op import Op
@@ -16,13 +18,7 @@ NORM = Attrs("channels epsilon momentum")
 class Normalization(Layer):
     """A scale γ ("weights", from 1) and a shift β ("bias", from 0) per channel, and ε."""
 
-    epsilon: float = 1e-5
-
-    def __post_init__(self):
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(
-                f"{type(self).__name__} needs a positive epsilon, got {self.epsilon!r}"
-            )
+    epsilon: Annotated[float, Real(above=0)] = 1e-5
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (shape[-1],), "bias": (shape[-1],)}

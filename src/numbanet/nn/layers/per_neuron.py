@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline, kernel, specialize
@@ -17,7 +17,7 @@ from numbanet.nn.layers.activations import (
     Step,
     Tanh,
 )
-from numbanet.nn.layers.base import Layer, Shape
+from numbanet.nn.layers.base import ACTIVATIONS, Layer, Shape
 from numbanet.plan.columns import N_OUT, Attrs, Y
 from numbanet.plan.op import Op
 
@@ -118,10 +118,11 @@ class PerNeuron(Activation):
     stand in the list.
     """
 
-    activations: tuple = field(default=())
+    activations: Annotated[tuple, ACTIVATIONS] = field(default=())
     elementwise = False
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "activations", tuple(activation(one) for one in self.activations))
         for one in self.activations:
             if type(one) not in ELEMENTWISE:

@@ -1,41 +1,162 @@
-"""Pooling: a window's numbers become one, channel by channel.
+"""Pooling: the values of a window become one, channel by channel.
 
-    MaxPool2D   y = max x         dx = dy at the first of the largest
-    AvgPool2D   y = mean x        dx = dy / n
+    MaxPool2D   y = max x               dx = dy at the first of the largest
+    AvgPool2D   y = mean x              dx = dy / n
+    LpPool2D    y = (Σ |x|ᵖ)^(1/p)      dx = dy sign(x) |x / y|^(p−1)       (p = 2: L2 pooling)
 
     x (height, width, channels) · y (out_height, out_width, channels)
-An edge that a window cannot fill is dropped: a 5×5 picture pooled by 2 becomes 2×2. Padding counts in neither.
+An edge that a window cannot fill is dropped: a 5×5 image pooled by 2 becomes 2×2. Padding counts in
+none of them.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapter 6
 """
 
+from dataclasses import dataclass
+from typing import Annotated, Any
+
 from numbanet.backend.elementary import maximum
-from numbanet.backend.intrinsics import const_like, lanes, load, num_threads, ptr_add, store, thread_rank, where_equal
-from numbanet.backend.jit import inline, kernel
-from numbanet.nn.layers.base import Layer, Shape
-from numbanet.nn.layers.pool_geometry import (
-    CHANNELS,
-    COLUMNS,
-    HEIGHT,
-    LEFT,
-    OUT_HEIGHT,
-    OUT_WIDTH,
-    ROWS,
-    STRIDE_H,
-    STRIDE_V,
-    TOP,
-    WIDTH_IN,
-    Pool2D,
-    clear,
-    input_range,
-    output_range,
-    receptive_field,
+from numbanet.backend.intrinsics import (
+    const_like,
+    div_u32,
+    float_attr,
+    lanes,
+    load,
+    num_threads,
+    ptr_add,
+    splat,
+    store,
+    thread_rank,
+    where_equal,
 )
+from numbanet.backend.jit import inline, kernel
+from numbanet.io.fields import Padding, Pair, Real
+from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.window import window
-from numbanet.plan.columns import N_IN, N_OUT, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, Attrs, X, Y
 from numbanet.plan.op import Op
 
-# --- max ----------------------------------------------------------------------------------------------------------------
+GEOMETRY = Attrs(
+    "height width channels out_height out_width size_h size_w stride_row stride_col top left power"
+)
+"""Sizes of input, output and window, padding above and to the left, and the p of LpPool2D."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pool2D(Layer):
+    """A pooling window of `size`, moved by `stride` (by default its size)."""
+
+    size: Annotated[Any, Pair()] = 2
+    stride: Annotated[Any, Pair(optional=True)] = None
+    padding: Annotated[Any, Padding()] = "valid"
+
+    def _window(self, shape: Shape):
+        name, stride = type(self).__name__, self.size if self.stride is None else self.stride
+        view = window(name, shape, self.size, stride, self.padding)
+        (size_h, size_w), (top, bottom, left, right) = view.size, view.padding
+        if max(top, bottom) >= size_h or max(left, right) >= size_w:
+            raise ValueError(
+                f"{name}: padding {view.padding} is as large as the window {view.size}, so a "
+                "window would hold nothing; pad less"
+            )
+        return view
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (*self._window(shape).output, shape[2])
+
+    def _op(self, shape: Shape, forward, backward, power=0.0, keeps_output=True) -> Op:
+        view = self._window(shape)
+        return Op(
+            type(self).__name__,
+            size(shape),
+            size(self.output_shape(shape)),
+            forward,
+            backward,
+            attrs=GEOMETRY.pack(
+                height=shape[0],
+                width=shape[1],
+                channels=shape[2],
+                out_height=view.output[0],
+                out_width=view.output[1],
+                size_h=view.size[0],
+                size_w=view.size[1],
+                stride_row=view.stride[0],
+                stride_col=view.stride[1],
+                top=view.padding[0],
+                left=view.padding[2],
+                power=float(power),
+            ),
+            keeps_output=keeps_output,
+        )
+
+
+# --- which inputs a window covers, and which windows cover an input -------------------------------
+
+
+@inline
+def _row_range(op, out_row):
+    """The first and past-the-last row that the windows of an output row cover."""
+    start = out_row * op[GEOMETRY.stride_row] - op[GEOMETRY.top]
+    return max(start, 0), min(start + op[GEOMETRY.size_h], op[GEOMETRY.height])
+
+
+@inline
+def _col_range(op, out_col):
+    """The first and past-the-last column that the windows of an output column cover."""
+    start = out_col * op[GEOMETRY.stride_col] - op[GEOMETRY.left]
+    return max(start, 0), min(start + op[GEOMETRY.size_w], op[GEOMETRY.width])
+
+
+@inline
+def _out_row_range(op, row):
+    """The first and past-the-last output row whose windows cover a row of the image."""
+    stride, position = op[GEOMETRY.stride_row], row + op[GEOMETRY.top]
+    first = div_u32(max(position - op[GEOMETRY.size_h], -stride) + stride, stride)
+    return first, min(div_u32(position, stride) + 1, op[GEOMETRY.out_height])
+
+
+@inline
+def _out_col_range(op, col):
+    """The first and past-the-last output column whose windows cover a column of the image."""
+    stride, position = op[GEOMETRY.stride_col], col + op[GEOMETRY.left]
+    first = div_u32(max(position - op[GEOMETRY.size_w], -stride) + stride, stride)
+    return first, min(div_u32(position, stride) + 1, op[GEOMETRY.out_width])
+
+
+@inline
+def _locate_output(op, lo, e):
+    """(offset of the channel in the input image, output row, output column) of output e.
+
+    e is counted from sample lo.
+    """
+    i = div_u32(e, op[N_OUT])
+    pixel = div_u32(e - i * op[N_OUT], op[GEOMETRY.channels])
+    out_row = div_u32(pixel, op[GEOMETRY.out_width])
+    c = e - i * op[N_OUT] - pixel * op[GEOMETRY.channels]
+    return op[X] + (lo + i) * op[N_IN] + c, out_row, pixel - out_row * op[GEOMETRY.out_width]
+
+
+@inline
+def _locate_input(op, lo, e):
+    """(offsets of the channel in the input and output image, row, column) of input e.
+
+    e is counted from sample lo.
+    """
+    i = div_u32(e, op[N_IN])
+    pixel = div_u32(e - i * op[N_IN], op[GEOMETRY.channels])
+    row, c = div_u32(pixel, op[GEOMETRY.width]), e - i * op[N_IN] - pixel * op[GEOMETRY.channels]
+    x, y = op[X] + (lo + i) * op[N_IN] + c, op[Y] + (lo + i) * op[N_OUT] + c
+    return x, y, row, pixel - row * op[GEOMETRY.width]
+
+
+@inline
+def _clear(op, deltas, i):
+    """Set deltas[x] of sample i to zero."""
+    x = op[X] + i * op[N_IN]
+    for j in range(x, x + op[N_IN]):
+        deltas[j] = const_like(deltas, 0)
+
+
+# --- max ------------------------------------------------------------------------------------------
 
 
 class MaxPool2D(Pool2D):
@@ -45,113 +166,136 @@ class MaxPool2D(Pool2D):
         return [self._op(shape, max_forward, max_backward)]
 
     def pools_channels_first(self, shape: Shape) -> bool:
-        """Whether it can read planes (planar.py): 2×2 windows side by side."""
+        """Whether conv2d_channels_first can do it: 2×2 windows side by side."""
         view = self._window(shape)
         return view.size == view.stride == (2, 2) and not any(view.padding)
 
 
 @inline
-def _is_pair(op):
-    """Whether the window is the usual one: 2 by 2, each number in one window, none of it outside."""
-    return op[ROWS] == 2 and op[COLUMNS] == 2 and op[STRIDE_V] == 2 and op[STRIDE_H] == 2 and op[TOP] == 0 and op[LEFT] == 0 and (
-        2 * op[OUT_HEIGHT] <= op[HEIGHT] and 2 * op[OUT_WIDTH] <= op[WIDTH_IN])
+def _is_two_by_two(op):
+    """Whether the window is the usual one: 2 × 2, each input in one window, none outside."""
+    window = op[GEOMETRY.size_h] == 2 and op[GEOMETRY.size_w] == 2
+    stride = op[GEOMETRY.stride_row] == 2 and op[GEOMETRY.stride_col] == 2
+    inside = op[GEOMETRY.top] == 0 and op[GEOMETRY.left] == 0
+    inside = inside and 2 * op[GEOMETRY.out_height] <= op[GEOMETRY.height]
+    return window and stride and inside and 2 * op[GEOMETRY.out_width] <= op[GEOMETRY.width]
 
 
 @kernel
 def max_forward(op, params, grads, acts, deltas, lo, hi):
     """y = max x over each window        acts[y] overwritten"""
-    c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
-    out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
+    channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
+    two_by_two = _is_two_by_two(op)
+    row_stride, simd_width = op[GEOMETRY.width] * channels, lanes(acts)
+    step = op[GEOMETRY.stride_col] * channels
     for i in range(lo, hi):
-        for h in range(op[OUT_HEIGHT]):
-            y = ptr_add(acts, op[Y] + i * op[N_OUT] + h * out_width * c)
-            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            x = ptr_add(acts, op[X] + i * op[N_IN] + top * line)
-            for k in range(0, c, width):
-                n = min(width, c - k)
-                if pair:
-                    for w in range(out_width):
-                        here = ptr_add(x, w * step + k)
-                        upper = maximum(load(here, n), load(ptr_add(here, c), n))
-                        lower = maximum(load(ptr_add(here, line), n), load(ptr_add(here, line + c), n))
-                        store(ptr_add(y, w * c + k), maximum(upper, lower), n)
+        for out_row in range(op[GEOMETRY.out_height]):
+            y = ptr_add(acts, op[Y] + i * op[N_OUT] + out_row * out_width * channels)
+            top, bottom = _row_range(op, out_row)
+            x = ptr_add(acts, op[X] + i * op[N_IN] + top * row_stride)
+            for c in range(0, channels, simd_width):
+                n = min(simd_width, channels - c)
+                if two_by_two:
+                    for out_col in range(out_width):
+                        upper = ptr_add(x, out_col * step + c)
+                        lower = ptr_add(upper, row_stride)
+                        upper_max = maximum(load(upper, n), load(ptr_add(upper, channels), n))
+                        lower_max = maximum(load(lower, n), load(ptr_add(lower, channels), n))
+                        store(ptr_add(y, out_col * channels + c), maximum(upper_max, lower_max), n)
                 else:
-                    for w in range(out_width):
-                        left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                        most = load(ptr_add(x, left * c + k), n)
+                    for out_col in range(out_width):
+                        left, right = _col_range(op, out_col)
+                        max_value = load(ptr_add(x, left * channels + c), n)
                         for r in range(bottom - top):
-                            for s in range(left, right):
-                                most = maximum(most, load(ptr_add(x, r * line + s * c + k), n))
-                        store(ptr_add(y, w * c + k), most, n)
+                            for col in range(left, right):
+                                value = load(ptr_add(x, r * row_stride + col * channels + c), n)
+                                max_value = maximum(max_value, value)
+                        store(ptr_add(y, out_col * channels + c), max_value, n)
 
 
 @max_forward.cuda
 def max_forward(op, params, grads, acts, deltas, lo, hi):
+    channels, width = op[GEOMETRY.channels], op[GEOMETRY.width]
     for e in range(thread_rank(), (hi - lo) * op[N_OUT], num_threads()):
-        x, top, bottom, left, right = receptive_field(op, lo, e)
-        most = acts[x + (top * op[WIDTH_IN] + left) * op[CHANNELS]]
-        for h in range(top, bottom):
-            for w in range(left, right):
-                most = maximum(most, acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]])
-        acts[op[Y] + lo * op[N_OUT] + e] = most
+        x, out_row, out_col = _locate_output(op, lo, e)
+        (top, bottom), (left, right) = _row_range(op, out_row), _col_range(op, out_col)
+        max_value = acts[x + (top * width + left) * channels]
+        for row in range(top, bottom):
+            for col in range(left, right):
+                max_value = maximum(max_value, acts[x + (row * width + col) * channels])
+        acts[op[Y] + lo * op[N_OUT] + e] = max_value
 
 
 @kernel
 def max_backward(op, params, grads, acts, deltas, lo, hi):
-    """Give dy to the first of the largest        deltas[x] overwritten"""
-    c, line, width, pair = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS], lanes(acts), _is_pair(op)
-    out_width, step = op[OUT_WIDTH], op[STRIDE_H] * op[CHANNELS]
-    zero = const_like(load(acts, 0), 0)
+    """Give dy to the first of the largest        deltas[x] overwritten
+
+    dy_left is dy until the largest is found, then zero.
+    """
+    channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
+    two_by_two = _is_two_by_two(op)
+    row_stride, simd_width, zero = op[GEOMETRY.width] * channels, lanes(acts), splat(acts, 0)
+    step = op[GEOMETRY.stride_col] * channels
+    covers_all = 2 * op[GEOMETRY.out_height] == op[GEOMETRY.height]
+    covers_all = two_by_two and covers_all and 2 * out_width == op[GEOMETRY.width]
     for i in range(lo, hi):
-        if not (pair and 2 * op[OUT_HEIGHT] == op[HEIGHT] and 2 * op[OUT_WIDTH] == op[WIDTH_IN]):
-            clear(op, deltas, i)
-        for h in range(op[OUT_HEIGHT]):
-            y = op[Y] + i * op[N_OUT] + h * out_width * c
-            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            x = op[X] + i * op[N_IN] + top * line
-            for k in range(0, c, width):
-                n = min(width, c - k)
-                if pair:
-                    for w in range(out_width):
-                        most, rest = load(ptr_add(acts, y + w * c + k), n), load(ptr_add(deltas, y + w * c + k), n)
-                        for part in range(4):
-                            place = x + w * step + k + (part >> 1) * line + (part & 1) * c
-                            here = load(ptr_add(acts, place), n)
-                            store(ptr_add(deltas, place), where_equal(here, most, rest, zero), n)
-                            rest = where_equal(here, most, zero, rest)
+        if not covers_all:
+            _clear(op, deltas, i)
+        for out_row in range(op[GEOMETRY.out_height]):
+            y = op[Y] + i * op[N_OUT] + out_row * out_width * channels
+            top, bottom = _row_range(op, out_row)
+            x = op[X] + i * op[N_IN] + top * row_stride
+            for c in range(0, channels, simd_width):
+                n = min(simd_width, channels - c)
+                if two_by_two:
+                    for out_col in range(out_width):
+                        out = y + out_col * channels + c
+                        max_value = load(ptr_add(acts, out), n)
+                        dy_left = load(ptr_add(deltas, out), n)
+                        for tap in range(4):
+                            pixel = (tap >> 1) * row_stride + (tap & 1) * channels
+                            j = x + out_col * step + pixel + c
+                            value = load(ptr_add(acts, j), n)
+                            dx = where_equal(value, max_value, dy_left, zero)
+                            store(ptr_add(deltas, j), dx, n)
+                            dy_left = where_equal(value, max_value, zero, dy_left)
                 else:
-                    for w in range(out_width):
-                        left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                        most, rest = load(ptr_add(acts, y + w * c + k), n), load(ptr_add(deltas, y + w * c + k), n)
+                    for out_col in range(out_width):
+                        left, right = _col_range(op, out_col)
+                        out = y + out_col * channels + c
+                        max_value = load(ptr_add(acts, out), n)
+                        dy_left = load(ptr_add(deltas, out), n)
                         for r in range(bottom - top):
-                            for s in range(left, right):
-                                place = x + r * line + s * c + k
-                                here = load(ptr_add(acts, place), n)
-                                given = where_equal(here, most, rest, zero)
-                                store(ptr_add(deltas, place), load(ptr_add(deltas, place), n) + given, n)
-                                rest = where_equal(here, most, zero, rest)
+                            for col in range(left, right):
+                                j = x + r * row_stride + col * channels + c
+                                value, dx = load(ptr_add(acts, j), n), load(ptr_add(deltas, j), n)
+                                dx_here = where_equal(value, max_value, dy_left, zero)
+                                store(ptr_add(deltas, j), dx + dx_here, n)
+                                dy_left = where_equal(value, max_value, zero, dy_left)
 
 
 @max_backward.cuda
 def max_backward(op, params, grads, acts, deltas, lo, hi):
-    c, width = op[CHANNELS], op[WIDTH_IN]
+    channels, width, out_width = op[GEOMETRY.channels], op[GEOMETRY.width], op[GEOMETRY.out_width]
     for e in range(thread_rank(), (hi - lo) * op[N_IN], num_threads()):
-        x, y, h, w, first, last, begin, end = output_range(op, lo, e)
-        here, given = acts[x + (h * width + w) * c], const_like(deltas, 0)
-        for v in range(first, last):
-            for u in range(begin, end):
-                most = acts[y + (v * op[OUT_WIDTH] + u) * c]
-                found = here == most
-                top, bottom = input_range(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-                left, right = input_range(u, op[STRIDE_H], op[LEFT], op[COLUMNS], width)
-                for r in range(top, h + 1):
-                    for s in range(left, w if r == h else right):
-                        found = found and acts[x + (r * width + s) * c] != most
-                given += deltas[y + (v * op[OUT_WIDTH] + u) * c] if found else const_like(deltas, 0)
-        deltas[op[X] + lo * op[N_IN] + e] = given
+        x, y, row, col = _locate_input(op, lo, e)
+        first_row, last_row = _out_row_range(op, row)
+        first_col, last_col = _out_col_range(op, col)
+        value, dx = acts[x + (row * width + col) * channels], const_like(deltas, 0)
+        for out_row in range(first_row, last_row):
+            for out_col in range(first_col, last_col):
+                out = y + (out_row * out_width + out_col) * channels
+                found = value == acts[out]
+                top, _ = _row_range(op, out_row)
+                left, right = _col_range(op, out_col)
+                for r in range(top, row + 1):
+                    for s in range(left, col if r == row else right):
+                        found = found and acts[x + (r * width + s) * channels] != acts[out]
+                dx += deltas[out] if found else const_like(deltas, 0)
+        deltas[op[X] + lo * op[N_IN] + e] = dx
 
 
-# --- mean ---------------------------------------------------------------------------------------------------------------
+# --- mean -----------------------------------------------------------------------------------------
 
 
 class AvgPool2D(Pool2D):
@@ -164,77 +308,180 @@ class AvgPool2D(Pool2D):
 @kernel
 def mean_forward(op, params, grads, acts, deltas, lo, hi):
     """y = mean x over each window        acts[y] overwritten"""
-    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
+    channels, row_stride = op[GEOMETRY.channels], op[GEOMETRY.width] * op[GEOMETRY.channels]
     for i in range(lo, hi):
-        for h in range(op[OUT_HEIGHT]):
-            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            for w in range(op[OUT_WIDTH]):
-                left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_OUT] + (h * op[OUT_WIDTH] + w) * c
-                share = const_like(acts, 1 / ((bottom - top) * (right - left)))
-                for k in range(c):
-                    acts[y + k] = const_like(acts, 0)
-                for r in range(top, bottom):
-                    for s in range(left, right):
-                        x = op[X] + i * op[N_IN] + r * line + s * c
-                        for k in range(c):
-                            acts[y + k] += share * acts[x + k]
+        for out_row in range(op[GEOMETRY.out_height]):
+            top, bottom = _row_range(op, out_row)
+            for out_col in range(op[GEOMETRY.out_width]):
+                left, right = _col_range(op, out_col)
+                pixel = out_row * op[GEOMETRY.out_width] + out_col
+                y = op[Y] + i * op[N_OUT] + pixel * channels
+                scale = const_like(acts, 1 / ((bottom - top) * (right - left)))
+                for c in range(channels):
+                    acts[y + c] = const_like(acts, 0)
+                for row in range(top, bottom):
+                    for col in range(left, right):
+                        x = op[X] + i * op[N_IN] + row * row_stride + col * channels
+                        for c in range(channels):
+                            acts[y + c] += scale * acts[x + c]
 
 
 @mean_forward.cuda
 def mean_forward(op, params, grads, acts, deltas, lo, hi):
+    channels, width = op[GEOMETRY.channels], op[GEOMETRY.width]
     for e in range(thread_rank(), (hi - lo) * op[N_OUT], num_threads()):
-        x, top, bottom, left, right = receptive_field(op, lo, e)
+        x, out_row, out_col = _locate_output(op, lo, e)
+        (top, bottom), (left, right) = _row_range(op, out_row), _col_range(op, out_col)
         total = const_like(acts, 0)
-        for h in range(top, bottom):
-            for w in range(left, right):
-                total += acts[x + (h * op[WIDTH_IN] + w) * op[CHANNELS]]
-        acts[op[Y] + lo * op[N_OUT] + e] = total / const_like(acts, (bottom - top) * (right - left))
+        for row in range(top, bottom):
+            for col in range(left, right):
+                total += acts[x + (row * width + col) * channels]
+        n = const_like(acts, (bottom - top) * (right - left))
+        acts[op[Y] + lo * op[N_OUT] + e] = total / n
 
 
 @kernel
 def mean_backward(op, params, grads, acts, deltas, lo, hi):
-    """Give every number of a window its share of dy        deltas[x] overwritten"""
-    c, line = op[CHANNELS], op[WIDTH_IN] * op[CHANNELS]
+    """Give every element of a window the same part of dy        deltas[x] overwritten"""
+    channels, row_stride = op[GEOMETRY.channels], op[GEOMETRY.width] * op[GEOMETRY.channels]
     for i in range(lo, hi):
-        clear(op, deltas, i)
-        for h in range(op[OUT_HEIGHT]):
-            top, bottom = input_range(h, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            for w in range(op[OUT_WIDTH]):
-                left, right = input_range(w, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                y = op[Y] + i * op[N_OUT] + (h * op[OUT_WIDTH] + w) * c
-                share = const_like(acts, 1 / ((bottom - top) * (right - left)))
-                for r in range(top, bottom):
-                    for s in range(left, right):
-                        x = op[X] + i * op[N_IN] + r * line + s * c
-                        for k in range(c):
-                            deltas[x + k] += share * deltas[y + k]
+        _clear(op, deltas, i)
+        for out_row in range(op[GEOMETRY.out_height]):
+            top, bottom = _row_range(op, out_row)
+            for out_col in range(op[GEOMETRY.out_width]):
+                left, right = _col_range(op, out_col)
+                pixel = out_row * op[GEOMETRY.out_width] + out_col
+                y = op[Y] + i * op[N_OUT] + pixel * channels
+                scale = const_like(acts, 1 / ((bottom - top) * (right - left)))
+                for row in range(top, bottom):
+                    for col in range(left, right):
+                        x = op[X] + i * op[N_IN] + row * row_stride + col * channels
+                        for c in range(channels):
+                            deltas[x + c] += scale * deltas[y + c]
 
 
 @mean_backward.cuda
 def mean_backward(op, params, grads, acts, deltas, lo, hi):
     for e in range(thread_rank(), (hi - lo) * op[N_IN], num_threads()):
-        x, y, h, w, first, last, begin, end = output_range(op, lo, e)
-        given = const_like(deltas, 0)
-        for v in range(first, last):
-            top, bottom = input_range(v, op[STRIDE_V], op[TOP], op[ROWS], op[HEIGHT])
-            for u in range(begin, end):
-                left, right = input_range(u, op[STRIDE_H], op[LEFT], op[COLUMNS], op[WIDTH_IN])
-                share = const_like(deltas, (bottom - top) * (right - left))
-                given += deltas[y + (v * op[OUT_WIDTH] + u) * op[CHANNELS]] / share
-        deltas[op[X] + lo * op[N_IN] + e] = given
+        _, y, row, col = _locate_input(op, lo, e)
+        first_row, last_row = _out_row_range(op, row)
+        first_col, last_col = _out_col_range(op, col)
+        dx = const_like(deltas, 0)
+        for out_row in range(first_row, last_row):
+            top, bottom = _row_range(op, out_row)
+            for out_col in range(first_col, last_col):
+                left, right = _col_range(op, out_col)
+                pixel = out_row * op[GEOMETRY.out_width] + out_col
+                n = const_like(deltas, (bottom - top) * (right - left))
+                dx += deltas[y + pixel * op[GEOMETRY.channels]] / n
+        deltas[op[X] + lo * op[N_IN] + e] = dx
 
 
-# --- the whole picture --------------------------------------------------------------------------------------------------
+# --- the p-norm -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class LpPool2D(Pool2D):
+    """The p-norm of each window, p ≥ 1; p = 2 is the root of the sum of squares."""
+
+    p: Annotated[float, Real(1)] = 2.0
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return [self._op(shape, lp_forward, lp_backward, self.p)]
+
+
+@kernel
+def lp_forward(op, params, grads, acts, deltas, lo, hi):
+    """y = (Σ |x|ᵖ)^(1/p) over each window        acts[y] overwritten"""
+    channels, row_stride = op[GEOMETRY.channels], op[GEOMETRY.width] * op[GEOMETRY.channels]
+    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    for i in range(lo, hi):
+        for out_row in range(op[GEOMETRY.out_height]):
+            top, bottom = _row_range(op, out_row)
+            for out_col in range(op[GEOMETRY.out_width]):
+                left, right = _col_range(op, out_col)
+                pixel = out_row * op[GEOMETRY.out_width] + out_col
+                y = op[Y] + i * op[N_OUT] + pixel * channels
+                for c in range(channels):
+                    total = const_like(acts, 0)
+                    for row in range(top, bottom):
+                        for col in range(left, right):
+                            x = acts[op[X] + i * op[N_IN] + row * row_stride + col * channels + c]
+                            total += x * x if p == const_like(acts, 2) else abs(x) ** p
+                    acts[y + c] = total ** (const_like(acts, 1) / p)
+
+
+@lp_forward.cuda
+def lp_forward(op, params, grads, acts, deltas, lo, hi):
+    channels, width = op[GEOMETRY.channels], op[GEOMETRY.width]
+    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    for e in range(thread_rank(), (hi - lo) * op[N_OUT], num_threads()):
+        x, out_row, out_col = _locate_output(op, lo, e)
+        (top, bottom), (left, right) = _row_range(op, out_row), _col_range(op, out_col)
+        total = const_like(acts, 0)
+        for row in range(top, bottom):
+            for col in range(left, right):
+                value = acts[x + (row * width + col) * channels]
+                total += value * value if p == const_like(acts, 2) else abs(value) ** p
+        acts[op[Y] + lo * op[N_OUT] + e] = total ** (const_like(acts, 1) / p)
+
+
+@kernel
+def lp_backward(op, params, grads, acts, deltas, lo, hi):
+    """dx = dy sign(x) |x / y|^(p−1), 0 where y is        deltas[x] overwritten"""
+    channels, row_stride = op[GEOMETRY.channels], op[GEOMETRY.width] * op[GEOMETRY.channels]
+    zero, one = const_like(acts, 0), const_like(acts, 1)
+    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    for i in range(lo, hi):
+        _clear(op, deltas, i)
+        for out_row in range(op[GEOMETRY.out_height]):
+            top, bottom = _row_range(op, out_row)
+            for out_col in range(op[GEOMETRY.out_width]):
+                left, right = _col_range(op, out_col)
+                pixel = out_row * op[GEOMETRY.out_width] + out_col
+                y = op[Y] + i * op[N_OUT] + pixel * channels
+                for c in range(channels):
+                    if acts[y + c] > zero:
+                        for row in range(top, bottom):
+                            for col in range(left, right):
+                                j = op[X] + i * op[N_IN] + row * row_stride + col * channels + c
+                                slope = (abs(acts[j]) / acts[y + c]) ** (p - one)
+                                if not acts[j] > zero:
+                                    slope = -slope if acts[j] < zero else zero
+                                deltas[j] += deltas[y + c] * slope
+
+
+@lp_backward.cuda
+def lp_backward(op, params, grads, acts, deltas, lo, hi):
+    zero, one = const_like(acts, 0), const_like(acts, 1)
+    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    for e in range(thread_rank(), (hi - lo) * op[N_IN], num_threads()):
+        x, y, row, col = _locate_input(op, lo, e)
+        first_row, last_row = _out_row_range(op, row)
+        first_col, last_col = _out_col_range(op, col)
+        value, dx = acts[x + (row * op[GEOMETRY.width] + col) * op[GEOMETRY.channels]], zero
+        for out_row in range(first_row, last_row):
+            for out_col in range(first_col, last_col):
+                pixel = out_row * op[GEOMETRY.out_width] + out_col
+                out = y + pixel * op[GEOMETRY.channels]
+                if acts[out] > zero:
+                    slope = (abs(value) / acts[out]) ** (p - one)
+                    slope = slope if value > zero else (-slope if value < zero else zero)
+                    dx += deltas[out] * slope
+        deltas[op[X] + lo * op[N_IN] + e] = dx
+
+
+# --- the whole image ------------------------------------------------------------------------------
 
 
 class _Global(Layer):
-    """A pooling window as large as the picture; the output is a vector of channels."""
+    """A pooling window as large as the image; the output is a vector of channels."""
 
     kind: type
 
     def output_shape(self, shape: Shape) -> Shape:
-        return (window(type(self).__name__, shape, shape[:2] if len(shape) == 3 else 1).picture[2],)
+        size = shape[:2] if len(shape) == 3 else 1  # another shape is refused by its length
+        return (window(type(self).__name__, shape, size).in_shape[2],)
 
     def ops(self, shape: Shape) -> list[Op]:
         return self.kind(shape[:2]).ops(shape)

@@ -1,7 +1,9 @@
 """Layers that change only the shape of a sample; they copy nothing and have no row in the plan."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from numbanet.io.fields import Counts
 from numbanet.nn.layers.base import Layer, Shape, size
 
 
@@ -17,10 +19,7 @@ class Flatten(Layer):
 class Reshape(Layer):
     """See a sample as `shape`, in C order: a vector of 784 as an image (28, 28, 1)."""
 
-    shape: tuple = ()
-
-    def __post_init__(self):
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+    shape: Annotated[tuple, Counts()] = ()
 
     def output_shape(self, shape: Shape) -> Shape:
         if size(self.shape) != size(shape) or min(self.shape, default=0) < 1:

@@ -1,32 +1,26 @@
-"""The geometry of a window that slides over a picture: one validated object for every convolution and pooling."""
+"""The geometry of a window that slides over an image, for every convolution and pooling."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numbanet.backend.intrinsics import const_like, div_u32, num_threads, thread_rank
-from numbanet.backend.jit import kernel
+from numbanet.backend.jit import inline, kernel
+from numbanet.io.fields import Padding, Pair
 from numbanet.nn.layers.base import Shape
-from numbanet.nn.layers.base import size as numbers
-from numbanet.plan.columns import ATTRS, N_IN, N_OUT, X, Y
+from numbanet.nn.layers.base import size as size_of
+from numbanet.plan.columns import N_IN, N_OUT, Attrs, X, Y
 from numbanet.plan.op import Op
-
-
-def as_pair(value, name: str, least: int = 1) -> tuple[int, int]:
-    """(vertical, horizontal) from a whole number or two of them; ValueError below `least`."""
-    both = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
-    if len(both) != 2 or any(isinstance(n, bool) or not hasattr(n, "__index__") or n < least for n in both):
-        raise ValueError(f"{name} must be a whole number of at least {least}, or two of them, got {value!r}")
-    return int(both[0]), int(both[1])
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of `size` (height, width), with `stride`, `dilation` and `padding` (top, bottom, left, right), over a picture.
+    """A window of `size` (height, width) that slides over an image.
 
-    picture (height, width, channels) · output (out_height, out_width)
+    in_shape (height, width, channels) · output (out_height, out_width)
+    stride and dilation (rows, columns) · padding (top, bottom, left, right)
     """
 
-    picture: Shape
+    in_shape: Shape
     size: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
@@ -34,120 +28,157 @@ class Window:
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Height and width of the picture with its padding."""
+        """Height and width of the image with its padding."""
         top, bottom, left, right = self.padding
-        return self.picture[0] + top + bottom, self.picture[1] + left + right
+        return self.in_shape[0] + top + bottom, self.in_shape[1] + left + right
 
     @property
     def effective_size(self) -> tuple[int, int]:
-        """Rows and columns from the first to the last that the window touches, dilation included."""
-        return tuple((n - 1) * d + 1 for n, d in zip(self.size, self.dilation, strict=True))  # type: ignore[return-value]
+        """Height and width from the first to the last pixel that it touches, dilation included."""
+        height, width = ((n - 1) * d + 1 for n, d in zip(self.size, self.dilation, strict=True))
+        return height, width
 
     @property
     def output(self) -> tuple[int, int]:
-        """Height and width of the output: the window's places; rows and columns left over at the end are dropped."""
-        return tuple((n - r) // s + 1 for n, r, s in zip(self.padded, self.effective_size, self.stride, strict=True))  # type: ignore
+        """Height and width of the output; rows and columns left over at the end are dropped."""
+        sizes = zip(self.padded, self.effective_size, self.stride, strict=True)
+        height, width = ((n - k) // s + 1 for n, k, s in sizes)
+        return height, width
 
 
-def window(layer: str, picture: Shape, size, stride=1, padding: Any = "valid", dilation: Any = 1) -> Window:
-    """A window over a picture (height, width, channels), checked.
+def window(
+    layer: str, in_shape: Shape, size, stride=1, padding: Any = "valid", dilation: Any = 1
+) -> Window:
+    """A window over an image (height, width, channels), checked.
 
-    padding   "valid" none · "same" so much that stride 1 keeps the size (the odd one at the end) · a number for all sides ·
-              (vertical, horizontal) · ((top, bottom), (left, right))
-    Raises ValueError with both numbers where the window does not fit or a number makes no sense.
+    padding   "valid" none · "same" so much that stride 1 keeps the size (the odd one at the end) ·
+              an integer for all sides · (vertical, horizontal) · ((top, bottom), (left, right))
+    Raises ValueError with both sizes where the window does not fit, or for a wrong argument.
     """
-    if len(picture) != 3:
+    if len(in_shape) != 3:
         hint = ""
-        if len(picture) == 2:
-            hint = f"; give it a channel axis: input_shape={(*picture, 1)}"
-        elif len(picture) == 1:
-            hint = "; begin with pictures, input_shape=(height, width, channels), and put Flatten() after the last window"
-        raise ValueError(f"{layer} expects a picture (height, width, channels), got {picture}{hint}")
-    size, stride, dilation = as_pair(size, f"{layer}: size"), as_pair(stride, f"{layer}: stride"), as_pair(dilation, f"{layer}: dilation")
-    result = Window(picture, size, stride, dilation, _padding(layer, padding, picture, size, stride, dilation))
+        if len(in_shape) == 2:
+            hint = f"; give it a channel axis: input_shape={(*in_shape, 1)}"
+        elif len(in_shape) == 1:
+            hint = (
+                "; begin with images, input_shape=(height, width, channels), and put Flatten() "
+                "after the last window"
+            )
+        raise ValueError(
+            f"{layer} expects an image (height, width, channels), got {in_shape}{hint}"
+        )
+    size, stride, dilation = (
+        Pair().two(value, name, layer)
+        for value, name in ((size, "size"), (stride, "stride"), (dilation, "dilation"))
+    )
+    padding = Padding()(padding, "padding", layer)
+    sides = _padding(padding, in_shape, size, stride, dilation)
+    result = Window(in_shape, size, stride, dilation, sides)
+    # beyond the image any stride leaves one position: it is cut so that kernels' loops stay short
+    short = (min(stride[0], result.padded[0] + 1), min(stride[1], result.padded[1] + 1))
+    result = replace(result, stride=short)
     for axis, name in enumerate(("high", "wide")):
-        if result.effective_size[axis] > result.padded[axis]:
-            first = " (channels come last: is this picture channels first?)" if picture[0] in (1, 3) and picture[2] > 6 else ""
-            raise ValueError(f"{layer}: a window {result.effective_size[axis]} {name} does not fit an input {result.padded[axis]} {name}, "
-                             f"padding included; make it smaller or pad with padding='same'{first}")
+        effective, padded = result.effective_size[axis], result.padded[axis]
+        if effective > padded:
+            channels_first = in_shape[0] in (1, 3) and in_shape[2] > 6
+            hint = " (channels come last: is this image channels first?)" if channels_first else ""
+            raise ValueError(
+                f"{layer}: a window {effective} {name} does not fit an input {padded} {name}, "
+                f"padding included; make it smaller or pad with padding='same'{hint}"
+            )
     return result
 
 
-def _padding(layer, padding, picture, size, stride, dilation) -> tuple[int, int, int, int]:
+def _padding(padding, in_shape, size, stride, dilation) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of a checked `padding`."""
     if padding == "valid":
         return 0, 0, 0, 0
     if padding == "same":
         sides: list[int] = []
-        for n, k, s, d in zip(picture, size, stride, dilation, strict=False):
+        for n, k, s, d in zip(in_shape, size, stride, dilation, strict=False):
             missing = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
             sides += [missing // 2, missing - missing // 2]
         return sides[0], sides[1], sides[2], sides[3]
-    if isinstance(padding, (tuple, list)) and len(padding) == 2 and all(isinstance(p, (tuple, list)) for p in padding):
-        (top, bottom), (left, right) = (as_pair(p, f"{layer}: padding", 0) for p in padding)
-        return top, bottom, left, right
-    if isinstance(padding, str):
-        raise ValueError(f'{layer}: padding is "valid", "same", a number, or ((top, bottom), (left, right)), not {padding!r}')
-    vertical, horizontal = as_pair(padding, f"{layer}: padding", 0)
-    return vertical, vertical, horizontal, horizontal
+    vertical, horizontal = padding if isinstance(padding, tuple) else (padding, padding)
+    (top, bottom), (left, right) = (
+        side if isinstance(side, tuple) else (side, side) for side in (vertical, horizontal)
+    )
+    return top, bottom, left, right
 
 
-# --- the padding itself ---------------------------------------------------------------------------------------------------
+# --- the padding itself ---------------------------------------------------------------------------
 
-HEIGHT, LINE, TOP, BEFORE, PADDED_LINE = range(ATTRS, ATTRS + 5)
-"""Rows of the picture, numbers in one of them, rows above, numbers to its left, numbers in a padded row."""
+PADDING = Attrs("height row_stride top left_elements padded_row_stride")
+"""Rows and elements per row; rows above, elements to the left; elements per padded row."""
 
 
-def pad_ops(window) -> list[Op]:
+def pad_ops(view: Window) -> list[Op]:
     """The op that a window's padding needs, if any."""
-    if not any(window.padding):
+    if not any(view.padding):
         return []
-    (height, width, channels), (top, _, left, _) = window.picture, window.padding
-    padded = (*window.padded, channels)
-    return [Op("ZeroPadding2D", numbers(window.picture), numbers(padded), pad_forward, pad_backward,
-               attrs=(height, width * channels, top, left * channels, padded[1] * channels))]
+    (height, width, channels), (top, _, left, _) = view.in_shape, view.padding
+    padded = (*view.padded, channels)
+    attrs = PADDING.pack(
+        height=height,
+        row_stride=width * channels,
+        top=top,
+        left_elements=left * channels,
+        padded_row_stride=padded[1] * channels,
+    )
+    n_in, n_out = size_of(view.in_shape), size_of(padded)
+    return [Op("ZeroPadding2D", n_in, n_out, pad_forward, pad_backward, attrs=attrs)]
+
+
+@inline
+def _padded_row(op, i, row):
+    """Offset, in the padded image of sample i, of the first element of a row of the image."""
+    y = op[Y] + i * op[N_OUT] + op[PADDING.left_elements]
+    return y + (row + op[PADDING.top]) * op[PADDING.padded_row_stride]
 
 
 @kernel
 def pad_forward(op, params, grads, acts, deltas, lo, hi):
-    """Set the picture into zeros        acts[y] overwritten"""
-    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
+    """Pad the image with zeros        acts[y] overwritten"""
+    n_x, n_y, row_stride = op[N_IN], op[N_OUT], op[PADDING.row_stride]
     for i in range(lo, hi):
         y = op[Y] + i * n_y
         for j in range(y, y + n_y):
             acts[j] = const_like(acts, 0)
-        for h in range(op[HEIGHT]):
-            x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
-            for j in range(line):
+        for row in range(op[PADDING.height]):
+            x, y = op[X] + i * n_x + row * row_stride, _padded_row(op, i, row)
+            for j in range(row_stride):
                 acts[y + j] = acts[x + j]
 
 
 @pad_forward.cuda
 def pad_forward(op, params, grads, acts, deltas, lo, hi):
-    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
+    n_x, n_y, row_stride = op[N_IN], op[N_OUT], op[PADDING.row_stride]
     for e in range(thread_rank(), (hi - lo) * n_y, num_threads()):
         i = div_u32(e, n_y)
-        h = div_u32(e - i * n_y, padded)
-        j, h = e - i * n_y - h * padded - op[BEFORE], h - op[TOP]
-        inside = 0 <= h < op[HEIGHT] and 0 <= j < line
-        acts[op[Y] + lo * n_y + e] = acts[op[X] + (lo + i) * n_x + h * line + j] if inside else const_like(acts, 0)
+        padded_row = div_u32(e - i * n_y, op[PADDING.padded_row_stride])
+        j = e - i * n_y - padded_row * op[PADDING.padded_row_stride] - op[PADDING.left_elements]
+        row = padded_row - op[PADDING.top]
+        inside = 0 <= row < op[PADDING.height] and 0 <= j < row_stride
+        x = op[X] + (lo + i) * n_x + row * row_stride + j
+        acts[op[Y] + lo * n_y + e] = acts[x] if inside else const_like(acts, 0)
 
 
 @kernel
 def pad_backward(op, params, grads, acts, deltas, lo, hi):
-    """Cut the frame off        deltas[x] overwritten"""
-    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
+    """Crop the padding        deltas[x] overwritten"""
+    n_x, row_stride = op[N_IN], op[PADDING.row_stride]
     for i in range(lo, hi):
-        for h in range(op[HEIGHT]):
-            x, y = op[X] + i * n_x + h * line, op[Y] + i * n_y + (h + op[TOP]) * padded + op[BEFORE]
-            for j in range(line):
+        for row in range(op[PADDING.height]):
+            x, y = op[X] + i * n_x + row * row_stride, _padded_row(op, i, row)
+            for j in range(row_stride):
                 deltas[x + j] = deltas[y + j]
 
 
 @pad_backward.cuda
 def pad_backward(op, params, grads, acts, deltas, lo, hi):
-    n_x, n_y, line, padded = op[N_IN], op[N_OUT], op[LINE], op[PADDED_LINE]
+    n_x, row_stride = op[N_IN], op[PADDING.row_stride]
     for e in range(thread_rank(), (hi - lo) * n_x, num_threads()):
         i = div_u32(e, n_x)
-        h = div_u32(e - i * n_x, line)
-        j = e - i * n_x - h * line
-        deltas[op[X] + lo * n_x + e] = deltas[op[Y] + (lo + i) * n_y + (h + op[TOP]) * padded + op[BEFORE] + j]
+        row = div_u32(e - i * n_x, row_stride)
+        j = e - i * n_x - row * row_stride
+        deltas[op[X] + lo * n_x + e] = deltas[_padded_row(op, lo + i, row) + j]
