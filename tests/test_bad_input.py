@@ -250,3 +250,12 @@ def test_inputs_are_only_read():
             net.predict(x)
             net.evaluate(x, net.predict(x), loss="mean_squared_error") if not isinstance(layers[-1], nn.Softmax) else None
             assert (x == kept).all()
+
+
+def test_a_layer_whose_ops_lack_its_parameters_is_refused():
+    class Forgetful(nn.Layer):
+        def parameters(self, shape):
+            return {"weights": (3,)}
+
+    with pytest.raises(ValueError, match="Forgetful says that it has 3 parameters, its ops have 0"):
+        nn.Sequential([Forgetful(), nn.Dense(2)], 4)
