@@ -22,7 +22,10 @@ class Callback:
 
 class _Function(Callback):
     def __init__(self, function):
-        self.on_epoch_end = function
+        self._function = function
+
+    def on_epoch_end(self, epoch, logs, network):
+        return self._function(epoch, logs, network)
 
 
 def as_callback(given) -> Callback:
