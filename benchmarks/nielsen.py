@@ -76,7 +76,7 @@ class Store:
 
 
 def data_of(row: int):
-    """(x, y), (x, y) for validation and for test, as the row wants them: vectors or pictures, cut or expanded."""
+    """(x, y), (x, y) for validation and for test, as the row wants them: vectors or images, cut or expanded."""
     recipe, shape = BOOK_ROWS[row].recipe, BOOK_ROWS[row].input_shape
     d = nn.datasets.mnist(flat=len(shape) == 1)
     training = d.x[: recipe.examples], d.y[: recipe.examples]

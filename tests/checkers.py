@@ -3,7 +3,7 @@
 import ctypes
 
 import numpy as np
-from reference import TWINS
+from reference import REFERENCES
 
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
@@ -64,8 +64,8 @@ def difference(f, theta):
 def parts(net, flat):
     """The parts of a flat vector that belong to each parameter of each layer."""
     start = 0
-    for placed in net.layers:
-        for values in placed.parameters.values():
+    for built in net.layers:
+        for values in built.parameters.values():
             yield flat[start : start + values.size]
             start += values.size
 
@@ -98,12 +98,12 @@ def training_gradient_error(net, x, y, loss):
 # --- the reference engine ---------------------------------------------------------------------------------------------
 
 
-def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, twins=TWINS):
+def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, references=REFERENCES):
     """Train as fit does, but with the reference engine; return the memory of the network, state and the loss of every epoch."""
     x, y, classes = net.check_data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
-    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
+    ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
     params = net.memory.copy()
@@ -112,38 +112,38 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
         plan.set_context(EPOCH, epoch)
-        engine = Reference(plan, twins, net.dtype, loss=last, correct=hits, optimizer=optimizer,
+        engine = Reference(plan, references, net.dtype, loss=last, correct=correct, optimizer=optimizer,
                            inputs=x, targets=y, permutation=order)
         engine.steps(params, state, samples, 0, batches, epoch * batches)
         losses.append(engine.metric_sums[0] / samples)
     return params, state, losses
 
 
-def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
+def reference_gradient(net, x, y, loss, *, threads=1, references=REFERENCES):
     """Gradient and mean loss, penalties in the gradient but not in the loss."""
     x, y, _ = net.check_data(x, y, loss)
     ops, last, _ = net.loss_ops(loss, x.dtype, y.dtype, False, len(x), 1)
     plan = lower(ops, net.dtype, batch=len(x), threads=threads, train=True)
-    engine = Reference(plan, twins, net.dtype, loss=last, inputs=x, targets=y)
+    engine = Reference(plan, references, net.dtype, loss=last, inputs=x, targets=y)
     total = engine.gradient(net.memory.copy(), len(x))
     return engine.grads, total / len(x)
 
 
-def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
+def reference_predict(net, x, *, batch=8, threads=1, references=REFERENCES):
     """Outputs for all samples."""
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
     plan = lower(net.executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
-    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).infer(net.memory.copy(), len(x))
+    Reference(plan, references, net.dtype, inputs=x, outputs=outputs).infer(net.memory.copy(), len(x))
     return outputs
 
 
-def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, twins=TWINS):
-    """Mean loss and share of hits (0 where the targets name no classes)."""
+def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, references=REFERENCES):
+    """Mean loss and share of correct (0 where the targets name no classes)."""
     x, y, classes = net.check_data(x, y, loss)
-    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes)
+    ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
-    total, found = Reference(plan, twins, net.dtype, loss=last, correct=hits, inputs=x, targets=y).infer(net.memory.copy(), len(x))
+    total, found = Reference(plan, references, net.dtype, loss=last, correct=correct, inputs=x, targets=y).infer(net.memory.copy(), len(x))
     return total / len(x), found / len(x)
 
 
@@ -213,10 +213,10 @@ class KernelHarness:
         return {name: set((np.flatnonzero(array.view(kind) != before[name].view(kind)) - GUARD).tolist())
                 for name, array in self.guarded.items()}
 
-    def call_twin(self, kernel, row, lo, hi, twins=TWINS):
-        """The memories after the twin, without touching our own."""
+    def call_reference(self, kernel, row, lo, hi, references=REFERENCES):
+        """The memories after the reference, without touching our own."""
         copies = {name: array.astype(np.float64) for name, array in self.memories().items()}
-        twins[f"{kernel.function.__module__}.{kernel.function.__qualname__}"](row, *copies.values(), lo, hi)
+        references[f"{kernel.function.__module__}.{kernel.function.__qualname__}"](row, *copies.values(), lo, hi)
         return copies
 
     def op(self, row):

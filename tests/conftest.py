@@ -7,19 +7,19 @@ import sys
 import pytest
 
 
-def _has_card():
+def _has_gpu():
     try:
         return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
     except OSError:
         return False
 
 
-if not _has_card():
+if not _has_gpu():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 
 @pytest.fixture
-def quick_turns():
+def short_switch_interval():
     """Let Python's threads take turns often: the simulator's threads wait for one another."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -89,11 +89,11 @@ LAYERS = [
     Example("dropout", lambda: [nn.Dropout(0.3)], (23,), alone=False),
     Example("dropout in place", lambda: [nn.Dense(9, activation="tanh"), nn.Dropout(0.5)], (5,), alone=False),
     Example("batch norm", lambda: [nn.BatchNorm()], (5,), alone=False),
-    Example("batch norm of pictures", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
+    Example("batch norm of images", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
     Example("batch norm twice", lambda: [nn.BatchNorm(epsilon=0.01), nn.Conv2D(3, 2, activation="tanh"), nn.BatchNorm()], (3, 4, 2),
             alone=False),
     Example("layer norm", lambda: [nn.LayerNorm()], (7,)),
-    Example("layer norm of pictures", lambda: [nn.LayerNorm(epsilon=0.01)], (2, 3, 4)),
+    Example("layer norm of images", lambda: [nn.LayerNorm(epsilon=0.01)], (2, 3, 4)),
     Example("activations in a row", lambda: [nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.1)], (7,)),
     Example("step", lambda: [nn.Step()], (4, 2), trains=False),
     Example("per neuron with a step", lambda: [nn.PerNeuron(["step", "tanh", "step"])], (3,), trains=False),
@@ -112,12 +112,9 @@ LOSSES = [
     LossExample("cross-entropy of distributions", nn.CrossEntropy(), "softmax", "distribution"),
 ]
 
-PENALTIES = [
-    None,
-    nn.L2(0.1),
-    nn.L1(0.05),
-    [nn.L1(0.3, per="sample"), nn.L2(0.02)],
-]
+PENALTY = nn.L2(0.1)
+TWO_PENALTIES = [nn.L1(0.3, per="sample"), nn.L2(0.02)]
+PENALTIES = [None, PENALTY, nn.L1(0.05), TWO_PENALTIES]
 
 OPTIMIZERS = {
     "sgd": nn.SGD(0.1),
@@ -133,6 +130,23 @@ OPTIMIZERS = {
 TRAINABLE = [example for example in LAYERS if example.trains]
 
 
+def example_named(name):
+    """The example of that name; LookupError where there is none or more than one."""
+    return _only(LAYERS, name)
+
+
+def loss_named(name):
+    """The loss example of that name; LookupError where there is none or more than one."""
+    return _only(LOSSES, name)
+
+
+def _only(rows, name):
+    found = [row for row in rows if row.name == name]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} examples are named {name!r}")
+    return found[0]
+
+
 def named(rows):
     """Names for pytest."""
     return [row.name for row in rows]
@@ -143,14 +157,14 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
     head = [nn.Dense(width, activation=loss.activation)] if loss else []
     before = [Scale()] if example.trains and not example.first else []
     net = nn.Sequential([*before, *example.layers(), nn.Flatten(), *head], example.input_shape, dtype, seed, penalty)
-    for k, placed in enumerate(net.layers):
+    for k, built in enumerate(net.layers):
         generator = np.random.default_rng([seed, k])
-        if "bias" in placed.parameters:
-            placed.bias = generator.uniform(-0.5, 0.5, placed.bias.shape)
-        for values in placed.buffers.values():
+        if "bias" in built.parameters:
+            built.bias = generator.uniform(-0.5, 0.5, built.bias.shape)
+        for values in built.buffers.values():
             values[...] = generator.uniform(0.5, 1.5, values.shape)
-        if "Norm" in type(placed.layer).__name__:
-            placed.weights = generator.uniform(0.5, 1.5, placed.weights.shape)
+        if "Norm" in type(built.layer).__name__:
+            built.weights = generator.uniform(0.5, 1.5, built.weights.shape)
     return net
 
 

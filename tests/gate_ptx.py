@@ -1,4 +1,4 @@
-"""Compile every CUDA kernel for every architecture, without a card, and let ptxas look at it; a report as JSON.
+"""Compile every CUDA kernel for every architecture, without a GPU, and let ptxas look at it; a report as JSON.
 
     python tests/gate_ptx.py [part of how many]
 
@@ -39,14 +39,14 @@ ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
 REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
 
-class NoCard:
+class NoGPU:
     """What Numba asks for when it compiles a device function."""
 
     compute_capability = ARCHITECTURES[0]
 
 
 class NoBuffer:
-    """Memory on a card that is not there; its address must not be the null pointer, which compilers take for a mistake."""
+    """Memory on a GPU that is not there; its address must not be the null pointer, which compilers take for a mistake."""
 
     def __init__(self, count, dtype):
         self.address = 1 << 20
@@ -110,9 +110,9 @@ def launches():
         chosen = net.resolve_loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
-        ops, last, hits = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
+        ops, last, correct = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
         trainer = executor.TrainingExecutor(
-            ops, net.dtype, batch=batch, threads=1, loss_op=last, correct_op=hits, optimizer=optimizer)
+            ops, net.dtype, batch=batch, threads=1, loss_op=last, correct_op=correct, optimizer=optimizer)
         if way == LaunchMode.SINGLE_BLOCK:
             yield f"{name} steps", net.dtype, trainer.single_block
         else:
@@ -153,7 +153,7 @@ def for_threads():
 
 
 def main(part=0, of=1):
-    dispatcher.get_current_device = compiler.get_current_device = lambda: NoCard
+    dispatcher.get_current_device = compiler.get_current_device = lambda: NoGPU
     driver.require_gpu, driver.free_bytes, driver.DeviceBuffer, executor.DeviceBuffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
     launch_modes.multiprocessors = lambda: 132
     rows = []

@@ -74,7 +74,7 @@ def test_bars_are_as_long_as_shares():
     assert bar(0.525) == "█" * 10 + "▌"
 
 
-def test_the_picture_is_written(tmp_path, monkeypatch):
+def test_the_plot_is_written(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     few = [bench.Speed("a", "train", 10, 1e-3, 1e4, 0.2), bench.Speed("b", "predict", 1, 1e-6, 1e6, 0.1)]
     monkeypatch.setattr(bench, "peak_flops", lambda: 1e9)

@@ -193,7 +193,7 @@ def test_the_summary_shows_equal_networks_once():
     (lambda: nn.Ensemble([nn.Dense(3)]), TypeError, "made of Sequentials"),
     (lambda: nn.Ensemble([build(0)] * 2), ValueError, "network 1 stands in the ensemble twice"),
     (lambda: nn.Ensemble([build(0), build(1, outputs=2)]), ValueError, r"gives \(3,\), network 1 takes \(4,\) and gives \(2,\)"),
-    (lambda: nn.Ensemble.from_builder(build, members=0), ValueError, "members must be a whole number"),
+    (lambda: nn.Ensemble.from_builder(build, members=0), ValueError, "members must be an integer"),
     (lambda: nn.Ensemble([build(1), build(1)]).fit(*data(), verbose=0), ValueError, "networks 0 and 1 have the same seed, 1"),
     (lambda: nn.Ensemble([build(0), build(1, last="sigmoid")]).evaluate(*data()), ValueError, "one ends in Sigmoid"),
 ])

@@ -32,7 +32,7 @@ def test_every_line_runs(tmp_path):
     done = program("--dry", "--json", str(tmp_path / "gpu.json"), NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "gpu.json").read_text())
-    assert [result["line"] for result in record["lines"]] == lines.NAMES and record["dry"] and record["card"]["peak"] is None
+    assert [result["line"] for result in record["lines"]] == lines.NAMES and record["dry"] and record["gpu"]["peak"] is None
     for result in record["lines"]:
         (row,) = result["contenders"]
         assert row["peer"] == "numbanet" and row["note"] == "" and row["quartiles"][1] > 0 and row["check"]["off"] < 1e-2
@@ -44,7 +44,7 @@ def test_every_line_runs(tmp_path):
 
 @pytest.mark.parametrize(("args", "env", "said"), [
     ((), {"NUMBA_ENABLE_CUDASIM": "1"}, "simulator has no speed"),
-    (("--dry",), {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "-1"}, "finds no usable NVIDIA driver or card"),
+    (("--dry",), {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "-1"}, "finds no usable NVIDIA driver or GPU"),
     (("--lines", "lenet"), {"NUMBA_ENABLE_CUDASIM": "1"}, "no line 'lenet'"),
     (("--peers", "pytroch"), {"NUMBA_ENABLE_CUDASIM": "1"}, "unknown peers ['pytroch']"),
 ])
@@ -81,7 +81,7 @@ def small():
         yield
 
 
-@pytest.mark.parametrize("name", [line.name for line in lines.LINES if line.trains and not line.has_pictures])
+@pytest.mark.parametrize("name", [line.name for line in lines.LINES if line.trains and not line.has_images])
 def test_the_network_by_hand_agrees(name, tmp_path):
     made = case(name, tmp_path)
     agrees(by_hand.Training(made, np), made)

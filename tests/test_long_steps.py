@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from examples import LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
+from examples import OPTIMIZERS, TRAINABLE, inputs, loss_named, named, network, targets
 from numbanet.engine.cpu import executor
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 
 
 @pytest.fixture

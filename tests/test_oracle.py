@@ -50,7 +50,7 @@ def data():
 
 
 def torch_parameters(net):
-    return [tensor(values).requires_grad_() for placed in net.layers for values in placed.parameters.values()]
+    return [tensor(values).requires_grad_() for built in net.layers for values in built.parameters.values()]
 
 
 def flat(tensors):

@@ -1,4 +1,4 @@
-"""Without a card: every CUDA kernel compiles for every architecture, keeps its numbers in registers, fits a block's own memory."""
+"""Without a GPU: every CUDA kernel compiles for every architecture, keeps its numbers in registers, fits a block's own memory."""
 
 import importlib.util
 import json

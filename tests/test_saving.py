@@ -62,13 +62,13 @@ class Thirds(Initializer):
 def test_every_layer_comes_back(example, tmp_path):
     net = nn.Sequential([Scale(), *example.layers()], example.input_shape, "float64", 7)
     net.parameters = np.random.default_rng(1).normal(size=net.parameters.size)
-    for k, placed in enumerate(net.layers):
-        for values in placed.buffers.values():
+    for k, built in enumerate(net.layers):
+        for values in built.buffers.values():
             values[...] = np.random.default_rng([2, k]).uniform(0.5, 1.5, values.shape)
     net.save(tmp_path / "net")
     back = nn.load(tmp_path / "net", custom={"Scale": Scale})
-    assert [type(placed.layer) for placed in back.layers] == [type(placed.layer) for placed in net.layers]
-    assert [placed.shapes for placed in back.layers] == [placed.shapes for placed in net.layers]
+    assert [type(built.layer) for built in back.layers] == [type(built.layer) for built in net.layers]
+    assert [built.shapes for built in back.layers] == [built.shapes for built in net.layers]
     np.testing.assert_array_equal(back.parameters, net.parameters)
     x = np.random.default_rng(2).normal(size=(5, *example.input_shape))
     np.testing.assert_array_equal(back.predict(x), net.predict(x))
@@ -192,7 +192,7 @@ def test_the_safetensors_package_reads_the_file(tmp_path):
 def test_own_classes_come_back_by_name(tmp_path):
     net = nn.Sequential([nn.Dense(3, activation=Doubled(4.0), initializer=Thirds()), Doubled], 2)
     back = there_and_back(net, tmp_path, custom={"Doubled": Doubled, "Thirds": Thirds})
-    assert [placed.layer.factor for placed in back.layers[1:]] == [4.0, 2.0]
+    assert [built.layer.factor for built in back.layers[1:]] == [4.0, 2.0]
     assert back.specs[0].initializer == Thirds()
 
 
@@ -292,7 +292,7 @@ CHANGES = {
     "a type that is a list": (lambda c: c["layers"].append({"type": ["Dense"]}), "without a type"),
     "an unknown field": (lambda c: c["layers"][0].update(colour=3), "Dense cannot be built"),
     "a field is missing": (lambda c: c["layers"][0].pop("units"), "Dense cannot be built"),
-    "negative units": (lambda c: c["layers"][0].update(units=-3), "positive whole number"),
+    "negative units": (lambda c: c["layers"][0].update(units=-3), "positive integer number"),
     "another number of units": (lambda c: c["layers"][0].update(units=7), r"tensor '0.weights' is float32 \(4, 6\)"),
     "a penalty that is none": (lambda c: c["layers"][0].update(penalty="L2"), "a penalty is"),
     "another dtype": (lambda c: c.update(dtype="float64"), "the network needs float64"),

@@ -14,7 +14,7 @@ from benchmarks.peers.worker import Contender
 
 
 class Training(Contender):
-    """Steps of mini-batches that all lie on the card; `xp` is CuPy, or NumPy to test the arithmetic."""
+    """Steps of mini-batches that all lie on the GPU; `xp` is CuPy, or NumPy to test the arithmetic."""
 
     first = 8
 
@@ -64,7 +64,7 @@ class Training(Contender):
         return delta * a * (1 - a) if name == "sigmoid" else delta
 
     def _step(self, row):
-        """Forward, backward and update; the loss stays on the card."""
+        """Forward, backward and update; the loss stays on the GPU."""
         xp, n = self.xp, self.line.batch
         values, y = [self.x.take(row, axis=0)], self.y.take(row, axis=0)
         for k, name in enumerate(self.functions):

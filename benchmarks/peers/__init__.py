@@ -17,7 +17,7 @@ How each side gets the same work
   accuracy   after one epoch from the start, beside the time: a fast wrong network would look bad. One evaluator for all
 
 How each side is measured at its best
-  variants   every way worth trying (PyTorch eager, compiled, whole step compiled; JAX's own convolution, shifted pictures …),
+  variants   every way worth trying (PyTorch eager, compiled, whole step compiled; JAX's own convolution, shifted images …),
              each at every thread count; the best median counts, and the table names it
   processes  one for each peer, variant and number of threads, so that thread settings are clean. All but the one that is asked
              are stopped, so a waiting thread takes nothing from the others

@@ -1,4 +1,4 @@
-"""The table, its header, and the picture, from the records of `rounds.measure`."""
+"""The table, its header, and the plot, from the records of `rounds.measure`."""
 
 import os
 import platform

@@ -39,11 +39,11 @@ def optimizer(line: work.Line):
 
 def weights(net) -> list[np.ndarray]:
     """Copies of the parameters, [w, b, …]."""
-    return [values.copy() for placed in net.layers for values in placed.parameters.values()]
+    return [values.copy() for built in net.layers for values in built.parameters.values()]
 
 
 def set_weights(net, given: list) -> None:
-    places = [values for placed in net.layers for values in placed.parameters.values()]
+    places = [values for built in net.layers for values in built.parameters.values()]
     for place, values in zip(places, given, strict=True):
         place[...] = values
 

@@ -23,7 +23,7 @@ def variants(line: work.Line) -> tuple[str, ...]:
     hidden = {own[1] for kind, *own in line.layers[:-1] if kind == "dense"}
     last = (line.layers[-1][2], line.loss)
     known = last in (("softmax", "cross_entropy"), ("", "quadratic"))
-    return ("fit",) if line.trains and not line.has_pictures and len(hidden) == 1 and known else ()
+    return ("fit",) if line.trains and not line.has_images and len(hidden) == 1 and known else ()
 
 
 class Training(Contender):

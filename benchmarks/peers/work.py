@@ -43,7 +43,7 @@ class Line:
         return self.kind == "train"
 
     @property
-    def has_pictures(self) -> bool:
+    def has_images(self) -> bool:
         return len(self.input_shape) == 3
 
     @property
@@ -73,7 +73,7 @@ class Line:
 
 
 SAMPLES = {"mnist": 50_000, "regression": 40_000}
-PICTURE = (28, 28, 1)
+IMAGE = (28, 28, 1)
 
 LENET = (("conv", 6, 5, "relu"), ("pool", 2), ("conv", 16, 5, "relu"), ("pool", 2), ("flatten",), ("dense", 120, "relu"),
          ("dense", 84, "relu"), ("dense", 10, "softmax"))
@@ -100,19 +100,19 @@ LINES = (
            ("sgd", 0.1), 128, 2),
     _train("8-64-64-1", "8-64-64-1 tanh, quadratic, Adam, batch 32", "regression", (8,), SMALL, "quadratic",
            ("adam", 1e-3), 32, 3),
-    _train("lenet5-128", "LeNet-5 ReLU, cross-entropy, Adam, batch 128", "mnist", PICTURE, LENET, "cross_entropy",
+    _train("lenet5-128", "LeNet-5 ReLU, cross-entropy, Adam, batch 128", "mnist", IMAGE, LENET, "cross_entropy",
            ("adam", 1e-3), 128, 6),
-    _train("lenet5-2048", "LeNet-5 ReLU, cross-entropy, Adam, batch 2048", "mnist", PICTURE, LENET, "cross_entropy",
+    _train("lenet5-2048", "LeNet-5 ReLU, cross-entropy, Adam, batch 2048", "mnist", IMAGE, LENET, "cross_entropy",
            ("adam", 1e-3), 2048, 8),
-    _train("conv20", "20 maps of 5×5, max-pool, 100-10, sigmoid, cross-entropy, SGD, batch 10", "mnist", PICTURE,
+    _train("conv20", "20 maps of 5×5, max-pool, 100-10, sigmoid, cross-entropy, SGD, batch 10", "mnist", IMAGE,
            (("conv", 20, 5, "sigmoid"), ("pool", 2), ("flatten",), ("dense", 100, "sigmoid"), ("dense", 10, "softmax")),
            "cross_entropy", ("sgd", 0.1), 10, 8),
     _predict("one", "8-64-64-1", "regression", (8,), SMALL, 2),
     _predict("one", "784-100-10", "mnist", (784,), WIDE, 2),
-    _predict("one", "lenet5", "mnist", PICTURE, LENET, 2),
+    _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
     _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.2),
     _predict("many", "784-100-10", "mnist", (784,), WIDE, 1),
-    _predict("many", "lenet5", "mnist", PICTURE, LENET, 2),
+    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2),
     _predict("inside", "8-64-64-1", "regression", (8,), SMALL, None),
 )
 """In the order of the table; a line may be asked for by its number, from 1, or by its name."""
@@ -252,7 +252,7 @@ def read(path: Path) -> list[np.ndarray]:
 
 
 def channels_first(line: Line, weights: list) -> list[np.ndarray]:
-    """[w, b, …] for pictures (c, height, width): kernels (c_out, c_in, rows, columns), dense (n_out, n_in)."""
+    """[w, b, …] for images (c, height, width): kernels (c_out, c_in, rows, columns), dense (n_out, n_in)."""
     turned, before = [], before_flatten(line)
     for w, b in zip(weights[0::2], weights[1::2], strict=True):
         if w.ndim == 4:
@@ -281,8 +281,8 @@ def channels_last(line: Line, turned: list) -> list[np.ndarray]:
 
 
 def before_flatten(line: Line) -> tuple | None:
-    """The picture's shape (height, width, c) where it becomes a vector; None without pictures."""
-    if not line.has_pictures:
+    """The image's shape (height, width, c) where it becomes a vector; None without images."""
+    if not line.has_images:
         return None
     shape = line.input_shape
     for kind, *own in line.layers:

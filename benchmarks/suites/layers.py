@@ -8,26 +8,26 @@ import numbanet as nn
 
 from .verbs import Machine, enough_threads, or_skip
 
-VECTOR, PICTURE = (512,), (16, 16, 32)
+VECTOR, IMAGE = (512,), (16, 16, 32)
 LAYERS = {
     "Dense 8-64": ("Dense", (8,), lambda: [nn.Dense(64)]),
     "Dense 784-30": ("Dense", (784,), lambda: [nn.Dense(30)]),
     "Dense 512-512": ("Dense", (512,), lambda: [nn.Dense(512)]),
     "Conv2D 12x12x6-16, 5x5": ("Conv2D", (12, 12, 6), lambda: [nn.Conv2D(16, 5)]),
-    "Conv2D 16x16x32-32, 3x3": ("Conv2D", PICTURE, lambda: [nn.Conv2D(32, 3, padding="same")]),
+    "Conv2D 16x16x32-32, 3x3": ("Conv2D", IMAGE, lambda: [nn.Conv2D(32, 3, padding="same")]),
     "MaxPool2D 24x24x6": ("MaxPool2D", (24, 24, 6), lambda: [nn.MaxPool2D(2)]),
-    "MaxPool2D 16x16x32": ("MaxPool2D", PICTURE, lambda: [nn.MaxPool2D(2)]),
-    "AvgPool2D 16x16x32": ("AvgPool2D", PICTURE, lambda: [nn.AvgPool2D(2)]),
-    "LpPool2D 16x16x32": ("LpPool2D", PICTURE, lambda: [nn.LpPool2D(2)]),
+    "MaxPool2D 16x16x32": ("MaxPool2D", IMAGE, lambda: [nn.MaxPool2D(2)]),
+    "AvgPool2D 16x16x32": ("AvgPool2D", IMAGE, lambda: [nn.AvgPool2D(2)]),
+    "LpPool2D 16x16x32": ("LpPool2D", IMAGE, lambda: [nn.LpPool2D(2)]),
     "BatchNorm 512": ("BatchNorm", VECTOR, lambda: [nn.BatchNorm()]),
-    "BatchNorm 16x16x32": ("BatchNorm", PICTURE, lambda: [nn.BatchNorm()]),
+    "BatchNorm 16x16x32": ("BatchNorm", IMAGE, lambda: [nn.BatchNorm()]),
     "LayerNorm 512": ("LayerNorm", VECTOR, lambda: [nn.LayerNorm()]),
-    "LayerNorm 16x16x32": ("LayerNorm", PICTURE, lambda: [nn.LayerNorm()]),
+    "LayerNorm 16x16x32": ("LayerNorm", IMAGE, lambda: [nn.LayerNorm()]),
     "Dropout 512": ("Dropout", VECTOR, lambda: [nn.Dropout(0.5)]),
     "Sigmoid 512": ("Sigmoid", VECTOR, lambda: [nn.Sigmoid()]),
     "Tanh 512": ("Tanh", VECTOR, lambda: [nn.Tanh()]),
     "ReLU 512": ("ReLU", VECTOR, lambda: [nn.ReLU()]),
-    "ReLU 16x16x32": ("ReLU", PICTURE, lambda: [nn.ReLU()]),
+    "ReLU 16x16x32": ("ReLU", IMAGE, lambda: [nn.ReLU()]),
     "LeakyReLU 512": ("LeakyReLU", VECTOR, lambda: [nn.LeakyReLU(0.1)]),
     "Softmax 10": ("Softmax", (10,), lambda: [nn.Softmax()]),
 }

@@ -15,9 +15,9 @@ from checkers import close
 from scale import Scale
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
+from examples import LAYERS, OPTIMIZERS, TRAINABLE, inputs, loss_named, named, network, targets
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 CUSTOM = {"Scale": Scale}
 
 

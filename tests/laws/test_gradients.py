@@ -5,7 +5,17 @@ import pytest
 from checkers import Kink, gradient_error, training_gradient_error
 
 import numbanet as nn
-from examples import LOSSES, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LOSSES,
+    PENALTIES,
+    TRAINABLE,
+    TWO_PENALTIES,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 
 TOLERANCE = 1e-6
 CONFIGURATIONS = [(example, loss) for example in TRAINABLE for loss in LOSSES]
@@ -35,7 +45,7 @@ def test_the_gradient_agrees_with_differences(number):
 
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
 def test_the_gradient_that_training_applies_agrees_with_differences(example):
-    error = error_away_from_kinks(example, LOSSES[2], PENALTIES[3], 7, 3, len(example.name), training_gradient_error)
+    error = error_away_from_kinks(example, loss_named("mean squared error"), TWO_PENALTIES, 7, 3, len(example.name), training_gradient_error)
     assert error <= TOLERANCE
 
 

@@ -85,7 +85,7 @@ def is_layer_file(module):
 
 
 def other_layers(module, tree):
-    """Layers that a layer imports; a layer on sequences may be one on pictures of height 1, and PerNeuron is made of others."""
+    """Layers that a layer imports; a layer on sequences may be one on images of height 1, and PerNeuron is made of others."""
     allowed = {
         "nn.layers.conv1d": {"nn.layers.conv2d", "nn.layers.pool2d"}, "nn.layers.per_neuron": {"nn.layers.activations"}}.get(module, set())
     return {other for other in imports(tree)

@@ -13,11 +13,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LAYERS,
+    OPTIMIZERS,
+    PENALTIES,
+    TRAINABLE,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 from numbanet.backend.intrinsics import const_like
 from numbanet.plan.columns import N_OUT, Y
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 
 
 def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
@@ -66,7 +77,7 @@ def test_a_large_network_is_the_same_bits_with_every_penalty(penalty):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 29, 30, 100])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_batch_size_is_the_same_bits(batch_size, dtype):
-    example = TRAINABLE[7]
+    example = example_named("two dense layers")
     x, y = inputs(example, 30), targets(LOSS, 30)
     results = [trained(lambda: network(example, LOSS, dtype=dtype), x, y, LOSS.loss, nn.Adam(0.01), batch_size, threads)
                for threads in (1, 2, 3, 4)]

@@ -239,7 +239,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient, on every parameter."""
+    """Adam with weight decay that is decoupled from the gradient, on every parameter."""
 
     weight_decay: Amount = 1e-2
 

@@ -84,7 +84,7 @@ class Attrs:
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
-CHUNKS                       fixed parts of the batch whose partial gradients are kept apart
+CHUNKS                       number of fixed chunks of the batch, each with its partial gradient
 STEP                         optimiser steps taken, this one included
 INPUTS, TARGETS, OUTPUTS     addresses of the data
 PERMUTATION                  address of the order of the epoch's samples, or 0

@@ -53,7 +53,7 @@ from numbanet.plan.schedule import schedule
 from numbanet.plan.tasks import partition_parameters
 
 MAX_CHUNKS = 16
-"""Parts of a batch whose partial gradients are kept apart: fixed, so that sums do not depend on threads."""
+"""Chunks of a batch, each with its own partial gradient: fixed, so sums do not depend on threads."""
 NO_POINTER = 1
 """Stands for a kernel pointer in a plan for a GPU, whose engine composes the kernels itself."""
 TILE_ROWS = {"cpu": 8, "cuda": 32}
@@ -63,7 +63,7 @@ LONG_CHUNKS = {"cpu": (64, 1 << 17), "cuda": (8, 1 << 24)}
 
 
 def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target: str = "cpu") -> Plan:
-    """Assign every offset: turn ops into a plan.
+    """Make a plan of ops: assign every offset.
 
     ops       from the op that copies the inputs to the loss, or to the op that writes the outputs
     batch     the largest number of samples worked on at once

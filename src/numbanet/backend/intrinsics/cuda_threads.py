@@ -1,4 +1,4 @@
-"""The threads of a GPU: their numbers, the barrier of a block, memory that a block shares.
+"""The threads of a GPU: their indices, the barrier of a block, memory that a block shares.
 
 A CUDA kernel is run by a block group, the blocks along the grid's y that share samples [lo, hi);
 the grid's x counts such groups.

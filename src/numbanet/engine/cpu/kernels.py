@@ -10,7 +10,7 @@ The engine's own work is written as kernels for one worker of several: `train`, 
 `infer`, and `run_stage` for steps so long that they are cut into several native calls. All workers
 enter one parallel region (`run_parallel`, the only `prange`) and wait for one another at a spinning
 barrier. A worker stands for one or more of the threads that the plan was made for, so any number of
-workers gives the same bits.
+workers gives bit-identical results.
 """
 
 import math

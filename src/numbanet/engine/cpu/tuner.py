@@ -5,9 +5,9 @@ CALL_SECONDS = 0.05
 
 
 class ThreadTuner:
-    """Chooses all threads, or one where waiting for one another costs more than it brings.
+    """Chooses all threads, or one where synchronisation costs more than parallel work saves.
 
-    Small steps and a busy machine favour one. The weights are bit-identical either way, so both are
+    Small steps and a busy machine favour one. The weights are bit-identical in both cases, so both are
     tried now and then, and the faster is kept.
     """
 

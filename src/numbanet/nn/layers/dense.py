@@ -36,7 +36,7 @@ from numbanet.plan.op import Op
 
 LAYOUT = Attrs("bias")
 """`bias` is 1 where the layer has a bias, which follows the weights like one more row of W."""
-POSITIVE = "{owner} needs a positive whole number of {name}, got {got}"
+POSITIVE = "{owner} needs a positive integer number of {name}, got {got}"
 
 
 @dataclass(frozen=True, eq=False)
