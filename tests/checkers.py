@@ -99,7 +99,10 @@ def training_gradient_error(net, x, y, loss):
 
 
 def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, references=REFERENCES):
-    """Train as fit does, but with the reference engine; return the memory of the network, state and the loss of every epoch."""
+    """Train as fit does, but with the reference engine.
+
+    Returns the memory of the network, the state and the loss of every epoch.
+    """
     x, y, classes = net.check_data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
@@ -139,7 +142,7 @@ def reference_predict(net, x, *, batch=8, threads=1, references=REFERENCES):
 
 
 def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, references=REFERENCES):
-    """Mean loss and share of correct (0 where the targets name no classes)."""
+    """Mean loss and fraction of correct answers (0 where the targets name no classes)."""
     x, y, classes = net.check_data(x, y, loss)
     ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
@@ -148,22 +151,25 @@ def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, references=REFERE
 
 
 def close(found, expected, tolerance):
-    """Assert that two arrays differ by at most tolerance times the largest number expected."""
+    """Assert that two arrays differ by at most tolerance times the largest element expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape
     error, scale = np.abs(found - expected).max(initial=0), max(np.abs(expected).max(initial=0), 1e-3)
-    assert error <= tolerance * scale, f"{error:.3g} apart, {error / scale:.3g} of the largest number {scale:.3g}"
+    assert error <= tolerance * scale, f"a difference of {error:.3g}, {error / scale:.3g} of the largest element {scale:.3g}"
 
 
 # --- single kernels and what they write -------------------------------------------------------------------------------
 
 GUARD = 256
-"""Numbers before and after each memory that nobody may touch."""
+"""Elements before and after each memory that nobody may touch."""
 _CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64, ctypes.c_int64)
 
 
 class KernelHarness:
-    """The plan of one training step with memories full of random numbers between guards, to call one kernel at a time."""
+    """The plan of one training step, to call one kernel at a time.
+
+    Its memories are full of random numbers and lie between guards.
+    """
 
     def __init__(self, net, x, y, loss, training=True, seed=5):
         x, y, classes = net.check_data(x, y, loss)
@@ -179,10 +185,13 @@ class KernelHarness:
         sizes = {"params": self.plan.n_params + buffers, "grads": self.plan.n_params, "acts": self.plan.n_acts,
                  "deltas": self.plan.n_deltas}
         self.guarded = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
-        self.rows = {op: Row(self.plan.tables[0], number, self.data) for op, number in self.plan.rows.items()}
+        self.rows = {op: Row(self.plan.tables[0], index, self.data) for op, index in self.plan.rows.items()}
 
     def place(self, lo, hi, filled=True):
-        """Let a block begin at sample lo. Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas."""
+        """Let a block begin at sample lo.
+
+    Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas.
+    """
         assert hi - lo <= self.plan.micro_batch
         for name in ("acts", "deltas"):
             self.guarded[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.guarded[name]))
@@ -205,7 +214,7 @@ class KernelHarness:
         return {name: array[GUARD:-GUARD] for name, array in self.guarded.items()}
 
     def call(self, kernel, row, lo, hi):
-        """Call the compiled kernel and return, for every memory, which numbers it changed, counted from the first inside."""
+        """Call the compiled kernel and return, for every memory, the indices of the elements it changed."""
         before = {name: array.copy() for name, array in self.guarded.items()}
         pointers = [array.ctypes.data for array in self.memories().values()]
         _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)
@@ -224,7 +233,7 @@ class KernelHarness:
         return next(op for op, one in self.rows.items() if one is row)
 
     def slot(self, row, verb, lo, hi):
-        """(memory, numbers) that a verb may write."""
+        """(memory, elements) that a verb may write."""
         op = self.op(row)
         if verb == "gradient":
             return "grads", set(range(row[W] + lo * op.param_cols, row[W] + hi * op.param_cols))
@@ -235,15 +244,15 @@ class KernelHarness:
         return "deltas", set(range(row[X] + lo * row[N_IN], row[X] + hi * row[N_IN]))
 
     def scratch(self, row):
-        """The numbers in acts that a verb of the op may use as it likes."""
+        """The elements of acts that a verb of the op may use as scratch memory."""
         return range(row[SCRATCH], row[SCRATCH] + self.op(row).scratch)
 
 
-def stray_writes(bench, kernel, row, verb, lo, hi):
-    """What a verb changed outside its own slot, scratch and buffers, as {memory: numbers}."""
-    memory, numbers = bench.slot(row, verb, lo, hi)
-    buffers = range(row[BUFFERS], row[BUFFERS] + bench.op(row).buffers) if verb == "forward" else ()
-    allowed = {"acts": set(bench.scratch(row)), "params": set(buffers)}
-    allowed[memory] = allowed.get(memory, set()) | numbers
-    strays = {name: sorted(changed - allowed.get(name, set())) for name, changed in bench.call(kernel, row, lo, hi).items()}
+def stray_writes(harness, kernel, row, verb, lo, hi):
+    """What a verb changed outside its own slot, scratch and buffers, as {memory: elements}."""
+    memory, elements = harness.slot(row, verb, lo, hi)
+    buffers = range(row[BUFFERS], row[BUFFERS] + harness.op(row).buffers) if verb == "forward" else ()
+    allowed = {"acts": set(harness.scratch(row)), "params": set(buffers)}
+    allowed[memory] = allowed.get(memory, set()) | elements
+    strays = {name: sorted(changed - allowed.get(name, set())) for name, changed in harness.call(kernel, row, lo, hi).items()}
     return {name: places for name, places in strays.items() if places}

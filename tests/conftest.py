@@ -1,4 +1,7 @@
-"""Without an NVIDIA driver, CUDA kernels run in Numba's simulator, which has to be chosen before Numba is imported."""
+"""Without an NVIDIA driver, CUDA kernels run in Numba's simulator.
+
+It has to be chosen before Numba is imported.
+"""
 
 import ctypes
 import os
@@ -20,7 +23,7 @@ if not _has_gpu():
 
 @pytest.fixture
 def short_switch_interval():
-    """Let Python's threads take turns often: the simulator's threads wait for one another."""
+    """Switch between Python's threads often: those of the simulator wait for one another."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield

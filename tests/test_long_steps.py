@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from examples import OPTIMIZERS, TRAINABLE, inputs, loss_named, named, network, targets
+from examples import OPTIMIZERS, TRAINABLE, example_named, inputs, loss_named, named, network, targets
 from numbanet.engine.cpu import executor
 
 LOSS = loss_named("mean squared error")
@@ -43,7 +43,7 @@ def test_a_cut_step_gives_the_same_bits(example, request):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_cut_step_gives_the_same_bits_with_every_optimizer(optimizer, request):
-    example = next(row for row in TRAINABLE if row.name == "two dense layers")
+    example = example_named("two dense layers")
     expected = trained(example, OPTIMIZERS[optimizer], threads=1)
     request.getfixturevalue("cut")
     assert trained(example, OPTIMIZERS[optimizer]) == expected

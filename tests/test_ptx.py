@@ -1,4 +1,7 @@
-"""Without a GPU: every CUDA kernel compiles for every architecture, keeps its numbers in registers, fits a block's own memory."""
+"""Every CUDA kernel compiles for every architecture, without register spills, and fits its memory.
+
+No GPU is needed.
+"""
 
 import importlib.util
 import json

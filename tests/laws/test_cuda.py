@@ -52,7 +52,7 @@ def mode(request, monkeypatch):
 
 
 def twice(example, *args, **kwargs):
-    """The network of a row on the CPU and on the GPU."""
+    """The network of an example on the CPU and on the GPU."""
     return network(example, *args, **kwargs), network(example, *args, **kwargs).to("cuda")
 
 

@@ -14,9 +14,9 @@ DTYPES = ["float32", "float64"]
 RANGES = [(0, 9), (0, 1), (2, 7), (8, 9)]
 
 
-def verbs(bench):
+def verbs(harness):
     """(op, row, verb, kernel) for every kernel that the plan calls."""
-    for op, row in bench.rows.items():
+    for op, row in harness.rows.items():
         for verb, column in (("forward", FORWARD), ("backward", BACKWARD), ("accumulate_gradient", ACCUMULATE),
                              ("gradient", GRADIENT)):
             if row[column] and getattr(op, verb) is not None:
@@ -28,7 +28,7 @@ def ranges(op, verb):
     return RANGES if verb != "gradient" else [(0, op.param_rows), (op.param_rows // 3, op.param_rows), (0, 1), (op.param_rows - 1, op.param_rows)]
 
 
-def bench(example, loss, dtype):
+def harness(example, loss, dtype):
     width = 5
     net = network(example, loss, width=width, dtype=dtype)
     y = targets(loss, 9, width)
@@ -42,7 +42,7 @@ IDS = [f"{example.name}, {loss.name}" for example, loss in CASES]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
-    here = bench(*case, dtype)
+    here = harness(*case, dtype)
     for op, row, verb, kernel in verbs(here):
         for lo, hi in ranges(op, verb):
             here.place(*((lo, hi) if verb != "gradient" else (0, here.samples)), filled=verb != "forward")
@@ -51,7 +51,7 @@ def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_fills_its_slot(case):
-    here = bench(*case, "float64")
+    here = harness(*case, "float64")
     for op, row, verb, kernel in verbs(here):
         if op.in_place or verb == "accumulate_gradient":  # they add to what is there
             continue
@@ -68,7 +68,7 @@ def test_a_kernel_fills_its_slot(case):
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_does_what_its_reference_does_on_any_range(case):
-    here = bench(*case, "float64")
+    here = harness(*case, "float64")
     for op, row, verb, kernel in verbs(here):
         for lo, hi in ranges(op, verb):
             here.place(*((lo, hi) if verb != "gradient" else (0, here.samples)))
@@ -81,7 +81,7 @@ def test_a_kernel_does_what_its_reference_does_on_any_range(case):
 
 
 def test_an_empty_range_changes_nothing():
-    here = bench(example_named("dense"), LOSS, "float64")
+    here = harness(example_named("dense"), LOSS, "float64")
     here.place(0, here.samples)
     for _, row, _, kernel in verbs(here):
         assert not any(here.call(kernel, row, 4, 4).values())

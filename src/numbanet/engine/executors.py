@@ -20,7 +20,7 @@ FLOPS_PER_THREAD = 300_000
 MAX_EXECUTORS = 8
 """Executors that a network keeps."""
 
-# --- the interface ----------------------------------------------------------------------------------
+# --- the interface -----------------------------------------------------------------------------
 
 
 class Executor(Protocol):
@@ -90,7 +90,7 @@ def backend(device: str) -> Any:
     return cpu
 
 
-# --- a network's executors ---------------------------------------------------------------------------
+# --- a network's executors ---------------------------------------------------------------------
 
 
 class ExecutorCache:

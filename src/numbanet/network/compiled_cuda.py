@@ -1,8 +1,8 @@
 """A trained network as a function inside the user's own CUDA kernels.
 
 `network.compiled(device="cuda")` gives a device function `f(row, out)`: each thread that calls it
-processes one sample. The outputs of the layers stay in the thread's local memory; the parameters are
-read from global memory.
+processes one sample. The outputs of the layers stay in the thread's local memory; the parameters
+are read from global memory.
 """
 
 import numpy as np

@@ -36,7 +36,7 @@ def hyper_parameters(kind: type, computed: str = ""):
 
 @dataclass(frozen=True)
 class _Plain(Real):
-    """A hyper-parameter without a kind, in an optimiser of the user's: a number of at least 0, or a truth value."""
+    """A hyper-parameter without a kind, in a user's optimiser: a number ≥ 0, or a bool."""
 
     least: float = 0
 

@@ -6,7 +6,8 @@
     gemm_bias_cuda   C = b + A·B            b (n,) is the same for every row
 
 The arguments are those of the products on the CPU (intrinsics/gemm.py), and `ones`. Every function
-here is called by all threads of a block group at once (intrinsics/cuda_threads.py gives their ranks).
+here is called by all threads of a block group at once (intrinsics/cuda_threads.py gives their
+ranks).
 """
 
 import os

@@ -3,8 +3,8 @@
     forward-backward region, over samples:   inputs → forward … → loss → backward …     (BP1, BP2)
     update region, over parameters:          gradient → penalty → update                (BP3, BP4)
 
-The update region shares out the parameters, not the batch: each weight adds its samples in one fixed
-order, so the result is bit-identical for any number of threads.
+The update region shares out the parameters, not the batch: each weight adds its samples in one
+fixed order, so the result is bit-identical for any number of threads.
 
 The engine's own work is written as kernels for one worker of several: `train`, `differentiate`,
 `infer`, and `run_stage` for steps so long that they are cut into several native calls. All workers
@@ -206,7 +206,10 @@ def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train
 
 @inline
 def _begin_step(call, params, deltas, worker, workers, step):
-    """Let the optimiser work out what is the same for all parameters; returns its row in the last table."""
+    """Let the optimiser compute what is the same for all parameters.
+
+    Returns its row in the last table.
+    """
     threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
@@ -218,7 +221,7 @@ def _begin_step(call, params, deltas, worker, workers, step):
 
 @inline
 def _update_region(call, params, grads, acts, deltas, worker, workers, piece, n_pieces, take, apply):
-    """`take` the gradients of tasks, with their penalties, and `apply` them; one of n_pieces of the tasks.
+    """`take` the gradients of tasks, with penalties, and `apply` them; one of n_pieces.
 
     With a task_size, a gradient lives in a buffer until its update; without, gradients fill grads.
     """
@@ -304,7 +307,10 @@ def train(call, params, grads, acts, deltas, worker, workers):
 
 @kernel
 def differentiate(call, params, grads, acts, deltas, worker, workers):
-    """Fill grads with the gradient of the mean loss over one batch, penalties included; add up the loss."""
+    """Fill grads with the gradient of the mean loss over one batch, penalties included.
+
+    The loss is added to the metrics.
+    """
     counter = as_pointer(call[CALL.barrier], np.int64)
     if not _arrive(counter, worker, workers):
         return
@@ -321,7 +327,10 @@ def differentiate(call, params, grads, acts, deltas, worker, workers):
 
 @kernel
 def infer(call, params, grads, acts, deltas, worker, workers):
-    """Carry the batches first … last − 1 through; outputs are written, or loss and correct added up."""
+    """Process the batches first … last − 1.
+
+    Outputs are written, or loss and correct answers are added up.
+    """
     counter = as_pointer(call[CALL.barrier], np.int64)
     summing = call[CALL.losses] >= 0
     if summing and not _arrive(counter, worker, workers):
@@ -414,7 +423,7 @@ def usable_threads(wanted: int) -> int:
 
 
 def run_parallel(kernel_address, call, memories, workers: int, most: int) -> None:
-    """Run a kernel, by its address, with that many workers, under the lock that the work queue needs.
+    """Run a kernel, by its address, with that many workers, under the lock of the work queue.
 
     memories   params, grads, acts, deltas
     most       the number of workers that other calls of this kind have: where it is more than one,

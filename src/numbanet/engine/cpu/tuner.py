@@ -7,8 +7,8 @@ CALL_SECONDS = 0.05
 class ThreadTuner:
     """Chooses all threads, or one where synchronisation costs more than parallel work saves.
 
-    Small steps and a busy machine favour one. The weights are bit-identical in both cases, so both are
-    tried now and then, and the faster is kept.
+    Small steps and a busy machine favour one. The weights are bit-identical in both cases, so both
+    are tried now and then, and the faster is kept.
     """
 
     TRIAL_SECONDS = 0.002

@@ -99,8 +99,8 @@ class Activation(Layer):
 
     Both are static methods on a number or on a vector register full of them, which has + − · /,
     abs, `where_greater` and the functions of `elementary`. `slope` is the activation's field of
-    that name, 0 if it has none. Any other activation names its two kernels, `forward` and `backward`,
-    which work in place on the output slot.
+    that name, 0 if it has none. Any other activation names its two kernels, `forward` and
+    `backward`, which work in place on the output slot.
 
     `monotone` says that it never falls, so that it may come before or after a maximum.
     """

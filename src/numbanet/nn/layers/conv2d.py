@@ -239,8 +239,8 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     """Carry the error back to the images lo ≤ i < hi        deltas[x] overwritten
 
     Kernel row r sees the input row from output row out_row where row = out_row·stride + r·dilation.
-    Such r lie at a fixed distance from one another, so one batch-reduce product over them gives, for every pixel of
-    those output rows together, its (s, c) results.
+    Such r lie at a fixed distance from one another, so one batch-reduce product over them gives,
+    for every pixel of those output rows together, its (s, c) results.
     """
     groups, c_in, c_out = op[GEOMETRY.groups], op[GEOMETRY.c_in], op[GEOMETRY.c_out]
     kernel_h, out_width = op[GEOMETRY.kernel_h], op[GEOMETRY.out_width]
