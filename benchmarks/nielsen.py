@@ -3,10 +3,12 @@
     python benchmarks/nielsen.py --rows 1,8,10 --seeds 3
     python benchmarks/nielsen.py --rows 15 --seeds 1 --epochs 5
 
-Each row trains the book's network by the book's recipe (numbanet.models.nielsen) and prints a line of a Markdown table: published,
-our protocol, mean and best over the seeds, seconds per run. Before a row starts, a few hundred steps are timed, and stderr says how
-long it will take. Results go into a JSON file as they come, and the network with the optimiser's state and the epochs done stands
-beside it, so an interrupted run goes on where it stopped. A run with fewer epochs than the book's is a row of its own.
+Each row trains the book's network by the book's recipe (numbanet.models.nielsen) and prints a line
+of a Markdown table: published, our protocol, mean and best over the seeds, seconds per run. Before
+a row starts, a few hundred steps are timed, and stderr says how long it will take. Results go into
+a JSON file as they come, and the network with the optimiser's state and the epochs done stands
+beside it, so an interrupted run goes on where it stopped. A run with fewer epochs than the book's
+is a row of its own.
 
     peak                      the best epoch, as the book quotes it in chapters 1 and 3
     last                      after the last epoch

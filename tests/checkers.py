@@ -36,7 +36,7 @@ STEP = 1e-5
 """Half the distance of a central difference."""
 
 
-# --- gradients --------------------------------------------------------------------------------------------------------
+# --- gradients ---------------------------------------------------------------------------------
 
 
 class Kink(Exception):
@@ -44,7 +44,10 @@ class Kink(Exception):
 
 
 def difference(f, theta):
-    """Central differences of f at theta, one number after the other; Kink where the differences to both sides disagree."""
+    """Central differences of f at theta, one number after the other.
+
+    Kink where the differences to both sides disagree.
+    """
     found, gaps, middle = np.empty_like(theta), np.empty_like(theta), f()
     for i in range(theta.size):
         kept = theta[i]
@@ -83,7 +86,10 @@ def gradient_error(net, x, y, loss):
 
 
 def trained_once(net, x, y, loss, rate, threads=1):
-    """One step of SGD over all samples; what it subtracted from the parameters, and the loss that training saw."""
+    """One step of SGD over all samples.
+
+    What it subtracted from the parameters, and the loss that training saw.
+    """
     net.epoch, before = 0, net.parameters.copy()
     history = net.fit(x, y, loss=loss, optimizer=nn.SGD(rate), batch_size=None, shuffle=False, threads=threads)
     return before - net.parameters, history.history["loss"][0]
@@ -95,7 +101,7 @@ def training_gradient_error(net, x, y, loss):
     return largest_error(net, trained_once(net, x, y, loss, 1.0)[0], numeric)
 
 
-# --- the reference engine ---------------------------------------------------------------------------------------------
+# --- the reference engine ----------------------------------------------------------------------
 
 
 def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, references=REFERENCES):
@@ -158,7 +164,7 @@ def close(found, expected, tolerance):
     assert error <= tolerance * scale, f"a difference of {error:.3g}, {error / scale:.3g} of the largest element {scale:.3g}"
 
 
-# --- single kernels and what they write -------------------------------------------------------------------------------
+# --- single kernels and what they write --------------------------------------------------------
 
 GUARD = 256
 """Elements before and after each memory that nobody may touch."""

@@ -1,7 +1,8 @@
 """The tables that drive the laws: one row for each layer, loss, optimiser and penalty. A new layer joins by its row.
 
-`network` builds the network that the laws look at: Scale, the layer of the row, a small dense layer with the activation that the
-loss wants. Scale's gradient needs the layer's delta for every input, the dense layer gives it a delta at every output.
+`network` builds the network that the laws look at: Scale, the layer of the row, a small dense layer
+with the activation that the loss wants. Scale's gradient needs the layer's delta for every input,
+the dense layer gives it a delta at every output.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ class Example:
 
     `trains`   an error passes back through it
     `first`    the layer is the first with parameters: there is no Scale before it
-    `alone`    training is as prediction: a sample's output depends on that sample only, and on nothing random
+    `alone`    training is as prediction: a sample's output depends on that sample only, and on
+               nothing random
     """
 
     name: str
@@ -153,7 +155,10 @@ def named(rows):
 
 
 def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=1):
-    """The row's layers between a Scale and a dense layer with the loss's activation. Neither biases nor running means are zero."""
+    """The row's layers between a Scale and a dense layer with the loss's activation.
+
+    Neither biases nor running means are zero.
+    """
     head = [nn.Dense(width, activation=loss.activation)] if loss else []
     before = [Scale()] if example.trains and not example.first else []
     net = nn.Sequential([*before, *example.layers(), nn.Flatten(), *head], example.input_shape, dtype, seed, penalty)

@@ -33,7 +33,7 @@ def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="fl
     return outputs
 
 
-# --- moving -------------------------------------------------------------------------------------------------------------
+# --- moving ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [
@@ -112,7 +112,7 @@ def test_shifts_are_exact_and_every_one_comes():
     assert seen == {(down, right) for down in (-2, -1, 0, 1, 2) for right in (-1, 0, 1)}
 
 
-# --- disturbing ---------------------------------------------------------------------------------------------------------
+# --- disturbing --------------------------------------------------------------------------------
 
 
 def test_noise_has_its_deviation_and_no_pattern():
@@ -162,7 +162,7 @@ def test_bytes_are_scaled_first():
     np.testing.assert_allclose(single, moved(x, nn.Augment(**EVERYTHING)), atol=1e-4)
 
 
-# --- what a draw depends on ---------------------------------------------------------------------------------------------
+# --- what a draw depends on --------------------------------------------------------------------
 
 
 def test_a_draw_depends_on_seed_epoch_and_sample():
@@ -221,7 +221,7 @@ def test_validation_and_prediction_see_images_as_they_are():
     assert history.history["val_loss"][-1] == net.evaluate(x, y)["loss"]
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -245,7 +245,7 @@ def test_a_network_without_images_is_refused():
         net.fit(np.ones((3, 12)), np.ones(3), augment=nn.Augment(shift=1), verbose=0)
 
 
-# --- expand -------------------------------------------------------------------------------------------------------------
+# --- expand ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[:2]], ids=["channels", "no channels"])

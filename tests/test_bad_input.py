@@ -1,6 +1,7 @@
 """What is wrong with data or settings is said before anything happens: what, where, the numbers, the way out.
 
-Every case checks that the network's parameters are as before, and its epochs; files are in test_saving and test_cli.
+Every case checks that the network's parameters are as before, and its epochs; files are in
+test_saving and test_cli.
 """
 
 import re

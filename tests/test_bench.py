@@ -1,4 +1,7 @@
-"""The short speed check: its lines, its figures and its files. No time is asserted, machines differ."""
+"""The short speed check: its lines, its figures and its files.
+
+No time is asserted, machines differ.
+"""
 
 import json
 import math
@@ -55,7 +58,10 @@ def test_the_figures_are_positive_and_agree(measured):
 
 
 def test_shares_count_every_product(measured):
-    """784-30-10: forward and gradient for all weights, backward for the second layer's; predict only forward."""
+    """784-30-10: forward and gradient for all weights, backward for the second layer's.
+
+    Predict only forward.
+    """
     record = measured[1]
     flops = {("train", "784-30-10 sigmoid, SGD", 10): 10 * 2 * (2 * 784 * 30 + 3 * 30 * 10),
              ("predict", "784-100-10", 1024): 1024 * 2 * (784 * 100 + 100 * 10)}

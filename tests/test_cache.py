@@ -30,7 +30,10 @@ print(cache.cache_directory(), net.parameters.tobytes().hex())
 
 
 def train(*args, **places):
-    """Train in a new process that has these places and no other; return its cache directory and its weights."""
+    """Train in a new process that has these places and no other.
+
+    Return its cache directory and its weights.
+    """
     env = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "TMPDIR")}
     env |= {"PYTHONPATH": SOURCES} | {key: str(value) for key, value in places.items()}
     command = [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, *args]

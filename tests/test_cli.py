@@ -89,7 +89,7 @@ def figures(text):
     return re.search(r"(accuracy .*|rmse .*)", text).group(1)
 
 
-# --- train and evaluate -------------------------------------------------------------------------------------------------
+# --- train and evaluate ------------------------------------------------------------------------
 
 
 def test_digits_by_default(folder):
@@ -218,7 +218,7 @@ def test_a_network_whose_weights_were_not_scaled_keeps_its_optimizer(folder):
     assert "Adam(learning_rate=0.001" in done("info", "bytes.safetensors") and nn.load("bytes.safetensors").optimizer_steps == 2
 
 
-# --- predict and info ---------------------------------------------------------------------------------------------------
+# --- predict and info --------------------------------------------------------------------------
 
 
 def test_predict_writes_labels_and_outputs(folder):
@@ -258,7 +258,7 @@ def test_info_tells_the_system():
         assert part in said
 
 
-# --- on a GPU -----------------------------------------------------------------------------------------------------------
+# --- on a GPU ----------------------------------------------------------------------------------
 
 
 def test_on_a_gpu_as_on_the_cpu(folder):
@@ -308,7 +308,7 @@ def test_info_says_why_there_is_no_gpu(no_gpu):
     assert f"gpu         none ({NO_GPU})" in done("info", "--system").splitlines()
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_overwritten_without_force(folder):
@@ -398,7 +398,7 @@ def test_one_line_for_every_bad_use(folder):
         assert message in refused(*args), args
 
 
-# --- as a program -------------------------------------------------------------------------------------------------------
+# --- as a program ------------------------------------------------------------------------------
 
 
 def program(*args, code="from numbanet.apps.cli import main; main()"):

@@ -32,7 +32,10 @@ def done(*args):
 
 
 def bars(shape=(16, 16), samples=100, classes=2):
-    """Images in bytes with a bar that lies or stands; on 28×28 its place names one of ten classes."""
+    """Images in bytes with a bar that lies or stands.
+
+    On 28×28 its place names one of ten classes.
+    """
     generator = np.random.default_rng(1)
     y = np.arange(samples) % classes
     x = generator.integers(0, 60, (samples, *shape)).astype(np.uint8)

@@ -25,7 +25,7 @@ def network(device="cuda", **kwargs):
     return nn.Sequential([nn.Dense(6, activation="tanh"), nn.Dense(3, activation="softmax")], 4, "float64", device=device, **kwargs)
 
 
-# --- no GPU ------------------------------------------------------------------------------------------------------------
+# --- no GPU ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:0", None, 0])
@@ -90,7 +90,7 @@ def test_a_gpu_that_is_too_old_is_named(monkeypatch):
     driver.require_gpu.cache_clear()
 
 
-# --- no room ------------------------------------------------------------------------------------------------------------
+# --- no room -----------------------------------------------------------------------------------
 
 
 def test_a_batch_that_does_not_fit_says_how_much_is_needed_and_free(monkeypatch):
@@ -116,7 +116,7 @@ def test_a_compiled_network_that_does_not_fit_a_thread_is_refused():
         nn.Sequential([nn.Dense(3)], 100_000).compiled(device="cuda")
 
 
-# --- errors on the GPU -------------------------------------------------------------------------------------------------
+# --- errors on the GPU -------------------------------------------------------------------------
 
 
 @nn.kernel
@@ -198,7 +198,7 @@ def test_an_interrupted_epoch_keeps_what_was_learned(monkeypatch):
     net.fit(X, Y, batch_size=3, optimizer=nn.Adam(0.1))
 
 
-# --- one network, two devices -------------------------------------------------------------------------------------------
+# --- one network, two devices ------------------------------------------------------------------
 
 
 def test_a_network_moves_between_devices_and_files(tmp_path):

@@ -1,6 +1,7 @@
 """Whole networks of ordinary size on a GPU: they learn what the CPU learns, and the GPU's own limits are told.
 
-In Numba's simulator, where `pytest.mark.gpu` skips them, the same tests would pass with the tiny sizes below.
+In Numba's simulator, where `pytest.mark.gpu` skips them, the same tests would pass with the tiny
+sizes below.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""benchmarks.gpu: every line runs in the simulator, tiny and without peers; what peers compute, on the CPU. No time is asserted."""
+"""benchmarks.gpu: every line runs in the simulator, tiny and without peers.
+
+What peers compute, on the CPU. No time is asserted.
+"""
 
 import json
 import os
@@ -53,7 +56,7 @@ def test_what_is_refused(args, env, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
 
 
-# --- peers, on the CPU --------------------------------------------------------------------------------------------------
+# --- peers, on the CPU -------------------------------------------------------------------------
 
 
 def case(name, folder):
@@ -131,7 +134,7 @@ def test_a_peer_that_fails_or_disagrees_is_noted(tmp_path):
         one.tried("time", lambda: pytest.fail("it was left out"))
 
 
-# --- tables -------------------------------------------------------------------------------------------------------------
+# --- tables ------------------------------------------------------------------------------------
 
 
 def row(peer, variant, seconds, aside=False, note=""):
@@ -160,7 +163,10 @@ def test_lines_are_chosen_by_number_or_name():
 
 
 def test_the_work_of_a_line_is_counted():
-    """784-30-10: weights and biases read twice, read and written in the update; batch rows of inputs and activations."""
+    """784-30-10: weights and biases read twice, read and written in the update.
+
+    Batch rows of inputs and activations.
+    """
     line = lines.line("784-30-10")
     weights = 785 * 30 + 31 * 10
     assert line.flops == 10 * 2 * (2 * 784 * 30 + 3 * 30 * 10)

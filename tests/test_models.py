@@ -51,7 +51,7 @@ def test_what_is_too_small_or_unknown(make, words):
         make()
 
 
-# --- the book -----------------------------------------------------------------------------------------------------------
+# --- the book ----------------------------------------------------------------------------------
 
 
 def test_the_rows_of_the_table():
@@ -101,7 +101,10 @@ def test_options_go_to_the_network():
 
 @pytest.mark.parametrize("row", [1, 4, 14, 15, 16, 17])
 def test_training_goes_as_in_pytorch(row):
-    """Twenty steps from the same start, in float64; the softmax's zeros are replaced, so that errors pass back at once."""
+    """Twenty steps from the same start, in float64.
+
+    The softmax's zeros are replaced, so that errors pass back at once.
+    """
     torch = pytest.importorskip("torch")
     net, recipe = nielsen(row, dtype="float64", seed=1)
     shape = net.input_shape
@@ -147,7 +150,10 @@ def test_training_goes_as_in_pytorch(row):
 
 @pytest.mark.parametrize("row", IMAGES)
 def test_every_weight_of_an_image_network_moves(row):
-    """With dropout, too, errors reach the first layer; what remains are maps that no image makes positive."""
+    """With dropout, too, errors reach the first layer.
+
+    What remains are maps that no image makes positive.
+    """
     net, recipe = nielsen(row)
     before = [{name: values.copy() for name, values in built.parameters.items()} for built in net.layers]
     history = net.fit(*digits(300), **recipe.options | {"epochs": 2}, verbose=0)

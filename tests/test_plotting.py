@@ -42,7 +42,7 @@ def titles(figure):
     return [axes.get_title() for axes in figure.axes if axes.get_title()]
 
 
-# --- inside a network ---------------------------------------------------------------------------------------------------
+# --- inside a network --------------------------------------------------------------------------
 
 
 def test_filters_of_one_channel():
@@ -107,7 +107,7 @@ def test_feature_maps_know_running_means():
     np.testing.assert_allclose(shown[:4, :4], part.predict(x)[0, ..., 0], rtol=1e-6)
 
 
-# --- what it makes of data ----------------------------------------------------------------------------------------------
+# --- what it makes of data ---------------------------------------------------------------------
 
 
 def test_mistakes_show_the_surest_first_with_both_labels():
@@ -179,7 +179,7 @@ def test_a_history():
     png(figure)
 
 
-# --- refusals, and no state ---------------------------------------------------------------------------------------------
+# --- refusals, and no state --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("make", "words"), [

@@ -1,4 +1,7 @@
-"""A saved network comes back whole: the same outputs, the same training from there on; anything else is refused by name."""
+"""A saved network comes back whole: the same outputs, the same training from there on.
+
+Anything else is refused by name.
+"""
 
 import json
 import os
@@ -55,7 +58,7 @@ class Thirds(Initializer):
         return np.full(shape, 1 / 3)
 
 
-# --- there and back -----------------------------------------------------------------------------------------------------
+# --- there and back ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
@@ -186,7 +189,7 @@ def test_the_safetensors_package_reads_the_file(tmp_path):
     np.testing.assert_array_equal(found["2.weights"], net.layers[2].weights)
 
 
-# --- classes of the user ------------------------------------------------------------------------------------------------
+# --- classes of the user -----------------------------------------------------------------------
 
 
 def test_own_classes_come_back_by_name(tmp_path):
@@ -236,7 +239,7 @@ def test_only_the_table_is_looked_up(name, tmp_path):
         nn.load(tmp_path / "net")
 
 
-# --- files that are no networks -----------------------------------------------------------------------------------------
+# --- files that are no networks ----------------------------------------------------------------
 
 
 FOREIGN = [b"", b"x", b"PK\3\4" + bytes(100), b"\x80\4\x95" + bytes(50), b"{}" * 30, bytes(500)]

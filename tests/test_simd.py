@@ -254,7 +254,7 @@ def test_every_form_of_the_product_is_what_its_name_says(used, dtype):
     np.testing.assert_allclose(c, expected, rtol=0, atol=2e-5 if dtype == "float32" else 1e-13)
 
 
-# --- lower processors -------------------------------------------------------------------------------------------------
+# --- lower processors --------------------------------------------------------------------------
 
 TRAIN = """
 import json

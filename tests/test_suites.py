@@ -1,4 +1,7 @@
-"""The suites of benchmarks run: each benchmark once, with its first parameters. asv is not needed, and no time is looked at."""
+"""The suites of benchmarks run: each benchmark once, with its first parameters.
+
+Asv is not needed, and no time is looked at.
+"""
 
 import contextlib
 import importlib
@@ -49,7 +52,10 @@ def found_by_other_processes(monkeypatch):
 
 @contextlib.contextmanager
 def ready(owner, parameters):
-    """The benchmark between setup and teardown. What a setup skips is a failure here: nothing is lacking."""
+    """The benchmark between setup and teardown.
+
+    What a setup skips is a failure here: nothing is lacking.
+    """
     made = owner()
     getattr(made, "setup", lambda *_: None)(*parameters)
     yield made

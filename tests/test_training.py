@@ -35,7 +35,7 @@ def fit(net, x, y, **options):
     return net.fit(x, y, **{"verbose": 0, "optimizer": nn.SGD(0.1, momentum=0.9), "batch_size": 8, **options})
 
 
-# --- history ------------------------------------------------------------------------------------------------------------
+# --- history -----------------------------------------------------------------------------------
 
 
 def test_figures_of_classes():
@@ -114,7 +114,7 @@ def test_without_shuffling_the_samples_come_in_their_order():
     np.testing.assert_allclose(same.parameters, straight.parameters, rtol=2e-5, atol=1e-6)
 
 
-# --- divergence ---------------------------------------------------------------------------------------------------------
+# --- divergence --------------------------------------------------------------------------------
 
 
 def test_divergence_names_the_epoch_and_keeps_finite_weights():
@@ -163,7 +163,7 @@ def test_a_step_cannot_be_trained(activation):
     assert net.predict(x).shape == (60, 3)
 
 
-# --- callbacks ----------------------------------------------------------------------------------------------------------
+# --- callbacks ---------------------------------------------------------------------------------
 
 
 def test_callbacks_are_called_in_order_and_stop_the_training():
@@ -246,7 +246,7 @@ def test_early_stopping_watches_validation():
     assert len(history.seconds) == best + 6 < 500
 
 
-# --- progress -----------------------------------------------------------------------------------------------------------
+# --- progress ----------------------------------------------------------------------------------
 
 
 def test_quiet_when_the_output_is_no_terminal(capfd):
@@ -299,7 +299,7 @@ def test_progress_fits_a_narrow_terminal():
     assert max(map(len, lines)) <= 60
 
 
-# --- Ctrl-C -------------------------------------------------------------------------------------------------------------
+# --- Ctrl-C ------------------------------------------------------------------------------------
 
 STOPPED = """
 import threading, time
@@ -340,7 +340,7 @@ def test_the_keyboard_stops_within_an_epoch():
     assert process.wait() == 0
 
 
-# --- the interface of a network -----------------------------------------------------------------------------------------
+# --- the interface of a network ----------------------------------------------------------------
 
 
 def test_a_network_has_the_methods_of_lowerable_with_the_same_arguments():
@@ -354,7 +354,7 @@ def test_a_network_has_the_methods_of_lowerable_with_the_same_arguments():
             (one.name, one.kind, one.default) for one in promised.parameters.values()]
 
 
-# --- threads and processes ----------------------------------------------------------------------------------------------
+# --- threads and processes ---------------------------------------------------------------------
 
 TOGETHER = """
 import sys, threading
@@ -445,7 +445,7 @@ def test_a_forked_child_trains_as_its_parent(layer):
     assert process.returncode == 0, errors
 
 
-# --- what is left behind ------------------------------------------------------------------------------------------------
+# --- what is left behind -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use", [

@@ -1,10 +1,12 @@
 """A dense network by hand, with the functions of NumPy or CuPy: products by BLAS, all else elementwise; one vector of parameters.
 
     forward    a_l = f(a_{l−1} W_l + b_l)
-    backward   δ_L from the loss, δ_{l−1} = (δ_l W_lᵀ) ∘ f'(z_{l−1});  dW_l = a_{l−1}ᵀ δ_l,  db_l = Σ δ_l
+    backward   δ_L from the loss, δ_{l−1} = (δ_l W_lᵀ) ∘ f'(z_{l−1});  dW_l = a_{l−1}ᵀ δ_l,  db_l =
+               Σ δ_l
     update     w ← w − η g, or Adam (Kingma, Ba 2015)
 
-The quadratic cost is ½ Σ (a − y)², the cross-entropy −ln of the softmax of the label's output; both are means over the batch.
+The quadratic cost is ½ Σ (a − y)², the cross-entropy −ln of the softmax of the label's output; both
+are means over the batch.
 """
 
 import numpy as np
@@ -14,7 +16,10 @@ from benchmarks.peers.worker import Contender
 
 
 class Training(Contender):
-    """Steps of mini-batches that all lie on the GPU; `xp` is CuPy, or NumPy to test the arithmetic."""
+    """Steps of mini-batches that all lie on the GPU.
+
+    `xp` is CuPy, or NumPy to test the arithmetic.
+    """
 
     first = 8
 

@@ -12,7 +12,10 @@ COPIED = 1 << 28
 
 
 def facts() -> dict:
-    """Name, compute capability, multiprocessors, float32 operations per second, bytes per second; None where simulated."""
+    """Name, compute capability, multiprocessors, float32 operations per second, bytes per second.
+
+    None where simulated.
+    """
     found = {"name": driver.device_name(), "multiprocessors": driver.multiprocessors()}
     if driver.SIMULATED:
         return found | {"capability": None, "peak": None, "bandwidth": None}

@@ -114,8 +114,10 @@ def test_set(line: Line, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def traffic(line: Line) -> int:
     """Bytes that a step or a call moves at least if nothing stays on the chip between the passes over a layer.
 
-    Weights      forward read, backward read, update read and written; with Adam two state vectors read and written
-    Activations  written once and, in training, read by the next layer, by the gradient and by their own derivative; deltas likewise
+    Weights      forward read, backward read, update read and written; with Adam two state vectors
+                 read and written
+    Activations  written once and, in training, read by the next layer, by the gradient and by their
+                 own derivative; deltas likewise
     """
     weights = sum(prod(shape) + shape[-1] for shape, *_ in work.shapes(line))
     inputs, outputs = prod(line.input_shape), activations(line)

@@ -1,4 +1,7 @@
-"""Checks, turns and results of the contenders of a line; all of them in this process, one after the other."""
+"""Checks, turns and results of the contenders of a line.
+
+All of them in this process, one after the other.
+"""
 
 import time
 from dataclasses import dataclass, field

@@ -25,7 +25,10 @@ class Training(with_numbanet.Training):
         self.images, self.test = _bytes(self.case.x), (_bytes(x_test), y_test)
 
     def learn(self, wanted: float, most: int) -> tuple[int, float]:
-        """Train until the accuracy on the test set is reached, at most so many epochs; epochs taken and the last accuracy."""
+        """Train until the accuracy on the test set is reached, at most so many epochs.
+
+        Epochs taken and the last accuracy.
+        """
         line, reached = self.case.line, []
 
         def enough(epoch, logs, network):

@@ -4,7 +4,8 @@
     eager, tf32   the same with products of TF32; shown, not compared with
     compiled      gather, forward, backward and update compiled as one graph
     graph         the same uncompiled, recorded once and played again as a CUDA graph
-Predictions under inference_mode, with the rows brought from the host's memory and the outputs back; "resident" does neither.
+Predictions under inference_mode, with the rows brought from the host's memory and the outputs back;
+"resident" does neither.
 """
 
 import numpy as np
@@ -99,7 +100,10 @@ class Training(with_pytorch.Training):
         self.test = torch.from_numpy(images).to(self.device), torch.from_numpy(y_test).to(self.device)
 
     def learn(self, wanted: float, most: int) -> tuple[int, float]:
-        """Train until the accuracy on the test set is reached, at most so many epochs; epochs taken and the last accuracy."""
+        """Train until the accuracy on the test set is reached, at most so many epochs.
+
+        Epochs taken and the last accuracy.
+        """
         x, y = self.test
         epoch, reached = 0, -1.0
         while epoch < most and reached < wanted:

@@ -20,9 +20,12 @@ MANY = 1024
 class Line:
     """One line of the table.
 
-    kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row, from compiled code)
-    layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size), ("flatten",)
-    loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means over the batch
+    kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row,
+               from compiled code)
+    layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
+               ("flatten",)
+    loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
+               over the batch
     optimizer  ("sgd", rate) or ("adam", rate), the other numbers as in Kingma and Ba
     asked      best peer's time over ours that is aimed at
     """
@@ -147,7 +150,10 @@ def shapes(line: Line) -> list[tuple]:
 
 
 def order(seed: int, epoch: int, samples: int) -> np.ndarray:
-    """The order of an epoch's samples, by the rule of numbanet.training.order; the check would notice a difference."""
+    """The order of an epoch's samples, by the rule of numbanet.training.order.
+
+    The check would notice a difference.
+    """
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
 
@@ -175,15 +181,17 @@ class Batches:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-# --- the case: what lies ready in files for every contender ---------------------------------------------------------------
+# --- the case: what lies ready in files for every contender ------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
     """A line with its numbers.
 
-    x, y      training: the samples, float32, and labels (n,) int64 or targets (n, outputs) float32 · prediction: x has the rows
-    weights   [w, b, w, b, …] at the start: dense (n_in, n_out), kernels (rows, columns, c_in, c_out)
+    x, y      training: the samples, float32, and labels (n,) int64 or targets (n, outputs) float32
+              · prediction: x has the rows
+    weights   [w, b, w, b, …] at the start: dense (n_in, n_out), kernels (rows, columns, c_in,
+              c_out)
     expected  training: the same after CHECKED_STEPS steps in float64 · prediction: [outputs]
     loss      the mean loss of these steps
     """
@@ -207,7 +215,10 @@ class Case:
 
 
 def regression() -> tuple:
-    """x, y, x_test, y_test of a smooth function of eight inputs with a little noise; inputs and noise are drawn, seeded."""
+    """x, y, x_test, y_test of a smooth function of eight inputs with a little noise.
+
+    Inputs and noise are drawn, seeded.
+    """
     rng = np.random.default_rng(SEED)
     n = SAMPLES["regression"] + 10_000
     x = rng.uniform(-1, 1, (n, 8)).astype(np.float32)
@@ -248,7 +259,7 @@ def read(path: Path) -> list[np.ndarray]:
         return [file[name] for name in sorted(file.files)]
 
 
-# --- channels first, for those who count that way -------------------------------------------------------------------------
+# --- channels first, for those who count that way ----------------------------------------------
 
 
 def channels_first(line: Line, weights: list) -> list[np.ndarray]:

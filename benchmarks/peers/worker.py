@@ -2,7 +2,8 @@
 
     python -m benchmarks.peers.worker PEER VARIANT THREADS LINE FOLDER
     python -m benchmarks.peers.worker prepare LINE FOLDER        numbanet writes the case
-    python -m benchmarks.peers.worker about PEER                 name, versions, and variants of each line
+    python -m benchmarks.peers.worker about PEER                 name, versions, and variants of
+    each line
 
     check   a few steps or one prediction, and how far they are from numbanet in float64
     warm    run until compiled; choose how much work one figure covers
@@ -125,7 +126,10 @@ def whole_epochs(line: work.Line, step: float, seconds: float) -> int:
 
 
 class Contender:
-    """What a contender is asked for. One that trains has reset, run, weights; one that predicts has outputs and call."""
+    """What a contender is asked for.
+
+    One that trains has reset, run, weights; one that predicts has outputs and call.
+    """
 
     first = 4
     """Steps of the first, short runs, by which a step is estimated."""

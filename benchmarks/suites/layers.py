@@ -34,7 +34,10 @@ LAYERS = {
 PLANES = "Conv2D 28x28x1-6, 5x5, on planes"
 FIRST = {PLANES: ("Conv2D", (28, 28, 1), lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)]),
          "MaxPool2D 24x24x6, on planes": ("MaxPool2D", (28, 28, 1), lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)])}
-"""Layers at the beginning of a network. Before all others stands a LayerNorm, so that an error passes back through them."""
+"""Layers at the beginning of a network.
+
+Before all others stands a LayerNorm, so that an error passes back through them.
+"""
 WITH_WEIGHTS = [name for name, (kind, *_) in LAYERS.items() if kind in ("Dense", "Conv2D", "BatchNorm", "LayerNorm")]
 BATCHES = {1: 1000, 10: 1000, 128: 100}
 """Samples in a batch, and how many batches a benchmark of a verb counts."""

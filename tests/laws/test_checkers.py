@@ -47,7 +47,7 @@ def fails(law, *arguments):
         law(*arguments)
 
 
-# --- a sound activation of a user's, and unsound ones -----------------------------------------------------------------
+# --- a sound activation of a user's, and unsound ones ------------------------------------------
 
 
 @nn.kernel
@@ -154,7 +154,7 @@ def test_the_mean_of_samples_sees_a_forgotten_sample():
     fails(test_batches.test_the_gradient_of_a_batch_is_the_mean_of_its_samples, example(ForgetfulScale))
 
 
-# --- engines ----------------------------------------------------------------------------------------------------------
+# --- engines -----------------------------------------------------------------------------------
 
 
 def planted(name, change):
@@ -222,7 +222,7 @@ def test_the_reference_shows_a_number_read_before_it_was_written():
     assert np.isnan(reference_gradient(net, x, y, LOSS.loss, references=references)[0]).any()
 
 
-# --- threads, batches, precision --------------------------------------------------------------------------------------
+# --- threads, batches, precision ---------------------------------------------------------------
 
 
 @nn.kernel
@@ -265,7 +265,7 @@ def test_the_law_of_precision_sees_a_rough_layer():
     fails(test_precision.test_gradients_agree, example(Rough))
 
 
-# --- memories ---------------------------------------------------------------------------------------------------------
+# --- memories ----------------------------------------------------------------------------------
 
 
 @nn.kernel
@@ -330,7 +330,7 @@ def test_numbers_read_before_they_were_written_are_seen(request):
         law((example(scale_with(lazy_forward)), LOSS), 1, request)
 
 
-# --- steps ------------------------------------------------------------------------------------------------------------
+# --- steps -------------------------------------------------------------------------------------
 
 
 @nn.kernel
@@ -378,7 +378,7 @@ def test_the_law_of_resuming_sees_an_optimizer_that_tires(monkeypatch):
     fails(test_steps.test_resuming_is_going_on, "tiring", "float64")
 
 
-# --- the house --------------------------------------------------------------------------------------------------------
+# --- the house ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("module", "source"), [

@@ -1,6 +1,7 @@
 """The CUDA engine and the CPU engine do the same, to rounding: on a GPU where there is one, else in Numba's simulator.
 
-A simulated launch has at most 2,048 threads; blocks and tiles are small there, so that a few samples already fill several of them.
+A simulated launch has at most 2,048 threads; blocks and tiles are small there, so that a few
+samples already fill several of them.
 """
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""A kernel writes its own slot, all of it and nothing else; no number is read before it was written."""
+"""A kernel writes its own slot, all of it and nothing else.
+
+No number is read before it was written.
+"""
 
 import numpy as np
 import pytest
@@ -87,12 +90,15 @@ def test_an_empty_range_changes_nothing():
         assert not any(here.call(kernel, row, 4, 4).values())
 
 
-# --- whole runs -------------------------------------------------------------------------------------------------------
+# --- whole runs --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def fenced(monkeypatch):
-    """Let the engine's memories begin as NaN and lie between guards; the fence tells whether a guard was touched."""
+    """Let the engine's memories begin as NaN and lie between guards.
+
+    The fence tells whether a guard was touched.
+    """
     guards = []
 
     def fence(n, dtype):

@@ -114,7 +114,7 @@ def test_loss_accuracy_and_gradient_are_the_same_bits():
     assert results.count(results[0]) == 3
 
 
-# --- threads are really used ------------------------------------------------------------------------------------------
+# --- threads are really used -------------------------------------------------------------------
 
 
 @intrinsic

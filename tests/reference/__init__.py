@@ -2,7 +2,8 @@
 
 It stands in a file named after that of the kernel.
 
-`REFERENCES` maps `module.function` of a kernel to its reference kernel, as the reference engine expects it.
+`REFERENCES` maps `module.function` of a kernel to its reference kernel, as the reference engine
+expects it.
 """
 
 import importlib

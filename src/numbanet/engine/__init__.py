@@ -1,1 +1,1 @@
-"""Engines, which run a plan: `cpu`, `cuda`, and `reference`, slow and obvious, to compare them with."""
+"""Engines run a plan: `cpu`, `cuda`, and `reference`, slow and simple, to compare them with."""

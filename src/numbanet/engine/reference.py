@@ -180,7 +180,7 @@ class Reference:
         return self.acts[first : first + row[PARTIAL_STRIDE]]
 
     def update(self, params, state, step: int) -> None:
-        """For every task the gradient over the batch, the penalty and, if there is one, the update."""
+        """For every task the gradient over the batch, its penalty and its update, if any."""
         plan, optimizer = self.plan, self.optimizer
         for t, table in enumerate(self.tables):
             table[0, STEP] = step

@@ -23,7 +23,7 @@ class ThreadTuner:
     def steps_per_call(self) -> int:
         """Choose the size for the next call and return its number of steps."""
         choices = (self.threads, 1) if self.threads > 1 else (1,)
-        if self.calls < 2:  # the first call compiles, the second starts threads: no time to learn from
+        if self.calls < 2:  # times of no use: the first call compiles, the second starts threads
             self.size = self.threads
             return (1, 8)[self.calls]
         best = min(self.seconds, key=self.seconds.__getitem__)

@@ -1,7 +1,7 @@
-"""The CUDA engine: composes the ops' CUDA kernels into kernels that replay a plan's schedule on a GPU.
+"""The CUDA engine: kernels, composed of those of the ops, that replay a plan's schedule.
 
-    forward-backward region, a group of blocks for each chunk of the batch    (BP1, BP2)
-    update region, a group of blocks for each task of parameters              (BP3, BP4)
+    forward-backward region, a block group for each chunk of the batch    (BP1, BP2)
+    update region, a block group for each task of parameters              (BP3, BP4)
 
 The ops' kernels are composed when a network is first used. Everything stays on the GPU: a launch is
 given the address of its `call` and two or three integers, and nothing is copied or waited for
