@@ -67,7 +67,7 @@ class Store:
         return self.records.setdefault(key, {"key": key, "validation": [], "test": [], "seconds": []})
 
     def beside(self, key: str, what: str) -> Path:
-        """The file of a run's network: as it is now ("state"), or at its best validation ("best")."""
+        """The file of a run's network: of now ("state"), or of its best validation ("best")."""
         return Path(f"{self.path}.{key}.{what}.safetensors")
 
     def write(self) -> None:
@@ -78,7 +78,10 @@ class Store:
 
 
 def data_of(row: int):
-    """(x, y), (x, y) for validation and for test, as the row wants them: vectors or images, cut or expanded."""
+    """(x, y), (x, y) for validation and for test, as the row requires them.
+
+    They are vectors or images, cut or expanded.
+    """
     recipe, shape = BOOK_ROWS[row].recipe, BOOK_ROWS[row].input_shape
     d = nn.datasets.mnist(flat=len(shape) == 1)
     training = d.x[: recipe.examples], d.y[: recipe.examples]
@@ -111,7 +114,7 @@ def estimate(row: int, training, validation, test) -> float:
 
 
 class Recorder(nn.callbacks.Callback):
-    """Measure the test data after every epoch, keep the best network, and save what is done now and then."""
+    """Measure the test data after every epoch, keep the best network, and save now and then."""
 
     def __init__(self, row: int, record: dict, epochs: int, test, store: Store, name: str):
         self.record, self.epochs, self.test, self.store, self.name = record, epochs, test, store, name
@@ -135,7 +138,8 @@ class Recorder(nn.callbacks.Callback):
                 f"test {record['test'][-1]:.2%}  {duration(left)} left")
             self.said = now
         if now - self.saved > PAUSE and epoch < self.epochs:
-            self.store.write()  # first: a record that is ahead of its network is cut back, the reverse could not be
+            # first: a record that is ahead of its network is cut back, the reverse could not be
+            self.store.write()
             network.save(self.store.beside(record["key"], "state"))
             self.saved = now
 

@@ -1,4 +1,7 @@
-"""The checkers behind the laws, apart from the tests so that a planted bug can show that each of them fails."""
+"""The checkers behind the laws.
+
+They are not in the tests, so that a planted bug can show that each of them fails.
+"""
 
 import ctypes
 
@@ -44,9 +47,9 @@ class Kink(Exception):
 
 
 def difference(f, theta):
-    """Central differences of f at theta, one number after the other.
+    """Central differences of f at theta, one element after the other.
 
-    Kink where the differences to both sides disagree.
+    There is a kink where the differences to both sides disagree.
     """
     found, gaps, middle = np.empty_like(theta), np.empty_like(theta), f()
     for i in range(theta.size):
@@ -74,7 +77,7 @@ def parts(net, flat):
 
 
 def largest_error(net, found, expected):
-    """The largest error relative to the largest number, over the parameters of every layer by name."""
+    """The largest error relative to the largest element of every layer's parameters, by name."""
     return max(np.abs(f - e).max() / max(np.abs(f).max(), np.abs(e).max(), 1e-3)
                for f, e in zip(parts(net, found), parts(net, expected), strict=True))
 
@@ -88,7 +91,7 @@ def gradient_error(net, x, y, loss):
 def trained_once(net, x, y, loss, rate, threads=1):
     """One step of SGD over all samples.
 
-    What it subtracted from the parameters, and the loss that training saw.
+    Returns what it subtracted from the parameters, and the loss that training computed.
     """
     net.epoch, before = 0, net.parameters.copy()
     history = net.fit(x, y, loss=loss, optimizer=nn.SGD(rate), batch_size=None, shuffle=False, threads=threads)
@@ -96,7 +99,10 @@ def trained_once(net, x, y, loss, rate, threads=1):
 
 
 def training_gradient_error(net, x, y, loss):
-    """The same for the gradient that training applies, with batch statistics and masks, by the loss that training sees."""
+    """The same for the gradient that training applies, with batch statistics and masks.
+
+    The loss is the one that training computes.
+    """
     numeric = difference(lambda: trained_once(net, x, y, loss, 0.0)[1], net.parameters)
     return largest_error(net, trained_once(net, x, y, loss, 1.0)[0], numeric)
 
@@ -220,7 +226,7 @@ class KernelHarness:
         return {name: array[GUARD:-GUARD] for name, array in self.guarded.items()}
 
     def call(self, kernel, row, lo, hi):
-        """Call the compiled kernel and return, for every memory, the indices of the elements it changed."""
+        """Call the compiled kernel; return the indices of the elements it changed in every memory."""
         before = {name: array.copy() for name, array in self.guarded.items()}
         pointers = [array.ctypes.data for array in self.memories().values()]
         _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)

@@ -1,6 +1,8 @@
-"""The tables that drive the laws: one row for each layer, loss, optimiser and penalty. A new layer joins by its row.
+"""The tables that drive the laws: one row for each layer, loss, optimiser and penalty.
 
-`network` builds the network that the laws look at: Scale, the layer of the row, a small dense layer
+A new layer is tested once it has a row. Tests refer to a row by its name.
+
+`network` builds the network that the laws test: Scale, the layer of the row, a small dense layer
 with the activation that the loss wants. Scale's gradient needs the layer's delta for every input,
 the dense layer gives it a delta at every output.
 """
@@ -34,7 +36,10 @@ class Example:
 
 @dataclass(frozen=True)
 class LossExample:
-    """A loss, the last activation before it, and its targets: real, unit (0 … 1), distribution, labels or bits."""
+    """A loss, the last activation before it, and its targets.
+
+    These are real, unit (0 … 1), distribution, labels or bits.
+    """
 
     name: str
     loss: nn.Loss
@@ -174,7 +179,7 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
 
 
 def inputs(example, samples, seed=2, dtype="float64"):
-    """Normal numbers of the row's shape; exact in float32, so that both precisions see the same."""
+    """Normal random values of the row's shape; exact in float32, so that both precisions see the same."""
     return np.random.default_rng([seed, samples]).normal(size=(samples, *example.input_shape)).astype("float32").astype(dtype)
 
 

@@ -1,4 +1,7 @@
-"""Augmentation: against SciPy and by hand, how far it goes, and that a draw depends on seed, epoch and sample alone."""
+"""Augmentation: against SciPy and by hand, its limits, and what a draw depends on.
+
+It depends on seed, epoch and sample alone.
+"""
 
 import numpy as np
 import pytest
@@ -119,7 +122,8 @@ def test_noise_has_its_deviation_and_no_pattern():
     black = np.zeros((400, *SHAPE))
     noise = moved(black, nn.Augment(noise=0.5)).reshape(400, -1)
     assert abs(noise.mean()) < 0.005 and abs(noise.std() - 0.5) < 0.005
-    assert np.abs(noise).max() <= 0.5 * np.sqrt(12) and 2.7 < (noise**4).mean() / 0.5**4 < 2.8  # four uniform ones: 3 − 1.2 / 4
+    # the kurtosis of a sum of four uniform values is 3 − 1.2 / 4
+    assert np.abs(noise).max() <= 0.5 * np.sqrt(12) and 2.7 < (noise**4).mean() / 0.5**4 < 2.8
     others = [noise[:, 1:], np.roll(noise, 1, axis=0)[:, 1:], moved(black, nn.Augment(noise=0.5), epoch=1).reshape(400, -1)[:, 1:]]
     for place, other in zip((noise[:, :-1], noise[:, 1:], noise[:, 1:]), others, strict=True):
         assert abs(np.corrcoef(place.ravel(), other.ravel())[0, 1]) < 0.02
@@ -205,7 +209,7 @@ def test_training_is_the_same_bits_for_any_number_of_threads_and_when_resumed():
 
 
 def test_fit_hands_the_moved_image_to_the_first_layer():
-    """From zero weights and a target of −1, one step of size 1 leaves the weights at minus the image."""
+    """From zero weights and a target of −1, one step of size 1 makes the weights minus the image."""
     x, augment = images(1), nn.Augment(**EVERYTHING)
     net = nn.Sequential([nn.Flatten(), nn.Dense(1, initializer="zeros", bias=False)], SHAPE, "float64", seed=8)
     for epoch in range(3):

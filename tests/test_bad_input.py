@@ -1,4 +1,4 @@
-"""What is wrong with data or settings is said before anything happens: what, where, the numbers, the way out.
+"""Errors in data or settings are reported before anything happens: what, where, and what to do.
 
 Every case checks that the network's parameters are as before, and its epochs; files are in
 test_saving and test_cli.
@@ -210,7 +210,10 @@ def test_text_in_a_table(tmp_path):
 
 
 def test_what_is_unusual_and_right():
-    """Near misses that must pass: labels as floats or rows, lists, integers, other byte orders, strides, views, a flat image."""
+    """Unusual data that must pass.
+
+    Labels as floats or rows, lists, integers, other byte orders, strides, views, a flat image.
+    """
     net = network()
     expected = net.predict(X)
     for x in (X.tolist(), X.astype(">f4"), np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2], X[::-1][::-1]):

@@ -1,4 +1,4 @@
-"""One training step of a network of two inputs, two hidden neurons and one output, worked by hand to 15 digits.
+"""One training step of a network of 2-2-1 neurons, computed by hand to 15 digits.
 
     x = (1, 2), y = 1, sigmoid everywhere, quadratic cost, learning rate 1/2
 
@@ -6,17 +6,18 @@
          ( 0.2  −0.1 )                                (−0.6 )
 
     forward    z₁ = (1·0.1 + 2·0.2 + 0.05, 1·0.3 − 2·0.1 − 0.05)   = (0.55, 0.05)
-               a₁ = σ(z₁)                                          = (0.634135591010801,
-               0.512497396484210)
+               a₁ = σ(z₁) =
+                        (0.634135591010801, 0.512497396484210)
                z₂ = 0.4·0.634135591… − 0.6·0.512497396… + 0.1      = 0.0461557985137941
                a₂ = σ(z₂)                                          = 0.511536901557209
                C  = ½ (1 − 0.511536901…)²                          = 0.119298099270166
     BP1        δ₂ = (a₂ − 1) a₂ (1 − a₂)                           = −0.122050760124650
-    BP2        δ₁ = (0.4 δ₂, −0.6 δ₂) ∘ a₁ (1 − a₁)                = (−0.0113266836840961,
-               0.0182961765258557)
+    BP2        δ₁ = (0.4 δ₂, −0.6 δ₂) ∘ a₁ (1 − a₁) =
+                        (−0.0113266836840961, 0.0182961765258557)
     BP3        db₂ = δ₂, db₁ = δ₁
-    BP4        dW₂ = a₁ δ₂                                         = (−0.0773967309049624,
-               −0.0625506968028020) dW₁ = xᵀ δ₁: its first row is δ₁, its second 2 δ₁
+    BP4        dW₂ = a₁ δ₂ =
+                        (−0.0773967309049624, −0.0625506968028020)
+               dW₁ = xᵀ δ₁: its first row is δ₁, its second 2 δ₁
 
     step       θ ← θ − ½ dθ
 """

@@ -1,4 +1,4 @@
-"""Convolution and pooling over sequences: against sums by hand and against PyTorch, and what they refuse."""
+"""Convolution and pooling over sequences: against sums by hand and PyTorch, and their errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What can go wrong with a GPU says what, where and the way out, and the network's parameters survive."""
+"""Errors of a GPU say what, where and what to do, and the parameters of the network survive."""
 
 import importlib.util
 import os
@@ -126,7 +126,7 @@ def lonely(op, params, grads, acts, deltas, lo, hi):
 
 @nn.kernel(independent=True)
 def astray(op, params, grads, acts, deltas, lo, hi):
-    """Reads where nothing is."""
+    """Reads beyond the parameters."""
     for i in range(lo, hi):
         acts[i] = params[op[W] + 10**9]
 

@@ -1,4 +1,4 @@
-"""Ensembles: what several networks say together, how they are trained, and the one file they are kept in."""
+"""Ensembles: their common prediction, their training, and their file."""
 
 import json
 

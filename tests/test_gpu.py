@@ -1,4 +1,4 @@
-"""Whole networks of ordinary size on a GPU: they learn what the CPU learns, and the GPU's own limits are told.
+"""Networks of ordinary size on a GPU learn what the CPU learns; limits of the GPU are reported.
 
 In Numba's simulator, where `pytest.mark.gpu` skips them, the same tests would pass with the tiny
 sizes below.
@@ -48,7 +48,10 @@ NETWORKS = [pytest.param(lenet, nn.Adam(1e-3), id="LeNet-5"), pytest.param(dense
 
 @pytest.fixture(scope="module")
 def digits():
-    """x, y for training, x, y for the accuracy, epochs: MNIST, or digits of 8×8 pixels with each made larger, or random ones."""
+    """x, y for training, x, y for the accuracy, epochs.
+
+    MNIST, or digits of 8×8 pixels with each made larger, or random ones.
+    """
     if TINY:
         generator = np.random.default_rng(0)
         x, y = generator.integers(0, 256, (2 * BATCH, SIDE, SIDE, 1), np.uint8), np.arange(2 * BATCH) % 10

@@ -1,6 +1,6 @@
 """benchmarks.gpu: every line runs in the simulator, tiny and without peers.
 
-What peers compute, on the CPU. No time is asserted.
+What the peers compute is tested on the CPU. No time is asserted.
 """
 
 import json

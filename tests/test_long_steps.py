@@ -1,4 +1,4 @@
-"""A step too long for one native call is cut into several: same bits, and Ctrl-C is heard in between."""
+"""A step too long for one native call is cut into several: bit-identical, and Ctrl-C works."""
 
 import numpy as np
 import pytest

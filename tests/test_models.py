@@ -1,4 +1,4 @@
-"""Published networks: their sizes, their starts, their recipes, and the book's training as PyTorch does it."""
+"""Published networks: sizes, initial values, recipes, and the book's training in PyTorch."""
 
 import numpy as np
 import pytest

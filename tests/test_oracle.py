@@ -1,4 +1,4 @@
-"""PyTorch agrees: trajectories of every optimiser, values and gradients of every loss and activation, in float64."""
+"""PyTorch agrees in float64: trajectories of every optimiser, every loss and activation."""
 
 import numpy as np
 import pytest

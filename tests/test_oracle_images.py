@@ -1,4 +1,4 @@
-"""PyTorch as the oracle for images: geometries of convolution and pooling, normalisation, LeNet-5 over a hundred steps."""
+"""PyTorch as the oracle for images: convolution, pooling, normalisation, LeNet-5."""
 
 import itertools
 

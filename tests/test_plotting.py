@@ -1,4 +1,4 @@
-"""Images of networks: what stands in them, what they refuse, and that they leave no state behind."""
+"""Plots of networks: what they show, what they refuse, and that they leave no state behind."""
 
 import io
 import subprocess

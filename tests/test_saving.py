@@ -34,7 +34,7 @@ def there_and_back(net, folder, **options):
 
 
 def rewritten(path, change=None, tensors=None, **metadata):
-    """The file again with a valid checksum, after a change to its description, its tensors or its metadata."""
+    """The file with a valid checksum after a change to its description, tensors or metadata."""
     found, strings = safetensors.read(path)
     content = json.loads(strings["network"])
     if change is not None:

@@ -1,4 +1,4 @@
-"""The loop of fit: what it measures, when it stops, what it leaves behind, and what may happen around it."""
+"""The loop of fit: what it measures, when it stops, what it leaves behind, and callbacks."""
 
 import inspect
 import os
@@ -474,7 +474,8 @@ def nested(action):
     with pytest.raises(RuntimeError) as caught:
         fit(net, x, y, optimizer=nn.Adam(), epochs=3, callbacks=[lambda epoch, logs, net: action(net, x, y)])
     assert np.isfinite(net.parameters).all()
-    assert len(fit(net, x, y, optimizer=nn.Adam(), epochs=2).seconds) == 2  # it can be trained afterwards
+    # it can be trained afterwards
+    assert len(fit(net, x, y, optimizer=nn.Adam(), epochs=2).seconds) == 2
     return str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Measure numbanet on a GPU beside PyTorch and CuPy on the same GPU, and print Markdown tables.
+"""Measure numbanet, PyTorch and CuPy on the same GPU, and print Markdown tables.
 
     python -m benchmarks.gpu --lines 1,lenet5-128 --seconds 4 --json gpu.json
 

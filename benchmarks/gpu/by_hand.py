@@ -1,8 +1,10 @@
-"""A dense network by hand, with the functions of NumPy or CuPy: products by BLAS, all else elementwise; one vector of parameters.
+"""A dense network by hand, with the functions of NumPy or CuPy.
+
+Products are those of BLAS, all else is elementwise; the parameters are one vector.
 
     forward    a_l = f(a_{l−1} W_l + b_l)
-    backward   δ_L from the loss, δ_{l−1} = (δ_l W_lᵀ) ∘ f'(z_{l−1});  dW_l = a_{l−1}ᵀ δ_l,  db_l =
-               Σ δ_l
+    backward   δ_L from the loss, δ_{l−1} = (δ_l W_lᵀ) ∘ f'(z_{l−1});
+               dW_l = a_{l−1}ᵀ δ_l,  db_l = Σ δ_l
     update     w ← w − η g, or Adam (Kingma, Ba 2015)
 
 The quadratic cost is ½ Σ (a − y)², the cross-entropy −ln of the softmax of the label's output; both

@@ -112,7 +112,9 @@ def test_set(line: Line, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def traffic(line: Line) -> int:
-    """Bytes that a step or a call moves at least if nothing stays on the chip between the passes over a layer.
+    """The least number of bytes that a step or a call moves.
+
+    Nothing stays on the chip between the passes over a layer.
 
     Weights      forward read, backward read, update read and written; with Adam two state vectors
                  read and written

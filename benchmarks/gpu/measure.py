@@ -28,7 +28,8 @@ def find(names: list[str]) -> tuple[dict, dict]:
         try:
             module = import_module(f"benchmarks.gpu.{PEERS[name]}")
             reason = module.missing()
-        except Exception as error:  # a peer whose libraries do not fit the driver raises whatever it likes
+        # a peer whose libraries do not fit the driver may raise anything
+        except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         if reason:
             missing[name] = " ".join(reason.split())[:200]
@@ -76,7 +77,7 @@ class Contender:
             self.note = f"disagrees: outputs off by {self.check['off']:.2g}"
 
     def epoch(self, line, test) -> dict:
-        """Loss of one epoch from the start, and accuracy or R² after it, by numbanet's evaluation on the CPU."""
+        """Loss of the first epoch, and accuracy or R² after it, by numbanet on the CPU."""
         made = self.measured.contender
         made.reset()
         loss = made.run(line.steps)

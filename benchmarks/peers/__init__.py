@@ -1,7 +1,7 @@
 """numbanet beside its peers: PyTorch, JAX, scikit-learn and ONNX Runtime, on one CPU, in one run.
 
-    python -m benchmarks.peers                                    every line, every peer that is
-    installed python -m benchmarks.peers --lines 1,4,lenet5-128 --peers pytorch,jax --seconds 4
+    python -m benchmarks.peers                  every line, every peer that is installed
+    python -m benchmarks.peers --lines 1,4,lenet5-128 --peers pytorch,jax --seconds 4
     python -m benchmarks.peers --json peers.json --plot peers.png
 
 Run it from the root of a checkout, on a machine that does nothing else. `pip install

@@ -1,4 +1,6 @@
-"""JAX: the steps of an epoch in one lax.scan under jit, data on the device, batches by index inside.
+"""JAX: the steps of an epoch in one lax.scan under jit.
+
+The data lie on the device; the batches are taken by index inside.
 
     scan                   XLA's own convolution and window maximum
     scan, shifted          convolution as a matrix product with shifted images, pooling by reshape:

@@ -49,7 +49,7 @@ def set_weights(net, given: list) -> None:
 
 
 def prepare(line: work.Line, folder: Path) -> dict:
-    """Write the data, unless they lie there, the weights at the start, and what float64 makes of them."""
+    """Write the data, unless they exist, the initial weights, and the results in float64."""
     note = _data(line, folder)
     net, exact = network(line), network(line, "float64")
     work.write(folder / f"{line.name}.weights.npz", weights(net))
@@ -105,7 +105,10 @@ class Training(Contender):
         self.inside = []
 
     def piece(self, step: float, seconds: float) -> int:
-        """Whole epochs, for all the turn: the checks that begin a fit weigh what they weigh in one of many epochs."""
+        """Whole epochs, for all of the time.
+
+        So the checks that begin a fit have the weight that they have in one of many epochs.
+        """
         return whole_epochs(self.case.line, step, seconds)
 
     def run(self, steps: int) -> float:

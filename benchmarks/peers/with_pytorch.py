@@ -1,4 +1,6 @@
-"""PyTorch: eager, compiled, and the whole step as one compiled graph; tensors in memory, batches by index_select.
+"""PyTorch: eager, compiled, and the whole step as one compiled graph.
+
+The tensors lie in memory; the batches are taken by index_select.
 
     eager            autograd and the fused optimiser
     eager, foreach   the same with the optimiser that PyTorch takes by default

@@ -1,4 +1,4 @@
-"""The work: every line as data, the order of its batches, and the case that all contenders are given.
+"""The work: every line as data, the order of its batches, and the case of all contenders.
 
 Nothing here needs numbanet or a peer, so a worker loads what it measures and nothing else.
 """
@@ -65,8 +65,9 @@ class Line:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of a step or a call, a multiplication and an addition for each use of a weight.
+        """Floating-point operations of a step or a call.
 
+        Each use of a weight is a multiplication and an addition.
         Training takes three passes, all but the error at the input: forward, backward, gradient.
         """
         passes = [2 * weights * places for _, weights, places, _, _ in shapes(self)]
@@ -130,7 +131,10 @@ def line(given: str) -> Line:
 
 
 def shapes(line: Line) -> list[tuple]:
-    """For each layer with weights: their shape, how many, places in a sample that use each, activation, shape of the input."""
+    """A tuple for each layer with weights.
+
+    (shape of the weights, how many, places in a sample that use each, activation, input shape)
+    """
     found, shape = [], line.input_shape
     for kind, *own in line.layers:
         if kind == "dense":
@@ -263,7 +267,10 @@ def read(path: Path) -> list[np.ndarray]:
 
 
 def channels_first(line: Line, weights: list) -> list[np.ndarray]:
-    """[w, b, …] for images (c, height, width): kernels (c_out, c_in, rows, columns), dense (n_out, n_in)."""
+    """[w, b, …] for images (c, height, width).
+
+    Kernels are (c_out, c_in, rows, columns), dense weights (n_out, n_in).
+    """
     turned, before = [], before_flatten(line)
     for w, b in zip(weights[0::2], weights[1::2], strict=True):
         if w.ndim == 4:

@@ -1,4 +1,4 @@
-"""Layers by themselves: each verb on one thread, forward and gradient of a layer by threads, distance from the peak."""
+"""Single layers: each verb on one thread, forward and gradient by threads, ratio to the peak."""
 
 from functools import cache
 
@@ -93,7 +93,10 @@ class Gradient(_Verb):
 
 
 class Peak:
-    """How many times longer a layer takes than at the peak, which is the speed of the matrix tile alone in the same process."""
+    """How many times longer a layer takes than at the peak.
+
+    The peak is the speed of the matrix tile alone in the same process.
+    """
 
     params = (["Dense 784-30", "Dense 512-512", "Conv2D 12x12x6-16, 5x5", "Conv2D 16x16x32-32, 3x3", PLANES],
               ["forward", "gradient"])
@@ -122,7 +125,10 @@ def passes(name, batch, threads):
 
 
 class Threads:
-    """A layer on all the threads given, behind a LayerNorm: ten times `predict`, or ten times the gradient of a batch."""
+    """A layer behind a LayerNorm, on all the threads given.
+
+    Ten times `predict`, or ten times the gradient of a batch.
+    """
 
     params = (["Dense 784-30", "Dense 512-512", "Conv2D 12x12x6-16, 5x5", "Conv2D 16x16x32-32, 3x3", "MaxPool2D 16x16x32"],
               [128, 1024], [1, 2])

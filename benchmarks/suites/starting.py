@@ -1,4 +1,6 @@
-"""What a user waits for first: the import, and the first fit with an empty and with a filled cache of compiled code.
+"""What a user waits for first: the import, and the first fit.
+
+The cache of compiled code is empty or filled.
 
     python benchmarks/suites/starting.py
 

@@ -13,7 +13,7 @@ import numbanet as nn
 
 
 def or_skip(setup):
-    """Let a setup skip what an older commit cannot do: asv shows n/a where NotImplementedError is raised."""
+    """Let a setup skip what an older commit cannot do; asv shows n/a for NotImplementedError."""
 
     @functools.wraps(setup)
     def tried(self, *parameters):
@@ -93,7 +93,8 @@ class Verb:
             raise ValueError(f"{op.name} has no {verb} here")
         table[0, SAMPLES], table[0, START] = made.batch, 0
         table[row, X], table[row, Y] = table[row, BASE_X], table[row, BASE_Y]
-        if op.in_place:  # its output and delta would be worked on again and again, down to denormal numbers; zeros stay
+        # the output and delta of an op in place would shrink to denormal numbers; zeros stay
+        if op.in_place:
             machine.acts[:] = 0
         self.arguments = (address, table, row, made.parameters, machine.grads, machine.acts, machine.deltas, 0, hi)
         self.made, self.repeat = made, _repeat

@@ -1,4 +1,4 @@
-"""Samples stand on their own: neither their companions nor their order in a batch changes what becomes of them."""
+"""Samples are independent: neither the other samples of a batch nor their order changes results."""
 
 import numpy as np
 import pytest

@@ -227,7 +227,7 @@ def test_the_reference_shows_a_number_read_before_it_was_written():
 
 @nn.kernel
 def place_forward(op, params, grads, acts, deltas, lo, hi):
-    """Adds a little for the place in the range: the first sample of a range is another than the last."""
+    """Adds a little for the place in the range, so its first sample differs from its last."""
     n = op[N_OUT]
     for i in range(lo, hi):
         for j in range(op[Y] + i * n, op[Y] + i * n + n):
@@ -305,7 +305,7 @@ def scale_with(forward=scale_forward, backward=scale_backward):
 
 
 def writes_astray(layer, verb):
-    """The stray writes of the planted layer's verb, behind the Scale that every example begins with."""
+    """The stray writes of the planted layer's verb, behind the Scale that begins every example."""
     one = example(layer)
     here = KernelHarness(network(one, LOSS), inputs(one, 9), targets(LOSS, 9), LOSS.loss)
     op, row = next((op, row) for op, row in here.rows.items() if op.name == "Changed")

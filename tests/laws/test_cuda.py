@@ -1,4 +1,6 @@
-"""The CUDA engine and the CPU engine do the same, to rounding: on a GPU where there is one, else in Numba's simulator.
+"""The CUDA engine and the CPU engine agree, to rounding.
+
+The CUDA engine runs on a GPU where there is one, else in Numba's simulator.
 
 A simulated launch has at most 2,048 threads; blocks and tiles are small there, so that a few
 samples already fill several of them.
@@ -38,12 +40,16 @@ MODES = list(launch.LaunchMode)
 
 
 def force_mode(monkeypatch, mode):
-    """Run everything in this launch mode (what does not train cannot be run by one block, and is fused)."""
+    """Run everything in this launch mode.
+
+    What does not train cannot be run by one block, and is fused.
+    """
     def choose(ops, batch, training):
         return mode if training or mode != launch.LaunchMode.SINGLE_BLOCK else launch.LaunchMode.FUSED
 
     monkeypatch.setattr(launch, "choose_launch_mode", choose)
-    monkeypatch.setattr(launch, "fused_groups", lambda ops, batch: min(batch, 4))  # several shards, some of them empty in the last batch
+    # several chunks, some of them empty in the last batch
+    monkeypatch.setattr(launch, "fused_groups", lambda ops, batch: min(batch, 4))
 
 
 @pytest.fixture(params=MODES)
@@ -153,7 +159,7 @@ def test_every_kernel_has_a_cuda_kernel():
             assert kernel.cuda_kernel.__code__.co_varnames[:7] == kernel.function.__code__.co_varnames[:7]
 
 
-@pytest.mark.skipif(not driver.SIMULATED, reason="a GPU has no ends of memories that could be looked after")
+@pytest.mark.skipif(not driver.SIMULATED, reason="on a GPU accesses beyond a memory are not checked")
 def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     force_mode(monkeypatch, launch.LaunchMode.FUSED)
     net = network(example_named("dense")).to("cuda")

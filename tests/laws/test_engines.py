@@ -1,4 +1,4 @@
-"""The compiled engine and the reference engine with its reference kernels do the same, to rounding."""
+"""The compiled engine and the reference engine with its kernels agree, to rounding."""
 
 import numpy as np
 import pytest
@@ -133,6 +133,7 @@ def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_sampl
     net = nn.Sequential([nn.Dense(29, activation="tanh", bias=False), nn.Dense(1)], 301, "float64", seed=2)
     generator = np.random.default_rng(10)
     x, y = generator.normal(size=(18, 301)), generator.normal(size=18)
-    parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]  # 9 samples are few enough for a cut, 18 are not
+    # 9 samples are few enough for a cut, 18 are not
+    parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]
     close(sum(parts) / 2, net.gradient(x, y), ROUNDING)
     assert sorted(machine.plan.uses_split_k for machine in net.executors.executors.values()) == [False, True]

@@ -1,4 +1,7 @@
-"""The gradient is the derivative of the loss: central differences in float64, for random configurations of everything."""
+"""The gradient is the derivative of the loss: central differences in float64.
+
+The configurations are random.
+"""
 
 import numpy as np
 import pytest
@@ -57,13 +60,14 @@ def test_there_are_enough_configurations():
 
 
 def slopes_at(activation, z):
-    """The derivative of a network that only weighs, by its single bias, at the weighted inputs z."""
+    """The derivative of a network of one unit, by its bias, at the weighted inputs z."""
     found = []
     for value in z:
         net = nn.Sequential([nn.Dense(1, activation=activation)], 1, "float64")
         net.layers[0].weights, net.layers[0].bias = 1.5, value
         outputs = net.predict(np.zeros((1, 1)))
-        found.append(net.gradient(np.zeros((1, 1)), outputs - 1, "quadratic")[1])  # the loss's derivative there is 1
+        # the derivative of the loss there is 1
+        found.append(net.gradient(np.zeros((1, 1)), outputs - 1, "quadratic")[1])
     return found
 
 

@@ -1,4 +1,4 @@
-"""House rules, read from the syntax tree: imports point one way, flags and intrinsics have their place."""
+"""House rules, read from the syntax tree: directions of imports, places of flags and intrinsics."""
 
 import ast
 from pathlib import Path

@@ -76,7 +76,8 @@ def test_the_same_seed_gives_the_same_training_and_another_another():
 
     def trained(seed):
         net = network(example_named("dense"), LOSS, seed=seed)
-        net.parameters = np.random.default_rng(9).normal(size=net.parameters.shape)  # only the order differs
+        # only the order differs
+        net.parameters = np.random.default_rng(9).normal(size=net.parameters.shape)
         net.fit(x, y, loss=LOSS.loss, batch_size=3, optimizer=nn.SGD(0.1))
         return net.parameters.tobytes()
 

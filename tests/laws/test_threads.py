@@ -38,7 +38,7 @@ def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
 
 
 def large(penalty=None):
-    """Enough parameters that each number of threads cuts them into other tasks, and odd numbers everywhere."""
+    """So many parameters that each number of threads gives other tasks, and odd sizes everywhere."""
     return nn.Sequential([nn.Dense(123, activation="tanh"), nn.Dense(57, activation="leaky_relu"),
                           nn.Dense(11, activation="softmax")], 97, "float32", seed=5, penalty=penalty)
 
@@ -102,7 +102,8 @@ def test_every_layer_is_the_same_bits(example):
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
 def test_outputs_are_the_same_bits(example):
-    net, x = network(example, dtype="float32"), inputs(example, 83)  # more than go the short way, which has one thread
+    # more samples than those that are predicted by one thread
+    net, x = network(example, dtype="float32"), inputs(example, 83)
     results = [net.predict(x, threads=threads).tobytes() for threads in (1, 2, 4, 60)]
     assert results.count(results[0]) == 4
 

@@ -15,7 +15,7 @@ from numbanet.backend.jit import Kernel
 
 
 def modules():
-    """Every module of the package that can be imported here, and those of the tests that define layers.
+    """Every module of the package that can be imported, and those of tests that define layers.
 
     The engine is left out: its kernels run a whole plan, and the reference engine stands for them.
     """
