@@ -226,7 +226,7 @@ class KernelHarness:
         return {name: array[GUARD:-GUARD] for name, array in self.guarded.items()}
 
     def call(self, kernel, row, lo, hi):
-        """Call the compiled kernel; return the indices of the elements it changed in every memory."""
+        """Call the compiled kernel; return the indices of changed elements in every memory."""
         before = {name: array.copy() for name, array in self.guarded.items()}
         pointers = [array.ctypes.data for array in self.memories().values()]
         _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)

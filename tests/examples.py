@@ -179,7 +179,10 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
 
 
 def inputs(example, samples, seed=2, dtype="float64"):
-    """Normal random values of the row's shape; exact in float32, so that both precisions see the same."""
+    """Normal random values of the row's shape.
+
+    Exact in float32, so both precisions see the same.
+    """
     return np.random.default_rng([seed, samples]).normal(size=(samples, *example.input_shape)).astype("float32").astype(dtype)
 
 

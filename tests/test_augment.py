@@ -209,7 +209,7 @@ def test_training_is_the_same_bits_for_any_number_of_threads_and_when_resumed():
 
 
 def test_fit_hands_the_moved_image_to_the_first_layer():
-    """From zero weights and a target of −1, one step of size 1 makes the weights minus the image."""
+    """From zero weights and a target of −1, one step of size 1 gives minus the image."""
     x, augment = images(1), nn.Augment(**EVERYTHING)
     net = nn.Sequential([nn.Flatten(), nn.Dense(1, initializer="zeros", bias=False)], SHAPE, "float64", seed=8)
     for epoch in range(3):

@@ -24,7 +24,8 @@ net = nn.Sequential([nn.Dense(1)], 3, seed=1)
 if "remove" in sys.argv:
     import shutil
     shutil.rmtree(cache.cache_directory())
-net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=2 if "parallel" in sys.argv else 1, verbose=0)
+threads = 2 if "parallel" in sys.argv else 1
+net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=threads, verbose=0)
 print(cache.cache_directory(), net.parameters.tobytes().hex())
 """
 

@@ -48,7 +48,7 @@ def values(function, x):
 
 
 def around(low, high, dtype, n=200_003):
-    """Values evenly spaced, values evenly spaced on a logarithmic scale of either sign, and zero."""
+    """Evenly spaced values, logarithmically spaced values of either sign, and zero."""
     even = np.linspace(low, high, n)
     small = np.geomspace(1e-30, max(abs(low), abs(high)), n // 4)
     every = np.concatenate([even, small, -small, [0.0, -0.0]])

@@ -309,7 +309,8 @@ import numbanet as nn
 generator = np.random.default_rng(0)
 x = generator.integers(0, 256, (300_000, 64), dtype="uint8")
 y = generator.integers(0, 10, 300_000)
-net = nn.Sequential([nn.Dense(1024, activation="relu"), nn.Dense(1024, activation="relu"), nn.Dense(10, activation="softmax")], 64)
+layers = [nn.Dense(1024, activation="relu"), nn.Dense(1024, activation="relu")]
+net = nn.Sequential([*layers, nn.Dense(10, activation="softmax")], 64)
 net.fit(x[:200], y[:200], batch_size=100, verbose=0)
 net.predict(x[:10])
 before = net.parameters.copy()
@@ -366,7 +367,8 @@ x = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
 y = np.arange(500) % 3
 
 def train(seed, results):
-    net = nn.Sequential([nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")], 40, seed=seed)
+    layers = [nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")]
+    net = nn.Sequential(layers, 40, seed=seed)
     net.fit(x, y, batch_size=50, epochs=20, optimizer=nn.Adam(), threads=2, verbose=0)
     results[seed] = net.parameters.tobytes() + net.predict(x).tobytes()
 
@@ -417,7 +419,8 @@ def train(net):
     return net.parameters.tobytes() + net.predict(x).tobytes()
 
 def build():
-    return nn.Sequential([nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")], 40, seed=3)
+    layers = [nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")]
+    return nn.Sequential(layers, 40, seed=3)
 
 net = build()
 once = train(net)

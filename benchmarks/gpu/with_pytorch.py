@@ -51,7 +51,7 @@ class Training(with_pytorch.Training):
             self.recorded = self._record()
 
     def _record(self):
-        """The step as a CUDA graph, which reads its samples from `chosen`, adds its loss to `sum`."""
+        """The step as a CUDA graph, which reads samples from `chosen`, adds its loss to `sum`."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(aside):

@@ -125,7 +125,7 @@ class Contender:
 
 
 def measure(line: work.Line, abouts: dict, threads: list[int], seconds: float, rounds: int, folder: Path, say) -> dict:
-    """Measure one line: all figures, the peaks of the processor and the accuracies, as plain data."""
+    """Measure one line: figures, the peaks of the processor and the accuracies, as plain data."""
     prepared = once("prepare", line.name, str(folder))
     everybody = [Contender(peer, variant, n) for peer, about in abouts.items() for variant in about["variants"][line.name]
                  for n in (threads if line.kind != "inside" else [1])]

@@ -43,7 +43,7 @@ class Training:
         self.contender, self.case = contender, case
 
     def check(self) -> dict:
-        """Loss, its expected value, and the error of the weights relative to their expected change."""
+        """Loss, its expected value, and the error of the weights relative to their change."""
         self.contender.reset()
         loss = self.contender.run(work.CHECKED_STEPS)
         found, case = self.contender.weights(), self.case

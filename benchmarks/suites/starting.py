@@ -27,7 +27,8 @@ x, y = np.random.rand(100, 28, 28, 1).astype("float32"), np.random.randint(0, 10
 NETWORKS = {
     "784-30-10": """
 x = x.reshape(100, 784)
-network = nn.Sequential([nn.Dense(30, activation="sigmoid"), nn.Dense(10, activation="softmax")], 784)
+layers = [nn.Dense(30, activation="sigmoid"), nn.Dense(10, activation="softmax")]
+network = nn.Sequential(layers, 784)
 """,
     "lenet5": "network = nn.models.lenet5()\n",
 }

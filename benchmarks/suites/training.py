@@ -54,7 +54,7 @@ def trained(name, threads) -> Trained:
 
 
 class Epoch:
-    """Five epochs of 20 or 300 steps by `fit`, which finds out whether several threads are faster."""
+    """Five epochs of 20 or 300 steps by `fit`, which chooses one or several threads."""
 
     params = (list(NETWORKS), [1, 2])
     param_names = ("network", "threads")

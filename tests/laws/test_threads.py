@@ -38,7 +38,7 @@ def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
 
 
 def large(penalty=None):
-    """So many parameters that each number of threads gives other tasks, and odd sizes everywhere."""
+    """So many parameters that each number of threads gives other tasks; all sizes are odd."""
     return nn.Sequential([nn.Dense(123, activation="tanh"), nn.Dense(57, activation="leaky_relu"),
                           nn.Dense(11, activation="softmax")], 97, "float32", seed=5, penalty=penalty)
 

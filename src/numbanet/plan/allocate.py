@@ -61,7 +61,7 @@ def allocate_slots(ops: list[Op], first_trained: int, train: bool):
 
 
 def micro_batch(slots: list[Slot], batch: int) -> int:
-    """Samples that a thread carries through the whole network at a time."""
+    """The size of a micro-batch: samples that a thread processes at a time."""
     fits = L2_ELEMENTS // max(1, sum(slot.size for slot in slots))
     fits = fits // 8 * 8 if fits >= 8 else max(1, fits)
     return min(fits, MAX_MICRO_BATCH, batch)

@@ -94,7 +94,7 @@ CHUNKS                       number of fixed chunks of the batch, each with its 
 STEP                         optimiser steps taken, this one included
 INPUTS, TARGETS, OUTPUTS     addresses of the data
 PERMUTATION                  address of the order of the epoch's samples, or 0
-PREFETCH_LIMIT               samples in the epoch, 0 where the next batch is not worth asking for
+PREFETCH_LIMIT               samples in the epoch, 0 where the next batch is not prefetched
 """
 
 

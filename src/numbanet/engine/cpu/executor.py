@@ -18,7 +18,7 @@ from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, column_value
 from numbanet.plan.lower import lower
 
 EVALUATION_BATCH = 1024
-"""Samples that a prediction or an evaluation carries at once."""
+"""Samples in a batch of a prediction or an evaluation."""
 SURE_FLOPS = 5e9
 """Operations per second that any core reaches: a step that would last long at this rate is cut."""
 

@@ -3,8 +3,8 @@
     forward-backward region, over samples:   inputs → forward … → loss → backward …     (BP1, BP2)
     update region, over parameters:          gradient → penalty → update                (BP3, BP4)
 
-The update region shares out the parameters, not the batch: each weight adds its samples in one
-fixed order, so the result is bit-identical for any number of threads.
+The update region divides the parameters, not the batch, among the threads: each weight adds its
+samples in one fixed order, so the result is bit-identical for any number of threads.
 
 The engine's own work is written as kernels for one worker of several: `train`, `differentiate`,
 `infer`, and `run_stage` for steps so long that they are cut into several native calls. All workers
@@ -263,7 +263,7 @@ def _add_metrics(call, acts, batch):
 
 @inline
 def _arrive(counter, worker, workers):
-    """Wait for all workers, each on a CPU of its own; False if they do not all come."""
+    """Wait until all workers have arrived, each on its own CPU; False if some do not arrive."""
     if workers > 1:
         cpus = ptr_add(counter, CPU_IDS)
         record_cpu(cpus, worker)
@@ -350,7 +350,7 @@ def infer(call, params, grads, acts, deltas, worker, workers):
 
 
 TAKE_GRADIENTS, APPLY_GRADIENTS = -1, -2
-"""Stages of a step after its phases, whose numbers are their own."""
+"""Stages of a step after its phases; a phase has its index as its stage."""
 
 
 @kernel
@@ -393,7 +393,7 @@ def batch_loss(call, acts):
 
 @entry_point
 def predict_small(x, outputs, call, params, acts, check_finite):
-    """Carry a few samples through in the calling thread.
+    """Process a few samples in the calling thread.
 
     With `check_finite`, False and no outputs if an input is not finite.
     """
@@ -418,7 +418,7 @@ _import_pid = os.getpid()
 
 
 def usable_threads(wanted: int) -> int:
-    """`wanted`, but 1 in a child of a fork, where OpenMP's threads did not come along."""
+    """`wanted`, but 1 in a child of a fork, where OpenMP's threads do not exist."""
     return wanted if os.getpid() == _import_pid else 1
 
 

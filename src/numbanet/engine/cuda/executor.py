@@ -24,11 +24,11 @@ EVALUATION_BATCH = 4096
 CALL_SECONDS = 0.05
 """Seconds that one call of steps should last."""
 UPDATE_BLOCKS = 4
-"""Blocks that share a task's update."""
+"""Blocks for the update of a task."""
 
 
 def lower_for_gpu(ops, dtype, batch: int, train: bool) -> tuple[Plan, LaunchMode, int]:
-    """The plan of these ops for the GPU, its launch mode, and the blocks of a group."""
+    """The plan of these ops for the GPU, its launch mode, and the number of blocks in a group."""
     mode = launch.choose_launch_mode(ops, batch, train)
     mode = LaunchMode.PER_OP if launch.SYNC_EVERY_OP else mode
     groups, blocks = launch.grid_shape(ops, batch, mode)

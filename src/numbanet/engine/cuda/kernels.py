@@ -4,7 +4,7 @@
     update region, a block group for each task of parameters              (BP3, BP4)
 
 The ops' kernels are composed when a network is first used. Everything stays on the GPU: a launch is
-given the address of its `call` and two or three integers, and nothing is copied or waited for
+given the address of its `call` and two or three integers, with no copies or synchronisation
 between steps. How much one launch does is chosen in `launch`.
 """
 
@@ -286,7 +286,7 @@ def _update_task(update):
 
 @cache
 def updates(kind, update=None) -> CudaKernel:
-    """Penalties and updates, a group of blocks for each task: `launch(groups, blocks, call)`."""
+    """Penalties and updates, a block group for each task: `launch(groups, blocks, call)`."""
     finish = _update_task(update)
 
     def work(address):
