@@ -190,7 +190,8 @@ def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
     left = sum(epochs - len(record["test"]) for run in runs for record in run)
     if left:
         an_epoch = estimate(trained, *data)
-        say(f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, about {duration(left * an_epoch)} in all")
+        say(f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, "
+            f"about {duration(left * an_epoch)} in all")
     figures, seconds = [], []
     for s in range(seeds):
         records = [train(trained, seed, epochs, data, store) for seed in range(s * networks, (s + 1) * networks)]
@@ -224,7 +225,8 @@ def main() -> None:
             say(lines[-1])
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last saved epoch")
-    print("| row | network | published % | our protocol | mean % | best % | seconds a run |\n|---|---|---|---|---|---|---|")
+    print("| row | network | published % | our protocol | mean % | best % | seconds a run |\n"
+          "|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 
 

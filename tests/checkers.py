@@ -167,7 +167,10 @@ def close(found, expected, tolerance):
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape
     error, scale = np.abs(found - expected).max(initial=0), max(np.abs(expected).max(initial=0), 1e-3)
-    assert error <= tolerance * scale, f"a difference of {error:.3g}, {error / scale:.3g} of the largest element {scale:.3g}"
+    assert error <= tolerance * scale, (
+        f"a difference of {error:.3g}, "
+        f"{error / scale:.3g} of the largest element {scale:.3g}"
+    )
 
 
 # --- single kernels and what they write --------------------------------------------------------

@@ -245,7 +245,8 @@ def test_amounts_that_make_no_sense_are_refused(options, words):
 
 def test_a_network_without_images_is_refused():
     net = nn.Sequential([nn.Dense(1)], 12)
-    with pytest.raises(ValueError, match=r"Augment expects images \(height, width, channels\), the network's input is \(12,\)"):
+    with pytest.raises(ValueError, match=r"Augment expects images \(height, width, channels\), "
+                                         r"the network's input is \(12,\)"):
         net.fit(np.ones((3, 12)), np.ones(3), augment=nn.Augment(shift=1), verbose=0)
 
 

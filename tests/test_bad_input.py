@@ -130,7 +130,8 @@ def test_settings_of_fit(settings, error, message):
 
 
 @pytest.mark.parametrize(("last", "loss", "message"), [
-    (None, "cross_entropy", r"CrossEntropy needs a network that ends in softmax, .* ends in Dense; .* activation='softmax'"),
+    (None, "cross_entropy", r"CrossEntropy needs a network that ends in softmax, "
+                            r".* ends in Dense; .* activation='softmax'"),
     ("sigmoid", "cross_entropy", "ends in Sigmoid; .* after a sigmoid use loss='binary_cross_entropy'"),
     ("tanh", "binary_cross_entropy", "BinaryCrossEntropy needs a network that ends in sigmoid, .* ends in Tanh"),
     ("softmax", "binary_cross_entropy", "ends in Softmax; .* after a softmax use loss='cross_entropy'"),

@@ -430,13 +430,18 @@ def test_stopped_by_the_keyboard(folder):
 
 
 def test_without_click(folder):
-    process = program("info", code="import sys; sys.modules['click'] = None; from numbanet.apps.cli import main; main()")
+    process = program("info", code="import sys; sys.modules['click'] = None; "
+                                   "from numbanet.apps.cli import main; main()")
     said, errors = process.communicate()
     assert (process.returncode, said) == (2, "") and "pip install numbanet[cli]" in errors and errors.count("\n") == 1
 
 
 def test_the_package_does_not_import_the_command_line():
-    code = "import sys, numbanet; sys.exit(bool({'click', 'sklearn', 'numbanet.apps.cli', 'numbanet.apps.cli.app'} & set(sys.modules)))"
+    code = """
+import sys, numbanet
+unwanted = {'click', 'sklearn', 'numbanet.apps.cli', 'numbanet.apps.cli.app'}
+sys.exit(bool(unwanted & set(sys.modules)))
+"""
     process = program(code=code)
     process.communicate()
     assert process.returncode == 0

@@ -132,7 +132,8 @@ def test_it_learns_where_a_bump_stands(tmp_path):
     (lambda: nn.Conv1D(3, 3, padding=(1, -1)), "padding must be an integer of at least 0, got -1"),
     (lambda: nn.MaxPool1D(0), "MaxPool1D: size must be"),
     (lambda: nn.AvgPool1D(2, padding=2), "AvgPool1D: padding 2 is as large as the window 2"),
-    (lambda: network(nn.Conv1D(3, 3), (5,)), r"Conv1D expects a sequence \(length, channels\), got \(5,\); .*input_shape=\(5, 1\)"),
+    (lambda: network(nn.Conv1D(3, 3), (5,)), r"Conv1D expects a sequence \(length, channels\), got \(5,\); "
+                                             r".*input_shape=\(5, 1\)"),
     (lambda: network(nn.MaxPool1D(), (5, 5, 1)), r"MaxPool1D expects a sequence \(length, channels\), got \(5, 5, 1\)$"),
     (lambda: network(nn.Conv1D(3, 4, dilation=2), (6, 1)), "a window 7 long does not fit an input 6 long, padding included"),
     (lambda: network(nn.MaxPool1D(7), (6, 1)), "MaxPool1D: a window 7 long does not fit an input 6 long"),

@@ -216,6 +216,7 @@ def test_pyplot_is_never_imported_and_matplotlib_only_when_needed():
 
 
 def test_without_matplotlib_the_way_out_is_named():
-    found = python("import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
+    found = python("import sys; sys.modules['matplotlib'] = None; "
+                   "sys.modules['matplotlib.figure'] = None\n"
                    "import numbanet as nn; nn.plotting.history({'loss': [1.0]})")
     assert found.returncode == 1 and "figures need matplotlib; pip install numbanet[plot]" in found.stderr

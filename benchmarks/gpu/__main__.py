@@ -53,7 +53,8 @@ def main() -> None:
     try:
         driver.require_gpu()
         if driver.SIMULATED and not given.dry:
-            raise nn.CudaError("Numba's simulator has no speed to measure; unset NUMBA_ENABLE_CUDASIM, or pass --dry")
+            raise nn.CudaError("Numba's simulator has no speed to measure; "
+                               "unset NUMBA_ENABLE_CUDASIM, or pass --dry")
     except nn.CudaError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

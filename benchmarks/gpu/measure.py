@@ -72,7 +72,10 @@ class Contender:
         if case.line.trains:
             loss_off = abs(self.check["loss"] - self.check["expected"]) / abs(self.check["expected"])
             if not (loss_off <= LOSS_OFF and self.check["off"] <= WEIGHTS_OFF):
-                self.note = f"disagrees: loss off by {loss_off:.2g}, weights by {self.check['off']:.2g} of their way"
+                self.note = (
+                    f"disagrees: loss off by {loss_off:.2g}, "
+                    f"weights by {self.check['off']:.2g} of their change"
+                )
         elif not self.check["off"] <= OUTPUTS_OFF:
             self.note = f"disagrees: outputs off by {self.check['off']:.2g}"
 

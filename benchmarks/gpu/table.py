@@ -43,7 +43,8 @@ def over(row: dict | None, result: dict) -> str:
 
 def summary(results: list[dict], names: dict) -> str:
     """A line each: our speed, the ratios, what was asked for."""
-    found = ["| line | numbanet | PyTorch eager / numbanet | best peer / numbanet | asked of eager |", "|---|---|---|---|---|"]
+    found = ["| line | numbanet | PyTorch eager / numbanet | "
+             "best peer / numbanet | asked of eager |", "|---|---|---|---|---|"]
     for result in results:
         mine, first = ours(result), best(result)
         goal = result["line"] == lines.GOAL

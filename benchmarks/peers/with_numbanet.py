@@ -84,7 +84,8 @@ def _data(line, folder) -> str:
                 data = nn.datasets.mnist(dtype="float32")
                 arrays = (data.x, data.y, data.x_test, data.y_test)
             except (OSError, ValueError) as error:
-                missing.write_text(f"MNIST was not found ({error}): random data of its shape, accuracies mean nothing")
+                missing.write_text(f"MNIST was not found ({error}): "
+                                   "random data of its shape, accuracies mean nothing")
                 arrays = work.noise()
         for name, values in zip(("x", "y", "x_test", "y_test"), arrays, strict=True):
             np.save(folder / f"{line.data}.{name}.npy", values)

@@ -127,7 +127,8 @@ def line(given: str) -> Line:
     for number, one in enumerate(LINES, 1):
         if given in (one.name, str(number)):
             return one
-    raise ValueError(f"no line {given!r}; there are 1 to {len(LINES)}, or {', '.join(one.name for one in LINES)}")
+    raise ValueError(f"no line {given!r}; there are 1 to {len(LINES)}, "
+                     f"or {', '.join(one.name for one in LINES)}")
 
 
 def shapes(line: Line) -> list[tuple]:

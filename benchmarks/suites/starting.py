@@ -98,7 +98,8 @@ class Warm:
 
 def seconds(statement, setup="") -> float:
     """The time of a statement in a process of its own."""
-    return float(run(f"import time\n{setup}\nbegan = time.perf_counter()\n{statement}\nprint(time.perf_counter() - began)"))
+    return float(run(f"import time\n{setup}\nbegan = time.perf_counter()\n"
+                     f"{statement}\nprint(time.perf_counter() - began)"))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def compiled(network):
     @noinline
     def predict_row(row, out):
         if row.size != n_in or out.size != n_out:
-            raise ValueError("the compiled network was given a row or an output of another size than its own")
+            raise ValueError("the compiled network was given a row or an output "
+                             "of another size than its own")
         table = as_pointer(table_address(), numba.int64)
         schedule = as_pointer(schedule_address(), numba.int64)
         params = as_pointer(params_address(), kind)

@@ -142,8 +142,9 @@ def table(found: list[Cost]) -> str:
         "─" * 84,
     ]
     for one in found:
-        lines.append(f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}{one.bytes:14,.0f}{one.share:9.0%}  "
-                     f"{one.bound}")
-    lines += ["─" * 84, f"{'sum':26}{sum(one.microseconds for one in found):10.3f}{sum(one.flops for one in found):13,.0f}"
+        lines.append(f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}{one.bytes:14,.0f}"
+                     f"{one.share:9.0%}  {one.bound}")
+    lines += ["─" * 84, f"{'sum':26}{sum(one.microseconds for one in found):10.3f}"
+              f"{sum(one.flops for one in found):13,.0f}"
               f"{sum(one.bytes for one in found):14,.0f}"]
     return "\n".join(lines)
