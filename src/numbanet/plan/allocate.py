@@ -1,4 +1,4 @@
-"""Where everything lies: slots for the outputs of ops, and their offsets in acts and deltas.
+"""Memory layout: slots for the outputs of ops, and their offsets in acts and deltas.
 
 A *slot* holds a row for each sample: of the whole batch where a gradient is taken over the batch
 afterwards, else only of the micro-batch that a thread is working on. An op in place shares the slot

@@ -85,7 +85,7 @@ def num_threads(typingctx):
 
 @intrinsic
 def syncthreads(typingctx):
-    """Wait until all threads of the block are here; all of them see what they wrote."""
+    """Barrier of the block: wait for all its threads, and make their writes visible to them."""
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [])

@@ -83,7 +83,7 @@ steps_done                   optimiser steps taken before
 stage, piece, n_pieces       of `run_stage`
 """
 BATCHES_DONE, CPU_IDS, BARRIER_SIZE = 16, 24, 24 + 1024
-"""Where in the barrier's memory the batch reached and the workers' CPUs stand, and its size."""
+"""Offsets in the barrier's memory of the batch reached and of the workers' CPUs, and its size."""
 MAX_WORKERS = BARRIER_SIZE - CPU_IDS
 
 # --- the forward-backward region ------------------------------------------------------------------
@@ -97,7 +97,7 @@ def _table(call, t):
 
 @inline
 def _write_context(call, table, batch, train):
-    """Write where the batch lies in the epoch."""
+    """Write the position of the batch in the epoch."""
     start = batch * call[CALL.batch]
     table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
     table[PREFETCH_LIMIT] = call[CALL.epoch_samples] if train else 0
@@ -135,7 +135,7 @@ def _accumulate(table, op, params, acts, deltas, lo, hi, from_chunk, to_chunk):
 
 @inline
 def _zero_grads(call, table, acts, first, from_chunk, to_chunk):
-    """Set the partial gradients of these chunks to zero, as the schedule's first steps ask for."""
+    """Set the partial gradients of these chunks to zero, as the first steps of the schedule."""
     schedule = as_pointer(call[CALL.schedule], np.int64)
     k = first
     while schedule[STEP_SIZE * k] == ZERO_GRADS:
@@ -189,7 +189,7 @@ def _split_k(call, table, params, acts, deltas, t, phase):
 
 @inline
 def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train, piece, n_pieces):
-    """One phase of a batch, for the threads that this worker stands for."""
+    """One phase of a batch, for the threads that this worker replaces."""
     threads, phase = call[CALL.threads], ptr_add(as_pointer(call[CALL.phases], np.int64), PHASE_SIZE * number)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)

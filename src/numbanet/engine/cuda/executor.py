@@ -103,7 +103,7 @@ class Executor:
         self.buffers[CALL.metric_sums].download(self.metric_sums)
 
     def forward_backward(self, begin_step=None):
-        """The phases as a function of the batch: the launches that the mode asks for."""
+        """The phases as a function of the batch: the launches of the mode."""
         names = {row: op.name for op, row in self.plan.rows.items()}
         self.launches = []
         for phase in self.phases:
@@ -121,7 +121,7 @@ class Executor:
         return run
 
     def run_checked(self, ops: str, work, *args):
-        """Do some work on the GPU; an error there becomes a CudaError that says where."""
+        """Run something on the GPU; an error there becomes a CudaError that names the op."""
         try:
             result = work(*args)
             if launch.SYNC_EVERY_OP:

@@ -206,7 +206,7 @@ class ReLU(Activation):
 
 @dataclass(frozen=True, eq=False)
 class LeakyReLU(Activation):
-    """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
+    """A rectifier with `slope` times the negative part (0 ≤ slope)."""
 
     slope: Annotated[float, Real(0, says="{owner} needs a {name} of at least 0, got {got}")] = 0.01
     monotone = True

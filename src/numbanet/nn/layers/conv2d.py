@@ -306,7 +306,7 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 
 @inline
 def _first_kernel_row(op, row):
-    """The first kernel row that sees the input row from a row of the output, or from above it."""
+    """The first kernel row that covers the input row from a row of the output, or from above it."""
     stride, dilation = op[GEOMETRY.stride_row], op[GEOMETRY.dilation_row]
     r = 0
     while r < op[GEOMETRY.kernel_h]:
