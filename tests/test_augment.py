@@ -25,14 +25,14 @@ def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="fl
     """The images as the first layer would see them."""
     n = int(np.prod(x.shape[1:]))
     ops = [data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.outputs(n)]
-    machine, outputs = InferenceExecutor(ops, np.dtype(dtype), batch=batch, threads=threads), np.empty(x.shape, dtype)
-    machine.plan.set_context(SEED, seed)
-    machine.plan.set_context(EPOCH, epoch)
-    machine.bind(INPUTS, x)
-    machine.bind(OUTPUTS, outputs)
+    executor, outputs = InferenceExecutor(ops, np.dtype(dtype), batch=batch, threads=threads), np.empty(x.shape, dtype)
+    executor.plan.set_context(SEED, seed)
+    executor.plan.set_context(EPOCH, epoch)
+    executor.bind(INPUTS, x)
+    executor.bind(OUTPUTS, outputs)
     if order is not None:
-        machine.bind(PERMUTATION, order)
-    machine.infer(np.zeros(0, dtype), len(x))
+        executor.bind(PERMUTATION, order)
+    executor.infer(np.zeros(0, dtype), len(x))
     return outputs
 
 

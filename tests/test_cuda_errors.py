@@ -103,7 +103,7 @@ def test_a_batch_that_does_not_fit_says_how_much_is_needed_and_free(monkeypatch)
 
 def test_data_that_do_not_fit_say_how_much_is_needed_and_free(monkeypatch):
     net = network()
-    net.fit(X, Y, batch_size=3)  # the machine is made
+    net.fit(X, Y, batch_size=3)  # the executor is made
     before = net.parameters.copy()
     monkeypatch.setattr(driver, "free_bytes", lambda: 100)
     with pytest.raises(nn.CudaError, match=r"data of shape \(9, 4\) needs 288 bytes of the GPU's memory, 100 are free"):

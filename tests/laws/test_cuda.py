@@ -165,8 +165,8 @@ def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     net = network(example_named("dense")).to("cuda")
     x = inputs(example_named("dense"), 3)
     net.predict(x)
-    (machine,) = net.executors.executors.values()
-    machine.plan.tables[:, :, columns.W] += 1_000_000
-    machine.tables_written = False
+    (executor,) = net.executors.executors.values()
+    executor.plan.tables[:, :, columns.W] += 1_000_000
+    executor.tables_written = False
     with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):
         net.predict(x)

@@ -126,7 +126,7 @@ def test_a_first_product_that_is_cut_by_its_inputs_agrees(dtype, threads):
     history = net.fit(x, y, loss=loss, optimizer=OPTIMIZERS["momentum"], batch_size=9, epochs=2, threads=threads)
     close(net.memory, params, ROUNDING)
     close(history.history["loss"], losses, ROUNDING)
-    assert {machine.plan.uses_split_k for machine in net.executors.executors.values()} == {True}
+    assert {executor.plan.uses_split_k for executor in net.executors.executors.values()} == {True}
 
 
 def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_samples():
@@ -136,4 +136,4 @@ def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_sampl
     # 9 samples are few enough for a cut, 18 are not
     parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]
     close(sum(parts) / 2, net.gradient(x, y), ROUNDING)
-    assert sorted(machine.plan.uses_split_k for machine in net.executors.executors.values()) == [False, True]
+    assert sorted(executor.plan.uses_split_k for executor in net.executors.executors.values()) == [False, True]
