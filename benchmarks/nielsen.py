@@ -3,10 +3,12 @@
     python benchmarks/nielsen.py --rows 1,8,10 --seeds 3
     python benchmarks/nielsen.py --rows 15 --seeds 1 --epochs 5
 
-Each row trains the book's network by the book's recipe (numbanet.models.nielsen) and prints a line of a Markdown table: published,
-our protocol, mean and best over the seeds, seconds per run. Before a row starts, a few hundred steps are timed, and stderr says how
-long it will take. Results go into a JSON file as they come, and the network with the optimiser's state and the epochs done stands
-beside it, so an interrupted run goes on where it stopped. A run with fewer epochs than the book's is a row of its own.
+Each row trains the book's network by the book's recipe (numbanet.models.nielsen) and prints a line
+of a Markdown table: published, our protocol, mean and best over the seeds, seconds per run. Before
+a row starts, a few hundred steps are timed, and stderr says how long it will take. Results go into
+a JSON file as they come, and the network with the optimiser's state and the epochs done stands
+beside it, so an interrupted run goes on where it stopped. A run with fewer epochs than the book's
+is a row of its own.
 
     peak                      the best epoch, as the book quotes it in chapters 1 and 3
     last                      after the last epoch
@@ -65,7 +67,7 @@ class Store:
         return self.records.setdefault(key, {"key": key, "validation": [], "test": [], "seconds": []})
 
     def beside(self, key: str, what: str) -> Path:
-        """The file of a run's network: as it is now ("state"), or at its best validation ("best")."""
+        """The file of a run's network: of now ("state"), or of its best validation ("best")."""
         return Path(f"{self.path}.{key}.{what}.safetensors")
 
     def write(self) -> None:
@@ -76,7 +78,10 @@ class Store:
 
 
 def data_of(row: int):
-    """(x, y), (x, y) for validation and for test, as the row wants them: vectors or pictures, cut or expanded."""
+    """(x, y), (x, y) for validation and for test, as the row requires them.
+
+    They are vectors or images, cut or expanded.
+    """
     recipe, shape = BOOK_ROWS[row].recipe, BOOK_ROWS[row].input_shape
     d = nn.datasets.mnist(flat=len(shape) == 1)
     training = d.x[: recipe.examples], d.y[: recipe.examples]
@@ -109,7 +114,7 @@ def estimate(row: int, training, validation, test) -> float:
 
 
 class Recorder(nn.callbacks.Callback):
-    """Measure the test data after every epoch, keep the best network, and save what is done now and then."""
+    """Measure the test data after every epoch, keep the best network, and save now and then."""
 
     def __init__(self, row: int, record: dict, epochs: int, test, store: Store, name: str):
         self.record, self.epochs, self.test, self.store, self.name = record, epochs, test, store, name
@@ -133,7 +138,8 @@ class Recorder(nn.callbacks.Callback):
                 f"test {record['test'][-1]:.2%}  {duration(left)} left")
             self.said = now
         if now - self.saved > PAUSE and epoch < self.epochs:
-            self.store.write()  # first: a record that is ahead of its network is cut back, the reverse could not be
+            # first: a record that is ahead of its network is cut back, the reverse could not be
+            self.store.write()
             network.save(self.store.beside(record["key"], "state"))
             self.saved = now
 
@@ -184,7 +190,8 @@ def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
     left = sum(epochs - len(record["test"]) for run in runs for record in run)
     if left:
         an_epoch = estimate(trained, *data)
-        say(f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, about {duration(left * an_epoch)} in all")
+        say(f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, "
+            f"about {duration(left * an_epoch)} in all")
     figures, seconds = [], []
     for s in range(seeds):
         records = [train(trained, seed, epochs, data, store) for seed in range(s * networks, (s + 1) * networks)]
@@ -218,7 +225,8 @@ def main() -> None:
             say(lines[-1])
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last saved epoch")
-    print("| row | network | published % | our protocol | mean % | best % | seconds a run |\n|---|---|---|---|---|---|---|")
+    print("| row | network | published % | our protocol | mean % | best % | seconds a run |\n"
+          "|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 
 

@@ -2,8 +2,8 @@
 
     python -m pytest benchmarks/test_kernels.py --benchmark-only
 
-A round is CALLS calls from a compiled loop; the time of one call and its GFLOP/s stand in the extra information (--benchmark-json).
-No time is asserted, and `pytest` alone does not come here.
+A round is CALLS calls from a compiled loop; the time of one call and its GFLOP/s stand in the extra
+information (--benchmark-json). No time is asserted, and `pytest` alone does not come here.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def timed(benchmark, flops, *arguments):
         benchmark.extra_info |= {"microseconds": 1e6 * seconds, "gflops": flops / seconds / 1e9}
 
 
-# --- the product and the functions --------------------------------------------------------------------------------------
+# --- the product and the functions -------------------------------------------------------------
 
 
 MATRICES = Attrs("m n k")
@@ -86,7 +86,7 @@ def test_function(benchmark, function, dtype):
     np.testing.assert_allclose(y, expected, rtol=1e-5)
 
 
-# --- layers, through a plan ---------------------------------------------------------------------------------------------
+# --- layers, through a plan --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,9 @@ def machine():
     ("Dense", "forward"), ("Dense", "backward"), ("Dense", "gradient"), ("Conv2D", "forward"), ("Conv2D", "backward"),
     ("Conv2D", "gradient"), ("MaxPool2D", "forward"), ("MaxPool2D", "backward")])
 def test_layer(benchmark, machine, layer, verb):
-    """16 maps of 5×5 from 6, 2×2 pooling, or 400 to 120 numbers; a block of samples, or for a gradient the whole batch."""
+    """16 maps of 5×5 from 6, 2×2 pooling, or 400 to 120 numbers.
+
+    A block of samples, or for a gradient the whole batch.
+    """
     run = machine.verb(layer, verb)
     timed(benchmark, run.flops, *run.arguments)

@@ -2,8 +2,8 @@
 
     python examples/inside_njit.py
 
-A pendulum's acceleration is learned from samples; the simulation then asks the network instead of the
-formula, a few million times a second, without leaving compiled code.
+A pendulum's acceleration is learned from samples; the simulation then asks the network instead of
+the formula, a few million times a second, without leaving compiled code.
 """
 
 import math

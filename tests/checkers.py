@@ -1,9 +1,12 @@
-"""The checkers behind the laws, apart from the tests so that a planted bug can show that each of them fails."""
+"""The checkers behind the laws.
+
+They are not in the tests, so that a planted bug can show that each of them fails.
+"""
 
 import ctypes
 
 import numpy as np
-from reference import TWINS
+from reference import REFERENCES
 
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
@@ -36,7 +39,7 @@ STEP = 1e-5
 """Half the distance of a central difference."""
 
 
-# --- gradients --------------------------------------------------------------------------------------------------------
+# --- gradients ---------------------------------------------------------------------------------
 
 
 class Kink(Exception):
@@ -44,7 +47,10 @@ class Kink(Exception):
 
 
 def difference(f, theta):
-    """Central differences of f at theta, one number after the other; Kink where the differences to both sides disagree."""
+    """Central differences of f at theta, one element after the other.
+
+    There is a kink where the differences to both sides disagree.
+    """
     found, gaps, middle = np.empty_like(theta), np.empty_like(theta), f()
     for i in range(theta.size):
         kept = theta[i]
@@ -64,14 +70,14 @@ def difference(f, theta):
 def parts(net, flat):
     """The parts of a flat vector that belong to each parameter of each layer."""
     start = 0
-    for placed in net.layers:
-        for values in placed.parameters.values():
+    for built in net.layers:
+        for values in built.parameters.values():
             yield flat[start : start + values.size]
             start += values.size
 
 
 def largest_error(net, found, expected):
-    """The largest error relative to the largest number, over the parameters of every layer by name."""
+    """The largest error relative to the largest element of every layer's parameters, by name."""
     return max(np.abs(f - e).max() / max(np.abs(f).max(), np.abs(e).max(), 1e-3)
                for f, e in zip(parts(net, found), parts(net, expected), strict=True))
 
@@ -83,27 +89,36 @@ def gradient_error(net, x, y, loss):
 
 
 def trained_once(net, x, y, loss, rate, threads=1):
-    """One step of SGD over all samples; what it subtracted from the parameters, and the loss that training saw."""
+    """One step of SGD over all samples.
+
+    Returns what it subtracted from the parameters, and the loss that training computed.
+    """
     net.epoch, before = 0, net.parameters.copy()
     history = net.fit(x, y, loss=loss, optimizer=nn.SGD(rate), batch_size=None, shuffle=False, threads=threads)
     return before - net.parameters, history.history["loss"][0]
 
 
 def training_gradient_error(net, x, y, loss):
-    """The same for the gradient that training applies, with batch statistics and masks, by the loss that training sees."""
+    """The same for the gradient that training applies, with batch statistics and masks.
+
+    The loss is the one that training computes.
+    """
     numeric = difference(lambda: trained_once(net, x, y, loss, 0.0)[1], net.parameters)
     return largest_error(net, trained_once(net, x, y, loss, 1.0)[0], numeric)
 
 
-# --- the reference engine ---------------------------------------------------------------------------------------------
+# --- the reference engine ----------------------------------------------------------------------
 
 
-def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, twins=TWINS):
-    """Train as fit does, but with the reference engine; return the memory of the network, state and the loss of every epoch."""
+def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, references=REFERENCES):
+    """Train as fit does, but with the reference engine.
+
+    Returns the memory of the network, the state and the loss of every epoch.
+    """
     x, y, classes = net.check_data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
-    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
+    ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
     params = net.memory.copy()
@@ -112,58 +127,64 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
         plan.set_context(EPOCH, epoch)
-        engine = Reference(plan, twins, net.dtype, loss=last, correct=hits, optimizer=optimizer,
+        engine = Reference(plan, references, net.dtype, loss=last, correct=correct, optimizer=optimizer,
                            inputs=x, targets=y, permutation=order)
         engine.steps(params, state, samples, 0, batches, epoch * batches)
         losses.append(engine.metric_sums[0] / samples)
     return params, state, losses
 
 
-def reference_gradient(net, x, y, loss, *, threads=1, twins=TWINS):
+def reference_gradient(net, x, y, loss, *, threads=1, references=REFERENCES):
     """Gradient and mean loss, penalties in the gradient but not in the loss."""
     x, y, _ = net.check_data(x, y, loss)
     ops, last, _ = net.loss_ops(loss, x.dtype, y.dtype, False, len(x), 1)
     plan = lower(ops, net.dtype, batch=len(x), threads=threads, train=True)
-    engine = Reference(plan, twins, net.dtype, loss=last, inputs=x, targets=y)
+    engine = Reference(plan, references, net.dtype, loss=last, inputs=x, targets=y)
     total = engine.gradient(net.memory.copy(), len(x))
     return engine.grads, total / len(x)
 
 
-def reference_predict(net, x, *, batch=8, threads=1, twins=TWINS):
+def reference_predict(net, x, *, batch=8, threads=1, references=REFERENCES):
     """Outputs for all samples."""
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
     plan = lower(net.executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
-    Reference(plan, twins, net.dtype, inputs=x, outputs=outputs).infer(net.memory.copy(), len(x))
+    Reference(plan, references, net.dtype, inputs=x, outputs=outputs).infer(net.memory.copy(), len(x))
     return outputs
 
 
-def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, twins=TWINS):
-    """Mean loss and share of hits (0 where the targets name no classes)."""
+def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, references=REFERENCES):
+    """Mean loss and fraction of correct answers (0 where the targets name no classes)."""
     x, y, classes = net.check_data(x, y, loss)
-    ops, last, hits = net.loss_ops(loss, x.dtype, y.dtype, classes)
+    ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
-    total, found = Reference(plan, twins, net.dtype, loss=last, correct=hits, inputs=x, targets=y).infer(net.memory.copy(), len(x))
+    total, found = Reference(plan, references, net.dtype, loss=last, correct=correct, inputs=x, targets=y).infer(net.memory.copy(), len(x))
     return total / len(x), found / len(x)
 
 
 def close(found, expected, tolerance):
-    """Assert that two arrays differ by at most tolerance times the largest number expected."""
+    """Assert that two arrays differ by at most tolerance times the largest element expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape
     error, scale = np.abs(found - expected).max(initial=0), max(np.abs(expected).max(initial=0), 1e-3)
-    assert error <= tolerance * scale, f"{error:.3g} apart, {error / scale:.3g} of the largest number {scale:.3g}"
+    assert error <= tolerance * scale, (
+        f"a difference of {error:.3g}, "
+        f"{error / scale:.3g} of the largest element {scale:.3g}"
+    )
 
 
-# --- single kernels and what they write -------------------------------------------------------------------------------
+# --- single kernels and what they write --------------------------------------------------------
 
 GUARD = 256
-"""Numbers before and after each memory that nobody may touch."""
+"""Elements before and after each memory that nobody may touch."""
 _CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64, ctypes.c_int64)
 
 
 class KernelHarness:
-    """The plan of one training step with memories full of random numbers between guards, to call one kernel at a time."""
+    """The plan of one training step, to call one kernel at a time.
+
+    Its memories are full of random numbers and lie between guards.
+    """
 
     def __init__(self, net, x, y, loss, training=True, seed=5):
         x, y, classes = net.check_data(x, y, loss)
@@ -179,10 +200,13 @@ class KernelHarness:
         sizes = {"params": self.plan.n_params + buffers, "grads": self.plan.n_params, "acts": self.plan.n_acts,
                  "deltas": self.plan.n_deltas}
         self.guarded = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
-        self.rows = {op: Row(self.plan.tables[0], number, self.data) for op, number in self.plan.rows.items()}
+        self.rows = {op: Row(self.plan.tables[0], index, self.data) for op, index in self.plan.rows.items()}
 
     def place(self, lo, hi, filled=True):
-        """Let a block begin at sample lo. Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas."""
+        """Let a block begin at sample lo.
+
+    Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas.
+    """
         assert hi - lo <= self.plan.micro_batch
         for name in ("acts", "deltas"):
             self.guarded[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.guarded[name]))
@@ -205,7 +229,7 @@ class KernelHarness:
         return {name: array[GUARD:-GUARD] for name, array in self.guarded.items()}
 
     def call(self, kernel, row, lo, hi):
-        """Call the compiled kernel and return, for every memory, which numbers it changed, counted from the first inside."""
+        """Call the compiled kernel; return the indices of changed elements in every memory."""
         before = {name: array.copy() for name, array in self.guarded.items()}
         pointers = [array.ctypes.data for array in self.memories().values()]
         _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)
@@ -213,10 +237,10 @@ class KernelHarness:
         return {name: set((np.flatnonzero(array.view(kind) != before[name].view(kind)) - GUARD).tolist())
                 for name, array in self.guarded.items()}
 
-    def call_twin(self, kernel, row, lo, hi, twins=TWINS):
-        """The memories after the twin, without touching our own."""
+    def call_reference(self, kernel, row, lo, hi, references=REFERENCES):
+        """The memories after the reference, without touching our own."""
         copies = {name: array.astype(np.float64) for name, array in self.memories().items()}
-        twins[f"{kernel.function.__module__}.{kernel.function.__qualname__}"](row, *copies.values(), lo, hi)
+        references[f"{kernel.function.__module__}.{kernel.function.__qualname__}"](row, *copies.values(), lo, hi)
         return copies
 
     def op(self, row):
@@ -224,7 +248,7 @@ class KernelHarness:
         return next(op for op, one in self.rows.items() if one is row)
 
     def slot(self, row, verb, lo, hi):
-        """(memory, numbers) that a verb may write."""
+        """(memory, elements) that a verb may write."""
         op = self.op(row)
         if verb == "gradient":
             return "grads", set(range(row[W] + lo * op.param_cols, row[W] + hi * op.param_cols))
@@ -235,15 +259,15 @@ class KernelHarness:
         return "deltas", set(range(row[X] + lo * row[N_IN], row[X] + hi * row[N_IN]))
 
     def scratch(self, row):
-        """The numbers in acts that a verb of the op may use as it likes."""
+        """The elements of acts that a verb of the op may use as scratch memory."""
         return range(row[SCRATCH], row[SCRATCH] + self.op(row).scratch)
 
 
-def stray_writes(bench, kernel, row, verb, lo, hi):
-    """What a verb changed outside its own slot, scratch and buffers, as {memory: numbers}."""
-    memory, numbers = bench.slot(row, verb, lo, hi)
-    buffers = range(row[BUFFERS], row[BUFFERS] + bench.op(row).buffers) if verb == "forward" else ()
-    allowed = {"acts": set(bench.scratch(row)), "params": set(buffers)}
-    allowed[memory] = allowed.get(memory, set()) | numbers
-    strays = {name: sorted(changed - allowed.get(name, set())) for name, changed in bench.call(kernel, row, lo, hi).items()}
+def stray_writes(harness, kernel, row, verb, lo, hi):
+    """What a verb changed outside its own slot, scratch and buffers, as {memory: elements}."""
+    memory, elements = harness.slot(row, verb, lo, hi)
+    buffers = range(row[BUFFERS], row[BUFFERS] + harness.op(row).buffers) if verb == "forward" else ()
+    allowed = {"acts": set(harness.scratch(row)), "params": set(buffers)}
+    allowed[memory] = allowed.get(memory, set()) | elements
+    strays = {name: sorted(changed - allowed.get(name, set())) for name, changed in harness.call(kernel, row, lo, hi).items()}
     return {name: places for name, places in strays.items() if places}

@@ -1,4 +1,7 @@
-"""Without an NVIDIA driver, CUDA kernels run in Numba's simulator, which has to be chosen before Numba is imported."""
+"""Without an NVIDIA driver, CUDA kernels run in Numba's simulator.
+
+It has to be chosen before Numba is imported.
+"""
 
 import ctypes
 import os
@@ -7,20 +10,20 @@ import sys
 import pytest
 
 
-def _has_card():
+def _has_gpu():
     try:
         return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
     except OSError:
         return False
 
 
-if not _has_card():
+if not _has_gpu():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 
 @pytest.fixture
-def quick_turns():
-    """Let Python's threads take turns often: the simulator's threads wait for one another."""
+def short_switch_interval():
+    """Switch between Python's threads often: those of the simulator wait for one another."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield

@@ -1,7 +1,10 @@
-"""The tables that drive the laws: one row for each layer, loss, optimiser and penalty. A new layer joins by its row.
+"""The tables that drive the laws: one row for each layer, loss, optimiser and penalty.
 
-`network` builds the network that the laws look at: Scale, the layer of the row, a small dense layer with the activation that the
-loss wants. Scale's gradient needs the layer's delta for every input, the dense layer gives it a delta at every output.
+A new layer is tested once it has a row. Tests refer to a row by its name.
+
+`network` builds the network that the laws test: Scale, the layer of the row, a small dense layer
+with the activation that the loss wants. Scale's gradient needs the layer's delta for every input,
+the dense layer gives it a delta at every output.
 """
 
 from collections.abc import Callable
@@ -19,7 +22,8 @@ class Example:
 
     `trains`   an error passes back through it
     `first`    the layer is the first with parameters: there is no Scale before it
-    `alone`    training is as prediction: a sample's output depends on that sample only, and on nothing random
+    `alone`    training is as prediction: a sample's output depends on that sample only, and on
+               nothing random
     """
 
     name: str
@@ -32,7 +36,10 @@ class Example:
 
 @dataclass(frozen=True)
 class LossExample:
-    """A loss, the last activation before it, and its targets: real, unit (0 … 1), distribution, labels or bits."""
+    """A loss, the last activation before it, and its targets.
+
+    These are real, unit (0 … 1), distribution, labels or bits.
+    """
 
     name: str
     loss: nn.Loss
@@ -89,11 +96,11 @@ LAYERS = [
     Example("dropout", lambda: [nn.Dropout(0.3)], (23,), alone=False),
     Example("dropout in place", lambda: [nn.Dense(9, activation="tanh"), nn.Dropout(0.5)], (5,), alone=False),
     Example("batch norm", lambda: [nn.BatchNorm()], (5,), alone=False),
-    Example("batch norm of pictures", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
+    Example("batch norm of images", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
     Example("batch norm twice", lambda: [nn.BatchNorm(epsilon=0.01), nn.Conv2D(3, 2, activation="tanh"), nn.BatchNorm()], (3, 4, 2),
             alone=False),
     Example("layer norm", lambda: [nn.LayerNorm()], (7,)),
-    Example("layer norm of pictures", lambda: [nn.LayerNorm(epsilon=0.01)], (2, 3, 4)),
+    Example("layer norm of images", lambda: [nn.LayerNorm(epsilon=0.01)], (2, 3, 4)),
     Example("activations in a row", lambda: [nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.1)], (7,)),
     Example("step", lambda: [nn.Step()], (4, 2), trains=False),
     Example("per neuron with a step", lambda: [nn.PerNeuron(["step", "tanh", "step"])], (3,), trains=False),
@@ -112,12 +119,9 @@ LOSSES = [
     LossExample("cross-entropy of distributions", nn.CrossEntropy(), "softmax", "distribution"),
 ]
 
-PENALTIES = [
-    None,
-    nn.L2(0.1),
-    nn.L1(0.05),
-    [nn.L1(0.3, per="sample"), nn.L2(0.02)],
-]
+PENALTY = nn.L2(0.1)
+TWO_PENALTIES = [nn.L1(0.3, per="sample"), nn.L2(0.02)]
+PENALTIES = [None, PENALTY, nn.L1(0.05), TWO_PENALTIES]
 
 OPTIMIZERS = {
     "sgd": nn.SGD(0.1),
@@ -133,29 +137,52 @@ OPTIMIZERS = {
 TRAINABLE = [example for example in LAYERS if example.trains]
 
 
+def example_named(name):
+    """The example of that name; LookupError where there is none or more than one."""
+    return _only(LAYERS, name)
+
+
+def loss_named(name):
+    """The loss example of that name; LookupError where there is none or more than one."""
+    return _only(LOSSES, name)
+
+
+def _only(rows, name):
+    found = [row for row in rows if row.name == name]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} examples are named {name!r}")
+    return found[0]
+
+
 def named(rows):
     """Names for pytest."""
     return [row.name for row in rows]
 
 
 def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=1):
-    """The row's layers between a Scale and a dense layer with the loss's activation. Neither biases nor running means are zero."""
+    """The row's layers between a Scale and a dense layer with the loss's activation.
+
+    Neither biases nor running means are zero.
+    """
     head = [nn.Dense(width, activation=loss.activation)] if loss else []
     before = [Scale()] if example.trains and not example.first else []
     net = nn.Sequential([*before, *example.layers(), nn.Flatten(), *head], example.input_shape, dtype, seed, penalty)
-    for k, placed in enumerate(net.layers):
+    for k, built in enumerate(net.layers):
         generator = np.random.default_rng([seed, k])
-        if "bias" in placed.parameters:
-            placed.bias = generator.uniform(-0.5, 0.5, placed.bias.shape)
-        for values in placed.buffers.values():
+        if "bias" in built.parameters:
+            built.bias = generator.uniform(-0.5, 0.5, built.bias.shape)
+        for values in built.buffers.values():
             values[...] = generator.uniform(0.5, 1.5, values.shape)
-        if "Norm" in type(placed.layer).__name__:
-            placed.weights = generator.uniform(0.5, 1.5, placed.weights.shape)
+        if "Norm" in type(built.layer).__name__:
+            built.weights = generator.uniform(0.5, 1.5, built.weights.shape)
     return net
 
 
 def inputs(example, samples, seed=2, dtype="float64"):
-    """Normal numbers of the row's shape; exact in float32, so that both precisions see the same."""
+    """Normal random values of the row's shape.
+
+    Exact in float32, so both precisions see the same.
+    """
     return np.random.default_rng([seed, samples]).normal(size=(samples, *example.input_shape)).astype("float32").astype(dtype)
 
 

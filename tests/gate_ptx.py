@@ -1,10 +1,11 @@
-"""Compile every CUDA kernel for every architecture, without a card, and let ptxas look at it; a report as JSON.
+"""Compile every CUDA kernel for every architecture, without a GPU; ptxas reports on it, as JSON.
 
     python tests/gate_ptx.py [part of how many]
 
-One line for each kernel, precision and architecture: registers, bytes spilled, of stack and of shared memory, or the error. Run in
-a process of its own with the simulator off. The kernels are: each CUDA kernel alone (as for a launch per op), the engine's kernels
-for whole networks in every launch mode, and networks compiled for single threads.
+One line for each kernel, precision and architecture: registers, bytes spilled, of stack
+and of shared memory, or the error. Run in a process of its own with the simulator off. The kernels
+are: each CUDA kernel alone (as for a launch per op), the engine's kernels for whole networks in
+every launch mode, and networks compiled for single threads.
 """
 
 import contextlib
@@ -39,14 +40,17 @@ ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
 REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
 
-class NoCard:
+class NoGPU:
     """What Numba asks for when it compiles a device function."""
 
     compute_capability = ARCHITECTURES[0]
 
 
 class NoBuffer:
-    """Memory on a card that is not there; its address must not be the null pointer, which compilers take for a mistake."""
+    """Device memory without a GPU.
+
+    Its address must not be the null pointer, which compilers take for a mistake.
+    """
 
     def __init__(self, count, dtype):
         self.address = 1 << 20
@@ -94,7 +98,7 @@ def compiled(name, kind, function, arguments, architectures):
 
 
 def whole_networks():
-    """(name, network, batch size, loss, optimiser, way) whose kernels are looked at."""
+    """(name, network, batch size, loss, optimiser, launch mode) whose kernels are compiled."""
     dense = [nn.Dense(30, activation="sigmoid"), nn.Dropout(0.2), nn.Dense(10, activation="softmax")]
     deep = [nn.Dense(64, activation="tanh"), nn.BatchNorm(), nn.Dense(64, activation="tanh"), nn.Dense(1)]
     yield "dense", nn.Sequential(dense, 784), 10, "cross_entropy", nn.SGD(0.1, momentum=0.9), LaunchMode.SINGLE_BLOCK
@@ -105,15 +109,15 @@ def whole_networks():
 
 def launches():
     """(name, dtype, launch) for whole networks."""
-    for name, net, batch, loss, optimizer, way in whole_networks():
-        launch_modes.choose_launch_mode = lambda ops, batch, training, way=way: way
+    for name, net, batch, loss, optimizer, mode in whole_networks():
+        launch_modes.choose_launch_mode = lambda ops, batch, training, mode=mode: mode
         chosen = net.resolve_loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
-        ops, last, hits = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
+        ops, last, correct = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
         trainer = executor.TrainingExecutor(
-            ops, net.dtype, batch=batch, threads=1, loss_op=last, correct_op=hits, optimizer=optimizer)
-        if way == LaunchMode.SINGLE_BLOCK:
+            ops, net.dtype, batch=batch, threads=1, loss_op=last, correct_op=correct, optimizer=optimizer)
+        if mode == LaunchMode.SINGLE_BLOCK:
             yield f"{name} steps", net.dtype, trainer.single_block
         else:
             for k, (launch, _, _) in enumerate(trainer.launches):
@@ -153,14 +157,14 @@ def for_threads():
 
 
 def main(part=0, of=1):
-    dispatcher.get_current_device = compiler.get_current_device = lambda: NoCard
+    dispatcher.get_current_device = compiler.get_current_device = lambda: NoGPU
     driver.require_gpu, driver.free_bytes, driver.DeviceBuffer, executor.DeviceBuffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
     launch_modes.multiprocessors = lambda: 132
     rows = []
     for k, (name, kind, make, architectures) in enumerate(everything()):
         if k % of == part:
             launch = make()
-            rows += compiled(name, kind, launch.function, (types.int64,) * launch.count, architectures)
+            rows += compiled(name, kind, launch.function, (types.int64,) * launch.n_args, architectures)
     if part == 0:
         rows += for_threads()
     with contextlib.suppress(BrokenPipeError):

@@ -1,7 +1,7 @@
 """Scale, a layer of the tests' own: z = w ∘ a for a sample of any shape, a weight for each number.
 
-Put before another layer, its gradient needs that layer's delta for every number of its input. It is also an example of a layer
-that a user adds.
+Put before another layer, its gradient needs that layer's delta for every element of its input. It
+is also an example of a layer that a user adds.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Augmentation: against SciPy and by hand, how far it goes, and that a draw depends on seed, epoch and sample alone."""
+"""Augmentation: against SciPy and by hand, its limits, and what a draw depends on.
+
+It depends on seed, epoch and sample alone.
+"""
 
 import numpy as np
 import pytest
@@ -14,26 +17,26 @@ EVERYTHING = {"shift": (2, 1), "rotation": 30, "zoom": 0.2, "shear": 0.2, "flip_
               "brightness": 0.3, "noise": 0.1, "cutout": 4}
 
 
-def pictures(samples=7, shape=SHAPE):
+def images(samples=7, shape=SHAPE):
     return np.random.default_rng(samples).uniform(0.1, 1, (samples, *shape))
 
 
 def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="float64"):
-    """The pictures as the first layer would see them."""
+    """The images as the first layer would see them."""
     n = int(np.prod(x.shape[1:]))
     ops = [data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.outputs(n)]
-    machine, outputs = InferenceExecutor(ops, np.dtype(dtype), batch=batch, threads=threads), np.empty(x.shape, dtype)
-    machine.plan.set_context(SEED, seed)
-    machine.plan.set_context(EPOCH, epoch)
-    machine.bind(INPUTS, x)
-    machine.bind(OUTPUTS, outputs)
+    executor, outputs = InferenceExecutor(ops, np.dtype(dtype), batch=batch, threads=threads), np.empty(x.shape, dtype)
+    executor.plan.set_context(SEED, seed)
+    executor.plan.set_context(EPOCH, epoch)
+    executor.bind(INPUTS, x)
+    executor.bind(OUTPUTS, outputs)
     if order is not None:
-        machine.bind(PERMUTATION, order)
-    machine.infer(np.zeros(0, dtype), len(x))
+        executor.bind(PERMUTATION, order)
+    executor.infer(np.zeros(0, dtype), len(x))
     return outputs
 
 
-# --- moving -------------------------------------------------------------------------------------------------------------
+# --- moving ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [
@@ -41,14 +44,14 @@ def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="fl
     {name: EVERYTHING[name] for name in ("shift", "rotation", "zoom", "shear", "flip_vertical", "flip_horizontal")},
 ], ids=lambda options: " ".join(options))
 @pytest.mark.parametrize("shape", [SHAPE, (6, 5, 1), (4, 7, 3)], ids=str)
-def test_pictures_move_as_in_scipy(options, shape):
+def test_images_move_as_in_scipy(options, shape):
     ndimage = pytest.importorskip("scipy.ndimage")
-    x, augment = pictures(20, shape), nn.Augment(**options)
+    x, augment = images(20, shape), nn.Augment(**options)
     found = moved(x, augment, epoch=5)
-    for i, picture in enumerate(x):
+    for i, image in enumerate(x):
         a, b, c, d, e, f = inverse_map(augment, shape, 3, 5, i)
         for k in range(shape[2]):
-            wanted = ndimage.affine_transform(picture[..., k], [[a, b], [c, d]], (e, f), order=1, mode="grid-constant")
+            wanted = ndimage.affine_transform(image[..., k], [[a, b], [c, d]], (e, f), order=1, mode="grid-constant")
             np.testing.assert_allclose(found[i, ..., k], wanted, rtol=1e-9, atol=1e-9)
 
 
@@ -59,7 +62,7 @@ def maps(samples=300, shape=SHAPE, **options):
 
 
 def middle_of(matrices, offsets):
-    """Where the middle of a picture comes from, counted from the middle."""
+    """Where the middle of an image comes from, counted from the middle."""
     middle = (np.array(SHAPE[:2]) - 1) / 2
     return matrices @ middle + offsets - middle
 
@@ -85,48 +88,49 @@ def test_a_zoom_and_a_shear_stay_within_their_amounts():
     np.testing.assert_allclose(middle_of(matrices, offsets), 0, atol=1e-12)
 
 
-def test_flips_turn_half_of_the_pictures_over_exactly():
-    x = pictures(200)
+def test_flips_turn_half_of_the_images_over_exactly():
+    x = images(200)
     found = moved(x, nn.Augment(flip_horizontal=True))
-    over = np.array([(picture == given[:, ::-1]).all() for picture, given in zip(found, x, strict=True)])
+    over = np.array([(image == given[:, ::-1]).all() for image, given in zip(found, x, strict=True)])
     assert 70 < over.sum() < 130
     np.testing.assert_array_equal(found[~over], x[~over])
     found = moved(x, nn.Augment(flip_vertical=True))
-    assert 70 < sum((picture == given[::-1]).all() for picture, given in zip(found, x, strict=True)) < 130
+    assert 70 < sum((image == given[::-1]).all() for image, given in zip(found, x, strict=True)) < 130
 
 
-def shifted(picture, down, right):
-    height, width = picture.shape[:2]
-    framed = np.pad(picture, ((height, height), (width, width), (0, 0)))
+def shifted(image, down, right):
+    height, width = image.shape[:2]
+    framed = np.pad(image, ((height, height), (width, width), (0, 0)))
     return framed[height - down : 2 * height - down, width - right : 2 * width - right]
 
 
 def test_shifts_are_exact_and_every_one_comes():
-    x, seen = pictures(150), set()
+    x, seen = images(150), set()
     found = moved(x, nn.Augment(shift=(2, 1)))
-    for picture, given in zip(found, x, strict=True):
+    for image, given in zip(found, x, strict=True):
         places = [(down, right) for down in range(-3, 4) for right in range(-3, 4)
-                  if (picture == shifted(given, down, right)).all()]
+                  if (image == shifted(given, down, right)).all()]
         assert len(places) == 1
         seen.update(places)
     assert seen == {(down, right) for down in (-2, -1, 0, 1, 2) for right in (-1, 0, 1)}
 
 
-# --- disturbing ---------------------------------------------------------------------------------------------------------
+# --- disturbing --------------------------------------------------------------------------------
 
 
 def test_noise_has_its_deviation_and_no_pattern():
     black = np.zeros((400, *SHAPE))
     noise = moved(black, nn.Augment(noise=0.5)).reshape(400, -1)
     assert abs(noise.mean()) < 0.005 and abs(noise.std() - 0.5) < 0.005
-    assert np.abs(noise).max() <= 0.5 * np.sqrt(12) and 2.7 < (noise**4).mean() / 0.5**4 < 2.8  # four uniform ones: 3 − 1.2 / 4
+    # the kurtosis of a sum of four uniform values is 3 − 1.2 / 4
+    assert np.abs(noise).max() <= 0.5 * np.sqrt(12) and 2.7 < (noise**4).mean() / 0.5**4 < 2.8
     others = [noise[:, 1:], np.roll(noise, 1, axis=0)[:, 1:], moved(black, nn.Augment(noise=0.5), epoch=1).reshape(400, -1)[:, 1:]]
     for place, other in zip((noise[:, :-1], noise[:, 1:], noise[:, 1:]), others, strict=True):
         assert abs(np.corrcoef(place.ravel(), other.ravel())[0, 1]) < 0.02
 
 
-def test_brightness_scales_whole_pictures():
-    x = pictures(300)
+def test_brightness_scales_whole_images():
+    x = images(300)
     share = moved(x, nn.Augment(brightness=0.2)) / x
     one = share[:, 0, 0, 0]
     np.testing.assert_allclose(share, np.broadcast_to(one[:, None, None, None], share.shape), rtol=1e-12)
@@ -135,12 +139,12 @@ def test_brightness_scales_whole_pictures():
 
 @pytest.mark.parametrize("side", [1, 4, 5])
 def test_a_cutout_is_a_square_of_zeros(side):
-    x = pictures(1500)
+    x = images(1500)
     found, heights, widths = moved(x, nn.Augment(cutout=side)), [], []
     touched = np.zeros(SHAPE[:2], int)
-    for picture, given in zip(found, x, strict=True):
-        hole = (picture == 0).all(axis=2)
-        np.testing.assert_array_equal(picture[~hole], given[~hole])
+    for image, given in zip(found, x, strict=True):
+        hole = (image == 0).all(axis=2)
+        np.testing.assert_array_equal(image[~hole], given[~hole])
         rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
         assert hole.sum() == len(rows) * len(columns) > 0 and np.ptp(rows) + 1 == len(rows) and np.ptp(columns) + 1 == len(columns)
         heights.append(len(rows))
@@ -151,7 +155,7 @@ def test_a_cutout_is_a_square_of_zeros(side):
 
 
 def test_nothing_asked_for_is_nothing_done():
-    x = pictures()
+    x = images()
     np.testing.assert_array_equal(moved(x, nn.Augment()), x)
 
 
@@ -162,11 +166,11 @@ def test_bytes_are_scaled_first():
     np.testing.assert_allclose(single, moved(x, nn.Augment(**EVERYTHING)), atol=1e-4)
 
 
-# --- what a draw depends on ---------------------------------------------------------------------------------------------
+# --- what a draw depends on --------------------------------------------------------------------
 
 
 def test_a_draw_depends_on_seed_epoch_and_sample():
-    x, augment = np.repeat(pictures(1), 6, axis=0), nn.Augment(**EVERYTHING)
+    x, augment = np.repeat(images(1), 6, axis=0), nn.Augment(**EVERYTHING)
     drawn = [moved(x, augment, seed, epoch) for seed in (3, 4) for epoch in (0, 1, 2)]
     different = np.unique(np.concatenate(drawn).reshape(36, -1), axis=0)
     assert len(different) == 36
@@ -174,7 +178,7 @@ def test_a_draw_depends_on_seed_epoch_and_sample():
 
 
 def test_a_draw_does_not_depend_on_batch_threads_or_order():
-    x, augment = pictures(23), nn.Augment(**EVERYTHING)
+    x, augment = images(23), nn.Augment(**EVERYTHING)
     wanted = moved(x, augment)
     for options in ({"batch": 1}, {"batch": 23, "threads": 2}, {"batch": 10, "threads": 4}):
         np.testing.assert_array_equal(moved(x, augment, **options), wanted)
@@ -188,7 +192,7 @@ def network(threads=None, seed=5, **options):
 
 
 def trained(threads=None, epochs=(3,), **options):
-    x, y = pictures(30).astype("float32"), np.arange(30) % 2
+    x, y = images(30).astype("float32"), np.arange(30) % 2
     net = network(threads)
     for n in epochs:
         net.fit(x, y, **{"optimizer": nn.SGD(0.05, momentum=0.9), "batch_size": 8, "verbose": 0, "epochs": n, **options})
@@ -204,9 +208,9 @@ def test_training_is_the_same_bits_for_any_number_of_threads_and_when_resumed():
     assert not np.array_equal(trained(1), one)
 
 
-def test_fit_hands_the_moved_picture_to_the_first_layer():
-    """From zero weights and a target of −1, one step of size 1 leaves the weights at minus the picture."""
-    x, augment = pictures(1), nn.Augment(**EVERYTHING)
+def test_fit_hands_the_moved_image_to_the_first_layer():
+    """From zero weights and a target of −1, one step of size 1 gives minus the image."""
+    x, augment = images(1), nn.Augment(**EVERYTHING)
     net = nn.Sequential([nn.Flatten(), nn.Dense(1, initializer="zeros", bias=False)], SHAPE, "float64", seed=8)
     for epoch in range(3):
         net.parameters[:] = 0
@@ -214,14 +218,14 @@ def test_fit_hands_the_moved_picture_to_the_first_layer():
         np.testing.assert_array_equal(-net.parameters, moved(x, augment, 8, epoch).ravel())
 
 
-def test_validation_and_prediction_see_pictures_as_they_are():
-    x, y = pictures(30).astype("float32"), np.arange(30) % 2
+def test_validation_and_prediction_see_images_as_they_are():
+    x, y = images(30).astype("float32"), np.arange(30) % 2
     net = network()
     history = net.fit(x, y, augment=nn.Augment(**EVERYTHING), validation_data=(x, y), verbose=0)
     assert history.history["val_loss"][-1] == net.evaluate(x, y)["loss"]
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -239,13 +243,14 @@ def test_amounts_that_make_no_sense_are_refused(options, words):
         nn.Augment(**options)
 
 
-def test_a_network_without_pictures_is_refused():
+def test_a_network_without_images_is_refused():
     net = nn.Sequential([nn.Dense(1)], 12)
-    with pytest.raises(ValueError, match=r"Augment expects images \(height, width, channels\), the network's input is \(12,\)"):
+    with pytest.raises(ValueError, match=r"Augment expects images \(height, width, channels\), "
+                                         r"the network's input is \(12,\)"):
         net.fit(np.ones((3, 12)), np.ones(3), augment=nn.Augment(shift=1), verbose=0)
 
 
-# --- expand -------------------------------------------------------------------------------------------------------------
+# --- expand ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[:2]], ids=["channels", "no channels"])
@@ -264,10 +269,10 @@ def test_the_five_fold_set(shape):
 
 
 def test_other_shifts():
-    x, y = pictures(3), np.eye(3)
+    x, y = images(3), np.eye(3)
     many, targets = nn.shift_copies(x, y, [(2, -3), (-8, 11)])
     for block, (down, right) in zip((many[:3], many[3:]), [(2, -3), (-8, 11)], strict=True):
-        np.testing.assert_array_equal(block, [shifted(picture, down, right) for picture in x])
+        np.testing.assert_array_equal(block, [shifted(image, down, right) for image in x])
     np.testing.assert_array_equal(targets, np.concatenate([y, y]))
 
 

@@ -1,6 +1,7 @@
-"""What is wrong with data or settings is said before anything happens: what, where, the numbers, the way out.
+"""Errors in data or settings are reported before anything happens: what, where, and what to do.
 
-Every case checks that the network's parameters are as before, and its epochs; files are in test_saving and test_cli.
+Every case checks that the network's parameters are as before, and its epochs; files are in
+test_saving and test_cli.
 """
 
 import re
@@ -47,7 +48,7 @@ INPUTS = {
     "too few features": (X[:, :3], ValueError, r"x must have shape \(samples, 4\), got \(12, 3\)"),
     "too many features": (np.hstack([X, X]), ValueError, r"x must have shape \(samples, 4\), got \(12, 8\)"),
     "a single sample": (X[0], ValueError, r"got \(4,\); a single sample goes in as x\[None\]"),
-    "a picture for a vector": (X.reshape(12, 2, 2), ValueError, r"got \(12, 2, 2\); pass x.reshape\(len\(x\), -1\)"),
+    "an image for a vector": (X.reshape(12, 2, 2), ValueError, r"got \(12, 2, 2\); pass x.reshape\(len\(x\), -1\)"),
     "a number": (3.0, ValueError, r"x must have shape \(samples, 4\), got \(\)"),
     "empty": (X[:0], ValueError, r"x has no samples: its shape is \(0, 4\)"),
     "an empty list": ([], ValueError, r"x must have shape \(samples, 4\), got \(0,\)"),
@@ -101,11 +102,11 @@ def test_targets(name):
 
 
 @pytest.mark.parametrize(("settings", "error", "message"), [
-    ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
+    ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0"),
     ({"batch_size": -3}, ValueError, "batch_size must be .* got -3"),
     ({"batch_size": 2.0}, ValueError, "batch_size must be .* got 2.0"),
     ({"batch_size": True}, ValueError, "batch_size must be .* got True"),
-    ({"epochs": -1}, ValueError, "epochs must be a whole number of at least 0, got -1"),
+    ({"epochs": -1}, ValueError, "epochs must be an integer of at least 0, got -1"),
     ({"epochs": 1.5}, ValueError, "epochs must be .* got 1.5"),
     ({"epochs": "3"}, ValueError, "epochs must be .* got '3'"),
     ({"threads": 0}, ValueError, "threads must be .* got 0"),
@@ -129,7 +130,8 @@ def test_settings_of_fit(settings, error, message):
 
 
 @pytest.mark.parametrize(("last", "loss", "message"), [
-    (None, "cross_entropy", r"CrossEntropy needs a network that ends in softmax, .* ends in Dense; .* activation='softmax'"),
+    (None, "cross_entropy", r"CrossEntropy needs a network that ends in softmax, "
+                            r".* ends in Dense; .* activation='softmax'"),
     ("sigmoid", "cross_entropy", "ends in Sigmoid; .* after a sigmoid use loss='binary_cross_entropy'"),
     ("tanh", "binary_cross_entropy", "BinaryCrossEntropy needs a network that ends in sigmoid, .* ends in Tanh"),
     ("softmax", "binary_cross_entropy", "ends in Softmax; .* after a softmax use loss='cross_entropy'"),
@@ -141,7 +143,7 @@ def test_losses_that_need_another_last_activation(last, loss, message):
         refused(ValueError, message, net, call)
 
 
-def test_a_loss_on_pictures():
+def test_a_loss_on_images():
     net = nn.Sequential([nn.ReLU()], (2, 2, 1))
     with pytest.raises(ValueError, match=r"output has shape \(2, 2, 1\); end it with Flatten\(\)"):
         net.evaluate(np.ones((3, 2, 2, 1)), np.ones((3, 4)))
@@ -152,7 +154,7 @@ def test_a_loss_on_pictures():
     (np.ones((2, 5, 4)), ""),
     (np.ones((5, 4, 3)), r"a single sample goes in as x\[None\]"),
 ])
-def test_pictures_in_another_layout(x, hint):
+def test_images_in_another_layout(x, hint):
     net = network(shape=(5, 4, 3))
     message = rf"x must have shape \(samples, 5, 4, 3\), got {re.escape(str(x.shape))}.*{hint}"
     refused(ValueError, message, net, lambda: net.predict(x))
@@ -170,13 +172,13 @@ def test_pictures_in_another_layout(x, hint):
     (lambda: nn.Sequential([nn.Dense(3, activation=["softmax", "relu", "relu"])], 2), ValueError, "Softmax works on a whole layer"),
     (lambda: nn.Sequential([nn.Dense(3)], (4, 4, 1)), ValueError,
      r"layer 0 \(Dense\): Dense expects a vector, got \(4, 4, 1\); put Flatten\(\)"),
-    (lambda: nn.Sequential([nn.Dense(0)], 2), ValueError, "positive whole number of units, got 0"),
-    (lambda: nn.Sequential([nn.Dense(2.5)], 2), ValueError, "positive whole number of units, got 2.5"),
+    (lambda: nn.Sequential([nn.Dense(0)], 2), ValueError, "positive integer number of units, got 0"),
+    (lambda: nn.Sequential([nn.Dense(2.5)], 2), ValueError, "positive integer number of units, got 2.5"),
     (lambda: nn.Sequential([], 2), ValueError, "at least one layer"),
     (lambda: nn.Sequential(["relu"], 2), TypeError, "a layer was expected at place 0, got 'relu'"),
-    (lambda: nn.Sequential([nn.Dense(2)], 0), ValueError, "input_shape must be a whole number of at least 1, got 0"),
+    (lambda: nn.Sequential([nn.Dense(2)], 0), ValueError, "input_shape must be an integer of at least 1, got 0"),
     (lambda: nn.Sequential([nn.Dense(2)], 2, dtype="float16"), ValueError, "dtype must be float32 or float64, got 'float16'"),
-    (lambda: nn.Sequential([nn.Dense(2)], 2, seed=-1), ValueError, "seed must be a whole number of at least 0, got -1"),
+    (lambda: nn.Sequential([nn.Dense(2)], 2, seed=-1), ValueError, "seed must be an integer of at least 0, got -1"),
     (lambda: nn.Sequential([nn.Dense(2)], 2, penalty=0.1), TypeError, r"a penalty is L1\(…\), L2\(…\) or a list"),
     (lambda: nn.Sequential([nn.Dense(2)], 2, threads=0), ValueError, "threads must be"),
     (lambda: nn.L2(-1), ValueError, "L2 needs a finite strength of at least 0, got -1"),
@@ -209,7 +211,10 @@ def test_text_in_a_table(tmp_path):
 
 
 def test_what_is_unusual_and_right():
-    """Near misses that must pass: labels as floats or rows, lists, integers, other byte orders, strides, views, a flat picture."""
+    """Unusual data that must pass.
+
+    Labels as floats or rows, lists, integers, other byte orders, strides, views, a flat image.
+    """
     net = network()
     expected = net.predict(X)
     for x in (X.tolist(), X.astype(">f4"), np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2], X[::-1][::-1]):
@@ -224,7 +229,7 @@ def test_what_is_unusual_and_right():
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28)])
-def test_a_network_for_pictures_with_channels_first(shape):
+def test_a_network_for_images_with_channels_first(shape):
     with pytest.raises(ValueError, match="channels come last here"):
         nn.Sequential([nn.Conv2D(4, 1)], shape)
 

@@ -1,4 +1,7 @@
-"""The short speed check: its lines, its figures and its files. No time is asserted, machines differ."""
+"""The short speed check: its lines, its figures and its files.
+
+No time is asserted, machines differ.
+"""
 
 import json
 import math
@@ -55,7 +58,10 @@ def test_the_figures_are_positive_and_agree(measured):
 
 
 def test_shares_count_every_product(measured):
-    """784-30-10: forward and gradient for all weights, backward for the second layer's; predict only forward."""
+    """784-30-10: forward and gradient for all weights, backward for the second layer's.
+
+    Predict only forward.
+    """
     record = measured[1]
     flops = {("train", "784-30-10 sigmoid, SGD", 10): 10 * 2 * (2 * 784 * 30 + 3 * 30 * 10),
              ("predict", "784-100-10", 1024): 1024 * 2 * (784 * 100 + 100 * 10)}
@@ -74,7 +80,7 @@ def test_bars_are_as_long_as_shares():
     assert bar(0.525) == "█" * 10 + "▌"
 
 
-def test_the_picture_is_written(tmp_path, monkeypatch):
+def test_the_plot_is_written(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     few = [bench.Speed("a", "train", 10, 1e-3, 1e4, 0.2), bench.Speed("b", "predict", 1, 1e-6, 1e6, 0.1)]
     monkeypatch.setattr(bench, "peak_flops", lambda: 1e9)

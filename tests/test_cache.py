@@ -24,13 +24,17 @@ net = nn.Sequential([nn.Dense(1)], 3, seed=1)
 if "remove" in sys.argv:
     import shutil
     shutil.rmtree(cache.cache_directory())
-net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=2 if "parallel" in sys.argv else 1, verbose=0)
+threads = 2 if "parallel" in sys.argv else 1
+net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=threads, verbose=0)
 print(cache.cache_directory(), net.parameters.tobytes().hex())
 """
 
 
 def train(*args, **places):
-    """Train in a new process that has these places and no other; return its cache directory and its weights."""
+    """Train in a new process that has these places and no other.
+
+    Return its cache directory and its weights.
+    """
     env = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "TMPDIR")}
     env |= {"PYTHONPATH": SOURCES} | {key: str(value) for key, value in places.items()}
     command = [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, *args]

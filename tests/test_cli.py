@@ -89,7 +89,7 @@ def figures(text):
     return re.search(r"(accuracy .*|rmse .*)", text).group(1)
 
 
-# --- train and evaluate -------------------------------------------------------------------------------------------------
+# --- train and evaluate ------------------------------------------------------------------------
 
 
 def test_digits_by_default(folder):
@@ -176,7 +176,7 @@ def test_task_overrides_what_was_decided(folder):
     assert "integer per sample" in refused("train", regression_file() and "line.npz", "--task", "classes")
 
 
-def test_pictures_in_bytes_are_flattened(folder):
+def test_images_in_bytes_are_flattened(folder):
     generator = np.random.default_rng(0)
     y = np.arange(60) % 2
     x = (generator.uniform(0, 99, (60, 5, 4, 1)) + 150 * y[:, None, None, None]).astype(np.uint8)
@@ -195,7 +195,7 @@ def test_the_output_layer_follows_the_loss(loss, last, outputs, folder):
     said = done("train", "three.csv", "--loss", loss, "--layers", "8,5", "--activation", "tanh", "--optimizer", "sgd", "--momentum",
                 "0.5", "--batch-size", "all", "--epochs", "3", "--l1", "1e-5", "--l2", "1e-4", "--threads", "1")
     net = nn.load("three.safetensors")
-    assert [type(placed.layer).__name__ for placed in net.layers] == ["Dense", "Tanh", "Dense", "Tanh", "Dense", last]
+    assert [type(built.layer).__name__ for built in net.layers] == ["Dense", "Tanh", "Dense", "Tanh", "Dense", last]
     assert net.output_shape == (outputs,) and net.threads == 1 and net.epoch == 3 and len(net.penalty) == 2
     assert "SGD(learning_rate=0.1, momentum=0.5" in said and "3 epochs of all samples" in said
 
@@ -218,7 +218,7 @@ def test_a_network_whose_weights_were_not_scaled_keeps_its_optimizer(folder):
     assert "Adam(learning_rate=0.001" in done("info", "bytes.safetensors") and nn.load("bytes.safetensors").optimizer_steps == 2
 
 
-# --- predict and info ---------------------------------------------------------------------------------------------------
+# --- predict and info --------------------------------------------------------------------------
 
 
 def test_predict_writes_labels_and_outputs(folder):
@@ -258,11 +258,11 @@ def test_info_tells_the_system():
         assert part in said
 
 
-# --- on a GPU -----------------------------------------------------------------------------------------------------------
+# --- on a GPU ----------------------------------------------------------------------------------
 
 
 def test_on_a_gpu_as_on_the_cpu(folder):
-    """On a card where there is one, else in Numba's simulator."""
+    """On a GPU where there is one, else in Numba's simulator."""
     pytest.importorskip("numba_cuda")
     classes_file(samples=30)
     options = ("three.csv", "--layers", "3", "--epochs", "2", "--batch-size", "8", "--json")
@@ -278,37 +278,37 @@ def test_on_a_gpu_as_on_the_cpu(folder):
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-12)
 
 
-def test_info_names_the_card():
+def test_info_names_the_gpu():
     pytest.importorskip("numba_cuda")
     (line,) = [line for line in done("info", "--system").splitlines() if line.startswith("gpu ")]
     assert driver.device_name() in line
 
 
-NO_CARD = 'device="cuda" finds no usable NVIDIA driver or card'
+NO_GPU = 'device="cuda" finds no usable NVIDIA driver or GPU'
 
 
 @pytest.fixture
-def no_card(monkeypatch):
+def no_gpu(monkeypatch):
     def require_gpu():
-        raise nn.CudaError(NO_CARD)
+        raise nn.CudaError(NO_GPU)
 
     monkeypatch.setattr(driver, "require_gpu", require_gpu)
 
 
 @pytest.mark.parametrize("args", [("train", "three.csv"), ("evaluate", "net", "three.csv"), ("predict", "net", "three.csv"),
                                   ("bench",)], ids=lambda args: args[0])
-def test_without_a_card_one_line(args, folder, no_card):
+def test_without_a_gpu_one_line(args, folder, no_gpu):
     classes_file()
     nn.Sequential([nn.Dense(3, activation="softmax")], 2).save("net")
-    assert refused(*args, "--device", "cuda") == f"Error: {NO_CARD}\n"
+    assert refused(*args, "--device", "cuda") == f"Error: {NO_GPU}\n"
     assert "'gpu' is not one of 'cpu', 'cuda'" in refused(*args, "--device", "gpu")
 
 
-def test_info_says_why_there_is_no_card(no_card):
-    assert f"gpu         none ({NO_CARD})" in done("info", "--system").splitlines()
+def test_info_says_why_there_is_no_gpu(no_gpu):
+    assert f"gpu         none ({NO_GPU})" in done("info", "--system").splitlines()
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_overwritten_without_force(folder):
@@ -398,7 +398,7 @@ def test_one_line_for_every_bad_use(folder):
         assert message in refused(*args), args
 
 
-# --- as a program -------------------------------------------------------------------------------------------------------
+# --- as a program ------------------------------------------------------------------------------
 
 
 def program(*args, code="from numbanet.apps.cli import main; main()"):
@@ -430,13 +430,18 @@ def test_stopped_by_the_keyboard(folder):
 
 
 def test_without_click(folder):
-    process = program("info", code="import sys; sys.modules['click'] = None; from numbanet.apps.cli import main; main()")
+    process = program("info", code="import sys; sys.modules['click'] = None; "
+                                   "from numbanet.apps.cli import main; main()")
     said, errors = process.communicate()
     assert (process.returncode, said) == (2, "") and "pip install numbanet[cli]" in errors and errors.count("\n") == 1
 
 
 def test_the_package_does_not_import_the_command_line():
-    code = "import sys, numbanet; sys.exit(bool({'click', 'sklearn', 'numbanet.apps.cli', 'numbanet.apps.cli.app'} & set(sys.modules)))"
+    code = """
+import sys, numbanet
+unwanted = {'click', 'sklearn', 'numbanet.apps.cli', 'numbanet.apps.cli.app'}
+sys.exit(bool(unwanted & set(sys.modules)))
+"""
     process = program(code=code)
     process.communicate()
     assert process.returncode == 0

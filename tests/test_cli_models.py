@@ -1,4 +1,4 @@
-"""Networks by name, augmentation and pictures from the command line."""
+"""Networks by name, augmentation and images from the command line."""
 
 import json
 from pathlib import Path
@@ -32,15 +32,18 @@ def done(*args):
 
 
 def bars(shape=(16, 16), samples=100, classes=2):
-    """Pictures in bytes with a bar that lies or stands; on 28×28 its place names one of ten classes."""
+    """Images in bytes with a bar that lies or stands.
+
+    On 28×28 its place names one of ten classes.
+    """
     generator = np.random.default_rng(1)
     y = np.arange(samples) % classes
     x = generator.integers(0, 60, (samples, *shape)).astype(np.uint8)
-    for picture, label in zip(x, y, strict=True):
+    for image, label in zip(x, y, strict=True):
         if classes == 2:
-            picture[(slice(6, 8), slice(None))[:: 1 - 2 * label]] = 250
+            image[(slice(6, 8), slice(None))[:: 1 - 2 * label]] = 250
         else:
-            picture[2 * label + 4 : 2 * label + 6] = 250
+            image[2 * label + 4 : 2 * label + 6] = 250
     np.savez("bars.npz", x=x, y=y)
 
 
@@ -99,7 +102,7 @@ def test_what_train_refuses(args, words, folder):
     (["--model", "lenet5"], "columns that are standardised"),
     (["--augment", "shift=1"], "samples of shape (7,) are not images"),
 ])
-def test_what_is_no_picture(args, words, folder):
+def test_what_is_no_image(args, words, folder):
     np.savez("seven.npz", x=np.random.default_rng(0).normal(size=(50, 7)), y=np.arange(50) % 2)
     result = run("train", "seven.npz", *args)
     assert result.exit_code == 2 and words in result.stderr

@@ -1,4 +1,4 @@
-"""Convolution and pooling over sequences: against sums by hand and against PyTorch, and what they refuse."""
+"""Convolution and pooling over sequences: against sums by hand and PyTorch, and their errors."""
 
 import numpy as np
 import pytest
@@ -62,10 +62,10 @@ def by_hand(x, weights, bias, options):
 @pytest.mark.parametrize("options", CONVOLUTIONS, ids=text)
 def test_a_convolution_is_the_sum_by_hand(options):
     net, x = network(nn.Conv1D(FILTERS, **options)), sequences()
-    placed = net.layers[0]
-    wanted = by_hand(x, placed.weights, placed.bias if "bias" in placed.parameters else 0, options)
-    assert placed.weights.shape == (options["kernel_size"], CHANNELS // options.get("groups", 1), FILTERS)
-    assert placed.output_shape == wanted.shape[1:]
+    built = net.layers[0]
+    wanted = by_hand(x, built.weights, built.bias if "bias" in built.parameters else 0, options)
+    assert built.weights.shape == (options["kernel_size"], CHANNELS // options.get("groups", 1), FILTERS)
+    assert built.output_shape == wanted.shape[1:]
     np.testing.assert_allclose(net.predict(x).reshape(wanted.shape), wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -73,8 +73,8 @@ def test_a_convolution_is_the_sum_by_hand(options):
 def test_a_convolution_and_its_gradient_are_pytorch_s(options):
     torch = pytest.importorskip("torch")
     net, x = network(nn.Conv1D(FILTERS, **options)), sequences()
-    placed = net.layers[0]
-    parts = {name: torch.tensor(values, requires_grad=True) for name, values in placed.parameters.items()}
+    built = net.layers[0]
+    parts = {name: torch.tensor(values, requires_grad=True) for name, values in built.parameters.items()}
     padded = torch.nn.functional.pad(torch.tensor(x.transpose(0, 2, 1)), sides(options, options["kernel_size"]))
     z = torch.nn.functional.conv1d(padded, parts["weights"].permute(2, 1, 0), parts.get("bias"), options.get("stride", 1), 0,
                                    options.get("dilation", 1), options.get("groups", 1))
@@ -82,7 +82,7 @@ def test_a_convolution_and_its_gradient_are_pytorch_s(options):
     np.testing.assert_allclose(net.predict(x), wanted.detach().numpy(), rtol=1e-12, atol=1e-12)
     y = np.random.default_rng(4).normal(size=wanted.shape)
     (0.5 * (wanted - torch.tensor(y)) ** 2).sum(dim=1).mean().backward()
-    gradient = np.concatenate([parts[name].grad.numpy().ravel() for name in placed.parameters])
+    gradient = np.concatenate([parts[name].grad.numpy().ravel() for name in built.parameters])
     np.testing.assert_allclose(net.gradient(x, y, loss="quadratic"), gradient, rtol=1e-10, atol=1e-12)
 
 
@@ -100,7 +100,7 @@ def test_a_pool_is_the_one_by_hand(layer, take, options):
     np.testing.assert_allclose(net.predict(x).reshape(wanted.shape), wanted, rtol=1e-13)
 
 
-def test_a_sequence_is_a_picture_of_height_one():
+def test_a_sequence_is_an_image_of_height_one():
     x, options = sequences(), {"stride": 2, "padding": "same", "activation": "relu", "initializer": "he"}
     one = network(nn.Conv1D(6, 3, **options))
     two = network(nn.Conv2D(6, (1, 3), **{**options, "stride": (1, 2)}), (1, LENGTH, CHANNELS))
@@ -125,14 +125,15 @@ def test_it_learns_where_a_bump_stands(tmp_path):
 
 
 @pytest.mark.parametrize(("make", "words"), [
-    (lambda: nn.Conv1D(0, 3), "Conv1D: filters must be a whole number of at least 1, got 0"),
-    (lambda: nn.Conv1D(3, (3, 3)), r"kernel_size must be a whole number of at least 1, got \(3, 3\)"),
-    (lambda: nn.Conv1D(3, 3, stride=1.5), "stride must be a whole number"),
+    (lambda: nn.Conv1D(0, 3), "Conv1D: filters must be an integer of at least 1, got 0"),
+    (lambda: nn.Conv1D(3, (3, 3)), r"kernel_size must be an integer of at least 1, got \(3, 3\)"),
+    (lambda: nn.Conv1D(3, 3, stride=1.5), "stride must be an integer"),
     (lambda: nn.Conv1D(3, 3, padding="full"), r'padding is "valid", "same", a number or \(left, right\), not \'full\''),
-    (lambda: nn.Conv1D(3, 3, padding=(1, -1)), "padding must be a whole number of at least 0, got -1"),
+    (lambda: nn.Conv1D(3, 3, padding=(1, -1)), "padding must be an integer of at least 0, got -1"),
     (lambda: nn.MaxPool1D(0), "MaxPool1D: size must be"),
     (lambda: nn.AvgPool1D(2, padding=2), "AvgPool1D: padding 2 is as large as the window 2"),
-    (lambda: network(nn.Conv1D(3, 3), (5,)), r"Conv1D expects a sequence \(length, channels\), got \(5,\); .*input_shape=\(5, 1\)"),
+    (lambda: network(nn.Conv1D(3, 3), (5,)), r"Conv1D expects a sequence \(length, channels\), got \(5,\); "
+                                             r".*input_shape=\(5, 1\)"),
     (lambda: network(nn.MaxPool1D(), (5, 5, 1)), r"MaxPool1D expects a sequence \(length, channels\), got \(5, 5, 1\)$"),
     (lambda: network(nn.Conv1D(3, 4, dilation=2), (6, 1)), "a window 7 long does not fit an input 6 long, padding included"),
     (lambda: network(nn.MaxPool1D(7), (6, 1)), "MaxPool1D: a window 7 long does not fit an input 6 long"),

@@ -1,4 +1,4 @@
-"""What can go wrong with a GPU says what, where and the way out, and the network's parameters survive."""
+"""Errors of a GPU say what, where and what to do, and the parameters of the network survive."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ from numbanet.plan.columns import W
 from numbanet.plan.op import Op
 
 cuda = pytest.importorskip("numba.cuda")
-pytestmark = [pytest.mark.usefixtures("quick_turns"),
+pytestmark = [pytest.mark.usefixtures("short_switch_interval"),
               pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda")]
 
 X, Y = np.random.default_rng(0).normal(size=(9, 4)), np.arange(9) % 3
@@ -25,7 +25,7 @@ def network(device="cuda", **kwargs):
     return nn.Sequential([nn.Dense(6, activation="tanh"), nn.Dense(3, activation="softmax")], 4, "float64", device=device, **kwargs)
 
 
-# --- no card ------------------------------------------------------------------------------------------------------------
+# --- no GPU ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:0", None, 0])
@@ -37,7 +37,7 @@ def test_a_wrong_device_is_named(device):
 
 
 def without_simulator(code):
-    """Run Python without the simulator; there is no card, or it is hidden."""
+    """Run Python without the simulator; there is no GPU, or it is hidden."""
     environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
@@ -57,7 +57,7 @@ print(net.device, net.predict([[1.0, 2.0, 3.0]]).shape)
     *errors, last = done.stdout.splitlines()
     assert done.stderr == "" and last == "cpu (1, 2)" and len(errors) == 3
     for error in errors:
-        assert "no usable NVIDIA driver or card" in error and "nvidia-smi" in error and 'device="cpu" needs none' in error
+        assert "no usable NVIDIA driver or GPU" in error and "nvidia-smi" in error and 'device="cpu" needs none' in error
 
 
 def test_a_missing_package_is_said_with_the_command_that_installs_it():
@@ -74,13 +74,13 @@ except nn.CudaError as error:
     assert done.stderr == "" and 'pip install "numbanet[cuda]"' in done.stdout and 'device="cpu" needs nothing' in done.stdout
 
 
-class OldCard:
+class OldGPU:
     compute_capability, name = (6, 1), b"GeForce GTX 1080"
 
 
-def test_a_card_that_is_too_old_is_named(monkeypatch):
+def test_a_gpu_that_is_too_old_is_named(monkeypatch):
     class Module:
-        get_current_device = OldCard
+        get_current_device = OldGPU
 
     monkeypatch.setattr(driver, "SIMULATED", False)
     monkeypatch.setattr(driver, "module", lambda: Module)
@@ -90,23 +90,23 @@ def test_a_card_that_is_too_old_is_named(monkeypatch):
     driver.require_gpu.cache_clear()
 
 
-# --- no room ------------------------------------------------------------------------------------------------------------
+# --- no room -----------------------------------------------------------------------------------
 
 
 def test_a_batch_that_does_not_fit_says_how_much_is_needed_and_free(monkeypatch):
     net, before = network(), network().parameters.copy()
     monkeypatch.setattr(driver, "free_bytes", lambda: 1000)
-    with pytest.raises(nn.CudaError, match=r"batches of 9 needs [\d,]+ bytes of the card's memory, 1,000 are free; choose"):
+    with pytest.raises(nn.CudaError, match=r"batches of 9 needs [\d,]+ bytes of the GPU's memory, 1,000 are free; choose"):
         net.fit(X, Y, batch_size=9)
     assert (net.parameters == before).all()
 
 
 def test_data_that_do_not_fit_say_how_much_is_needed_and_free(monkeypatch):
     net = network()
-    net.fit(X, Y, batch_size=3)  # the machine is made
+    net.fit(X, Y, batch_size=3)  # the executor is made
     before = net.parameters.copy()
     monkeypatch.setattr(driver, "free_bytes", lambda: 100)
-    with pytest.raises(nn.CudaError, match=r"data of shape \(9, 4\) needs 288 bytes of the card's memory, 100 are free"):
+    with pytest.raises(nn.CudaError, match=r"data of shape \(9, 4\) needs 288 bytes of the GPU's memory, 100 are free"):
         net.fit(X, Y, batch_size=3)
     assert (net.parameters == before).all()
 
@@ -116,17 +116,17 @@ def test_a_compiled_network_that_does_not_fit_a_thread_is_refused():
         nn.Sequential([nn.Dense(3)], 100_000).compiled(device="cuda")
 
 
-# --- errors on the card -------------------------------------------------------------------------------------------------
+# --- errors on the GPU -------------------------------------------------------------------------
 
 
 @nn.kernel
 def lonely(op, params, grads, acts, deltas, lo, hi):
-    """A kernel that has no CUDA twin."""
+    """A kernel that has no CUDA kernel."""
 
 
 @nn.kernel(independent=True)
 def astray(op, params, grads, acts, deltas, lo, hi):
-    """Reads where nothing is."""
+    """Reads beyond the parameters."""
     for i in range(lo, hi):
         acts[i] = params[op[W] + 10**9]
 
@@ -145,14 +145,14 @@ def with_layer(layer):
     return nn.Sequential([nn.Dense(6), layer, nn.Dense(3, activation="softmax")], 4, "float64", device="cuda")
 
 
-def test_a_kernel_without_a_twin_is_named():
-    with pytest.raises(nn.CudaError, match=r"lonely> has no CUDA twin; write one \(`@lonely\.cuda`\)"):
+def test_a_kernel_without_a_cuda_kernel_is_named():
+    with pytest.raises(nn.CudaError, match=r"lonely> has no CUDA kernel; write one \(`@lonely\.cuda`\)"):
         with_layer(Lonely()).predict(X)
 
 
-@pytest.mark.skipif(not driver.SIMULATED, reason="a real card would be lost to this process")
+@pytest.mark.skipif(not driver.SIMULATED, reason="a real GPU would be lost to this process")
 @pytest.mark.parametrize("named", [False, True])
-def test_an_error_on_the_card_is_reported_with_the_op_and_leaves_the_parameters(monkeypatch, named):
+def test_an_error_on_the_gpu_is_reported_with_the_op_and_leaves_the_parameters(monkeypatch, named):
     from numbanet.engine.cuda import launch
     from numbanet.engine.cuda.launch import LaunchMode
 
@@ -160,7 +160,7 @@ def test_an_error_on_the_card_is_reported_with_the_op_and_leaves_the_parameters(
     monkeypatch.setattr(launch, "choose_launch_mode", lambda *_: LaunchMode.FUSED)
     net = with_layer(Astray())
     before = net.parameters.copy()
-    with pytest.raises(nn.CudaError, match=r"the card reported an error in .*Astray.*The network's parameters are those") as raised:
+    with pytest.raises(nn.CudaError, match=r"the GPU reported an error in .*Astray.*The network's parameters are those") as raised:
         net.fit(X, Y, batch_size=3)
     assert ("error in Astray:" in str(raised.value)) == named
     assert ("NUMBANET_CUDA_SYNC=1" in str(raised.value)) == (not named)
@@ -198,7 +198,7 @@ def test_an_interrupted_epoch_keeps_what_was_learned(monkeypatch):
     net.fit(X, Y, batch_size=3, optimizer=nn.Adam(0.1))
 
 
-# --- one network, two devices -------------------------------------------------------------------------------------------
+# --- one network, two devices ------------------------------------------------------------------
 
 
 def test_a_network_moves_between_devices_and_files(tmp_path):
@@ -216,7 +216,7 @@ def test_a_network_moves_between_devices_and_files(tmp_path):
     assert net.to("cuda") is net and net.device == "cuda"
 
 
-def test_writing_parameters_between_calls_is_seen_on_the_card():
+def test_writing_parameters_between_calls_is_seen_on_the_gpu():
     net = network()
     net.predict(X)
     net.layers[0].weights[:] = 0

@@ -60,7 +60,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def small_mnist(monkeypatch):
-    """Return four made-up files: 5 pictures for training, 2 of them for validation, 3 for test."""
+    """Return four made-up files: 5 images for training, 2 of them for validation, 3 for test."""
     rng = np.random.default_rng(1)
     files = {
         IMAGES: idx(rng.integers(0, 256, (5, 28, 28)).astype("uint8")),
@@ -193,16 +193,16 @@ def test_houses_without_the_absurd(folder):
 def test_cats_in_colour_and_grey(folder):
     h5py = pytest.importorskip("h5py")
     rng = np.random.default_rng(2)
-    pictures = rng.integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    images = rng.integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
     for part in ("train", "test"):
         with h5py.File(folder / f"{part}_catvnoncat.h5", "w") as file:
-            file[f"{part}_set_x"], file[f"{part}_set_y"] = pictures, np.array([0, 1, 1])
+            file[f"{part}_set_x"], file[f"{part}_set_y"] = images, np.array([0, 1, 1])
             file["list_classes"] = np.array([b"non-cat", b"cat"])
     data, grey = datasets.cats(flat=False), datasets.cats(color=False)
-    np.testing.assert_array_equal(data.x, pictures, strict=True)
+    np.testing.assert_array_equal(data.x, images, strict=True)
     assert data.y.tolist() == [0, 1, 1] and data.names == ("non-cat", "cat") and data.x_validation is None
     assert grey.x.shape == (3, 4096) and grey.x.dtype == np.uint8
-    r, g, b = pictures[2, 5, 7].tolist()
+    r, g, b = images[2, 5, 7].tolist()
     assert grey.x[2, 5 * 64 + 7] == round(0.299 * r + 0.587 * g + 0.114 * b)
     (folder / "test_catvnoncat.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"test_catvnoncat\.h5: "):

@@ -1,4 +1,4 @@
-"""Documentation is executed: every Python block of the README and of docs/, file by file, in order."""
+"""The Python blocks of the README and of docs/ are executed, file by file, in order."""
 
 import re
 from pathlib import Path

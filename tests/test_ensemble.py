@@ -1,4 +1,4 @@
-"""Ensembles: what several networks say together, how they are trained, and the one file they are kept in."""
+"""Ensembles: their common prediction, their training, and their file."""
 
 import json
 
@@ -31,7 +31,7 @@ def says(*rows, outputs=3, last=None):
 NOTHING = np.zeros((1, 2))
 
 
-# --- combining ----------------------------------------------------------------------------------------------------------
+# --- combining ---------------------------------------------------------------------------------
 
 
 def test_the_mean_of_the_outputs():
@@ -52,7 +52,8 @@ def test_a_vote_counts_networks_and_a_mean_weighs_them():
 
 
 def test_a_draw_goes_to_the_larger_sum_among_the_winners():
-    # classes 0 and 2 have two votes each; 2 is the larger of them in sum, and 1 is larger still without a vote
+    # classes 0 and 2 have two votes each; 2 is the larger of them in sum, and 1 is larger still
+    # without a vote
     networks = [says(0.5, 0.49, 0.01), says(0.5, 0.49, 0.01), says(0, 0.45, 0.55), says(0, 0.45, 0.55)]
     assert nn.Ensemble(networks, "vote").predict_classes(NOTHING).tolist() == [2]
     assert nn.Ensemble(networks, "mean").predict_classes(NOTHING).tolist() == [1]
@@ -64,7 +65,7 @@ def test_networks_with_a_single_output():
     assert nn.Ensemble(networks, "vote").predict_classes(NOTHING).tolist() == [0]
 
 
-# --- figures ------------------------------------------------------------------------------------------------------------
+# --- figures -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("last", "outputs", "loss"), [("softmax", 3, None), ("sigmoid", 3, None), ("softmax", 3, "quadratic"),
@@ -101,7 +102,7 @@ def test_a_sure_and_wrong_ensemble_has_a_finite_loss():
     assert 80 < nn.Ensemble([sure]).evaluate(NOTHING, [1])["loss"] < 90
 
 
-# --- training -----------------------------------------------------------------------------------------------------------
+# --- training ----------------------------------------------------------------------------------
 
 
 def test_every_network_is_trained_as_if_it_were_alone():
@@ -133,7 +134,7 @@ def test_callbacks_begin_anew_with_each_network():
     assert seen == [(0, 1), (0, 2), (1, 1), (1, 2)] and [len(h.seconds) for h in histories] == [2, 2]
 
 
-# --- the file -----------------------------------------------------------------------------------------------------------
+# --- the file ----------------------------------------------------------------------------------
 
 
 def test_an_ensemble_comes_back_from_one_file_and_trains_on(tmp_path):
@@ -193,7 +194,7 @@ def test_the_summary_shows_equal_networks_once():
     (lambda: nn.Ensemble([nn.Dense(3)]), TypeError, "made of Sequentials"),
     (lambda: nn.Ensemble([build(0)] * 2), ValueError, "network 1 stands in the ensemble twice"),
     (lambda: nn.Ensemble([build(0), build(1, outputs=2)]), ValueError, r"gives \(3,\), network 1 takes \(4,\) and gives \(2,\)"),
-    (lambda: nn.Ensemble.from_builder(build, members=0), ValueError, "members must be a whole number"),
+    (lambda: nn.Ensemble.from_builder(build, members=0), ValueError, "members must be an integer"),
     (lambda: nn.Ensemble([build(1), build(1)]).fit(*data(), verbose=0), ValueError, "networks 0 and 1 have the same seed, 1"),
     (lambda: nn.Ensemble([build(0), build(1, last="sigmoid")]).evaluate(*data()), ValueError, "one ends in Sigmoid"),
 ])

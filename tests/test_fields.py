@@ -277,7 +277,7 @@ def test_a_file_with_a_wrong_field_is_refused(change, message, tmp_path, monkeyp
     (lambda: nn.Dropout(True), "Dropout: rate must be a finite number of at least 0, got True"),
     (lambda: nn.BatchNorm(momentum=0), "BatchNorm: momentum must be a finite number above 0"),
     (lambda: nn.BatchNorm(momentum=1.5), "BatchNorm: momentum must be at most 1, got 1.5"),
-    (lambda: nn.Reshape((2.5, 2)), "Reshape: every number in shape must be a whole number"),
+    (lambda: nn.Reshape((2.5, 2)), "Reshape: every number in shape must be an integer"),
     (lambda: nn.SGD(10**400), r"SGD: learning_rate must be .*got 1000.*\(401 characters\)"),
     (lambda: nn.Dense(2**31), r"Dense: units must be below 2\*\*31, got 2147483648"),
     (lambda: initializers.Uniform(1, 0), "Uniform needs low ≤ high"),

@@ -55,7 +55,8 @@ def test_what_is_written_comes_back(tmp_path_factory, tensors, metadata):
     path = tmp_path_factory.getbasetemp() / "any"
     files.write(path, tensors, metadata)
     found, strings = files.read(path)
-    assert sorted(found) == sorted(tensors)  # Arrays of no bytes share their place, so their order is free.
+    # Arrays of no bytes have the same offset, so their order is free.
+    assert sorted(found) == sorted(tensors)
     same(found, {name: tensors[name] for name in found})
     assert strings == metadata
 

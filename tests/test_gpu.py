@@ -1,6 +1,7 @@
-"""Whole networks of ordinary size on a card: they learn what the CPU learns, and the card's own limits are told.
+"""Networks of ordinary size on a GPU learn what the CPU learns; limits of the GPU are reported.
 
-In Numba's simulator, where `pytest.mark.gpu` skips them, the same tests would pass with the tiny sizes below.
+In Numba's simulator, where `pytest.mark.gpu` skips them, the same tests would pass with the tiny
+sizes below.
 """
 
 import os
@@ -18,22 +19,22 @@ from numbanet.engine.cuda.launch import LaunchMode
 
 cuda = driver.module()
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("quick_turns")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("short_switch_interval")]
 
 TINY = driver.SIMULATED
 SIDE = 16 if TINY else 28
-"""Height and width of the pictures."""
+"""Height and width of the images."""
 HIDDEN = (6, 5) if TINY else (512, 512)
 BATCH, STEPS, ROWS = (3, 2, 10) if TINY else (32, 20, 10_000)
 """Samples of a step, steps after which parameters are compared, rows of a large prediction."""
 FREE, DATA = (1 << 16, 1 << 17) if TINY else (1 << 29, 1 << 30)
-"""Bytes that are left free on a full card, and bytes of data that do not fit."""
+"""Bytes that are left free on a full GPU, and bytes of data that do not fit."""
 ROUNDING = 1e-3
 """What float32 parameters may be apart after STEPS steps, of the largest in their array."""
 
 
 def dense(**options):
-    """784-512-512-10, for pictures."""
+    """784-512-512-10, for images."""
     layers = [nn.Flatten(), *(nn.Dense(n, activation="relu") for n in HIDDEN), nn.Dense(10, activation="softmax")]
     return nn.Sequential(layers, (SIDE, SIDE, 1), **options)
 
@@ -47,7 +48,10 @@ NETWORKS = [pytest.param(lenet, nn.Adam(1e-3), id="LeNet-5"), pytest.param(dense
 
 @pytest.fixture(scope="module")
 def digits():
-    """x, y for training, x, y for the accuracy, epochs: MNIST, or digits of 8×8 pixels with each made larger, or random ones."""
+    """x, y for training, x, y for the accuracy, epochs.
+
+    MNIST, or digits of 8×8 pixels with each made larger, or random ones.
+    """
     if TINY:
         generator = np.random.default_rng(0)
         x, y = generator.integers(0, 256, (2 * BATCH, SIDE, SIDE, 1), np.uint8), np.arange(2 * BATCH) % 10
@@ -59,8 +63,8 @@ def digits():
     d = nn.datasets.digits()
     x, y = np.concatenate([d.x, d.x_test]), np.concatenate([d.y, d.y_test])
     pixels = np.kron(x.reshape(-1, 8, 8), np.ones((1, 3, 3), np.float32))
-    pictures = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[..., None]
-    return pictures[: len(d.x)], d.y, pictures, y, 15
+    images = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[..., None]
+    return images[: len(d.x)], d.y, images, y, 15
 
 
 def trained(build, x, y, device="cuda", **options):
@@ -71,7 +75,7 @@ def trained(build, x, y, device="cuda", **options):
 
 
 def arrays(net):
-    return [values for placed in net.layers for values in placed.parameters.values()]
+    return [values for built in net.layers for values in built.parameters.values()]
 
 
 def same_parameters(one, other):
@@ -80,7 +84,7 @@ def same_parameters(one, other):
 
 
 @pytest.mark.parametrize(("build", "optimizer"), NETWORKS)
-def test_the_card_learns_what_the_cpu_learns(build, optimizer, digits):
+def test_the_gpu_learns_what_the_cpu_learns(build, optimizer, digits):
     x, y, x_test, y_test, epochs = digits
     nets = [trained(build, x, y, device, optimizer=optimizer, epochs=epochs) for device in ("cuda", "cpu")]
     there, here = (net.evaluate(x_test, y_test)["accuracy"] for net in nets)
@@ -121,7 +125,7 @@ def test_a_large_prediction_equals_that_of_the_cpu(build, optimizer, monkeypatch
 
 
 def test_data_larger_than_the_free_memory_are_refused(monkeypatch):
-    """The card is filled up first: the data of the test shall fit the host's memory."""
+    """The GPU is filled up first: the data of the test shall fit the host's memory."""
     free, ballast = driver.free_bytes(), None
     if TINY:
         monkeypatch.setattr(driver, "free_bytes", lambda: FREE)
@@ -132,7 +136,7 @@ def test_data_larger_than_the_free_memory_are_refused(monkeypatch):
     x = np.zeros((DATA // 1024, 1024), np.uint8)
     try:
         for attempt in (lambda: net.fit(x, np.zeros((len(x), 2)), verbose=0), lambda: net.predict(x)):
-            with pytest.raises(nn.CudaError, match=r"needs [\d,]+ bytes of the card's memory, [\d,]+ are free"):
+            with pytest.raises(nn.CudaError, match=r"needs [\d,]+ bytes of the GPU's memory, [\d,]+ are free"):
                 attempt()
     finally:
         del ballast

@@ -1,4 +1,7 @@
-"""benchmarks.gpu: every line runs in the simulator, tiny and without peers; what peers compute, on the CPU. No time is asserted."""
+"""benchmarks.gpu: every line runs in the simulator, tiny and without peers.
+
+What the peers compute is tested on the CPU. No time is asserted.
+"""
 
 import json
 import os
@@ -32,7 +35,7 @@ def test_every_line_runs(tmp_path):
     done = program("--dry", "--json", str(tmp_path / "gpu.json"), NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "gpu.json").read_text())
-    assert [result["line"] for result in record["lines"]] == lines.NAMES and record["dry"] and record["card"]["peak"] is None
+    assert [result["line"] for result in record["lines"]] == lines.NAMES and record["dry"] and record["gpu"]["peak"] is None
     for result in record["lines"]:
         (row,) = result["contenders"]
         assert row["peer"] == "numbanet" and row["note"] == "" and row["quartiles"][1] > 0 and row["check"]["off"] < 1e-2
@@ -44,7 +47,7 @@ def test_every_line_runs(tmp_path):
 
 @pytest.mark.parametrize(("args", "env", "said"), [
     ((), {"NUMBA_ENABLE_CUDASIM": "1"}, "simulator has no speed"),
-    (("--dry",), {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "-1"}, "finds no usable NVIDIA driver or card"),
+    (("--dry",), {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "-1"}, "finds no usable NVIDIA driver or GPU"),
     (("--lines", "lenet"), {"NUMBA_ENABLE_CUDASIM": "1"}, "no line 'lenet'"),
     (("--peers", "pytroch"), {"NUMBA_ENABLE_CUDASIM": "1"}, "unknown peers ['pytroch']"),
 ])
@@ -53,7 +56,7 @@ def test_what_is_refused(args, env, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
 
 
-# --- peers, on the CPU --------------------------------------------------------------------------------------------------
+# --- peers, on the CPU -------------------------------------------------------------------------
 
 
 def case(name, folder):
@@ -81,7 +84,7 @@ def small():
         yield
 
 
-@pytest.mark.parametrize("name", [line.name for line in lines.LINES if line.trains and not line.has_pictures])
+@pytest.mark.parametrize("name", [line.name for line in lines.LINES if line.trains and not line.has_images])
 def test_the_network_by_hand_agrees(name, tmp_path):
     made = case(name, tmp_path)
     agrees(by_hand.Training(made, np), made)
@@ -131,7 +134,7 @@ def test_a_peer_that_fails_or_disagrees_is_noted(tmp_path):
         one.tried("time", lambda: pytest.fail("it was left out"))
 
 
-# --- tables -------------------------------------------------------------------------------------------------------------
+# --- tables ------------------------------------------------------------------------------------
 
 
 def row(peer, variant, seconds, aside=False, note=""):
@@ -160,7 +163,10 @@ def test_lines_are_chosen_by_number_or_name():
 
 
 def test_the_work_of_a_line_is_counted():
-    """784-30-10: weights and biases read twice, read and written in the update; batch rows of inputs and activations."""
+    """784-30-10: weights and biases read twice, read and written in the update.
+
+    Batch rows of inputs and activations.
+    """
     line = lines.line("784-30-10")
     weights = 785 * 30 + 31 * 10
     assert line.flops == 10 * 2 * (2 * 784 * 30 + 3 * 30 * 10)

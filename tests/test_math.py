@@ -1,4 +1,4 @@
-"""exp, log, tanh, sigmoid and softplus: within 4 units in the last place of extended precision, NaN passes through."""
+"""exp, log, tanh, sigmoid and softplus: errors of at most 4 ulp, and NaN passes through."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def values(function, x):
 
 
 def around(low, high, dtype, n=200_003):
-    """Numbers spread evenly, numbers spread evenly on a logarithmic scale on either side of zero, and zero itself."""
+    """Evenly spaced values, logarithmically spaced values of either sign, and zero."""
     even = np.linspace(low, high, n)
     small = np.geomspace(1e-30, max(abs(low), abs(high)), n // 4)
     every = np.concatenate([even, small, -small, [0.0, -0.0]])

@@ -1,4 +1,4 @@
-"""Published networks: their sizes, their starts, their recipes, and the book's training as PyTorch does it."""
+"""Published networks: sizes, initial values, recipes, and the book's training in PyTorch."""
 
 import numpy as np
 import pytest
@@ -6,20 +6,20 @@ import pytest
 import numbanet as nn
 from numbanet.network.zoo import BOOK_ROWS, lenet5, nielsen, vgg_small
 
-PICTURES = [row for row in BOOK_ROWS if BOOK_ROWS[row].input_shape == (28, 28, 1) and row != 22]
+IMAGES = [row for row in BOOK_ROWS if BOOK_ROWS[row].input_shape == (28, 28, 1) and row != 22]
 
 
 def kinds(net):
-    return [type(placed.layer).__name__ for placed in net.layers]
+    return [type(built.layer).__name__ for built in net.layers]
 
 
 def digits(samples, seed=0):
-    """Pictures with a bright bar whose place is the class."""
+    """Images with a bright bar whose place is the class."""
     generator = np.random.default_rng(seed)
     y = generator.integers(0, 10, samples)
     x = generator.uniform(0, 0.3, (samples, 28, 28, 1))
-    for picture, label in zip(x, y, strict=True):
-        picture[2 * label + 3 : 2 * label + 6, 6:22] += 0.7
+    for image, label in zip(x, y, strict=True):
+        image[2 * label + 3 : 2 * label + 6, 6:22] += 0.7
     return x, y
 
 
@@ -27,7 +27,7 @@ def test_lenet5():
     net = lenet5(seed=1)
     assert net.parameters.size == 6 * 26 + 16 * 151 + 257 * 120 + 121 * 84 + 85 * 10
     assert kinds(net) == ["Conv2D", "ReLU", "MaxPool2D"] * 2 + ["Flatten", "Dense", "ReLU", "Dense", "ReLU", "Dense", "Softmax"]
-    assert [placed.output_shape for placed in net.layers if len(placed.output_shape) == 3][2::3] == [(12, 12, 6), (4, 4, 16)]
+    assert [built.output_shape for built in net.layers if len(built.output_shape) == 3][2::3] == [(12, 12, 6), (4, 4, 16)]
     assert lenet5(3, (32, 32, 1), dtype="float64").dtype == "float64"
     x, y = digits(100)
     net.fit(x, y, optimizer=nn.Adam(0.002), batch_size=10, epochs=4, verbose=0)
@@ -51,7 +51,7 @@ def test_what_is_too_small_or_unknown(make, words):
         make()
 
 
-# --- the book -----------------------------------------------------------------------------------------------------------
+# --- the book ----------------------------------------------------------------------------------
 
 
 def test_the_rows_of_the_table():
@@ -72,13 +72,13 @@ def test_the_rows_of_the_table():
 @pytest.mark.parametrize("row", [1, 10, 15, 16, 21])
 def test_the_starts_are_the_book_s(row):
     net, _ = nielsen(row, seed=3)
-    weights = [placed for placed in net.layers if "weights" in placed.parameters]
+    weights = [built for built in net.layers if "weights" in built.parameters]
     deviation = {1: (1, 1), 10: (784**-0.5, 0.1), 15: (125**-0.5, 0.1, 0), 16: (125**-0.5, 250**-0.5, 0.1, 0),
                  21: (125**-0.5, 250**-0.5, 0.5 * 1000**-0.5, 0.5 * 1000**-0.5, 0)}[row]
-    for placed, wanted in zip(weights, deviation, strict=True):
-        assert placed.weights.std() == pytest.approx(wanted, rel=4 / np.sqrt(placed.weights.size), abs=0)
-        assert abs(placed.weights.mean()) <= 4 * wanted / np.sqrt(placed.weights.size)
-        assert 0.5 < placed.bias.std() < 1.5 if wanted else not placed.bias.any()
+    for built, wanted in zip(weights, deviation, strict=True):
+        assert built.weights.std() == pytest.approx(wanted, rel=4 / np.sqrt(built.weights.size), abs=0)
+        assert abs(built.weights.mean()) <= 4 * wanted / np.sqrt(built.weights.size)
+        assert 0.5 < built.bias.std() < 1.5 if wanted else not built.bias.any()
 
 
 def test_dropout_stands_before_every_dense_layer_of_row_21():
@@ -101,23 +101,26 @@ def test_options_go_to_the_network():
 
 @pytest.mark.parametrize("row", [1, 4, 14, 15, 16, 17])
 def test_training_goes_as_in_pytorch(row):
-    """Twenty steps from the same start, in float64; the softmax's zeros are replaced, so that errors pass back at once."""
+    """Twenty steps from the same start, in float64.
+
+    The softmax's zeros are replaced, so that errors pass back at once.
+    """
     torch = pytest.importorskip("torch")
     net, recipe = nielsen(row, dtype="float64", seed=1)
     shape = net.input_shape
     last = net.layers[-2]
     last.weights = np.random.default_rng(5).normal(0, 0.3, last.weights.shape)
     x, y = digits(200)
-    parts = [{name: torch.tensor(values, requires_grad=True) for name, values in placed.parameters.items()}
-             for placed in net.layers]
+    parts = [{name: torch.tensor(values, requires_grad=True) for name, values in built.parameters.items()}
+             for built in net.layers]
     optimizer = torch.optim.SGD([part for own in parts for part in own.values()], lr=recipe.learning_rate)
     decay = recipe.penalty.scaled(200, 20) if recipe.penalty else 0.0
     bits, functional = torch.eye(10, dtype=torch.float64)[y], torch.nn.functional
     for start in range(0, 200, 10):
         h = torch.tensor(x[start : start + 10].transpose(0, 3, 1, 2))
         h = h.reshape(10, -1) if len(shape) == 1 else h
-        for placed, own in zip(net.layers[:-1], parts, strict=False):
-            kind = type(placed.layer).__name__
+        for built, own in zip(net.layers[:-1], parts, strict=False):
+            kind = type(built.layer).__name__
             if kind == "Conv2D":
                 h = functional.conv2d(h, own["weights"].permute(3, 2, 0, 1), own["bias"])
             elif kind == "MaxPool2D":
@@ -140,18 +143,21 @@ def test_training_goes_as_in_pytorch(row):
         loss.backward()
         optimizer.step()
     net.fit(x.reshape(200, *shape), y, **recipe.options | {"epochs": 1}, shuffle=False, verbose=0)
-    for placed, own in zip(net.layers, parts, strict=True):
+    for built, own in zip(net.layers, parts, strict=True):
         for name, values in own.items():
-            np.testing.assert_allclose(placed.parameters[name], values.detach().numpy(), rtol=1e-8, atol=1e-10)
+            np.testing.assert_allclose(built.parameters[name], values.detach().numpy(), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("row", PICTURES)
-def test_every_weight_of_a_picture_network_moves(row):
-    """With dropout, too, errors reach the first layer; what remains are maps that no picture makes positive."""
+@pytest.mark.parametrize("row", IMAGES)
+def test_every_weight_of_an_image_network_moves(row):
+    """With dropout, too, errors reach the first layer.
+
+    What remains are maps that no image makes positive.
+    """
     net, recipe = nielsen(row)
-    before = [{name: values.copy() for name, values in placed.parameters.items()} for placed in net.layers]
+    before = [{name: values.copy() for name, values in built.parameters.items()} for built in net.layers]
     history = net.fit(*digits(300), **recipe.options | {"epochs": 2}, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
-    for placed, own in zip(net.layers, before, strict=True):
+    for built, own in zip(net.layers, before, strict=True):
         for name, values in own.items():
-            assert (placed.parameters[name] != values).mean() > 0.2, f"{placed}, {name}"
+            assert (built.parameters[name] != values).mean() > 0.2, f"{built}, {name}"

@@ -1,4 +1,4 @@
-"""PyTorch agrees: trajectories of every optimiser, values and gradients of every loss and activation, in float64."""
+"""PyTorch agrees in float64: trajectories of every optimiser, every loss and activation."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def tensor(array):
     return torch.tensor(np.asarray(array), dtype=torch.float64)
 
 
-# --- optimisers -------------------------------------------------------------------------------------------------------
+# --- optimisers --------------------------------------------------------------------------------
 
 OPTIMIZERS = {
     "sgd": (nn.SGD(0.2), lambda p: torch.optim.SGD(p, 0.2)),
@@ -50,7 +50,7 @@ def data():
 
 
 def torch_parameters(net):
-    return [tensor(values).requires_grad_() for placed in net.layers for values in placed.parameters.values()]
+    return [tensor(values).requires_grad_() for built in net.layers for values in built.parameters.values()]
 
 
 def flat(tensors):
@@ -93,7 +93,7 @@ def test_l2_is_the_weight_decay_of_torch_on_weights_alone():
     np.testing.assert_allclose(net.parameters, flat(parameters), rtol=1e-9, atol=1e-12)
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
+# --- losses ------------------------------------------------------------------------------------
 
 LOSSES = {
     "quadratic": ("quadratic", None, lambda a, y: 0.5 * functional.mse_loss(a, y, reduction="sum") / len(a)),

@@ -1,4 +1,4 @@
-"""Pictures of networks: what stands in them, what they refuse, and that they leave no state behind."""
+"""Plots of networks: what they show, what they refuse, and that they leave no state behind."""
 
 import io
 import subprocess
@@ -21,7 +21,7 @@ def network(shape=(8, 9, 1), last=None):
     return nn.Sequential(layers, shape, "float64", seed=2)
 
 
-def pictures(samples=30, shape=(8, 9, 1)):
+def images(samples=30, shape=(8, 9, 1)):
     return np.random.default_rng(1).uniform(size=(samples, *shape))
 
 
@@ -42,7 +42,7 @@ def titles(figure):
     return [axes.get_title() for axes in figure.axes if axes.get_title()]
 
 
-# --- inside a network ---------------------------------------------------------------------------------------------------
+# --- inside a network --------------------------------------------------------------------------
 
 
 def test_filters_of_one_channel():
@@ -65,15 +65,15 @@ def test_filters_of_several_channels_stand_in_columns():
     assert figure.axes[0].get_ylabel() == "5 channels"
 
 
-def test_three_channels_of_a_picture_are_colours():
+def test_three_channels_of_an_image_are_colours():
     net = network((8, 9, 3))
     shown = image(plotting.filters(net).axes[0])
     assert shown.ndim == 3 and shown.min() >= 0 and shown.max() <= 1
     np.testing.assert_allclose(shown[:3, :3], 0.5 + 0.5 * net.layers[0].weights[..., 0] / np.abs(net.layers[0].weights).max())
 
 
-@pytest.mark.parametrize("layers", [[nn.Dense(6)], [nn.Flatten(), nn.Dense(6)]], ids=["vectors", "pictures"])
-def test_neurons_that_see_a_picture(layers):
+@pytest.mark.parametrize("layers", [[nn.Dense(6)], [nn.Flatten(), nn.Dense(6)]], ids=["vectors", "images"])
+def test_neurons_that_see_an_image(layers):
     net = nn.Sequential([*layers, nn.Dense(2)], 49 if len(layers) == 1 else (7, 7, 1))
     figure = plotting.filters(net)
     assert titles(figure) == ["Dense, 6 neurons, 7×7"]
@@ -87,7 +87,7 @@ def test_filters_of_sequences():
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_feature_maps_are_the_outputs_behind_the_activation(layer):
-    net, x = network(last=(nn.BatchNorm(), nn.Dense(3, activation="softmax"))), pictures()
+    net, x = network(last=(nn.BatchNorm(), nn.Dense(3, activation="softmax"))), images()
     part = nn.Sequential(net.specs[: (1, 4)[layer]], net.input_shape, "float64")
     part.parameters = net.parameters[: part.parameters.size]
     figure = plotting.feature_maps(net, x[3], layer)
@@ -102,16 +102,16 @@ def test_feature_maps_know_running_means():
     net.layers[0].mean = 0.4
     part = nn.Sequential([nn.BatchNorm(), nn.Conv2D(2, 3)], (6, 6, 1))
     part.parameters, part.layers[0].mean = net.parameters[: part.parameters.size], 0.4
-    x = pictures(1, (6, 6, 1))
+    x = images(1, (6, 6, 1))
     shown = image(plotting.feature_maps(net, x.reshape(36)).axes[1])
     np.testing.assert_allclose(shown[:4, :4], part.predict(x)[0, ..., 0], rtol=1e-6)
 
 
-# --- what it makes of data ----------------------------------------------------------------------------------------------
+# --- what it makes of data ---------------------------------------------------------------------
 
 
 def test_mistakes_show_the_surest_first_with_both_labels():
-    net, x = network(), pictures()
+    net, x = network(), images()
     outputs = net.predict(x)
     given = outputs.argmax(axis=1)
     y = given.copy()
@@ -129,21 +129,21 @@ def test_mistakes_show_the_surest_first_with_both_labels():
 
 
 def test_no_mistakes():
-    net, x = network(), pictures()
+    net, x = network(), images()
     figure = plotting.mistakes(net, x, net.predict_classes(x))
     assert titles(figure) == ["0 mistakes in 30 samples"] and not figure.axes[0].texts
     png(figure)
 
 
-def test_coloured_pictures_and_a_single_output():
-    net, x = network((8, 9, 3), (nn.Dense(1, activation="sigmoid"),)), (255 * pictures(shape=(8, 9, 3))).astype(np.uint8)
+def test_coloured_images_and_a_single_output():
+    net, x = network((8, 9, 3), (nn.Dense(1, activation="sigmoid"),)), (255 * images(shape=(8, 9, 3))).astype(np.uint8)
     figure = plotting.mistakes(net, x, 1 - net.predict_classes(x), count=5)
     assert image(figure.axes[0]).shape[2] == 3
     assert titles(figure)[0].startswith("30 mistakes in 30 samples")
 
 
 def test_confusion_counts():
-    net, x = network(), pictures()
+    net, x = network(), images()
     given = net.predict_classes(x)
     y = (given + (np.arange(30) % 5 == 0)) % 3
     figure = plotting.confusion(net, x, y, names=["left", "right", "up"])
@@ -158,7 +158,7 @@ def test_confusion_counts():
 
 
 def test_an_ensemble_is_drawn_as_well():
-    x = pictures()
+    x = images()
     ensemble = nn.Ensemble([network(), nn.Sequential([nn.Flatten(), nn.Dense(3, activation="softmax")], (8, 9, 1))], "vote")
     given = ensemble.predict_classes(x)
     assert titles(plotting.confusion(ensemble, x, given)) == ["accuracy 100.00%, 0 mistakes in 30 samples"]
@@ -166,7 +166,7 @@ def test_an_ensemble_is_drawn_as_well():
 
 
 def test_a_history():
-    x, y = pictures(), np.arange(30) % 3
+    x, y = images(), np.arange(30) % 3
     fitted = network().fit(x, y, epochs=3, verbose=0, validation_split=0.3)
     figure = plotting.history(fitted)
     assert titles(figure) == ["loss", "accuracy, %"]
@@ -179,17 +179,17 @@ def test_a_history():
     png(figure)
 
 
-# --- refusals, and no state ---------------------------------------------------------------------------------------------
+# --- refusals, and no state --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("make", "words"), [
     (lambda: plotting.filters(network(), 3), "layer 3: the network has 3 layers of weights, numbered from 0"),
     (lambda: plotting.filters(network(), 2), "layer 2 is dense and does not see the image itself"),
     (lambda: plotting.filters(nn.Sequential([nn.Dense(2)], 7)), r"samples of shape \(7,\) are not images"),
-    (lambda: plotting.feature_maps(network(), pictures()[0], 2), r"layer 2 gives \(3,\), not maps"),
-    (lambda: plotting.feature_maps(network(), pictures()[0, :5]), r"x must have shape"),
-    (lambda: plotting.mistakes(network(), pictures(), np.random.default_rng(0).normal(size=(30, 3))), "y has real targets"),
-    (lambda: plotting.mistakes(network(), pictures(), np.zeros(30, int), 0), "count must be a whole number"),
+    (lambda: plotting.feature_maps(network(), images()[0], 2), r"layer 2 gives \(3,\), not maps"),
+    (lambda: plotting.feature_maps(network(), images()[0, :5]), r"x must have shape"),
+    (lambda: plotting.mistakes(network(), images(), np.random.default_rng(0).normal(size=(30, 3))), "y has real targets"),
+    (lambda: plotting.mistakes(network(), images(), np.zeros(30, int), 0), "count must be an integer"),
     (lambda: plotting.history({}), "no epochs to draw"),
 ])
 def test_what_cannot_be_drawn_is_refused(make, words):
@@ -197,7 +197,7 @@ def test_what_cannot_be_drawn_is_refused(make, words):
         make()
 
 
-def test_pictures_by_their_numbers():
+def test_images_by_their_numbers():
     assert [plotting.image_shape(shape) for shape in ((784,), (12288,), (5, 6), (5, 6, 2))] == [
         (28, 28, 1), (64, 64, 3), (5, 6, 1), (5, 6, 2)]
 
@@ -216,6 +216,7 @@ def test_pyplot_is_never_imported_and_matplotlib_only_when_needed():
 
 
 def test_without_matplotlib_the_way_out_is_named():
-    found = python("import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
+    found = python("import sys; sys.modules['matplotlib'] = None; "
+                   "sys.modules['matplotlib.figure'] = None\n"
                    "import numbanet as nn; nn.plotting.history({'loss': [1.0]})")
     assert found.returncode == 1 and "figures need matplotlib; pip install numbanet[plot]" in found.stderr

@@ -23,7 +23,8 @@ def measured():
 
 def test_every_verb_of_a_training_step_is_there(measured):
     verbs = [(one.layer, one.verb) for one in measured[1]]
-    assert [verb for layer, verb in verbs if layer == "Conv2D"] == ["forward", "accumulate"]  # the first layer carries nothing back
+    # the first layer has no backward pass
+    assert [verb for layer, verb in verbs if layer == "Conv2D"] == ["forward", "accumulate"]
     assert [verb for layer, verb in verbs if layer == "Dense"] == ["forward", "backward", "gradient"] * 2
     assert ("MaxPool2D", "backward") in verbs and ("CrossEntropy", "backward") in verbs
 

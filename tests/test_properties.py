@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, inputs, network, targets
+from examples import LAYERS, inputs, loss_named, network, targets
 
 NETWORKS: dict = {}
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -21,7 +21,7 @@ def net_for(n_in, n_out, dtype="float32"):
 
 
 def whole_numbers(samples, n_in, seed=0):
-    """Small whole numbers: every type of array can hold them."""
+    """Small integers: every type of array can hold them."""
     return np.random.default_rng([seed, samples, n_in]).integers(0, 9, (samples, n_in))
 
 
@@ -73,7 +73,7 @@ def test_any_form_of_an_array_gives_the_same_predictions(samples, n_in, n_out, f
 
 @quick
 @given(samples=st.integers(1, 17), n_in=st.integers(1, 17), form=st.sampled_from(sorted(set(FORMS) - {"a list of lists"})))
-def test_bytes_are_pictures_from_nought_to_one_in_any_form(samples, n_in, form):
+def test_bytes_are_images_from_nought_to_one_in_any_form(samples, n_in, form):
     net, x = net_for(n_in, 3, "float64"), whole_numbers(samples, n_in).astype("uint8") * 31
     np.testing.assert_allclose(net.predict(FORMS[form](x)), net.predict(x / 255), rtol=1e-14)
 
@@ -142,10 +142,10 @@ def test_training_sees_the_numbers_too(form):
 
 
 @pytest.mark.parametrize("example", [one for one in LAYERS if len(one.input_shape) > 1], ids=lambda one: one.name)
-def test_a_picture_may_come_as_a_flat_row_or_in_fortran_order(example):
-    net, x = network(example, LOSSES[0]), inputs(example, 9)
+def test_an_image_may_come_as_a_flat_row_or_in_fortran_order(example):
+    net, x = network(example, loss_named("quadratic")), inputs(example, 9)
     expected = net.predict(x).tobytes()
     assert net.predict(x.reshape(9, -1)).tobytes() == expected
     assert net.predict(np.asfortranarray(x)).tobytes() == expected
     assert net.predict(np.moveaxis(np.moveaxis(x, 0, -1).copy(), -1, 0)).tobytes() == expected
-    assert np.isfinite(net.loss(x, targets(LOSSES[0], 9), LOSSES[0].loss))
+    assert np.isfinite(net.loss(x, targets(loss_named("quadratic"), 9), loss_named("quadratic").loss))

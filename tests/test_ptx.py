@@ -1,4 +1,7 @@
-"""Without a card: every CUDA kernel compiles for every architecture, keeps its numbers in registers, fits a block's own memory."""
+"""Every CUDA kernel compiles for every architecture, without register spills, and fits its memory.
+
+No GPU is needed.
+"""
 
 import importlib.util
 import json
@@ -62,6 +65,7 @@ def test_the_report_says_how_many(report):
     """One line for whoever reads the test's output with -s."""
     kernels = {(row["kernel"], row["dtype"]) for row in report}
     most = max(report, key=lambda row: row.get("registers", 0))
-    print(f"\n{len(kernels)} kernels, {len(report)} with architectures; at most {most['registers']} registers ({most['kernel']}, "
+    print(f"\n{len(kernels)} kernels, {len(report)} with architectures; "
+          f"at most {most['registers']} registers ({most['kernel']}, "
           f"{most['dtype']}, {most['architecture']})")
     assert len(report) > 6 * len(reference.kernels())

@@ -1,4 +1,7 @@
-"""A saved network comes back whole: the same outputs, the same training from there on; anything else is refused by name."""
+"""A saved network comes back whole: the same outputs, the same training from there on.
+
+Anything else is refused by name.
+"""
 
 import json
 import os
@@ -31,7 +34,7 @@ def there_and_back(net, folder, **options):
 
 
 def rewritten(path, change=None, tensors=None, **metadata):
-    """The file again with a valid checksum, after a change to its description, its tensors or its metadata."""
+    """The file with a valid checksum after a change to its description, tensors or metadata."""
     found, strings = safetensors.read(path)
     content = json.loads(strings["network"])
     if change is not None:
@@ -55,20 +58,20 @@ class Thirds(Initializer):
         return np.full(shape, 1 / 3)
 
 
-# --- there and back -----------------------------------------------------------------------------------------------------
+# --- there and back ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
 def test_every_layer_comes_back(example, tmp_path):
     net = nn.Sequential([Scale(), *example.layers()], example.input_shape, "float64", 7)
     net.parameters = np.random.default_rng(1).normal(size=net.parameters.size)
-    for k, placed in enumerate(net.layers):
-        for values in placed.buffers.values():
+    for k, built in enumerate(net.layers):
+        for values in built.buffers.values():
             values[...] = np.random.default_rng([2, k]).uniform(0.5, 1.5, values.shape)
     net.save(tmp_path / "net")
     back = nn.load(tmp_path / "net", custom={"Scale": Scale})
-    assert [type(placed.layer) for placed in back.layers] == [type(placed.layer) for placed in net.layers]
-    assert [placed.shapes for placed in back.layers] == [placed.shapes for placed in net.layers]
+    assert [type(built.layer) for built in back.layers] == [type(built.layer) for built in net.layers]
+    assert [built.shapes for built in back.layers] == [built.shapes for built in net.layers]
     np.testing.assert_array_equal(back.parameters, net.parameters)
     x = np.random.default_rng(2).normal(size=(5, *example.input_shape))
     np.testing.assert_array_equal(back.predict(x), net.predict(x))
@@ -186,13 +189,13 @@ def test_the_safetensors_package_reads_the_file(tmp_path):
     np.testing.assert_array_equal(found["2.weights"], net.layers[2].weights)
 
 
-# --- classes of the user ------------------------------------------------------------------------------------------------
+# --- classes of the user -----------------------------------------------------------------------
 
 
 def test_own_classes_come_back_by_name(tmp_path):
     net = nn.Sequential([nn.Dense(3, activation=Doubled(4.0), initializer=Thirds()), Doubled], 2)
     back = there_and_back(net, tmp_path, custom={"Doubled": Doubled, "Thirds": Thirds})
-    assert [placed.layer.factor for placed in back.layers[1:]] == [4.0, 2.0]
+    assert [built.layer.factor for built in back.layers[1:]] == [4.0, 2.0]
     assert back.specs[0].initializer == Thirds()
 
 
@@ -236,7 +239,7 @@ def test_only_the_table_is_looked_up(name, tmp_path):
         nn.load(tmp_path / "net")
 
 
-# --- files that are no networks -----------------------------------------------------------------------------------------
+# --- files that are no networks ----------------------------------------------------------------
 
 
 FOREIGN = [b"", b"x", b"PK\3\4" + bytes(100), b"\x80\4\x95" + bytes(50), b"{}" * 30, bytes(500)]
@@ -292,7 +295,7 @@ CHANGES = {
     "a type that is a list": (lambda c: c["layers"].append({"type": ["Dense"]}), "without a type"),
     "an unknown field": (lambda c: c["layers"][0].update(colour=3), "Dense cannot be built"),
     "a field is missing": (lambda c: c["layers"][0].pop("units"), "Dense cannot be built"),
-    "negative units": (lambda c: c["layers"][0].update(units=-3), "positive whole number"),
+    "negative units": (lambda c: c["layers"][0].update(units=-3), "positive integer number"),
     "another number of units": (lambda c: c["layers"][0].update(units=7), r"tensor '0.weights' is float32 \(4, 6\)"),
     "a penalty that is none": (lambda c: c["layers"][0].update(penalty="L2"), "a penalty is"),
     "another dtype": (lambda c: c.update(dtype="float64"), "the network needs float64"),

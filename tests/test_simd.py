@@ -254,7 +254,7 @@ def test_every_form_of_the_product_is_what_its_name_says(used, dtype):
     np.testing.assert_allclose(c, expected, rtol=0, atol=2e-5 if dtype == "float32" else 1e-13)
 
 
-# --- lower processors -------------------------------------------------------------------------------------------------
+# --- lower processors --------------------------------------------------------------------------
 
 TRAIN = """
 import json
@@ -264,12 +264,14 @@ from numbanet.backend import intrinsics
 
 found = {"bytes": intrinsics.VECTOR_BYTES}
 for dtype in ("float32", "float64"):
-    net = nn.Sequential([nn.Dense(37, activation="tanh"), nn.Dense(11, activation="relu"), nn.Dense(3, activation="softmax")], 19,
-                        dtype, seed=3, penalty=nn.L2(1e-3))
+    layers = [nn.Dense(37, activation="tanh"), nn.Dense(11, activation="relu")]
+    layers.append(nn.Dense(3, activation="softmax"))
+    net = nn.Sequential(layers, 19, dtype, seed=3, penalty=nn.L2(1e-3))
     generator = np.random.default_rng(4)
     x, y = generator.normal(size=(45, 19)), generator.integers(0, 3, 45)
     history = net.fit(x, y, optimizer=nn.Adam(0.01), batch_size=10, epochs=4, threads=1)
-    found[dtype] = {"loss": history.history["loss"], "parameters": net.parameters.tolist(), "outputs": net.predict(x).tolist()}
+    found[dtype] = {"loss": history.history["loss"], "parameters": net.parameters.tolist(),
+                    "outputs": net.predict(x).tolist()}
 print(json.dumps(found))
 """
 

@@ -1,4 +1,7 @@
-"""The suites of benchmarks run: each benchmark once, with its first parameters. asv is not needed, and no time is looked at."""
+"""The suites of benchmarks run: each benchmark once, with its first parameters.
+
+No asv is needed, and no time is asserted.
+"""
 
 import contextlib
 import importlib
@@ -19,7 +22,7 @@ KINDS = ("time_", "timeraw_", "track_", "peakmem_")
 
 
 def suites():
-    """All modules of the package, imported as asv does: from their own folder, by the folder's name."""
+    """All modules of the package, imported as by asv: from their folder, by its name."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         package = importlib.import_module("suites")
@@ -49,7 +52,10 @@ def found_by_other_processes(monkeypatch):
 
 @contextlib.contextmanager
 def ready(owner, parameters):
-    """The benchmark between setup and teardown. What a setup skips is a failure here: nothing is lacking."""
+    """The benchmark between setup and teardown.
+
+    What a setup skips is a failure here: nothing is lacking.
+    """
     made = owner()
     getattr(made, "setup", lambda *_: None)(*parameters)
     yield made
@@ -58,7 +64,8 @@ def ready(owner, parameters):
 
 @pytest.mark.parametrize(("owner", "name"), benchmarks())
 def test_a_benchmark_runs(owner, name, monkeypatch):
-    if owner.__module__ == "suites.starting":  # less to compile than for a fit, which has a test of its own
+    # less to compile than for a fit, which has a test of its own
+    if owner.__module__ == "suites.starting":
         monkeypatch.setattr(sys.modules["suites.starting"], "FIT", "network.predict(x[:1])")
     parameters = combinations(owner)[0]
     with ready(owner, parameters) as made:
@@ -80,7 +87,7 @@ def test_a_statement_of_its_own_process_runs():
 
 
 def test_every_verb_of_every_layer_is_there():
-    """Without running them: each row's op is in the network, and has what the benchmark asks for."""
+    """Each row's op is in the network, and has what the benchmark asks for; nothing is run."""
     import numbanet as nn
 
     (layers,) = (module for module in suites() if module.__name__ == "suites.layers")

@@ -1,4 +1,4 @@
-"""The loop of fit: what it measures, when it stops, what it leaves behind, and what may happen around it."""
+"""The loop of fit: what it measures, when it stops, what it leaves behind, and callbacks."""
 
 import inspect
 import os
@@ -35,7 +35,7 @@ def fit(net, x, y, **options):
     return net.fit(x, y, **{"verbose": 0, "optimizer": nn.SGD(0.1, momentum=0.9), "batch_size": 8, **options})
 
 
-# --- history ------------------------------------------------------------------------------------------------------------
+# --- history -----------------------------------------------------------------------------------
 
 
 def test_figures_of_classes():
@@ -114,7 +114,7 @@ def test_without_shuffling_the_samples_come_in_their_order():
     np.testing.assert_allclose(same.parameters, straight.parameters, rtol=2e-5, atol=1e-6)
 
 
-# --- divergence ---------------------------------------------------------------------------------------------------------
+# --- divergence --------------------------------------------------------------------------------
 
 
 def test_divergence_names_the_epoch_and_keeps_finite_weights():
@@ -163,7 +163,7 @@ def test_a_step_cannot_be_trained(activation):
     assert net.predict(x).shape == (60, 3)
 
 
-# --- callbacks ----------------------------------------------------------------------------------------------------------
+# --- callbacks ---------------------------------------------------------------------------------
 
 
 def test_callbacks_are_called_in_order_and_stop_the_training():
@@ -246,7 +246,7 @@ def test_early_stopping_watches_validation():
     assert len(history.seconds) == best + 6 < 500
 
 
-# --- progress -----------------------------------------------------------------------------------------------------------
+# --- progress ----------------------------------------------------------------------------------
 
 
 def test_quiet_when_the_output_is_no_terminal(capfd):
@@ -299,7 +299,7 @@ def test_progress_fits_a_narrow_terminal():
     assert max(map(len, lines)) <= 60
 
 
-# --- Ctrl-C -------------------------------------------------------------------------------------------------------------
+# --- Ctrl-C ------------------------------------------------------------------------------------
 
 STOPPED = """
 import threading, time
@@ -309,7 +309,8 @@ import numbanet as nn
 generator = np.random.default_rng(0)
 x = generator.integers(0, 256, (300_000, 64), dtype="uint8")
 y = generator.integers(0, 10, 300_000)
-net = nn.Sequential([nn.Dense(1024, activation="relu"), nn.Dense(1024, activation="relu"), nn.Dense(10, activation="softmax")], 64)
+layers = [nn.Dense(1024, activation="relu"), nn.Dense(1024, activation="relu")]
+net = nn.Sequential([*layers, nn.Dense(10, activation="softmax")], 64)
 net.fit(x[:200], y[:200], batch_size=100, verbose=0)
 net.predict(x[:10])
 before = net.parameters.copy()
@@ -340,7 +341,7 @@ def test_the_keyboard_stops_within_an_epoch():
     assert process.wait() == 0
 
 
-# --- the interface of a network -----------------------------------------------------------------------------------------
+# --- the interface of a network ----------------------------------------------------------------
 
 
 def test_a_network_has_the_methods_of_lowerable_with_the_same_arguments():
@@ -354,7 +355,7 @@ def test_a_network_has_the_methods_of_lowerable_with_the_same_arguments():
             (one.name, one.kind, one.default) for one in promised.parameters.values()]
 
 
-# --- threads and processes ----------------------------------------------------------------------------------------------
+# --- threads and processes ---------------------------------------------------------------------
 
 TOGETHER = """
 import sys, threading
@@ -366,7 +367,8 @@ x = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
 y = np.arange(500) % 3
 
 def train(seed, results):
-    net = nn.Sequential([nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")], 40, seed=seed)
+    layers = [nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")]
+    net = nn.Sequential(layers, 40, seed=seed)
     net.fit(x, y, batch_size=50, epochs=20, optimizer=nn.Adam(), threads=2, verbose=0)
     results[seed] = net.parameters.tobytes() + net.predict(x).tobytes()
 
@@ -417,7 +419,8 @@ def train(net):
     return net.parameters.tobytes() + net.predict(x).tobytes()
 
 def build():
-    return nn.Sequential([nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")], 40, seed=3)
+    layers = [nn.Dense(64, activation="relu"), nn.Dense(3, activation="softmax")]
+    return nn.Sequential(layers, 40, seed=3)
 
 net = build()
 once = train(net)
@@ -445,7 +448,7 @@ def test_a_forked_child_trains_as_its_parent(layer):
     assert process.returncode == 0, errors
 
 
-# --- what is left behind ------------------------------------------------------------------------------------------------
+# --- what is left behind -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use", [
@@ -474,7 +477,8 @@ def nested(action):
     with pytest.raises(RuntimeError) as caught:
         fit(net, x, y, optimizer=nn.Adam(), epochs=3, callbacks=[lambda epoch, logs, net: action(net, x, y)])
     assert np.isfinite(net.parameters).all()
-    assert len(fit(net, x, y, optimizer=nn.Adam(), epochs=2).seconds) == 2  # it can be trained afterwards
+    # it can be trained afterwards
+    assert len(fit(net, x, y, optimizer=nn.Adam(), epochs=2).seconds) == 2
     return str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Measure numbanet on a GPU beside PyTorch and CuPy on the same card, and print Markdown tables.
+"""Measure numbanet, PyTorch and CuPy on the same GPU, and print Markdown tables.
 
     python -m benchmarks.gpu --lines 1,lenet5-128 --seconds 4 --json gpu.json
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numba
 
 import numbanet as nn
-from benchmarks.gpu import card, lines, measure, table
+from benchmarks.gpu import gpu_facts, lines, measure, table
 from numbanet.backend.cuda import driver
 
 
@@ -53,7 +53,8 @@ def main() -> None:
     try:
         driver.require_gpu()
         if driver.SIMULATED and not given.dry:
-            raise nn.CudaError("Numba's simulator has no speed to measure; unset NUMBA_ENABLE_CUDASIM, or pass --dry")
+            raise nn.CudaError("Numba's simulator has no speed to measure; "
+                               "unset NUMBA_ENABLE_CUDASIM, or pass --dry")
     except nn.CudaError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -61,7 +62,7 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - began:6.0f} s] {text}", file=sys.stderr, flush=True)
 
-    facts = card.facts()
+    facts = gpu_facts.facts()
     modules, missing = measure.find(given.peers)
     names = {peer: module.NAME for peer, module in modules.items()}
     versions = {"numbanet": nn.__version__, "numba": numba.__version__, "numba-cuda": version("numba-cuda")}
@@ -75,7 +76,7 @@ def main() -> None:
                 say(f"{name}: stopped; what was measured before follows")
                 break
             if given.json:
-                everything = {"card": facts, "versions": versions, "seconds": given.seconds, "rounds": given.rounds,
+                everything = {"gpu": facts, "versions": versions, "seconds": given.seconds, "rounds": given.rounds,
                               "dry": given.dry, "missing": missing, "lines": results}
                 given.json.write_text(json.dumps(everything, indent=1))
     print(table.header(facts, versions, given.seconds, given.rounds), end="\n\n")

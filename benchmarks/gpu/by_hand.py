@@ -1,10 +1,14 @@
-"""A dense network by hand, with the functions of NumPy or CuPy: products by BLAS, all else elementwise; one vector of parameters.
+"""A dense network by hand, with the functions of NumPy or CuPy.
+
+Products are those of BLAS, all else is elementwise; the parameters are one vector.
 
     forward    a_l = f(a_{l−1} W_l + b_l)
-    backward   δ_L from the loss, δ_{l−1} = (δ_l W_lᵀ) ∘ f'(z_{l−1});  dW_l = a_{l−1}ᵀ δ_l,  db_l = Σ δ_l
+    backward   δ_L from the loss, δ_{l−1} = (δ_l W_lᵀ) ∘ f'(z_{l−1});
+               dW_l = a_{l−1}ᵀ δ_l,  db_l = Σ δ_l
     update     w ← w − η g, or Adam (Kingma, Ba 2015)
 
-The quadratic cost is ½ Σ (a − y)², the cross-entropy −ln of the softmax of the label's output; both are means over the batch.
+The quadratic cost is ½ Σ (a − y)², the cross-entropy −ln of the softmax of the label's output; both
+are means over the batch.
 """
 
 import numpy as np
@@ -14,7 +18,10 @@ from benchmarks.peers.worker import Contender
 
 
 class Training(Contender):
-    """Steps of mini-batches that all lie on the card; `xp` is CuPy, or NumPy to test the arithmetic."""
+    """Steps of mini-batches that all lie on the GPU.
+
+    `xp` is CuPy, or NumPy to test the arithmetic.
+    """
 
     first = 8
 
@@ -64,7 +71,7 @@ class Training(Contender):
         return delta * a * (1 - a) if name == "sigmoid" else delta
 
     def _step(self, row):
-        """Forward, backward and update; the loss stays on the card."""
+        """Forward, backward and update; the loss stays on the GPU."""
         xp, n = self.xp, self.line.batch
         values, y = [self.x.take(row, axis=0)], self.y.take(row, axis=0)
         for k, name in enumerate(self.functions):

@@ -41,14 +41,14 @@ LINES = (
            "quadratic", ("sgd", 3.0), 10),
     *[_train(f"784-512-512-10-{batch}", "784-512-512-10 ReLU, cross-entropy, SGD", (784,), WIDE, "cross_entropy", ("sgd", 0.1),
              batch) for batch in (128, 4096)],
-    *[_train(f"lenet5-{batch}", "LeNet-5 ReLU, cross-entropy, Adam", work.PICTURE, work.LENET, "cross_entropy", ("adam", 1e-3),
+    *[_train(f"lenet5-{batch}", "LeNet-5 ReLU, cross-entropy, Adam", work.IMAGE, work.LENET, "cross_entropy", ("adam", 1e-3),
              batch, 1) for batch in (128, 2048)],
-    Line("predict-lenet5", "predict 65,536 rows, LeNet-5", "predict", "rows", work.PICTURE, work.LENET, None, many=1 << 16),
+    Line("predict-lenet5", "predict 65,536 rows, LeNet-5", "predict", "rows", work.IMAGE, work.LENET, None, many=1 << 16),
 )
 """In the order of the table; a line may be asked for by its number, from 1, or by its name."""
 GOAL = "to-99"
 """The name of the line behind these: seconds until MNIST is learned to 99 %."""
-GOAL_LINE = _train(GOAL, "LeNet-5 ReLU, Adam", work.PICTURE, work.LENET, "cross_entropy", ("adam", 2e-3), 256)
+GOAL_LINE = _train(GOAL, "LeNet-5 ReLU, Adam", work.IMAGE, work.LENET, "cross_entropy", ("adam", 2e-3), 256)
 NAMES = [*(line.name for line in LINES), GOAL]
 
 
@@ -76,7 +76,7 @@ def shrunk(line: Line) -> Line:
             return (kind, own[0] if own[0] == 10 else min(own[0], DRY_UNITS), *own[1:])
         return (kind, DRY_MAPS, *own[1:]) if kind == "conv" else (kind, *own)
 
-    shape = (DRY_SIDE, DRY_SIDE, 1) if line.has_pictures else (min(line.input_shape[0], 8),)
+    shape = (DRY_SIDE, DRY_SIDE, 1) if line.has_images else (min(line.input_shape[0], 8),)
     return replace(line, input_shape=shape, layers=tuple(small(*layer) for layer in line.layers), batch=DRY_BATCH, many=DRY_BATCH)
 
 
@@ -112,10 +112,14 @@ def test_set(line: Line, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def traffic(line: Line) -> int:
-    """Bytes that a step or a call moves at least if nothing stays on the chip between the passes over a layer.
+    """The least number of bytes that a step or a call moves.
 
-    Weights      forward read, backward read, update read and written; with Adam two state vectors read and written
-    Activations  written once and, in training, read by the next layer, by the gradient and by their own derivative; deltas likewise
+    Nothing stays on the chip between the passes over a layer.
+
+    Weights      forward read, backward read, update read and written; with Adam two state vectors
+                 read and written
+    Activations  written once and, in training, read by the next layer, by the gradient and by their
+                 own derivative; deltas likewise
     """
     weights = sum(prod(shape) + shape[-1] for shape, *_ in work.shapes(line))
     inputs, outputs = prod(line.input_shape), activations(line)

@@ -1,4 +1,7 @@
-"""Checks, turns and results of the contenders of a line; all of them in this process, one after the other."""
+"""Checks, turns and results of the contenders of a line.
+
+All of them in this process, one after the other.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -25,7 +28,8 @@ def find(names: list[str]) -> tuple[dict, dict]:
         try:
             module = import_module(f"benchmarks.gpu.{PEERS[name]}")
             reason = module.missing()
-        except Exception as error:  # a peer whose libraries do not fit the driver raises whatever it likes
+        # a peer whose libraries do not fit the driver may raise anything
+        except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         if reason:
             missing[name] = " ".join(reason.split())[:200]
@@ -68,12 +72,15 @@ class Contender:
         if case.line.trains:
             loss_off = abs(self.check["loss"] - self.check["expected"]) / abs(self.check["expected"])
             if not (loss_off <= LOSS_OFF and self.check["off"] <= WEIGHTS_OFF):
-                self.note = f"disagrees: loss off by {loss_off:.2g}, weights by {self.check['off']:.2g} of their way"
+                self.note = (
+                    f"disagrees: loss off by {loss_off:.2g}, "
+                    f"weights by {self.check['off']:.2g} of their change"
+                )
         elif not self.check["off"] <= OUTPUTS_OFF:
             self.note = f"disagrees: outputs off by {self.check['off']:.2g}"
 
     def epoch(self, line, test) -> dict:
-        """Loss of one epoch from the start, and accuracy or R² after it, by numbanet's evaluation on the CPU."""
+        """Loss of the first epoch, and accuracy or R² after it, by numbanet on the CPU."""
         made = self.measured.contender
         made.reset()
         loss = made.run(line.steps)

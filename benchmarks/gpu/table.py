@@ -9,7 +9,7 @@ ASKED_SECONDS = 0.76
 
 
 def header(facts: dict, versions: dict, seconds: float, rounds: int) -> str:
-    """Card, versions, times; one paragraph."""
+    """GPU, versions, times; one paragraph."""
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     can = (f", compute capability {facts['capability']}, {facts['peak'] / 1e12:.1f} TFLOP/s float32 at most, a copy moves "
            f"{facts['bandwidth'] / 1e12:.2f} TB/s") if facts["peak"] else ""
@@ -43,7 +43,8 @@ def over(row: dict | None, result: dict) -> str:
 
 def summary(results: list[dict], names: dict) -> str:
     """A line each: our speed, the ratios, what was asked for."""
-    found = ["| line | numbanet | PyTorch eager / numbanet | best peer / numbanet | asked of eager |", "|---|---|---|---|---|"]
+    found = ["| line | numbanet | PyTorch eager / numbanet | "
+             "best peer / numbanet | asked of eager |", "|---|---|---|---|---|"]
     for result in results:
         mine, first = ours(result), best(result)
         goal = result["line"] == lines.GOAL

@@ -1,4 +1,4 @@
-"""CuPy: the dense network of `by_hand` on the card, its products by cuBLAS."""
+"""CuPy: the dense network of `by_hand` on the GPU, its products by cuBLAS."""
 
 import cupy
 
@@ -8,12 +8,12 @@ NAME, VERSION, ASIDE = "CuPy", cupy.__version__, ()
 
 
 def variants(line) -> tuple[str, ...]:
-    return ("by hand",) if line.trains and not line.has_pictures else ()
+    return ("by hand",) if line.trains and not line.has_images else ()
 
 
 def missing() -> str:
     """Why there is nothing to measure, or nothing."""
-    return "" if cupy.cuda.runtime.getDeviceCount() else "CuPy sees no card"
+    return "" if cupy.cuda.runtime.getDeviceCount() else "CuPy sees no GPU"
 
 
 def start(case, variant: str):

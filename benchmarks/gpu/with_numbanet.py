@@ -1,4 +1,4 @@
-"""numbanet on the card: a whole call of fit, a whole call of predict."""
+"""numbanet on the GPU: a whole call of fit, a whole call of predict."""
 
 import numpy as np
 
@@ -14,25 +14,28 @@ def variants(line) -> tuple[str, ...]:
 
 
 class Training(with_numbanet.Training):
-    """A whole call of fit, of some epochs, on the card."""
+    """A whole call of fit, of some epochs, on the GPU."""
 
     def __init__(self, case):
         super().__init__(case, 1)
         self.net.to("cuda")
 
     def ready(self, x_test, y_test) -> None:
-        """Take a test set; the pictures become the bytes that they were."""
-        self.pictures, self.test = _bytes(self.case.x), (_bytes(x_test), y_test)
+        """Take a test set; the images become the bytes that they were."""
+        self.images, self.test = _bytes(self.case.x), (_bytes(x_test), y_test)
 
     def learn(self, wanted: float, most: int) -> tuple[int, float]:
-        """Train until the accuracy on the test set is reached, at most so many epochs; epochs taken and the last accuracy."""
+        """Train until the accuracy on the test set is reached, at most so many epochs.
+
+        Epochs taken and the last accuracy.
+        """
         line, reached = self.case.line, []
 
         def enough(epoch, logs, network):
             reached.append(logs["val_accuracy"])
             return reached[-1] >= wanted
 
-        self.net.fit(self.pictures, self.case.y, loss=line.loss, optimizer=optimizer(line), batch_size=line.batch, epochs=most,
+        self.net.fit(self.images, self.case.y, loss=line.loss, optimizer=optimizer(line), batch_size=line.batch, epochs=most,
                      validation_data=self.test, callbacks=[enough], verbose=0)
         return len(reached), reached[-1]
 

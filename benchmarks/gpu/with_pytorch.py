@@ -1,10 +1,11 @@
-"""PyTorch on the card: eager, compiled, and the whole step as a CUDA graph; all data lie on the card.
+"""PyTorch on the GPU: eager, compiled, and the whole step as a CUDA graph; all data lie on the GPU.
 
     eager         autograd and the fused optimiser
     eager, tf32   the same with products of TF32; shown, not compared with
     compiled      gather, forward, backward and update compiled as one graph
     graph         the same uncompiled, recorded once and played again as a CUDA graph
-Predictions under inference_mode, with the rows brought from the host's memory and the outputs back; "resident" does neither.
+Predictions under inference_mode, with the rows brought from the host's memory and the outputs back;
+"resident" does neither.
 """
 
 import numpy as np
@@ -25,7 +26,7 @@ def variants(line) -> tuple[str, ...]:
 
 def missing() -> str:
     """Why there is nothing to measure, or nothing."""
-    return "" if torch.cuda.is_available() else "PyTorch sees no card; install a build for CUDA"
+    return "" if torch.cuda.is_available() else "PyTorch sees no GPU; install a build for CUDA"
 
 
 def precision(variant: str) -> None:
@@ -34,7 +35,7 @@ def precision(variant: str) -> None:
 
 
 class Training(with_pytorch.Training):
-    """Steps of mini-batches that all lie on the card."""
+    """Steps of mini-batches that all lie on the GPU."""
 
     def __init__(self, case, variant: str, device: str = "cuda"):
         super().__init__(case, "whole step" if variant in ("compiled", "graph") else "eager")
@@ -50,7 +51,7 @@ class Training(with_pytorch.Training):
             self.recorded = self._record()
 
     def _record(self):
-        """The whole step as a CUDA graph, which reads its samples from `chosen` and adds its loss to `sum`."""
+        """The step as a CUDA graph, which reads samples from `chosen`, adds its loss to `sum`."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(aside):
@@ -94,12 +95,15 @@ class Training(with_pytorch.Training):
         return work.channels_last(self.line, [p.detach().cpu().numpy() for p in self.params])
 
     def ready(self, x_test, y_test) -> None:
-        """Take a test set, onto the card."""
-        pictures = np.ascontiguousarray(x_test.transpose(0, 3, 1, 2))
-        self.test = torch.from_numpy(pictures).to(self.device), torch.from_numpy(y_test).to(self.device)
+        """Take a test set, onto the GPU."""
+        images = np.ascontiguousarray(x_test.transpose(0, 3, 1, 2))
+        self.test = torch.from_numpy(images).to(self.device), torch.from_numpy(y_test).to(self.device)
 
     def learn(self, wanted: float, most: int) -> tuple[int, float]:
-        """Train until the accuracy on the test set is reached, at most so many epochs; epochs taken and the last accuracy."""
+        """Train until the accuracy on the test set is reached, at most so many epochs.
+
+        Epochs taken and the last accuracy.
+        """
         x, y = self.test
         epoch, reached = 0, -1.0
         while epoch < most and reached < wanted:

@@ -54,7 +54,8 @@ def main() -> None:
     abouts = {peer: rounds.once("about", peer) for peer in [report.OURS, *given.peers]}
     missing = {peer: about["missing"] for peer, about in abouts.items() if "missing" in about}
     if report.OURS in missing:
-        sys.exit(f"numbanet cannot be imported ({missing[report.OURS]}); install it, or set PYTHONPATH=src")
+        sys.exit(f"numbanet cannot be imported ({missing[report.OURS]}); "
+                 "install it, or set PYTHONPATH=src")
     abouts = {peer: about for peer, about in abouts.items() if peer not in missing}
     versions = {name: version for about in abouts.values() for name, version in about["versions"].items()}
     results: list[dict] = []

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 from numbanet.backend.intrinsics import VECTOR_BYTES
 
 CHAINS = 12
-"""Sums at once: two units times a latency of four to six cycles, and few enough for sixteen registers."""
+"""Sums at once: two units times a latency of four to six cycles; they fit sixteen registers."""
 UNROLLED = 4
 LANES = VECTOR_BYTES // 4
 

@@ -1,4 +1,4 @@
-"""The table, its header, and the picture, from the records of `rounds.measure`."""
+"""The table, its header, and the plot, from the records of `rounds.measure`."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ TOLD = ("fma", "avx", "avx2", "avx512f", "amx_tile")
 
 
 def machine() -> dict:
-    """Processor, cores that this process may use, vector features, load: what a figure depends on."""
+    """What a figure depends on: processor, cores of this process, vector features, load."""
     facts: dict[str, str] = {}
     path = Path("/proc/cpuinfo")
     if path.exists():

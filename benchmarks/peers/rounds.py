@@ -1,4 +1,7 @@
-"""Ask the contenders of a line in turn, round after round; one process each, and only the one that is asked runs."""
+"""Ask the contenders of a line in turn, round after round.
+
+One process each, and only the one that is asked runs.
+"""
 
 import contextlib
 import json
@@ -66,7 +69,10 @@ class Contender:
         self._halt(True)
 
     def ask(self, do: str, **details) -> dict:
-        """Let the process run, ask, wait for the answer, and halt it again; {} from one that failed."""
+        """Let the process run, ask, wait for the answer, and halt it again.
+
+        {} from one that failed.
+        """
         if self.note:
             return {}
         self._halt(False)
@@ -119,7 +125,7 @@ class Contender:
 
 
 def measure(line: work.Line, abouts: dict, threads: list[int], seconds: float, rounds: int, folder: Path, say) -> dict:
-    """Measure one line: everybody's figures, the peaks of the processor and the accuracies, as plain data."""
+    """Measure one line: figures, the peaks of the processor and the accuracies, as plain data."""
     prepared = once("prepare", line.name, str(folder))
     everybody = [Contender(peer, variant, n) for peer, about in abouts.items() for variant in about["variants"][line.name]
                  for n in (threads if line.kind != "inside" else [1])]
@@ -160,7 +166,10 @@ def measure(line: work.Line, abouts: dict, threads: list[int], seconds: float, r
 
 
 def accuracies(line: work.Line, best: dict, folder: Path) -> dict:
-    """The score on the test set after one epoch, of each peer's best; all are judged by numbanet's evaluation."""
+    """The score on the test set after one epoch, of each peer's best.
+
+    All are judged by numbanet's evaluation.
+    """
     scores = {}
     for peer, one in best.items():
         file = folder / f"{line.name}.{peer}.npz"

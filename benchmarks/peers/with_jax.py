@@ -1,7 +1,10 @@
-"""JAX: the steps of an epoch in one lax.scan under jit, data on the device, batches by index inside.
+"""JAX: the steps of an epoch in one lax.scan under jit.
+
+The data lie on the device; the batches are taken by index inside.
 
     scan                   XLA's own convolution and window maximum
-    scan, shifted          convolution as a matrix product with shifted pictures, pooling by reshape: often faster on a CPU
+    scan, shifted          convolution as a matrix product with shifted images, pooling by reshape:
+                           often faster on a CPU
 The number of threads is set by the environment before this file is imported.
 """
 
@@ -23,7 +26,7 @@ def variants(line: work.Line) -> tuple[str, ...]:
     if line.kind == "inside":
         return ()
     name = "scan" if line.trains else "jit"
-    return (name, f"{name}, shifted") if line.has_pictures else (name,)
+    return (name, f"{name}, shifted") if line.has_images else (name,)
 
 
 def convolve(x, w, b, shifted: bool):
@@ -127,7 +130,10 @@ class Training(Contender):
 
 
 class Predicting(Contender):
-    """A call of the compiled function, array on the device to array on the device; the weights are constants in it."""
+    """A call of the compiled function, array on the device to array on the device.
+
+    The weights are constants in it.
+    """
 
     def __init__(self, case: work.Case, shifted: bool):
         weights, line = [jnp.asarray(w) for w in case.weights], case.line

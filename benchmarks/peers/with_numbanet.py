@@ -39,17 +39,17 @@ def optimizer(line: work.Line):
 
 def weights(net) -> list[np.ndarray]:
     """Copies of the parameters, [w, b, …]."""
-    return [values.copy() for placed in net.layers for values in placed.parameters.values()]
+    return [values.copy() for built in net.layers for values in built.parameters.values()]
 
 
 def set_weights(net, given: list) -> None:
-    places = [values for placed in net.layers for values in placed.parameters.values()]
+    places = [values for built in net.layers for values in built.parameters.values()]
     for place, values in zip(places, given, strict=True):
         place[...] = values
 
 
 def prepare(line: work.Line, folder: Path) -> dict:
-    """Write the data, unless they lie there, the weights at the start, and what float64 makes of them."""
+    """Write the data, unless they exist, the initial weights, and the results in float64."""
     note = _data(line, folder)
     net, exact = network(line), network(line, "float64")
     work.write(folder / f"{line.name}.weights.npz", weights(net))
@@ -84,7 +84,8 @@ def _data(line, folder) -> str:
                 data = nn.datasets.mnist(dtype="float32")
                 arrays = (data.x, data.y, data.x_test, data.y_test)
             except (OSError, ValueError) as error:
-                missing.write_text(f"MNIST was not found ({error}): random data of its shape, accuracies mean nothing")
+                missing.write_text(f"MNIST was not found ({error}): "
+                                   "random data of its shape, accuracies mean nothing")
                 arrays = work.noise()
         for name, values in zip(("x", "y", "x_test", "y_test"), arrays, strict=True):
             np.save(folder / f"{line.data}.{name}.npy", values)
@@ -105,7 +106,10 @@ class Training(Contender):
         self.inside = []
 
     def piece(self, step: float, seconds: float) -> int:
-        """Whole epochs, for all the turn: the checks that begin a fit weigh what they weigh in one of many epochs."""
+        """Whole epochs, for all of the time.
+
+        So the checks that begin a fit have the weight that they have in one of many epochs.
+        """
         return whole_epochs(self.case.line, step, seconds)
 
     def run(self, steps: int) -> float:

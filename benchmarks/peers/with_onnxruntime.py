@@ -48,7 +48,7 @@ def model(case: work.Case) -> onnx.ModelProto:
             if own[-1]:
                 name = add(ACTIVATIONS[own[-1]], [name], **({"axis": 1} if own[-1] == "softmax" else {}))
     nodes[-1].output[0] = "y"
-    shape = [line.rows, *((line.input_shape[2], *line.input_shape[:2]) if line.has_pictures else line.input_shape)]
+    shape = [line.rows, *((line.input_shape[2], *line.input_shape[:2]) if line.has_images else line.input_shape)]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
             for name, shape in (("x", shape), ("y", [line.rows, line.layers[-1][1]]))]
     graph = helper.make_graph(nodes, "line", ends[:1], ends[1:], constants)
@@ -65,7 +65,7 @@ class Predicting(Contender):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self.session = ort.InferenceSession(model(case).SerializeToString(), options, providers=["CPUExecutionProvider"])
-        x = case.x.transpose(0, 3, 1, 2) if case.line.has_pictures else case.x
+        x = case.x.transpose(0, 3, 1, 2) if case.line.has_images else case.x
         self.feed, self.binding = {"x": np.ascontiguousarray(x)}, None
         if variant == "bound":
             self.x = ort.OrtValue.ortvalue_from_numpy(self.feed["x"])

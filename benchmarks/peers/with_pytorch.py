@@ -1,10 +1,12 @@
-"""PyTorch: eager, compiled, and the whole step as one compiled graph; tensors in memory, batches by index_select.
+"""PyTorch: eager, compiled, and the whole step as one compiled graph.
+
+The tensors lie in memory; the batches are taken by index_select.
 
     eager            autograd and the fused optimiser
     eager, foreach   the same with the optimiser that PyTorch takes by default
     compiled         forward, loss and backward compiled, fused optimiser
     whole step       gather, forward, backward and update compiled as one graph
-    channels last    eager on pictures with channels last in memory
+    channels last    eager on images with channels last in memory
 Predictions: eager under inference_mode, compiled with constants folded, and traced and frozen.
 """
 
@@ -26,7 +28,7 @@ def variants(line: work.Line) -> tuple[str, ...]:
         return ()
     if not line.trains:
         return ("eager", "compiled", "traced")
-    return ("eager", "eager, foreach", "compiled", "whole step") + (("channels last",) if line.has_pictures else ())
+    return ("eager", "eager, foreach", "compiled", "whole step") + (("channels last",) if line.has_images else ())
 
 
 def forward(line: work.Line, weights, x, logits: bool):
@@ -49,8 +51,8 @@ def forward(line: work.Line, weights, x, logits: bool):
 
 
 def samples_first(case: work.Case) -> torch.Tensor:
-    """The samples, pictures with channels first; there is one channel, so nothing moves."""
-    x = case.x.transpose(0, 3, 1, 2) if case.line.has_pictures else case.x
+    """The samples, images with channels first; there is one channel, so nothing moves."""
+    x = case.x.transpose(0, 3, 1, 2) if case.line.has_images else case.x
     return torch.from_numpy(np.ascontiguousarray(x))
 
 

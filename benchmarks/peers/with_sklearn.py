@@ -1,8 +1,9 @@
 """scikit-learn: the fit of MLPClassifier and MLPRegressor, for the lines that they can express.
 
-They have dense layers, a softmax with cross-entropy for classes, the quadratic cost after an identity for numbers; float32
-stays. The weights are put into an estimator that has seen a few samples, and `warm_start` keeps them. For the check the samples
-lie in the common order; while timed, it shuffles by itself.
+They have dense layers, a softmax with cross-entropy for classes, the quadratic cost after an
+identity for numbers; float32 stays. The weights are put into an estimator that has seen a few
+samples, and `warm_start` keeps them. For the check the samples lie in the common order; while
+timed, it shuffles by itself.
 """
 
 import warnings
@@ -19,11 +20,14 @@ ACTIVATIONS = {"sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 
 
 def variants(line: work.Line) -> tuple[str, ...]:
-    """Dense layers with one activation inside; the pairs of last activation and loss that scikit-learn has."""
+    """Dense layers with one activation inside.
+
+    The pairs of last activation and loss that scikit-learn has.
+    """
     hidden = {own[1] for kind, *own in line.layers[:-1] if kind == "dense"}
     last = (line.layers[-1][2], line.loss)
     known = last in (("softmax", "cross_entropy"), ("", "quadratic"))
-    return ("fit",) if line.trains and not line.has_pictures and len(hidden) == 1 and known else ()
+    return ("fit",) if line.trains and not line.has_images and len(hidden) == 1 and known else ()
 
 
 class Training(Contender):
@@ -65,5 +69,8 @@ class Training(Contender):
 
 
 def start(case: work.Case, variant: str, threads: int):
-    """A contender for the line; its threads are those of the linear algebra, set by the environment."""
+    """A contender for the line.
+
+    Its threads are those of the linear algebra, set by the environment.
+    """
     return Training(case)

@@ -1,4 +1,4 @@
-"""The work: every line as data, the order of its batches, and the case that all contenders are given.
+"""The work: every line as data, the order of its batches, and the case of all contenders.
 
 Nothing here needs numbanet or a peer, so a worker loads what it measures and nothing else.
 """
@@ -20,9 +20,12 @@ MANY = 1024
 class Line:
     """One line of the table.
 
-    kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row, from compiled code)
-    layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size), ("flatten",)
-    loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means over the batch
+    kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row,
+               from compiled code)
+    layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
+               ("flatten",)
+    loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
+               over the batch
     optimizer  ("sgd", rate) or ("adam", rate), the other numbers as in Kingma and Ba
     asked      best peer's time over ours that is aimed at
     """
@@ -43,7 +46,7 @@ class Line:
         return self.kind == "train"
 
     @property
-    def has_pictures(self) -> bool:
+    def has_images(self) -> bool:
         return len(self.input_shape) == 3
 
     @property
@@ -62,8 +65,9 @@ class Line:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of a step or a call, a multiplication and an addition for each use of a weight.
+        """Floating-point operations of a step or a call.
 
+        Each use of a weight is a multiplication and an addition.
         Training takes three passes, all but the error at the input: forward, backward, gradient.
         """
         passes = [2 * weights * places for _, weights, places, _, _ in shapes(self)]
@@ -73,7 +77,7 @@ class Line:
 
 
 SAMPLES = {"mnist": 50_000, "regression": 40_000}
-PICTURE = (28, 28, 1)
+IMAGE = (28, 28, 1)
 
 LENET = (("conv", 6, 5, "relu"), ("pool", 2), ("conv", 16, 5, "relu"), ("pool", 2), ("flatten",), ("dense", 120, "relu"),
          ("dense", 84, "relu"), ("dense", 10, "softmax"))
@@ -100,19 +104,19 @@ LINES = (
            ("sgd", 0.1), 128, 2),
     _train("8-64-64-1", "8-64-64-1 tanh, quadratic, Adam, batch 32", "regression", (8,), SMALL, "quadratic",
            ("adam", 1e-3), 32, 3),
-    _train("lenet5-128", "LeNet-5 ReLU, cross-entropy, Adam, batch 128", "mnist", PICTURE, LENET, "cross_entropy",
+    _train("lenet5-128", "LeNet-5 ReLU, cross-entropy, Adam, batch 128", "mnist", IMAGE, LENET, "cross_entropy",
            ("adam", 1e-3), 128, 6),
-    _train("lenet5-2048", "LeNet-5 ReLU, cross-entropy, Adam, batch 2048", "mnist", PICTURE, LENET, "cross_entropy",
+    _train("lenet5-2048", "LeNet-5 ReLU, cross-entropy, Adam, batch 2048", "mnist", IMAGE, LENET, "cross_entropy",
            ("adam", 1e-3), 2048, 8),
-    _train("conv20", "20 maps of 5×5, max-pool, 100-10, sigmoid, cross-entropy, SGD, batch 10", "mnist", PICTURE,
+    _train("conv20", "20 maps of 5×5, max-pool, 100-10, sigmoid, cross-entropy, SGD, batch 10", "mnist", IMAGE,
            (("conv", 20, 5, "sigmoid"), ("pool", 2), ("flatten",), ("dense", 100, "sigmoid"), ("dense", 10, "softmax")),
            "cross_entropy", ("sgd", 0.1), 10, 8),
     _predict("one", "8-64-64-1", "regression", (8,), SMALL, 2),
     _predict("one", "784-100-10", "mnist", (784,), WIDE, 2),
-    _predict("one", "lenet5", "mnist", PICTURE, LENET, 2),
+    _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
     _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.2),
     _predict("many", "784-100-10", "mnist", (784,), WIDE, 1),
-    _predict("many", "lenet5", "mnist", PICTURE, LENET, 2),
+    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2),
     _predict("inside", "8-64-64-1", "regression", (8,), SMALL, None),
 )
 """In the order of the table; a line may be asked for by its number, from 1, or by its name."""
@@ -123,11 +127,15 @@ def line(given: str) -> Line:
     for number, one in enumerate(LINES, 1):
         if given in (one.name, str(number)):
             return one
-    raise ValueError(f"no line {given!r}; there are 1 to {len(LINES)}, or {', '.join(one.name for one in LINES)}")
+    raise ValueError(f"no line {given!r}; there are 1 to {len(LINES)}, "
+                     f"or {', '.join(one.name for one in LINES)}")
 
 
 def shapes(line: Line) -> list[tuple]:
-    """For each layer with weights: their shape, how many, places in a sample that use each, activation, shape of the input."""
+    """A tuple for each layer with weights.
+
+    (shape of the weights, how many, places in a sample that use each, activation, input shape)
+    """
     found, shape = [], line.input_shape
     for kind, *own in line.layers:
         if kind == "dense":
@@ -147,7 +155,10 @@ def shapes(line: Line) -> list[tuple]:
 
 
 def order(seed: int, epoch: int, samples: int) -> np.ndarray:
-    """The order of an epoch's samples, by the rule of numbanet.training.order; the check would notice a difference."""
+    """The order of an epoch's samples, by the rule of numbanet.training.order.
+
+    The check would notice a difference.
+    """
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
 
@@ -175,15 +186,17 @@ class Batches:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-# --- the case: what lies ready in files for every contender ---------------------------------------------------------------
+# --- the case: what lies ready in files for every contender ------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
     """A line with its numbers.
 
-    x, y      training: the samples, float32, and labels (n,) int64 or targets (n, outputs) float32 · prediction: x has the rows
-    weights   [w, b, w, b, …] at the start: dense (n_in, n_out), kernels (rows, columns, c_in, c_out)
+    x, y      training: the samples, float32, and labels (n,) int64 or targets (n, outputs) float32
+              · prediction: x has the rows
+    weights   [w, b, w, b, …] at the start: dense (n_in, n_out), kernels (rows, columns, c_in,
+              c_out)
     expected  training: the same after CHECKED_STEPS steps in float64 · prediction: [outputs]
     loss      the mean loss of these steps
     """
@@ -207,7 +220,10 @@ class Case:
 
 
 def regression() -> tuple:
-    """x, y, x_test, y_test of a smooth function of eight inputs with a little noise; inputs and noise are drawn, seeded."""
+    """x, y, x_test, y_test of a smooth function of eight inputs with a little noise.
+
+    Inputs and noise are drawn, seeded.
+    """
     rng = np.random.default_rng(SEED)
     n = SAMPLES["regression"] + 10_000
     x = rng.uniform(-1, 1, (n, 8)).astype(np.float32)
@@ -248,11 +264,14 @@ def read(path: Path) -> list[np.ndarray]:
         return [file[name] for name in sorted(file.files)]
 
 
-# --- channels first, for those who count that way -------------------------------------------------------------------------
+# --- channels first, for those who count that way ----------------------------------------------
 
 
 def channels_first(line: Line, weights: list) -> list[np.ndarray]:
-    """[w, b, …] for pictures (c, height, width): kernels (c_out, c_in, rows, columns), dense (n_out, n_in)."""
+    """[w, b, …] for images (c, height, width).
+
+    Kernels are (c_out, c_in, rows, columns), dense weights (n_out, n_in).
+    """
     turned, before = [], before_flatten(line)
     for w, b in zip(weights[0::2], weights[1::2], strict=True):
         if w.ndim == 4:
@@ -281,8 +300,8 @@ def channels_last(line: Line, turned: list) -> list[np.ndarray]:
 
 
 def before_flatten(line: Line) -> tuple | None:
-    """The picture's shape (height, width, c) where it becomes a vector; None without pictures."""
-    if not line.has_pictures:
+    """The image's shape (height, width, c) where it becomes a vector; None without images."""
+    if not line.has_images:
         return None
     shape = line.input_shape
     for kind, *own in line.layers:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.peers.worker PEER VARIANT THREADS LINE FOLDER
     python -m benchmarks.peers.worker prepare LINE FOLDER        numbanet writes the case
-    python -m benchmarks.peers.worker about PEER                 name, versions, and variants of each line
+    python -m benchmarks.peers.worker about PEER
+                                      name, versions, and variants of each line
 
     check   a few steps or one prediction, and how far they are from numbanet in float64
     warm    run until compiled; choose how much work one figure covers
@@ -27,7 +28,7 @@ from benchmarks.peers import work
 PEERS = {"numbanet": "with_numbanet", "pytorch": "with_pytorch", "jax": "with_jax", "sklearn": "with_sklearn",
          "onnxruntime": "with_onnxruntime"}
 PIECES = 4
-"""Pieces that the time of a turn is cut into, each a figure, where steps can be taken one by one."""
+"""Pieces that the time of a turn is cut into, each a figure, where steps can be taken singly."""
 
 
 def module(peer: str):
@@ -42,7 +43,7 @@ class Training:
         self.contender, self.case = contender, case
 
     def check(self) -> dict:
-        """Loss, its expected value, and how far the weights are off, over how far they should have moved."""
+        """Loss, its expected value, and the error of the weights relative to their change."""
         self.contender.reset()
         loss = self.contender.run(work.CHECKED_STEPS)
         found, case = self.contender.weights(), self.case
@@ -125,7 +126,10 @@ def whole_epochs(line: work.Line, step: float, seconds: float) -> int:
 
 
 class Contender:
-    """What a contender is asked for. One that trains has reset, run, weights; one that predicts has outputs and call."""
+    """What a contender is asked for.
+
+    One that trains has reset, run, weights; one that predicts has outputs and call.
+    """
 
     first = 4
     """Steps of the first, short runs, by which a step is estimated."""

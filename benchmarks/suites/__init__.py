@@ -1,1 +1,4 @@
-"""Suites for airspeed velocity: `asv run`, `asv continuous main HEAD`. All is warmed up in setup; threads are a parameter."""
+"""Suites for airspeed velocity: `asv run`, `asv continuous main HEAD`.
+
+All is warmed up in setup; threads are a parameter.
+"""

@@ -1,4 +1,4 @@
-"""Layers by themselves: each verb on one thread, forward and gradient of a layer by threads, distance from the peak."""
+"""Single layers: each verb on one thread, forward and gradient by threads, ratio to the peak."""
 
 from functools import cache
 
@@ -8,33 +8,36 @@ import numbanet as nn
 
 from .verbs import Machine, enough_threads, or_skip
 
-VECTOR, PICTURE = (512,), (16, 16, 32)
+VECTOR, IMAGE = (512,), (16, 16, 32)
 LAYERS = {
     "Dense 8-64": ("Dense", (8,), lambda: [nn.Dense(64)]),
     "Dense 784-30": ("Dense", (784,), lambda: [nn.Dense(30)]),
     "Dense 512-512": ("Dense", (512,), lambda: [nn.Dense(512)]),
     "Conv2D 12x12x6-16, 5x5": ("Conv2D", (12, 12, 6), lambda: [nn.Conv2D(16, 5)]),
-    "Conv2D 16x16x32-32, 3x3": ("Conv2D", PICTURE, lambda: [nn.Conv2D(32, 3, padding="same")]),
+    "Conv2D 16x16x32-32, 3x3": ("Conv2D", IMAGE, lambda: [nn.Conv2D(32, 3, padding="same")]),
     "MaxPool2D 24x24x6": ("MaxPool2D", (24, 24, 6), lambda: [nn.MaxPool2D(2)]),
-    "MaxPool2D 16x16x32": ("MaxPool2D", PICTURE, lambda: [nn.MaxPool2D(2)]),
-    "AvgPool2D 16x16x32": ("AvgPool2D", PICTURE, lambda: [nn.AvgPool2D(2)]),
-    "LpPool2D 16x16x32": ("LpPool2D", PICTURE, lambda: [nn.LpPool2D(2)]),
+    "MaxPool2D 16x16x32": ("MaxPool2D", IMAGE, lambda: [nn.MaxPool2D(2)]),
+    "AvgPool2D 16x16x32": ("AvgPool2D", IMAGE, lambda: [nn.AvgPool2D(2)]),
+    "LpPool2D 16x16x32": ("LpPool2D", IMAGE, lambda: [nn.LpPool2D(2)]),
     "BatchNorm 512": ("BatchNorm", VECTOR, lambda: [nn.BatchNorm()]),
-    "BatchNorm 16x16x32": ("BatchNorm", PICTURE, lambda: [nn.BatchNorm()]),
+    "BatchNorm 16x16x32": ("BatchNorm", IMAGE, lambda: [nn.BatchNorm()]),
     "LayerNorm 512": ("LayerNorm", VECTOR, lambda: [nn.LayerNorm()]),
-    "LayerNorm 16x16x32": ("LayerNorm", PICTURE, lambda: [nn.LayerNorm()]),
+    "LayerNorm 16x16x32": ("LayerNorm", IMAGE, lambda: [nn.LayerNorm()]),
     "Dropout 512": ("Dropout", VECTOR, lambda: [nn.Dropout(0.5)]),
     "Sigmoid 512": ("Sigmoid", VECTOR, lambda: [nn.Sigmoid()]),
     "Tanh 512": ("Tanh", VECTOR, lambda: [nn.Tanh()]),
     "ReLU 512": ("ReLU", VECTOR, lambda: [nn.ReLU()]),
-    "ReLU 16x16x32": ("ReLU", PICTURE, lambda: [nn.ReLU()]),
+    "ReLU 16x16x32": ("ReLU", IMAGE, lambda: [nn.ReLU()]),
     "LeakyReLU 512": ("LeakyReLU", VECTOR, lambda: [nn.LeakyReLU(0.1)]),
     "Softmax 10": ("Softmax", (10,), lambda: [nn.Softmax()]),
 }
 PLANES = "Conv2D 28x28x1-6, 5x5, on planes"
 FIRST = {PLANES: ("Conv2D", (28, 28, 1), lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)]),
          "MaxPool2D 24x24x6, on planes": ("MaxPool2D", (28, 28, 1), lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)])}
-"""Layers at the beginning of a network. Before all others stands a LayerNorm, so that an error passes back through them."""
+"""Layers at the beginning of a network.
+
+Before all others stands a LayerNorm, so that an error passes back through them.
+"""
 WITH_WEIGHTS = [name for name, (kind, *_) in LAYERS.items() if kind in ("Dense", "Conv2D", "BatchNorm", "LayerNorm")]
 BATCHES = {1: 1000, 10: 1000, 128: 100}
 """Samples in a batch, and how many batches a benchmark of a verb counts."""
@@ -90,7 +93,10 @@ class Gradient(_Verb):
 
 
 class Peak:
-    """How many times longer a layer takes than at the peak, which is the speed of the matrix tile alone in the same process."""
+    """How many times longer a layer takes than at the peak.
+
+    The peak is the speed of the matrix tile alone in the same process.
+    """
 
     params = (["Dense 784-30", "Dense 512-512", "Conv2D 12x12x6-16, 5x5", "Conv2D 16x16x32-32, 3x3", PLANES],
               ["forward", "gradient"])
@@ -119,7 +125,10 @@ def passes(name, batch, threads):
 
 
 class Threads:
-    """A layer on all the threads given, behind a LayerNorm: ten times `predict`, or ten times the gradient of a batch."""
+    """A layer behind a LayerNorm, on all the threads given.
+
+    Ten times `predict`, or ten times the gradient of a batch.
+    """
 
     params = (["Dense 784-30", "Dense 512-512", "Conv2D 12x12x6-16, 5x5", "Conv2D 16x16x32-32, 3x3", "MaxPool2D 16x16x32"],
               [128, 1024], [1, 2])

@@ -1,4 +1,7 @@
-"""Latency of one row and time of many, from Python and from inside compiled code; what a call costs that has nothing to do."""
+"""Latency of one row and time of many, from Python and from inside compiled code.
+
+What a call costs that has nothing to do.
+"""
 
 from functools import cache
 

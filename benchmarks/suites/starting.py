@@ -1,4 +1,6 @@
-"""What a user waits for first: the import, and the first fit with an empty and with a filled cache of compiled code.
+"""What a user waits for first: the import, and the first fit.
+
+The cache of compiled code is empty or filled.
 
     python benchmarks/suites/starting.py
 
@@ -25,7 +27,8 @@ x, y = np.random.rand(100, 28, 28, 1).astype("float32"), np.random.randint(0, 10
 NETWORKS = {
     "784-30-10": """
 x = x.reshape(100, 784)
-network = nn.Sequential([nn.Dense(30, activation="sigmoid"), nn.Dense(10, activation="softmax")], 784)
+layers = [nn.Dense(30, activation="sigmoid"), nn.Dense(10, activation="softmax")]
+network = nn.Sequential(layers, 784)
 """,
     "lenet5": "network = nn.models.lenet5()\n",
 }
@@ -95,7 +98,8 @@ class Warm:
 
 def seconds(statement, setup="") -> float:
     """The time of a statement in a process of its own."""
-    return float(run(f"import time\n{setup}\nbegan = time.perf_counter()\n{statement}\nprint(time.perf_counter() - began)"))
+    return float(run(f"import time\n{setup}\nbegan = time.perf_counter()\n"
+                     f"{statement}\nprint(time.perf_counter() - began)"))
 
 
 if __name__ == "__main__":

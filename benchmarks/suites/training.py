@@ -54,7 +54,7 @@ def trained(name, threads) -> Trained:
 
 
 class Epoch:
-    """Five epochs of 20 or 300 steps as `fit` does them: it tries by itself whether more than one thread is worth its while."""
+    """Five epochs of 20 or 300 steps by `fit`, which chooses one or several threads."""
 
     params = (list(NETWORKS), [1, 2])
     param_names = ("network", "threads")
@@ -73,7 +73,7 @@ class Epoch:
 
 
 class Step:
-    """Twenty steps in one native call, with exactly the threads given, each time from the same weights."""
+    """Twenty steps in one native call, with exactly the threads given, from the same weights."""
 
     params = (list(NETWORKS), [1, 2])
     param_names = ("network", "threads")

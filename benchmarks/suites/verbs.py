@@ -1,7 +1,7 @@
 """Single verbs of a plan, run by themselves: what layers.py and benchmarks/test_kernels.py time.
 
-A network of a few layers is lowered for training, a whole step fills its memories, and then one verb of one op is called again and
-again from a compiled loop: one thread, data in cache.
+A network of a few layers is lowered for training, a whole step fills its memories, and then one
+verb of one op is called again and again from a compiled loop: one thread, data in cache.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numbanet as nn
 
 
 def or_skip(setup):
-    """Let a setup skip what an older commit cannot do: asv shows n/a where NotImplementedError is raised."""
+    """Let a setup skip what an older commit cannot do; asv shows n/a for NotImplementedError."""
 
     @functools.wraps(setup)
     def tried(self, *parameters):
@@ -35,7 +35,10 @@ def enough_threads(threads: int) -> None:
 
 
 class Machine:
-    """A network lowered for the gradient of one batch, with memories that a whole step has filled; the parameters are copies."""
+    """A network lowered for the gradient of one batch, with memories that a whole step has filled.
+
+    The parameters are copies.
+    """
 
     def __init__(self, layers, input_shape, batch: int, threads: int = 1):
         from numbanet.engine.cpu import executor
@@ -60,7 +63,8 @@ class Machine:
     def verb(self, layer: str, verb: str):
         """The verb of the first op of that name that has a way back, or of the first of that name.
 
-        For a layer whose gradient is taken sample by sample, "gradient" is its partial. Returns a Verb.
+        For a layer whose gradient is taken sample by sample, "gradient" is its partial. Returns a
+        Verb.
         """
         from numbanet.plan.columns import BACKWARD
 
@@ -89,7 +93,8 @@ class Verb:
             raise ValueError(f"{op.name} has no {verb} here")
         table[0, SAMPLES], table[0, START] = made.batch, 0
         table[row, X], table[row, Y] = table[row, BASE_X], table[row, BASE_Y]
-        if op.in_place:  # its output and delta would be worked on again and again, down to denormal numbers; zeros stay
+        # the output and delta of an op in place would shrink to denormal numbers; zeros stay
+        if op.in_place:
             machine.acts[:] = 0
         self.arguments = (address, table, row, made.parameters, machine.grads, machine.acts, machine.deltas, 0, hi)
         self.made, self.repeat = made, _repeat

@@ -135,7 +135,7 @@ def houses(seed: int = 0, standardize: bool = True) -> Dataset:
     Inputs   area (m²), bedrooms, distance to the centre (km), age (years: year of sale less year of
              building, below zero for a house sold before it was built)
     Target   price (Australian dollars)
-    Shapes   x (n, 4) float32 · y (n, 1) float32; y_scaling.invert turns a price back into dollars
+    Shapes   x (n, 4) float32 · y (n, 1) float32; y_scaling.invert converts a price back to dollars
     Dropped  rows with an empty cell among these, an area below 10 m² or above 1000 m², no bedroom,
              or built before 1800. Of 7448 rows 6152 remain: 4922 for training, 1230 for test
     Raises   FileNotFoundError; ValueError for a column that is absent or text that is no number

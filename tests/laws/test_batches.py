@@ -1,14 +1,24 @@
-"""Samples stand on their own: neither their companions nor their order in a batch changes what becomes of them."""
+"""Samples are independent: neither the other samples of a batch nor their order changes results."""
 
 import numpy as np
 import pytest
 from checkers import close
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LAYERS,
+    LOSSES,
+    TRAINABLE,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 
 ALONE = [example for example in TRAINABLE if example.alone]
-LOSS = LOSSES[0]
+LOSS = loss_named("quadratic")
 
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
@@ -31,7 +41,7 @@ def test_a_permuted_batch_gives_permuted_outputs(example):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_a_permuted_batch_has_the_same_loss_and_gradient(loss):
-    net, x, y = network(TRAINABLE[0], loss), inputs(TRAINABLE[0], 23), targets(loss, 23)
+    net, x, y = network(example_named("dense"), loss), inputs(example_named("dense"), 23), targets(loss, 23)
     order = np.random.default_rng(7).permutation(23)
     close(net.loss(x[order], y[order], loss.loss), net.loss(x, y, loss.loss), 1e-14)
     close(net.gradient(x[order], y[order], loss.loss), net.gradient(x, y, loss.loss), 1e-14)
@@ -46,7 +56,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_samples(example):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_the_loss_of_a_batch_is_the_mean_of_its_samples(loss):
-    net, x, y = network(TRAINABLE[0], loss), inputs(TRAINABLE[0], 11), targets(loss, 11)
+    net, x, y = network(example_named("dense"), loss), inputs(example_named("dense"), 11), targets(loss, 11)
     close(net.loss(x, y, loss.loss), np.mean([net.loss(x[i : i + 1], y[i : i + 1], loss.loss) for i in range(11)]), 1e-14)
 
 
@@ -62,7 +72,7 @@ def test_batches_of_one_are_one_example_at_a_time(example):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_evaluation_in_several_batches_is_the_mean_over_all_samples(threads):
-    example, loss = TRAINABLE[0], LOSSES[8]
+    example, loss = example_named("dense"), loss_named("cross-entropy of labels")
     net, x, y = network(example, loss), inputs(example, 2500), targets(loss, 2500)
     outputs = net.predict(x, threads=threads)
     found = net.evaluate(x, y, threads=threads)

@@ -30,11 +30,11 @@ from scale import backward as scale_backward
 from scale import forward as scale_forward
 
 import numbanet as nn
-from examples import LOSSES, OPTIMIZERS, TRAINABLE, Example, inputs, network, targets
+from examples import OPTIMIZERS, Example, example_named, inputs, loss_named, network, targets
 from numbanet.backend.intrinsics import const_like, is_float32
 from numbanet.plan.columns import N_IN, N_OUT, SAMPLES, W, X, Y, context
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 fenced = test_memory.fenced
 
 
@@ -47,7 +47,7 @@ def fails(law, *arguments):
         law(*arguments)
 
 
-# --- a sound activation of a user's, and unsound ones -----------------------------------------------------------------
+# --- a sound activation of a user's, and unsound ones ------------------------------------------
 
 
 @nn.kernel
@@ -154,21 +154,21 @@ def test_the_mean_of_samples_sees_a_forgotten_sample():
     fails(test_batches.test_the_gradient_of_a_batch_is_the_mean_of_its_samples, example(ForgetfulScale))
 
 
-# --- engines ----------------------------------------------------------------------------------------------------------
+# --- engines -----------------------------------------------------------------------------------
 
 
 def planted(name, change):
-    """The twins with one of them followed by a change."""
-    def twin(op, params, grads, acts, deltas, lo, hi):
-        reference.TWINS[name](op, params, grads, acts, deltas, lo, hi)
+    """The references with one of them followed by a change."""
+    def changed(op, params, grads, acts, deltas, lo, hi):
+        reference.REFERENCES[name](op, params, grads, acts, deltas, lo, hi)
         change(op, params, grads, acts, deltas, lo, hi)
 
-    return {**{key: reference.TWINS[key] for key in reference.kernels() if has_twin(key)}, name: twin}
+    return {**{key: reference.REFERENCES[key] for key in reference.kernels() if has_reference(key)}, name: changed}
 
 
-def has_twin(key):
+def has_reference(key):
     try:
-        return bool(reference.TWINS[key])
+        return bool(reference.REFERENCES[key])
     except LookupError:
         return False
 
@@ -186,25 +186,25 @@ def shift_first_parameter(op, params, grads, state, _, lo, hi):
 
 
 def test_the_engines_are_told_apart_by_their_outputs():
-    one = TRAINABLE[0]
+    one = example_named("dense")
     net, x = network(one), inputs(one, 9)
     close(net.predict(x), reference_predict(net, x), test_engines.ROUNDING)
-    wrong = reference_predict(net, x, twins=planted("numbanet.nn.layers.dense.forward", shift_first_output))
+    wrong = reference_predict(net, x, references=planted("numbanet.nn.layers.dense.forward", shift_first_output))
     fails(close, net.predict(x), wrong, test_engines.ROUNDING)
 
 
 def test_the_engines_are_told_apart_by_their_gradients():
-    one = TRAINABLE[0]
+    one = example_named("dense")
     net, x, y = network(one, LOSS), inputs(one, 9), targets(LOSS, 9)
-    wrong, _ = reference_gradient(net, x, y, LOSS.loss, twins=planted("numbanet.nn.layers.dense.gradient", shift_first_gradient))
+    wrong, _ = reference_gradient(net, x, y, LOSS.loss, references=planted("numbanet.nn.layers.dense.gradient", shift_first_gradient))
     fails(close, net.gradient(x, y, LOSS.loss), wrong, test_engines.ROUNDING)
 
 
 def test_the_engines_are_told_apart_by_their_steps():
-    one = TRAINABLE[0]
+    one = example_named("dense")
     net, x, y = network(one, LOSS), inputs(one, 9), targets(LOSS, 9)
-    twins = planted("numbanet.nn.optimizers.sgd", shift_first_parameter)
-    wrong, _, _ = reference_fit(net, x, y, LOSS.loss, nn.SGD(0.1), 4, 1, twins=twins)
+    references = planted("numbanet.nn.optimizers.sgd", shift_first_parameter)
+    wrong, _, _ = reference_fit(net, x, y, LOSS.loss, nn.SGD(0.1), 4, 1, references=references)
     net.fit(x, y, loss=LOSS.loss, optimizer=nn.SGD(0.1), batch_size=4)
     fails(close, net.parameters, wrong, test_engines.ROUNDING)
 
@@ -216,18 +216,18 @@ def test_closeness_sees_nan_and_another_shape():
 
 
 def test_the_reference_shows_a_number_read_before_it_was_written():
-    one = TRAINABLE[0]
+    one = example_named("dense")
     net, x, y = network(one, LOSS), inputs(one, 9), targets(LOSS, 9)
-    twins = {**planted("scale.forward", shift_first_output), "numbanet.nn.layers.dense.forward": lambda *_: None}
-    assert np.isnan(reference_gradient(net, x, y, LOSS.loss, twins=twins)[0]).any()
+    references = {**planted("scale.forward", shift_first_output), "numbanet.nn.layers.dense.forward": lambda *_: None}
+    assert np.isnan(reference_gradient(net, x, y, LOSS.loss, references=references)[0]).any()
 
 
-# --- threads, batches, precision --------------------------------------------------------------------------------------
+# --- threads, batches, precision ---------------------------------------------------------------
 
 
 @nn.kernel
 def place_forward(op, params, grads, acts, deltas, lo, hi):
-    """Adds a little for the place in the range: the first sample of a range is another than the last."""
+    """Adds a little for the place in the range, so its first sample differs from its last."""
     n = op[N_OUT]
     for i in range(lo, hi):
         for j in range(op[Y] + i * n, op[Y] + i * n + n):
@@ -265,7 +265,7 @@ def test_the_law_of_precision_sees_a_rough_layer():
     fails(test_precision.test_gradients_agree, example(Rough))
 
 
-# --- memories ---------------------------------------------------------------------------------------------------------
+# --- memories ----------------------------------------------------------------------------------
 
 
 @nn.kernel
@@ -305,7 +305,7 @@ def scale_with(forward=scale_forward, backward=scale_backward):
 
 
 def writes_astray(layer, verb):
-    """The stray writes of the planted layer's verb, behind the Scale that every example begins with."""
+    """The stray writes of the planted layer's verb, behind the Scale that begins every example."""
     one = example(layer)
     here = KernelHarness(network(one, LOSS), inputs(one, 9), targets(LOSS, 9), LOSS.loss)
     op, row = next((op, row) for op, row in here.rows.items() if op.name == "Changed")
@@ -330,7 +330,7 @@ def test_numbers_read_before_they_were_written_are_seen(request):
         law((example(scale_with(lazy_forward)), LOSS), 1, request)
 
 
-# --- steps ------------------------------------------------------------------------------------------------------------
+# --- steps -------------------------------------------------------------------------------------
 
 
 @nn.kernel
@@ -369,7 +369,7 @@ class Tiring(nn.SGD):
 def test_the_law_of_steps_sees_a_wrong_step(monkeypatch):
     for wrong in (Lame, Stretched):
         monkeypatch.setattr(nn, "SGD", wrong)
-        fails(test_steps.test_a_step_of_sgd_with_rate_one_subtracts_the_gradient, TRAINABLE[0], 1)
+        fails(test_steps.test_a_step_of_sgd_with_rate_one_subtracts_the_gradient, example_named("dense"), 1)
         fails(test_steps.test_a_step_subtracts_the_gradient_of_every_loss, LOSS)
 
 
@@ -378,7 +378,7 @@ def test_the_law_of_resuming_sees_an_optimizer_that_tires(monkeypatch):
     fails(test_steps.test_resuming_is_going_on, "tiring", "float64")
 
 
-# --- the house --------------------------------------------------------------------------------------------------------
+# --- the house ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("module", "source"), [

@@ -1,6 +1,9 @@
-"""The CUDA engine and the CPU engine do the same, to rounding: on a card where there is one, else in Numba's simulator.
+"""The CUDA engine and the CPU engine agree, to rounding.
 
-A simulated launch has at most 2,048 threads; blocks and tiles are small there, so that a few samples already fill several of them.
+The CUDA engine runs on a GPU where there is one, else in Numba's simulator.
+
+A simulated launch has at most 2,048 threads; blocks and tiles are small there, so that a few
+samples already fill several of them.
 """
 
 import numpy as np
@@ -9,27 +12,44 @@ from checkers import close
 from reference import kernels
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LAYERS,
+    LOSSES,
+    OPTIMIZERS,
+    PENALTY,
+    TRAINABLE,
+    TWO_PENALTIES,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 from numbanet.backend.cuda import driver
 from numbanet.plan import columns
 
 pytest.importorskip("numba_cuda")
 launch = pytest.importorskip("numbanet.engine.cuda.launch")
 
-pytestmark = pytest.mark.usefixtures("quick_turns")
+pytestmark = pytest.mark.usefixtures("short_switch_interval")
 
 ROUNDING = 1e-11
-LOSS = LOSSES[0]
+LOSS = loss_named("quadratic")
 MODES = list(launch.LaunchMode)
 
 
 def force_mode(monkeypatch, mode):
-    """Run everything in this launch mode (what does not train cannot be run by one block, and is fused)."""
+    """Run everything in this launch mode.
+
+    What does not train cannot be run by one block, and is fused.
+    """
     def choose(ops, batch, training):
         return mode if training or mode != launch.LaunchMode.SINGLE_BLOCK else launch.LaunchMode.FUSED
 
     monkeypatch.setattr(launch, "choose_launch_mode", choose)
-    monkeypatch.setattr(launch, "fused_groups", lambda ops, batch: min(batch, 4))  # several shards, some of them empty in the last batch
+    # several chunks, some of them empty in the last batch
+    monkeypatch.setattr(launch, "fused_groups", lambda ops, batch: min(batch, 4))
 
 
 @pytest.fixture(params=MODES)
@@ -39,7 +59,7 @@ def mode(request, monkeypatch):
 
 
 def twice(example, *args, **kwargs):
-    """The network of a row on the CPU and on the card."""
+    """The network of an example on the CPU and on the GPU."""
     return network(example, *args, **kwargs), network(example, *args, **kwargs).to("cuda")
 
 
@@ -54,7 +74,7 @@ def test_outputs_agree(example, mode):
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
 @pytest.mark.parametrize("mode", [launch.LaunchMode.FUSED, launch.LaunchMode.PER_OP], indirect=True)
 def test_gradients_agree_for_every_layer(example, mode):
-    cpu, cuda = twice(example, LOSS, penalty=PENALTIES[3])
+    cpu, cuda = twice(example, LOSS, penalty=TWO_PENALTIES)
     x, y = inputs(example, 5), targets(LOSS, 5)
     close(cuda.gradient(x, y, LOSS.loss), cpu.gradient(x, y, LOSS.loss), ROUNDING)
 
@@ -71,8 +91,8 @@ def test_two_steps_agree_for_every_layer(example, mode):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True)
 def test_steps_agree_for_every_optimizer(optimizer, mode):
-    example = TRAINABLE[6]
-    nets, x, y = twice(example, LOSS, penalty=PENALTIES[1]), inputs(example, 9), targets(LOSS, 9)
+    example = example_named("dense with a list of activations")
+    nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 9), targets(LOSS, 9)
     before = nets[0].memory.copy()
     for net in nets:
         net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2)
@@ -81,8 +101,8 @@ def test_steps_agree_for_every_optimizer(optimizer, mode):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
-def test_losses_hits_and_gradients_agree(loss):
-    example = TRAINABLE[0]
+def test_losses_correct_answers_and_gradients_agree(loss):
+    example = example_named("dense")
     cpu, cuda = twice(example, loss, width=5)
     x, y = inputs(example, 11), targets(loss, 11, 5)
     found, expected = (net.evaluate(x, y, loss=loss.loss) for net in (cuda, cpu))
@@ -93,7 +113,7 @@ def test_losses_hits_and_gradients_agree(loss):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
 def test_inputs_of_every_type_agree(dtype):
-    cpu, cuda = twice(TRAINABLE[1], LOSS)
+    cpu, cuda = twice(example_named("dense wide"), LOSS)
     x = np.random.default_rng(6).integers(0, 256, (5, 3)).astype(dtype)
     y = targets(LOSS, 5).astype("float32")
     close(cuda.predict(x), cpu.predict(x), ROUNDING)
@@ -120,7 +140,7 @@ def test_a_product_of_many_tiles_agrees(mode):
 
 
 @pytest.mark.parametrize("mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True)
-def test_pictures_are_changed_alike(mode):
+def test_images_are_changed_alike(mode):
     augment = nn.Augment(shift=1, rotation=20, zoom=0.1, shear=0.1, flip_horizontal=True, brightness=0.2, noise=0.1, cutout=2)
     nets = [nn.Sequential([nn.Flatten(), nn.Dense(2)], (5, 4, 2), "float64", device=device) for device in ("cpu", "cuda")]
     x, y = np.random.default_rng(5).uniform(size=(6, 5, 4, 2)), np.ones((6, 2))
@@ -129,24 +149,24 @@ def test_pictures_are_changed_alike(mode):
     close(nets[1].parameters, nets[0].parameters, ROUNDING)
 
 
-def test_every_kernel_has_a_twin():
+def test_every_kernel_has_a_cuda_kernel():
     for name, kernel in kernels().items():
         if name.startswith("numbanet.network.profiler"):  # it measures the CPU
             continue
-        assert kernel.cuda_kernel is not None or kernel.independent, f"{name} has no CUDA twin and does not say apart=True"
+        assert kernel.cuda_kernel is not None or kernel.independent, f"{name} has no CUDA kernel and does not say independent=True"
         if kernel.cuda_kernel is not None:
             assert kernel.cuda_kernel.__name__ == kernel.function.__name__
             assert kernel.cuda_kernel.__code__.co_varnames[:7] == kernel.function.__code__.co_varnames[:7]
 
 
-@pytest.mark.skipif(not driver.SIMULATED, reason="a card has no ends of memories that could be looked after")
+@pytest.mark.skipif(not driver.SIMULATED, reason="on a GPU accesses beyond a memory are not checked")
 def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     force_mode(monkeypatch, launch.LaunchMode.FUSED)
-    net = network(TRAINABLE[0]).to("cuda")
-    x = inputs(TRAINABLE[0], 3)
+    net = network(example_named("dense")).to("cuda")
+    x = inputs(example_named("dense"), 3)
     net.predict(x)
-    (machine,) = net.executors.executors.values()
-    machine.plan.tables[:, :, columns.W] += 1_000_000
-    machine.tables_written = False
+    (executor,) = net.executors.executors.values()
+    executor.plan.tables[:, :, columns.W] += 1_000_000
+    executor.tables_written = False
     with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):
         net.predict(x)

@@ -1,4 +1,6 @@
-"""Every layer goes through every door: compiled code, files, pickles, ensembles, resumed training, profiles.
+"""Every layer goes through every door.
+
+Doors are compiled code, files, pickles, ensembles, resumed training and profiles.
 
 A row of DOORS takes a network with running means and parameters that are not those of a new one,
 and gives its outputs by another way. A new door joins by its row, a new layer by its row in
@@ -15,9 +17,9 @@ from checkers import close
 from scale import Scale
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, TRAINABLE, inputs, named, network, targets
+from examples import LAYERS, OPTIMIZERS, TRAINABLE, inputs, loss_named, named, network, targets
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 CUSTOM = {"Scale": Scale}
 
 

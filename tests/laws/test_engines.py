@@ -1,14 +1,27 @@
-"""The compiled engine and the reference engine with its naive twins do the same, to rounding."""
+"""The compiled engine and the reference engine with its kernels agree, to rounding."""
 
 import numpy as np
 import pytest
 from checkers import close, reference_evaluate, reference_fit, reference_gradient, reference_predict
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LAYERS,
+    LOSSES,
+    OPTIMIZERS,
+    PENALTY,
+    TRAINABLE,
+    TWO_PENALTIES,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 
 ROUNDING = 1e-12
-LOSS = LOSSES[0]
+LOSS = loss_named("quadratic")
 
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
@@ -21,26 +34,26 @@ def test_outputs_agree(example, threads):
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
 @pytest.mark.parametrize("threads", [1, 3])
 def test_gradients_agree_for_every_layer(example, threads):
-    net, x, y = network(example, LOSS, penalty=PENALTIES[3]), inputs(example, 13), targets(LOSS, 13)
+    net, x, y = network(example, LOSS, penalty=TWO_PENALTIES), inputs(example, 13), targets(LOSS, 13)
     close(net.gradient(x, y, LOSS.loss, threads=threads), reference_gradient(net, x, y, LOSS.loss, threads=threads)[0], ROUNDING)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 @pytest.mark.parametrize("samples", [1, 11])
-def test_losses_gradients_and_hits_agree(loss, samples):
-    net, x, y = network(TRAINABLE[0], loss, width=4), inputs(TRAINABLE[0], samples), targets(loss, samples, 4)
+def test_losses_gradients_and_correct_answers_agree(loss, samples):
+    net, x, y = network(example_named("dense"), loss, width=4), inputs(example_named("dense"), samples), targets(loss, samples, 4)
     gradient, value = reference_gradient(net, x, y, loss.loss)
     found = net.evaluate(x, y, loss=loss.loss)
     close(net.gradient(x, y, loss.loss), gradient, ROUNDING)
     close(found["loss"], value, ROUNDING)
-    mean, hits = reference_evaluate(net, x, y, loss.loss)
+    mean, correct = reference_evaluate(net, x, y, loss.loss)
     close(found["loss"], mean, ROUNDING)
-    assert found.get("accuracy", 0) == hits
+    assert found.get("accuracy", 0) == correct
 
 
 @pytest.mark.parametrize("bits", ["labels", "bits"])
-def test_hits_of_a_single_output_agree(bits):
-    x = inputs(TRAINABLE[0], 19)
+def test_correct_answers_of_a_single_output_agree(bits):
+    x = inputs(example_named("dense"), 19)
     y = np.random.default_rng(4).integers(0, 2, 19)
     for loss, final in ((nn.BinaryCrossEntropy(), "sigmoid"), (nn.Quadratic(), "sigmoid")):
         net = nn.Sequential([nn.Dense(1, activation=final)], 7, "float64", seed=3)
@@ -62,8 +75,8 @@ def test_three_steps_agree_for_every_layer(example):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads):
-    example = TRAINABLE[6]
-    net, x, y = network(example, LOSS, penalty=PENALTIES[1]), inputs(example, 14), targets(LOSS, 14)
+    example = example_named("dense with a list of activations")
+    net, x, y = network(example, LOSS, penalty=PENALTY), inputs(example, 14), targets(LOSS, 14)
     before = net.memory.copy()
     params, state, _ = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS[optimizer], 6, 2, threads=threads)
     net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2, threads=threads)
@@ -73,7 +86,7 @@ def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_three_steps_agree_for_every_loss(loss):
-    example = TRAINABLE[7]
+    example = example_named("two dense layers")
     net, x, y = network(example, loss, width=5), inputs(example, 14), targets(loss, 14, 5)
     params, _, losses = reference_fit(net, x, y, loss.loss, nn.SGD(0.3), 5, 1)
     history = net.fit(x, y, loss=loss.loss, optimizer=nn.SGD(0.3), batch_size=5)
@@ -83,7 +96,7 @@ def test_three_steps_agree_for_every_loss(loss):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
 def test_inputs_of_every_type_agree(dtype):
-    example = TRAINABLE[1]
+    example = example_named("dense wide")
     net = network(example, LOSS)
     x = np.random.default_rng(6).integers(0, 256, (12, 3)).astype(dtype)
     y = targets(LOSS, 12).astype("float32")
@@ -113,13 +126,14 @@ def test_a_first_product_that_is_cut_by_its_inputs_agrees(dtype, threads):
     history = net.fit(x, y, loss=loss, optimizer=OPTIMIZERS["momentum"], batch_size=9, epochs=2, threads=threads)
     close(net.memory, params, ROUNDING)
     close(history.history["loss"], losses, ROUNDING)
-    assert {machine.plan.uses_split_k for machine in net.executors.executors.values()} == {True}
+    assert {executor.plan.uses_split_k for executor in net.executors.executors.values()} == {True}
 
 
 def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_samples():
     net = nn.Sequential([nn.Dense(29, activation="tanh", bias=False), nn.Dense(1)], 301, "float64", seed=2)
     generator = np.random.default_rng(10)
     x, y = generator.normal(size=(18, 301)), generator.normal(size=18)
-    parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]  # 9 samples are few enough for a cut, 18 are not
+    # 9 samples are few enough for a cut, 18 are not
+    parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]
     close(sum(parts) / 2, net.gradient(x, y), ROUNDING)
-    assert sorted(machine.plan.uses_split_k for machine in net.executors.executors.values()) == [False, True]
+    assert sorted(executor.plan.uses_split_k for executor in net.executors.executors.values()) == [False, True]

@@ -1,11 +1,24 @@
-"""The gradient is the derivative of the loss: central differences in float64, for random configurations of everything."""
+"""The gradient is the derivative of the loss: central differences in float64.
+
+The configurations are random.
+"""
 
 import numpy as np
 import pytest
 from checkers import Kink, gradient_error, training_gradient_error
 
 import numbanet as nn
-from examples import LOSSES, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LOSSES,
+    PENALTIES,
+    TRAINABLE,
+    TWO_PENALTIES,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 
 TOLERANCE = 1e-6
 CONFIGURATIONS = [(example, loss) for example in TRAINABLE for loss in LOSSES]
@@ -35,7 +48,7 @@ def test_the_gradient_agrees_with_differences(number):
 
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
 def test_the_gradient_that_training_applies_agrees_with_differences(example):
-    error = error_away_from_kinks(example, LOSSES[2], PENALTIES[3], 7, 3, len(example.name), training_gradient_error)
+    error = error_away_from_kinks(example, loss_named("mean squared error"), TWO_PENALTIES, 7, 3, len(example.name), training_gradient_error)
     assert error <= TOLERANCE
 
 
@@ -43,17 +56,18 @@ def test_there_are_enough_configurations():
     assert len(CONFIGURATIONS) >= 100
 
 
-# --- kinks ------------------------------------------------------------------------------------------------------------
+# --- kinks -------------------------------------------------------------------------------------
 
 
 def slopes_at(activation, z):
-    """The derivative of a network that only weighs, by its single bias, at the weighted inputs z."""
+    """The derivative of a network of one unit, by its bias, at the weighted inputs z."""
     found = []
     for value in z:
         net = nn.Sequential([nn.Dense(1, activation=activation)], 1, "float64")
         net.layers[0].weights, net.layers[0].bias = 1.5, value
         outputs = net.predict(np.zeros((1, 1)))
-        found.append(net.gradient(np.zeros((1, 1)), outputs - 1, "quadratic")[1])  # the loss's derivative there is 1
+        # the derivative of the loss there is 1
+        found.append(net.gradient(np.zeros((1, 1)), outputs - 1, "quadratic")[1])
     return found
 
 

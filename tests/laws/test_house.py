@@ -1,4 +1,4 @@
-"""House rules, read from the syntax tree: imports point one way, flags and intrinsics have their place."""
+"""House rules, read from the syntax tree: directions of imports, places of flags and intrinsics."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = ["io", "backend", "plan", "nn", "engine", "training", "network", "doors", "apps"]
 """What stands in a room may import its own room and those before it."""
 DOORS = {"kernels", "datasets", "plotting"}
-"""Modules at the top of the package, which users import by name; they count as a room of their own."""
+"""Modules at the top of the package, which users import by name.
+
+They count as a room of their own.
+"""
 
 
 def module_of(path):
@@ -60,7 +63,10 @@ def against_the_arrow(module, tree):
 
 
 def circle(arrows):
-    """A list of modules that import one another in a circle, or None; `arrows` maps a module to what it imports."""
+    """A list of modules that import one another in a circle, or None.
+
+    `arrows` maps a module to what it imports.
+    """
     done, path = set(), []
 
     def visit(module):
@@ -85,7 +91,10 @@ def is_layer_file(module):
 
 
 def other_layers(module, tree):
-    """Layers that a layer imports; a layer on sequences may be one on pictures of height 1, and PerNeuron is made of others."""
+    """Layers that a layer imports.
+
+    A layer on sequences may be one on images of height 1, and PerNeuron is made of others.
+    """
     allowed = {
         "nn.layers.conv1d": {"nn.layers.conv2d", "nn.layers.pool2d"}, "nn.layers.per_neuron": {"nn.layers.activations"}}.get(module, set())
     return {other for other in imports(tree)

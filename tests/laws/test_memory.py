@@ -1,22 +1,25 @@
-"""A kernel writes its own slot, all of it and nothing else; no number is read before it was written."""
+"""A kernel writes its own slot, all of it and nothing else.
+
+No number is read before it was written.
+"""
 
 import numpy as np
 import pytest
 from checkers import KernelHarness, close, stray_writes
 
 import numbanet as nn
-from examples import LOSSES, TRAINABLE, inputs, network, targets
+from examples import LOSSES, TRAINABLE, example_named, inputs, loss_named, network, targets
 from numbanet.engine.cpu import executor
 from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 DTYPES = ["float32", "float64"]
 RANGES = [(0, 9), (0, 1), (2, 7), (8, 9)]
 
 
-def verbs(bench):
+def verbs(harness):
     """(op, row, verb, kernel) for every kernel that the plan calls."""
-    for op, row in bench.rows.items():
+    for op, row in harness.rows.items():
         for verb, column in (("forward", FORWARD), ("backward", BACKWARD), ("accumulate_gradient", ACCUMULATE),
                              ("gradient", GRADIENT)):
             if row[column] and getattr(op, verb) is not None:
@@ -28,21 +31,21 @@ def ranges(op, verb):
     return RANGES if verb != "gradient" else [(0, op.param_rows), (op.param_rows // 3, op.param_rows), (0, 1), (op.param_rows - 1, op.param_rows)]
 
 
-def bench(example, loss, dtype):
+def harness(example, loss, dtype):
     width = 5
     net = network(example, loss, width=width, dtype=dtype)
     y = targets(loss, 9, width)
     return KernelHarness(net, inputs(example, 9, dtype=dtype), y if loss.targets == "labels" else y.astype(dtype), loss.loss)
 
 
-CASES = [(example, LOSS) for example in TRAINABLE] + [(TRAINABLE[0], loss) for loss in LOSSES]
+CASES = [(example, LOSS) for example in TRAINABLE] + [(example_named("dense"), loss) for loss in LOSSES]
 IDS = [f"{example.name}, {loss.name}" for example, loss in CASES]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
-    here = bench(*case, dtype)
+    here = harness(*case, dtype)
     for op, row, verb, kernel in verbs(here):
         for lo, hi in ranges(op, verb):
             here.place(*((lo, hi) if verb != "gradient" else (0, here.samples)), filled=verb != "forward")
@@ -51,7 +54,7 @@ def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_fills_its_slot(case):
-    here = bench(*case, "float64")
+    here = harness(*case, "float64")
     for op, row, verb, kernel in verbs(here):
         if op.in_place or verb == "accumulate_gradient":  # they add to what is there
             continue
@@ -67,12 +70,12 @@ def test_a_kernel_fills_its_slot(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_a_kernel_does_what_its_twin_does_on_any_range(case):
-    here = bench(*case, "float64")
+def test_a_kernel_does_what_its_reference_does_on_any_range(case):
+    here = harness(*case, "float64")
     for op, row, verb, kernel in verbs(here):
         for lo, hi in ranges(op, verb):
             here.place(*((lo, hi) if verb != "gradient" else (0, here.samples)))
-            expected = here.call_twin(kernel, row, lo, hi)
+            expected = here.call_reference(kernel, row, lo, hi)
             here.call(kernel, row, lo, hi)
             for name, memory in here.memories().items():
                 if name == "acts":
@@ -81,18 +84,21 @@ def test_a_kernel_does_what_its_twin_does_on_any_range(case):
 
 
 def test_an_empty_range_changes_nothing():
-    here = bench(TRAINABLE[0], LOSS, "float64")
+    here = harness(example_named("dense"), LOSS, "float64")
     here.place(0, here.samples)
     for _, row, _, kernel in verbs(here):
         assert not any(here.call(kernel, row, 4, 4).values())
 
 
-# --- whole runs -------------------------------------------------------------------------------------------------------
+# --- whole runs --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def fenced(monkeypatch):
-    """Let the engine's memories begin as NaN and lie between guards; the fence tells whether a guard was touched."""
+    """Let the engine's memories begin as NaN and lie between guards.
+
+    The fence tells whether a guard was touched.
+    """
     guards = []
 
     def fence(n, dtype):
@@ -124,7 +130,7 @@ def test_runs_stay_in_their_memories_and_read_nothing_unwritten(case, threads, r
 
 
 def test_a_step_leaves_inputs_and_targets_alone():
-    net, x, y = network(TRAINABLE[0], LOSS), inputs(TRAINABLE[0], 37), targets(LOSS, 37)
+    net, x, y = network(example_named("dense"), LOSS), inputs(example_named("dense"), 37), targets(LOSS, 37)
     before = x.tobytes(), y.tobytes()
     net.fit(x, y, loss=LOSS.loss, batch_size=5, epochs=2)
     net.predict(x)

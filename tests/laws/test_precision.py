@@ -5,10 +5,22 @@ import pytest
 from checkers import close
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LAYERS,
+    LOSSES,
+    OPTIMIZERS,
+    TRAINABLE,
+    TWO_PENALTIES,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 
 ROUNDING = 32 * np.finfo(np.float32).eps
-LOSS = LOSSES[0]
+LOSS = loss_named("quadratic")
 
 
 def both(example, loss=None, **arguments):
@@ -29,7 +41,7 @@ def test_outputs_agree(example):
 
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
 def test_gradients_agree(example):
-    single, double = both(example, LOSS, penalty=PENALTIES[3])
+    single, double = both(example, LOSS, penalty=TWO_PENALTIES)
     x, y = inputs(example, 9), targets(LOSS, 9)
     found = single.gradient(x, y, LOSS.loss)
     assert found.dtype == np.float32
@@ -38,16 +50,16 @@ def test_gradients_agree(example):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_losses_and_their_gradients_agree(loss):
-    single, double = both(TRAINABLE[0], loss, width=4)
-    x, y = inputs(TRAINABLE[0], 17), targets(loss, 17, 4)
+    single, double = both(example_named("dense"), loss, width=4)
+    x, y = inputs(example_named("dense"), 17), targets(loss, 17, 4)
     close(single.loss(x, y, loss.loss), double.loss(x, y, loss.loss), ROUNDING)
     close(single.gradient(x, y, loss.loss), double.gradient(x, y, loss.loss), ROUNDING)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_some_steps_agree(optimizer):
-    single, double = both(TRAINABLE[7], LOSS)
-    x, y = inputs(TRAINABLE[7], 24), targets(LOSS, 24)
+    single, double = both(example_named("two dense layers"), LOSS)
+    x, y = inputs(example_named("two dense layers"), 24), targets(LOSS, 24)
     before = double.parameters.copy()
     for net in (single, double):
         net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=8, epochs=2)
@@ -57,13 +69,13 @@ def test_some_steps_agree(optimizer):
 
 
 def test_the_two_precisions_are_not_the_same_numbers():
-    single, double = both(TRAINABLE[0])
-    x = inputs(TRAINABLE[0], 33)
+    single, double = both(example_named("dense"))
+    x = inputs(example_named("dense"), 33)
     assert (single.predict(x) != double.predict(x)).any()
 
 
 def test_a_network_of_the_other_precision_reads_its_inputs_as_they_are():
-    example = TRAINABLE[0]
+    example = example_named("dense")
     for dtype in ("float32", "float64"):
         net = network(example, dtype=dtype)
         assert (net.predict(inputs(example, 5, dtype="float32")) == net.predict(inputs(example, 5, dtype="float64"))).all()

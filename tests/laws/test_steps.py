@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from examples import LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LOSSES,
+    OPTIMIZERS,
+    PENALTIES,
+    TRAINABLE,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 ALONE = [example for example in TRAINABLE if example.alone]
 
 
@@ -23,7 +34,7 @@ def test_a_step_of_sgd_with_rate_one_subtracts_the_gradient(example, threads):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_a_step_subtracts_the_gradient_of_every_loss(loss):
-    net, x, y = network(TRAINABLE[0], loss), inputs(TRAINABLE[0], 17), targets(loss, 17)
+    net, x, y = network(example_named("dense"), loss), inputs(example_named("dense"), 17), targets(loss, 17)
     before, gradient = net.parameters.copy(), net.gradient(x, y, loss.loss)
     history = net.fit(x, y, loss=loss.loss, optimizer=nn.SGD(1.0), batch_size=None, shuffle=False)
     np.testing.assert_array_equal(net.parameters, before - gradient)
@@ -32,7 +43,7 @@ def test_a_step_subtracts_the_gradient_of_every_loss(loss):
 
 
 def test_the_gradient_leaves_the_network_alone():
-    net, x, y = network(TRAINABLE[0], LOSS), inputs(TRAINABLE[0], 17), targets(LOSS, 17)
+    net, x, y = network(example_named("dense"), LOSS), inputs(example_named("dense"), 17), targets(LOSS, 17)
     before = net.parameters.tobytes()
     first = net.gradient(x, y, LOSS.loss)
     second = net.gradient(x, y, LOSS.loss)
@@ -43,7 +54,7 @@ def test_the_gradient_leaves_the_network_alone():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_resuming_is_going_on(optimizer, dtype):
-    example = TRAINABLE[7]
+    example = example_named("two dense layers")
     x, y = inputs(example, 26), targets(LOSS, 26)
 
     def trained(*parts):
@@ -61,11 +72,12 @@ def test_resuming_is_going_on(optimizer, dtype):
 
 
 def test_the_same_seed_gives_the_same_training_and_another_another():
-    x, y = inputs(TRAINABLE[0], 20), targets(LOSS, 20)
+    x, y = inputs(example_named("dense"), 20), targets(LOSS, 20)
 
     def trained(seed):
-        net = network(TRAINABLE[0], LOSS, seed=seed)
-        net.parameters = np.random.default_rng(9).normal(size=net.parameters.shape)  # only the order differs
+        net = network(example_named("dense"), LOSS, seed=seed)
+        # only the order differs
+        net.parameters = np.random.default_rng(9).normal(size=net.parameters.shape)
         net.fit(x, y, loss=LOSS.loss, batch_size=3, optimizer=nn.SGD(0.1))
         return net.parameters.tobytes()
 

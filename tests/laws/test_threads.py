@@ -13,11 +13,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 import numbanet as nn
-from examples import LAYERS, LOSSES, OPTIMIZERS, PENALTIES, TRAINABLE, inputs, named, network, targets
+from examples import (
+    LAYERS,
+    OPTIMIZERS,
+    PENALTIES,
+    TRAINABLE,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 from numbanet.backend.intrinsics import const_like
 from numbanet.plan.columns import N_OUT, Y
 
-LOSS = LOSSES[2]
+LOSS = loss_named("mean squared error")
 
 
 def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
@@ -27,7 +38,7 @@ def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
 
 
 def large(penalty=None):
-    """Enough parameters that each number of threads cuts them into other tasks, and odd numbers everywhere."""
+    """So many parameters that each number of threads gives other tasks; all sizes are odd."""
     return nn.Sequential([nn.Dense(123, activation="tanh"), nn.Dense(57, activation="leaky_relu"),
                           nn.Dense(11, activation="softmax")], 97, "float32", seed=5, penalty=penalty)
 
@@ -66,7 +77,7 @@ def test_a_large_network_is_the_same_bits_with_every_penalty(penalty):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 29, 30, 100])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_batch_size_is_the_same_bits(batch_size, dtype):
-    example = TRAINABLE[7]
+    example = example_named("two dense layers")
     x, y = inputs(example, 30), targets(LOSS, 30)
     results = [trained(lambda: network(example, LOSS, dtype=dtype), x, y, LOSS.loss, nn.Adam(0.01), batch_size, threads)
                for threads in (1, 2, 3, 4)]
@@ -91,7 +102,8 @@ def test_every_layer_is_the_same_bits(example):
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
 def test_outputs_are_the_same_bits(example):
-    net, x = network(example, dtype="float32"), inputs(example, 83)  # more than go the short way, which has one thread
+    # more samples than those that are predicted by one thread
+    net, x = network(example, dtype="float32"), inputs(example, 83)
     results = [net.predict(x, threads=threads).tobytes() for threads in (1, 2, 4, 60)]
     assert results.count(results[0]) == 4
 
@@ -103,7 +115,7 @@ def test_loss_accuracy_and_gradient_are_the_same_bits():
     assert results.count(results[0]) == 3
 
 
-# --- threads are really used ------------------------------------------------------------------------------------------
+# --- threads are really used -------------------------------------------------------------------
 
 
 @intrinsic

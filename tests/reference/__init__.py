@@ -1,6 +1,9 @@
-"""Naive twins: for every kernel a plain Python function of the same name and arguments, in a file named after the kernel's.
+"""Reference kernels: for every kernel a plain Python function of the same name and arguments.
 
-`TWINS` maps `module.function` of a kernel to its twin, as the reference engine wants it.
+It stands in a file named after that of the kernel.
+
+`REFERENCES` maps `module.function` of a kernel to its reference kernel, as the reference engine
+expects it.
 """
 
 import importlib
@@ -12,9 +15,9 @@ from numbanet.backend.jit import Kernel
 
 
 def modules():
-    """Every module of the package that can be imported here, and those of the tests that define layers.
+    """Every module of the package that can be imported, and those of tests that define layers.
 
-    The engine is left out: its kernels run a whole plan, and their twin is the reference engine.
+    The engine is left out: its kernels run a whole plan, and the reference engine stands for them.
     """
     yield importlib.import_module("scale")
     for found in pkgutil.walk_packages(numbanet.__path__, "numbanet."):
@@ -36,24 +39,24 @@ def kernels():
     return found
 
 
-def twin(kernel):
-    """The twin of a kernel; LookupError where none is written."""
+def reference_of(kernel):
+    """The reference kernel of a kernel; LookupError where there is none."""
     stem = kernel.function.__module__.rpartition(".")[2]
     try:
         return getattr(importlib.import_module(f"reference.{stem}"), kernel.function.__name__)
     except (ModuleNotFoundError, AttributeError):
-        raise LookupError(f"{kernel!r} has no twin in tests/reference/{stem}.py") from None
+        raise LookupError(f"{kernel!r} has no reference kernel in tests/reference/{stem}.py") from None
 
 
-class _Twins(dict):
-    """The twins by name, found when they are first asked for."""
+class _References(dict):
+    """The reference kernels by name, imported when they are first asked for."""
 
     def __missing__(self, key):
-        self[key] = twin(kernels()[key])
+        self[key] = reference_of(kernels()[key])
         return self[key]
 
 
-TWINS = _Twins()
+REFERENCES = _References()
 
 
 def arguments(function):

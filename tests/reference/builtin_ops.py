@@ -1,4 +1,4 @@
-"""Twins of the kernels in lowering.py."""
+"""References of the kernels in lowering.py."""
 
 from numbanet.plan.columns import CHUNKS, N_IN, PARAM_COLS, PARTIAL_GRADS, PARTIAL_STRIDE, W, X, Y
 

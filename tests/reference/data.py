@@ -1,4 +1,4 @@
-"""Twins of the kernels in gather.py. They read the data as arrays, in op.data."""
+"""References of the kernels in gather.py. They read the data as arrays, in op.data."""
 
 from numbanet.plan.columns import (
     INPUTS,

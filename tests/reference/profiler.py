@@ -1,4 +1,4 @@
-"""Twins of the kernels in profile.py."""
+"""References of the kernels in profile.py."""
 
 
 def square_product(op, params, grads, acts, deltas, lo, hi):

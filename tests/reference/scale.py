@@ -1,4 +1,4 @@
-"""Twins of the kernels of the tests' own layer, in scale.py."""
+"""References of the kernels of the tests' own layer, in scale.py."""
 
 from numbanet.plan.columns import N_IN, SAMPLES, W, X, Y
 

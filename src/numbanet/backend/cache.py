@@ -1,7 +1,7 @@
 """The cache of compiled code on disk.
 
 Compiled code is kept in a directory named after a hash of all sources of the package, so an edit
-in one file never meets a stale kernel of another; the name of a file of the cache also contains a
+in one file never uses a stale kernel of another; the name of a file of the cache also contains a
 hash of the source file of its function, which may be the user's. Each file carries its own key and
 checksum: a broken, truncated or foreign one counts as absent. Where nothing can be written, code
 is compiled anew in each process; nothing fails.
@@ -183,7 +183,7 @@ def cached(compiled, function, variant=""):
     """Give a dispatcher or C function our cache and return it.
 
     A function without a source file to stamp it with, or with a closure, which a file cannot show,
-    is not cached. `variant` keeps apart what is compiled from one function with different flags.
+    is not cached. `variant` distinguishes what is compiled from one function with different flags.
     """
     cacheable = cache_directory() is not None and all(
         os.path.isfile(inspect.getfile(source)) and source.__closure__ is None

@@ -1,4 +1,4 @@
-"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for numbers and vector registers.
+"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for scalars and vector registers.
 
 Each is free of branches, stays within a few units in the last place (tests/test_math.py holds the
 bounds) and propagates NaN. The same lines serve both precisions; where float32 needs fewer terms,
@@ -153,5 +153,5 @@ def log1p_unit(t):
 
 @inline_strict
 def maximum(a, b):
-    """The larger of two numbers or vectors, a where equal."""
+    """The larger of two scalars or vectors, a where equal."""
     return where_greater(b, a, b, a)

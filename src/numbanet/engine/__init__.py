@@ -1,1 +1,1 @@
-"""Engines: what runs a plan. `cpu` with its `machines`, and `reference`, slow and obvious, which is its twin as a whole."""
+"""Engines run a plan: `cpu`, `cuda`, and `reference`, slow and simple, to compare them with."""

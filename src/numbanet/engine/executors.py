@@ -16,11 +16,11 @@ from numbanet.plan.op import Op
 from numbanet.plan.plan import Plan
 
 FLOPS_PER_THREAD = 300_000
-"""Floating-point operations in a call for which another thread is worth its while."""
+"""Floating-point operations in a call above which one more thread is faster."""
 MAX_EXECUTORS = 8
 """Executors that a network keeps."""
 
-# --- the interface ----------------------------------------------------------------------------------
+# --- the interface -----------------------------------------------------------------------------
 
 
 class Executor(Protocol):
@@ -90,7 +90,7 @@ def backend(device: str) -> Any:
     return cpu
 
 
-# --- a network's executors ---------------------------------------------------------------------------
+# --- a network's executors ---------------------------------------------------------------------
 
 
 class ExecutorCache:
@@ -173,7 +173,7 @@ class ExecutorCache:
         return self._get_or_build(("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build)
 
     def build_small_batch(self, x_dtype) -> None:
-        """Have an executor for as many samples as one thread carries before a second pays."""
+        """Prepare an executor for as many samples as one thread should process alone."""
         if x_dtype not in self.small_batch and self.device == "cpu":
             batch = max(1, min(64, FLOPS_PER_THREAD // max(1, self.flops)))
             self.small_batch[x_dtype] = cpu.SmallBatchInference(
@@ -186,5 +186,5 @@ class ExecutorCache:
         return [data.inference_inputs(n_in, x_dtype, self.network.dtype, body[0]), *body]
 
     def _evaluation_batch(self, samples: int) -> int:
-        """Samples that a call without training carries at once."""
+        """Samples in a batch of a call without training."""
         return min(self.backend.EVALUATION_BATCH, 1 << (samples - 1).bit_length())

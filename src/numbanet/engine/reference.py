@@ -1,13 +1,13 @@
 """The reference engine: replays a plan's schedule with a naive Python function for every kernel.
 
-Slow and obvious. It is what the compiled engines are compared with. It reads the tables that `lower`
-made, so it works on the same offsets, chunks, micro-batches and tasks, one after the other; memories
-begin as NaN, so that an element used before it was written shows.
+Slow and obvious. It is what the compiled engines are compared with. It reads the tables that
+`lower` made, so it works on the same offsets, chunks, micro-batches and tasks, one after the other;
+memories begin as NaN, so that an element used before it was written shows.
 
-The reference of a kernel has its arguments, `reference(op, params, grads, acts, deltas, lo, hi)`, with
-arrays for the memories and a `Row` for op. References are found by the kernel's module and name.
-Python cannot read through the addresses in the context, so those of the ends of the plan find the
-data as arrays in `op.data[INPUTS]`, `TARGETS`, `PERMUTATION` (or None) and `OUTPUTS`.
+The reference of a kernel has its arguments, `reference(op, params, grads, acts, deltas, lo, hi)`,
+with arrays for the memories and a `Row` for op. References are found by the kernel's module and
+name. Python cannot read through the addresses in the context, so those of the ends of the plan find
+the data as arrays in `op.data[INPUTS]`, `TARGETS`, `PERMUTATION` (or None) and `OUTPUTS`.
 """
 
 import struct
@@ -60,7 +60,7 @@ def kernel_name(kernel) -> str:
 
 
 class Row:
-    """An op's row as a reference sees it: `op[column]`, where columns below 0 lie in rows before."""
+    """The row of an op for a reference kernel: `op[column]`; columns below 0 lie in rows before."""
 
     def __init__(self, table: np.ndarray, number: int, data: Mapping):
         self.integers, self.start, self.data = table.reshape(-1), number * ROW_SIZE, data
@@ -85,7 +85,7 @@ class Row:
 
 
 class Reference:
-    """A plan with its memories and reference kernels, for training, gradients, evaluation or prediction.
+    """A plan with its memories and reference kernels, for training, evaluation or prediction.
 
     plan                what `lower` returned; its tables are copied
     references          the reference of each kernel, by its name
@@ -116,7 +116,7 @@ class Reference:
         self.references[kernel_name(kernel)](row, params, grads, acts, deltas, lo, hi)
 
     def run_batch(self, params, start: int, size: int) -> None:
-        """All phases of one batch: every thread's samples, or features, one thread after the other."""
+        """All phases of one batch: the samples, or features, of one thread after the other."""
         plan = self.plan
         for number, (kind, _, _) in enumerate(plan.phases.tolist()):
             for t, table in enumerate(self.tables):
@@ -180,7 +180,7 @@ class Reference:
         return self.acts[first : first + row[PARTIAL_STRIDE]]
 
     def update(self, params, state, step: int) -> None:
-        """Every task's gradient over the whole batch, its penalty, and with an optimiser its update."""
+        """For every task the gradient over the batch, its penalty and its update, if any."""
         plan, optimizer = self.plan, self.optimizer
         for t, table in enumerate(self.tables):
             table[0, STEP] = step
@@ -220,7 +220,7 @@ class Reference:
         return last
 
     def gradient(self, params, samples: int) -> float:
-        """Fill grads with the gradient over one batch, penalties included, and return the summed loss."""
+        """Fill grads with the gradient over one batch, with penalties; return the summed loss."""
         self.run_batch(params, 0, samples)
         self.update(params, None, 1)
         return self.total(self.loss, samples)

@@ -87,7 +87,7 @@ class Count(Kind):
     least: int = 1
     most: int = SIZE
     optional: bool = False
-    says: str = "{label} must be a whole number of at least {least}, got {got}"
+    says: str = "{label} must be an integer of at least {least}, got {got}"
     beyond: str = "{label} must be {limit}, got {got}"
     fraction: str = ""
 
@@ -124,7 +124,7 @@ class Count(Kind):
 class Pair(Count):
     """An integer, or two of them: (vertical, horizontal)."""
 
-    says: str = "{label} must be a whole number of at least {least}, or two of them, got {got}"
+    says: str = "{label} must be an integer of at least {least}, or two of them, got {got}"
 
     def __call__(self, value, name, owner=""):
         if value is None and self.optional:
@@ -152,7 +152,7 @@ class Counts(Kind):
         if isinstance(value, np.ndarray) and value.ndim == 1:
             value = tuple(value)
         if not isinstance(value, (tuple, list)):
-            raise self.refuse(value, name, owner, "{label} must be whole numbers, got {got}")
+            raise self.refuse(value, name, owner, "{label} must be integers, got {got}")
         each = Count(self.least, self.most)
         return tuple(each(one, f"every number in {name}", owner) for one in value)
 

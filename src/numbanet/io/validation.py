@@ -6,7 +6,7 @@ from numbanet.io import fields
 
 
 def check_int(value, name: str, least: int = 1) -> int:
-    """A whole number of at least `least` that fits 63 bits."""
+    """An integer of at least `least` that fits 63 bits."""
     return fields.Count(least, (1 << 63) - 1)(value, name)
 
 

@@ -1,8 +1,9 @@
 """A trained network as a function inside the user's own compiled code.
 
 `network.compiled()` gives a Numba function `f(row, out)`: one sample in, its outputs out, callable
-from any `@njit` code, in a `prange` loop too. A call allocates nothing, takes no lock and no thread:
-what lies between the layers stays on the caller's stack. The parameters are those at the moment of
+from any `@njit` code, in a `prange` loop too. A call allocates nothing, takes no lock and no
+thread: what lies between the layers stays on the caller's stack. The parameters are those at the
+moment of
 `compiled()`; later training does not reach it.
 """
 
@@ -52,10 +53,11 @@ def single_sample_plan(network, max_bytes: int, where: str, target: str = "cpu")
 def compiled(network):
     """Return `f(row, out)` for the network as it is now.
 
-    row   C-contiguous array of input_shape, or flat; float32, float64, or uint8 (0 … 255 become 0 … 1)
+    row   C-contiguous array of input_shape, or flat; float32, float64, or uint8 (0 … 255
+          become 0 … 1)
     out   array of as many elements as the network has outputs, of the network's dtype; overwritten
-    Inside, ValueError is raised where row or out have another size. ValueError here if one sample needs
-    more than 1 MiB between the layers.
+    Inside, ValueError is raised where row or out have another size. ValueError here if one sample
+    needs more than 1 MiB between the layers.
     """
     plan, _, first_input, first_output = single_sample_plan(network, MAX_STACK_BYTES, "on a stack")
     n_in, n_out = size(network.input_shape), size(network.output_shape)
@@ -68,7 +70,8 @@ def compiled(network):
     @noinline
     def predict_row(row, out):
         if row.size != n_in or out.size != n_out:
-            raise ValueError("the compiled network was given a row or an output of another size than its own")
+            raise ValueError("the compiled network was given a row or an output "
+                             "of another size than its own")
         table = as_pointer(table_address(), numba.int64)
         schedule = as_pointer(schedule_address(), numba.int64)
         params = as_pointer(params_address(), kind)

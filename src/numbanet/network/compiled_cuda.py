@@ -1,8 +1,8 @@
 """A trained network as a function inside the user's own CUDA kernels.
 
 `network.compiled(device="cuda")` gives a device function `f(row, out)`: each thread that calls it
-carries one sample through, by itself. What lies between the layers stays in the thread's own memory;
-parameters are read from the GPU's.
+processes one sample. The outputs of the layers stay in the thread's local memory; the parameters
+are read from global memory.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from numbanet.nn.layers.base import size
 from numbanet.plan.columns import ROW_SIZE
 
 MAX_LOCAL_BYTES = 1 << 18
-"""Bytes between the layers that still fit the memory of a single thread."""
+"""Bytes between the layers that fit the local memory of a single thread."""
 
 
 def compiled(network):
@@ -30,8 +30,8 @@ def compiled(network):
     row   C-contiguous array on the GPU, of input_shape or flat; float32, float64, or uint8 (0 … 255
           become 0 … 1)
     out   array of as many elements as the network has outputs; overwritten
-    Sizes are not checked: a GPU has no way to complain. ValueError here if one sample needs more than
-    256 KiB between the layers.
+    Sizes are not checked, as a kernel on a GPU cannot raise. ValueError here if one sample needs
+    more than 256 KiB between the layers.
     """
     driver.require_gpu()
     plan, steps, first_input, first_output = single_sample_plan(

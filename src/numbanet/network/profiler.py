@@ -1,7 +1,7 @@
-"""A cost model in the open: what each kernel of a network costs, measured alone, beside what it has to compute and to move.
+"""A profile of each kernel of a network: its time, arithmetic and memory traffic.
 
-Every verb of every op runs by itself on one block of samples, in one thread, with its data in cache: what is missing to a whole
-step is waiting for memory and for other threads.
+Every verb of every op runs alone on one block of samples, in one thread, with its data in cache.
+A whole step takes longer because it waits for memory and for other threads.
 """
 
 import time
@@ -35,7 +35,10 @@ VERBS = {"split": SPLIT_K, "forward": FORWARD, "backward": BACKWARD, "gradient":
 
 @dataclass(frozen=True)
 class Cost:
-    """One verb of one op: microseconds, floating-point operations and bytes per sample, and the share of the FMA peak."""
+    """One verb of one op: microseconds, floating-point operations and bytes per sample.
+
+    `share` is the fraction of the FMA peak that it reaches.
+    """
 
     layer: str
     verb: str
@@ -46,7 +49,7 @@ class Cost:
 
     @property
     def bound(self) -> str:
-        """What keeps it from being faster: the multipliers, or moving numbers (fewer than 4 operations for each byte)."""
+        """What limits its speed: arithmetic, or memory (fewer than 4 operations for each byte)."""
         return "arithmetic" if self.flops > 4 * self.bytes else "memory"
 
 
@@ -76,12 +79,12 @@ def _seconds(times_called, floor=0.002, rounds=5) -> float:
 
 @kernel
 def square_product(op, params, grads, acts, deltas, lo, hi):
-    """acts = params · grads for matrices of hi × hi: the arithmetic that the peak is measured with."""
+    """acts = params · grads for matrices of hi × hi; the FMA peak is measured with it."""
     gemm(hi, hi, hi, params, hi, grads, hi, 0, acts, hi)
 
 
 def peak(dtype) -> float:
-    """Floating-point operations per second of the matrix tile on 128³, on one core: the peak that shares refer to."""
+    """The FMA peak: floating-point operations per second of a 128³ product on one core."""
     n = 128
     a, b, c = (np.random.default_rng(k).random(n * n).astype(dtype) for k in range(3))
     row = np.zeros((1, ROW_SIZE), np.int64)
@@ -90,7 +93,10 @@ def peak(dtype) -> float:
 
 
 def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
-    """Measure every verb of a training step on the first `batch_size` samples; network and data stay as they are."""
+    """Measure every verb of a training step on the first `batch_size` samples.
+
+    The network and the data are left unchanged.
+    """
     chosen = network.resolve_loss(loss)
     x, y, classes = network.check_data(x[:batch_size], y[:batch_size], chosen)
     ops, loss_op, _ = network.loss_ops(chosen, x.dtype, y.dtype, False, samples=len(x), batches=1, training=True)
@@ -129,11 +135,16 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
 
 
 def table(found: list[Cost]) -> str:
-    """The costs as a table, one line a verb, with the sum."""
-    lines = [f"{'layer':16}{'verb':10}{'µs/sample':>10}{'flop/sample':>13}{'bytes/sample':>14}{'of peak':>9}  bound by", "─" * 84]
+    """The costs as a table, one line for each verb, with the sum."""
+    lines = [
+        f"{'layer':16}{'verb':10}{'µs/sample':>10}{'flop/sample':>13}"
+        f"{'bytes/sample':>14}{'of peak':>9}  bound by",
+        "─" * 84,
+    ]
     for one in found:
-        lines.append(f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}{one.bytes:14,.0f}{one.share:9.0%}  "
-                     f"{one.bound}")
-    lines += ["─" * 84, f"{'sum':26}{sum(one.microseconds for one in found):10.3f}{sum(one.flops for one in found):13,.0f}"
+        lines.append(f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}{one.bytes:14,.0f}"
+                     f"{one.share:9.0%}  {one.bound}")
+    lines += ["─" * 84, f"{'sum':26}{sum(one.microseconds for one in found):10.3f}"
+              f"{sum(one.flops for one in found):13,.0f}"
               f"{sum(one.bytes for one in found):14,.0f}"]
     return "\n".join(lines)

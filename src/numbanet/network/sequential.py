@@ -42,7 +42,7 @@ class Sequential:
     threads       most threads to use; by default Numba's number, fewer for little work
     device        "cpu", or "cuda" for an NVIDIA GPU; `to` changes it later
 
-    Raises ValueError where two layers do not fit, with both shapes and a way to fix it.
+    Raises ValueError where two layers do not fit, with both shapes and how to fix it.
     """
 
     def __init__(

@@ -164,7 +164,7 @@ def _cutout_corner(op, key):
 
 @kernel
 def forward(op, params, grads, acts, deltas, lo, hi):
-    """Change pictures lo ≤ i < hi        acts[y] overwritten"""
+    """Change images lo ≤ i < hi        acts[y] overwritten"""
     height, width, channels, n = (
         op[AUGMENT.height],
         op[AUGMENT.width],

@@ -317,9 +317,9 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
 
 
 def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:
-    """The op that marks the samples whose class was found; one output decides at `threshold`."""
+    """The op that marks the correct answers; a single output is compared with `threshold`."""
     return Op(
-        "Hits",
+        "Correct",
         n_outputs,
         1,
         count_correct,

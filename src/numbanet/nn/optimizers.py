@@ -36,7 +36,7 @@ def hyper_parameters(kind: type, computed: str = ""):
 
 @dataclass(frozen=True)
 class _Plain(Real):
-    """A hyper-parameter without a kind, in an optimiser of the user's: a number of at least 0, or a truth value."""
+    """A hyper-parameter without a kind, in a user's optimiser: a number ≥ 0, or a bool."""
 
     least: float = 0
 
@@ -239,7 +239,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient, on every parameter."""
+    """Adam with weight decay that is decoupled from the gradient, on every parameter."""
 
     weight_decay: Amount = 1e-2
 

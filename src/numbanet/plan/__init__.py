@@ -1,1 +1,1 @@
-"""A network as a table of integers that every engine reads: its columns, ops, offsets and schedule."""
+"""A network as a table of integers for every engine: its columns, ops, offsets and schedule."""

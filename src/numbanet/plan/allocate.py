@@ -1,4 +1,4 @@
-"""Where everything lies: slots for the outputs of ops, and their offsets in acts and deltas.
+"""Memory layout: slots for the outputs of ops, and their offsets in acts and deltas.
 
 A *slot* holds a row for each sample: of the whole batch where a gradient is taken over the batch
 afterwards, else only of the micro-batch that a thread is working on. An op in place shares the slot
@@ -16,7 +16,11 @@ MAX_MICRO_BATCH = 64
 
 @dataclass(eq=False)
 class Slot:
-    """Elements per sample; whether the batch is kept and a derivative needed; who wrote, who reads last."""
+    """The output of an op in memory.
+
+    Holds the elements per sample, whether the batch is kept and a derivative needed, which op wrote
+    it and which one reads it last.
+    """
 
     size: int
     whole_batch: bool
@@ -27,7 +31,7 @@ class Slot:
 
 
 def allocate_slots(ops: list[Op], first_trained: int, train: bool):
-    """The slots of each op's input and output, and all slots in the order in which they are written."""
+    """The slots of each op's input and output, and all slots in the order of writing."""
     slots: list[Slot] = []
     places: list[tuple[Slot | None, Slot | None]] = []
     chain: Slot | None = None
@@ -57,7 +61,7 @@ def allocate_slots(ops: list[Op], first_trained: int, train: bool):
 
 
 def micro_batch(slots: list[Slot], batch: int) -> int:
-    """Samples that a thread carries through the whole network at a time."""
+    """The size of a micro-batch: samples that a thread processes at a time."""
     fits = L2_ELEMENTS // max(1, sum(slot.size for slot in slots))
     fits = fits // 8 * 8 if fits >= 8 else max(1, fits)
     return min(fits, MAX_MICRO_BATCH, batch)
@@ -86,7 +90,10 @@ def assign_offsets(slots: list[Slot], batch: int, threads: int, samples: int, tr
 
 
 def _arena(slots: list[Slot], samples: int, start: int, keep: bool) -> int:
-    """Place slots of a micro-batch from `start` on, over one another unless `keep`; returns the size."""
+    """Place slots of a micro-batch from `start` on, over one another unless `keep`.
+
+    Returns the size.
+    """
     live: list[Slot] = []
     size = 0
     for slot in slots:

@@ -2,13 +2,14 @@
 
 A plan's table has a row of int64 for each op, and one in front of them for the batch:
 
-    row 0        the batch's context: what changes from step to step (its size, addresses of the data)
+    row 0        the batch's context: what changes from step to step (its size, addresses of the
+                 data)
     row 1        the op that copies the samples of a batch into the first slot
     rows 2 …     the layers' ops, then the targets and the loss, or the op that writes the outputs
     last row     the optimiser
 
-Columns are named, never counted: `op[N_IN]`, `context(op, SAMPLES)`, and for what belongs to one kind
-of op a layout made by `Attrs`. A float stands in its column as the bits of a float64.
+Columns are named, never counted: `op[N_IN]`, `context(op, SAMPLES)`, and for what belongs to one
+kind of op a layout made by `Attrs`. A float stands in its column as the bits of a float64.
 """
 
 from collections import namedtuple
@@ -30,7 +31,8 @@ FORWARD, BACKWARD, STATISTICS, ACCUMULATE, GRADIENT, SPLIT_K = VERBS
 """
 INDEX                        the row's own number
 X, Y                         offsets of sample 0 of the input and of the output, in acts and deltas
-AUX                          offset of sample 0 of the auxiliary input (a loss reads the targets there)
+AUX                          offset of sample 0 of the auxiliary input (a loss reads the targets
+                             there)
 BASE_X, SAMPLE_STRIDE_X      X = BASE_X − lo · SAMPLE_STRIDE_X while the micro-batch that begins at
                              sample lo is worked on; the stride is 0 where the whole batch is kept
 SCRATCH                      offset in acts of elements that a thread has for itself
@@ -40,12 +42,16 @@ N_WEIGHTS                    how many of them, from the first, are weights: pena
 PARAM_COLS                   elements in a row of the parameter block
 BUFFERS                      offset in params of elements that are kept but not trained
 L1_STRENGTH, L2_STRENGTH     strengths of the penalties, floats
-PARTIAL_GRADS                offset in acts of the first chunk's partial gradient (or partial product)
+PARTIAL_GRADS                offset in acts of the first chunk's partial gradient (or partial
+                             product)
 PARTIAL_STRIDE               elements from one chunk's to the next
 READER                       the row of the op that reads the output
 """
 ATTRS = 26
-"""First of the columns that belong to the kind of op; a row that needs more takes the rows after it."""
+"""First of the columns that belong to the kind of op.
+
+A row that needs more takes the rows after it.
+"""
 ROW_SIZE = 48
 """Columns of a row."""
 N_SPLIT_K = 4
@@ -53,7 +59,7 @@ N_SPLIT_K = 4
 
 
 class Attrs:
-    """The attributes of a kind of op: a column for each name, from ATTRS on, and how they are packed.
+    """The attributes of a kind of op: a column for each name, from ATTRS on.
 
         GEOMETRY = Attrs("height width channels")
         GEOMETRY.height                                  the column, a constant in compiled code
@@ -77,18 +83,18 @@ class Attrs:
         return Layout(*range(first, first + len(fields)))
 
 
-# --- the batch's context, row 0 ---------------------------------------------------------------------
+# --- the batch's context, row 0 ----------------------------------------------------------------
 
 (SAMPLES, START, EPOCH, SEED, CHUNKS, STEP, INPUTS, TARGETS, PERMUTATION, OUTPUTS,
  PREFETCH_LIMIT) = range(11)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
-CHUNKS                       fixed parts of the batch whose partial gradients are kept apart
+CHUNKS                       number of fixed chunks of the batch, each with its partial gradient
 STEP                         optimiser steps taken, this one included
 INPUTS, TARGETS, OUTPUTS     addresses of the data
 PERMUTATION                  address of the order of the epoch's samples, or 0
-PREFETCH_LIMIT               samples in the epoch, 0 where the next batch is not worth asking for
+PREFETCH_LIMIT               samples in the epoch, 0 where the next batch is not prefetched
 """
 
 

@@ -1,4 +1,6 @@
-"""Lowering: ops become rows, slots, a schedule and tasks. Every offset of the project is assigned here.
+"""Lowering: ops become rows, slots, a schedule and tasks.
+
+Every offset of the package is assigned here.
 
     ops ─► copies inserted ─► gradients chosen ─► slots and offsets ─► rows ─► schedule, tasks
 
@@ -53,7 +55,7 @@ from numbanet.plan.schedule import schedule
 from numbanet.plan.tasks import partition_parameters
 
 MAX_CHUNKS = 16
-"""Parts of a batch whose partial gradients are kept apart: fixed, so that sums do not depend on threads."""
+"""Chunks of a batch, each with a partial gradient; fixed, so sums do not depend on threads."""
 NO_POINTER = 1
 """Stands for a kernel pointer in a plan for a GPU, whose engine composes the kernels itself."""
 TILE_ROWS = {"cpu": 8, "cuda": 32}
@@ -63,11 +65,12 @@ LONG_CHUNKS = {"cpu": (64, 1 << 17), "cuda": (8, 1 << 24)}
 
 
 def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target: str = "cpu") -> Plan:
-    """Assign every offset: turn ops into a plan.
+    """Make a plan of ops: assign every offset.
 
     ops       from the op that copies the inputs to the loss, or to the op that writes the outputs
     batch     the largest number of samples worked on at once
-    threads   copies of the table; for target "cuda" groups of blocks, each with one chunk of the batch
+    threads   copies of the table; for target "cuda" block groups, each with one chunk of the
+              batch
     train     every op after the first one with parameters gets a backward pass
     Raises ValueError where one has none, with the reason.
     """
@@ -162,7 +165,7 @@ def _choose_gradient(op: Op, batch: int, chunks: int, target: str) -> Op:
 
 
 def _use_split_k(ops: list[Op], batch: int) -> bool:
-    """Whether the first product uses split-K: a thread then reads the weights that it updates itself.
+    """Whether the first product uses split-K; a thread then reads the weights it updates itself.
 
     Cut by samples, each thread needs all weights, half of which another one has just written: for a
     long, narrow product and a small batch, fetching them takes longer than the arithmetic.

@@ -9,7 +9,7 @@ from numbanet.plan.op import Op
 
 @runtime_checkable
 class Lowerable(Protocol):
-    """A network as executors, training, profiling and compilation see it.
+    """A network as executors, training, profiling and compilation use it.
 
     memory         the flat vector that kernels work on: all parameters, then all buffers
     executors      the executors of this network on its device, with the lock that a call holds

@@ -9,7 +9,7 @@ from numbanet.plan.op import Op
 PHASE_SIZE, STEP_SIZE, TASK_SIZE = 3, 2, 5
 """Integers of a phase, of a step of the schedule, and of a task."""
 OVER_FEATURES, OVER_SAMPLES = range(2)
-"""What the threads share out in a phase: the inputs' features (split-K), or the samples."""
+"""What is divided among the threads in a phase: the inputs' features (split-K), or the samples."""
 ZERO_GRADS = -1
 """The step of the schedule that sets the partial gradients of an op's chunks to zero."""
 

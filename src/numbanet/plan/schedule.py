@@ -1,7 +1,7 @@
 """The schedule of a step: which verb of which op runs in which phase. Engines replay it.
 
     split-K     partial products of the inputs' features, where the first product is cut by them
-    samples     forward … loss … backward, with the gradients that are accumulated on the way
+    samples     forward … loss … backward, with the gradients that are accumulated during it
 
 A phase ends, and all threads wait for one another, where an op needs statistics of the whole batch
 (forward) or the sum of its partial gradients (backward).

@@ -14,7 +14,7 @@ TASK_OVERHEAD = 64
 
 
 def partition_parameters(ops: list[Op], rows: dict[Op, int], threads: int, tile_rows: int):
-    """Cut the parameters into tasks of a few thousand, and share them out among the threads by cost.
+    """Cut the parameters into tasks of a few thousand, and assign them to the threads by cost.
 
     Vectorised loops round their remainder differently, so the cuts are chosen from sizes alone and
     never from the number of threads. Returns (tasks, task_bounds); see Plan.

@@ -30,7 +30,7 @@ def parse_batch_size(text: str) -> int | None:
         return validation.check_int(int(text), "--batch-size")
     except ValueError:
         raise ValueError(
-            f'--batch-size must be a whole number of at least 1, or "all", got {text!r}'
+            f'--batch-size must be an integer of at least 1, or "all", got {text!r}'
         ) from None
 
 

@@ -1,6 +1,7 @@
-"""The only importer of `cuda`: finding a GPU, compiling and launching kernels, memory on the card.
+"""The only importer of `cuda`: finding a GPU, compiling and launching kernels, device memory.
 
-In Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the same calls run kernels as Python, on arrays in the host's memory.
+In Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the same calls run kernels as Python, on arrays in the
+host's memory.
 """
 
 import importlib.util
@@ -21,7 +22,7 @@ MIN_COMPUTE_CAPABILITY = (7, 0)
 """The oldest compute capability that kernels are compiled for: Volta."""
 
 cuda: Any = None
-"""numba.cuda, once `module` has found it; the simulator exchanges it while a kernel runs."""
+"""numba.cuda, once `module` has found it; the simulator replaces it while a kernel runs."""
 
 
 class CudaError(RuntimeError):
@@ -33,8 +34,11 @@ def module():
     global cuda
     if cuda is None:
         if not SIMULATED and importlib.util.find_spec("numba_cuda") is None:
-            raise CudaError('device="cuda" needs the package numba-cuda: pip install "numbanet[cuda]" (or numba-cuda[cu13] where '
-                            "the driver is one of CUDA 13); device=\"cpu\" needs nothing")
+            raise CudaError(
+                'device="cuda" needs the package numba-cuda: pip install "numbanet[cuda]" '
+                "(or numba-cuda[cu13] where the driver is one of CUDA 13); "
+                'device="cpu" needs nothing'
+            )
         from numba import cuda as found
 
         cuda = found
@@ -43,7 +47,7 @@ def module():
 
 @cache
 def require_gpu() -> None:
-    """CudaError unless there is a driver and a card that kernels can be compiled for."""
+    """CudaError unless there is a driver and a GPU that kernels can be compiled for."""
     found = module()
     if SIMULATED:
         return
@@ -51,12 +55,17 @@ def require_gpu() -> None:
         device = found.get_current_device()
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise CudaError(f'device="cuda" finds no usable NVIDIA driver or card ({reason}); `nvidia-smi` should list a card; '
-                        'device="cpu" needs none') from None
+        raise CudaError(
+            f'device="cuda" finds no usable NVIDIA driver or GPU ({reason}); '
+            '`nvidia-smi` should list a GPU; device="cpu" needs none'
+        ) from None
     capability = tuple(device.compute_capability)
     if capability < MIN_COMPUTE_CAPABILITY:
-        raise CudaError(f"the card {_name(device)} has compute capability {capability[0]}.{capability[1]}; "
-                        f'{MIN_COMPUTE_CAPABILITY[0]}.{MIN_COMPUTE_CAPABILITY[1]} or newer is needed (Volta, 2017); use device="cpu"')
+        raise CudaError(
+            f"the GPU {_name(device)} has compute capability {capability[0]}.{capability[1]}; "
+            f"{MIN_COMPUTE_CAPABILITY[0]}.{MIN_COMPUTE_CAPABILITY[1]} or newer is needed "
+            '(Volta, 2017); use device="cpu"'
+        )
 
 
 def _name(device) -> str:
@@ -66,20 +75,20 @@ def _name(device) -> str:
 
 @cache
 def multiprocessors() -> int:
-    """Streaming multiprocessors of the card."""
+    """The number of streaming multiprocessors of the GPU."""
     return 2 if SIMULATED else int(module().get_current_device().MULTIPROCESSOR_COUNT)
 
 
 def device_name() -> str:
-    """The card's name."""
+    """The name of the GPU."""
     return "the simulator" if SIMULATED else _name(module().get_current_device())
 
 
-# --- functions ----------------------------------------------------------------------------------------------------------
+# --- functions ---------------------------------------------------------------------------------
 
 
 def _current():
-    """The simulator's module of the moment: it knows the thread that asks."""
+    """The module that the simulator provides to the current thread."""
     return cuda
 
 
@@ -97,12 +106,18 @@ def device(function):
 
 @cache
 def cuda_kernel(kernel: Kernel):
-    """A kernel's CUDA twin as a device function: its own, or the kernel itself with an i of its own for each thread."""
+    """A kernel's CUDA kernel as a device function.
+
+    It is the one written for it or, if its iterations are independent, the kernel itself, of which
+    each thread runs other iterations.
+    """
     if kernel.cuda_kernel is not None:
         return device(kernel.cuda_kernel)
     if not kernel.independent:
-        raise CudaError(f"{kernel!r} has no CUDA twin; write one (`@{kernel.__name__}.cuda`), or make it `@kernel(apart=True)` "
-                        "if samples lo ≤ i < hi do not touch one another")
+        raise CudaError(
+            f"{kernel!r} has no CUDA kernel; write one (`@{kernel.__name__}.cuda`), or make it "
+            "`@kernel(independent=True)` if the iterations lo ≤ i < hi are independent"
+        )
     per_thread = device(kernel.function)
 
     def each(op, params, grads, acts, deltas, lo, hi):
@@ -114,7 +129,10 @@ def cuda_kernel(kernel: Kernel):
 
 @cache
 def per_thread(kernel: Kernel):
-    """A kernel's CUDA twin for a single thread that carries a sample by itself: it is all threads, and waits for nobody."""
+    """A kernel's CUDA kernel for a single thread, which processes a sample without any other.
+
+    The thread counts as the whole block group, so there is no barrier.
+    """
     if kernel.cuda_kernel is None:
         cuda_kernel(kernel)  # says what is missing
         return device(kernel.function)
@@ -139,49 +157,52 @@ _SINGLE_THREAD = {thread_in_block: _zero, thread_rank: _zero, block_in_group: _z
 
 
 def _trampoline(function, *args):
-    """What the simulator launches: it exchanges `cuda` in the module of the function that it is given."""
+    """What the simulator launches; it replaces `cuda` in the module of the function given."""
     with np.errstate(all="ignore"):
         function(*args)
 
 
 class CudaKernel:
-    """A kernel of whole numbers, compiled when it is first launched: `launch(rows, columns, *numbers)`."""
+    """A kernel whose arguments are integers, compiled on its first launch.
 
-    def __init__(self, function, count: int):
-        self.function, self.count = function, count
+    `kernel(groups, blocks, *integers)` launches it on `groups` block groups of `blocks` blocks.
+    """
+
+    def __init__(self, function, n_args: int):
+        self.function, self.n_args = function, n_args
         self._ready: dict = {}
 
-    def __call__(self, groups: int, blocks: int, *numbers) -> None:
+    def __call__(self, groups: int, blocks: int, *integers) -> None:
         ready = self._ready.get((groups, blocks))
         if ready is None:
-            with warnings.catch_warnings():  # few blocks are what a small network needs
+            with warnings.catch_warnings():  # a small network needs few blocks only
                 warnings.simplefilter("ignore")
                 ready = self._ready[groups, blocks] = self._kernel()[(groups, blocks), BLOCK_THREADS]
         if SIMULATED:
-            ready(self.copy, *numbers)
+            ready(self.copy, *integers)
         else:
-            ready(*numbers)
+            ready(*integers)
 
     def _kernel(self):
         if SIMULATED:
             self.copy = rebind(self.function, _simulated_words())
             return module().jit(_trampoline)
         if "kernel" not in self.__dict__:
-            jit = module().jit(types.void(*[types.int64] * self.count))
+            jit = module().jit(types.void(*[types.int64] * self.n_args))
             self.kernel = jit(self.function)
         return self.kernel
 
 
-# --- memory -------------------------------------------------------------------------------------------------------------
+# --- memory ------------------------------------------------------------------------------------
 
 
 def free_bytes() -> int:
-    """Bytes of the card's memory that are free."""
+    """The number of free bytes of device memory."""
     return 1 << 40 if SIMULATED else int(module().current_context().get_memory_info().free)
 
 
 class DeviceBuffer:
-    """Numbers on the card."""
+    """An array in device memory."""
 
     def __init__(self, count: int, dtype):
         self.count, self.dtype = count, np.dtype(dtype)
@@ -203,7 +224,7 @@ class DeviceBuffer:
             self.array[: values.size].copy_to_device(values)
 
     def download(self, values: np.ndarray) -> None:
-        """Copy to the host, when all work begun before is done."""
+        """Copy to the host, after all work that was launched before."""
         if SIMULATED:
             values[...] = self.array[: values.size].reshape(values.shape)
         elif values.size:
@@ -215,5 +236,5 @@ class DeviceBuffer:
 
 
 def _poison(dtype):
-    """What a memory holds before anything is written: a NaN shows where it is read."""
+    """The initial value of the elements: a NaN shows where they are read before written."""
     return np.nan if dtype.kind == "f" else 0

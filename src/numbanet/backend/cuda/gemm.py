@@ -6,7 +6,8 @@
     gemm_bias_cuda   C = b + A·B            b (n,) is the same for every row
 
 The arguments are those of the products on the CPU (intrinsics/gemm.py), and `ones`. Every function
-here is called by all threads of a block group at once (intrinsics/cuda_threads.py numbers them).
+here is called by all threads of a block group at once (intrinsics/cuda_threads.py gives their
+ranks).
 """
 
 import os
@@ -108,7 +109,7 @@ def gemm_naive(m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ldc0, c, ldc):
 
 @inline
 def _gemm_tile(row0, col0, m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ldc0, c, ldc):
-    """The tile of C whose first element is c[row0, col0]."""
+    """Compute the tile of C whose first element is c[row0, col0]."""
     tiles, sums = shared_array(c, TILES_ELEMENTS), local_array(c, THREAD_ELEMENTS)
     tid = thread_in_block()
     tid_m = div_u32(tid, BLOCK_N)
@@ -118,7 +119,7 @@ def _gemm_tile(row0, col0, m, n, k, a, lda, a_k, ones, b, ldb, b_j, beta, c0, ld
             sums[r * THREAD_N + s] = const_like(c, 0)
     for k0 in range(0, k, TILE_K):
         for e in range(tid, TILE_M * TILE_K, BLOCK_THREADS):
-            # Neighbouring threads read neighbouring elements, whichever way A and B lie.
+            # Neighbouring threads read neighbouring elements, however A and B are stored.
             i, p = div_u32(e, TILE_K), e % TILE_K
             if a_k != 1:
                 i, p = e % TILE_M, div_u32(e, TILE_M)

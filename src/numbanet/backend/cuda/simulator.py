@@ -2,7 +2,7 @@
 
 `rebind` copies a function, and what it calls, with some of its globals replaced. With Python
 functions in place of the intrinsics (`simulator_intrinsics`), Numba's CUDA simulator runs CUDA
-kernels as Python; with other thread numbers, a single thread of a GPU runs kernels that were
+kernels as Python; with other thread indices, a single thread of a GPU runs kernels that were
 written for a block group (`per_thread`, in driver.py).
 """
 
@@ -80,7 +80,7 @@ class Pointer:
     def _index(self, index):
         place = self.start + int(index)
         if not 0 <= place < self.array.size:
-            raise IndexError(f"element {place} of a memory of {self.array.size}")
+            raise IndexError(f"element {place} of an array of {self.array.size}")
         return place
 
     def __getitem__(self, index):
@@ -94,11 +94,11 @@ def _set_float_attr(integers, index, value):
     integers[index] = struct.unpack("<q", struct.pack("<d", value))[0]
 
 
-def _div_u32(number, divisor):
-    assert 0 <= number < 2**32 and 0 < divisor < 2**32, (
-        f"div_u32({number}, {divisor}) is beyond 32 bits"
+def _div_u32(dividend, divisor):
+    assert 0 <= dividend < 2**32 and 0 < divisor < 2**32, (
+        f"div_u32({dividend}, {divisor}) is beyond 32 bits"
     )
-    return int(number) // int(divisor)
+    return int(dividend) // int(divisor)
 
 
 def _as_pointer(address, dtype):
@@ -147,7 +147,7 @@ def simulator_intrinsics(cuda) -> dict:
     """
 
     def shared_array(dtype_of, count):
-        # The simulator tells allocations apart by the line of code that asks for them, so each
+        # The simulator identifies allocations by the line of code that asks for them, so each
         # dtype and size is given a line of its own.
         line = compile("array(count, dtype)", f"<shared {dtype_of.dtype} {count}>", "eval")
         with _lock:

@@ -2,7 +2,7 @@
 
 `pointers`          pointers into flat memories, prefetching, calls by address, bits
 `vectors`           one vector register as a value
-`elementwise`       the steps of elementary functions, for a number or a vector
+`elementwise`       the steps of elementary functions, for a scalar or a vector
 `gemm` `transpose`  the matrix product and the transpose
 `random`            counter-based random numbers
 `barrier`           atomic counters, and the barrier made of them

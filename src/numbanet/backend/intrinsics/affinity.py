@@ -14,7 +14,7 @@ _sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
 _sched_getaffinity = types.ExternalFunction("sched_getaffinity", _affinity)
 _sched_setaffinity = types.ExternalFunction("sched_setaffinity", _affinity)
 MASK_WORDS = 16
-"""Words of an affinity mask: room for 1,024 CPUs."""
+"""Words of an affinity mask, enough for 1,024 CPUs."""
 
 
 @inline

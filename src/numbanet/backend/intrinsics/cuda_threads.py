@@ -1,4 +1,4 @@
-"""The threads of a GPU: their numbers, the barrier of a block, memory that a block shares.
+"""The threads of a GPU: their indices, the barrier of a block, memory that a block shares.
 
 A CUDA kernel is run by a block group, the blocks along the grid's y that share samples [lo, hi);
 the grid's x counts such groups.
@@ -85,7 +85,7 @@ def num_threads(typingctx):
 
 @intrinsic
 def syncthreads(typingctx):
-    """Wait until all threads of the block are here; all of them see what they wrote."""
+    """Barrier of the block: wait for all its threads, and make their writes visible to them."""
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [])

@@ -1,4 +1,4 @@
-"""Elementwise operations, for one number or for a vector register full of them (a Vector) alike.
+"""Elementwise operations, for a scalar or for a vector register (a Vector) alike.
 
 A Vector has + − · /, a sign, abs and the functions below, so that the mathematics in `elementary`
 and of the activations is written once. The operations of a Vector are the same in every lane: the
@@ -18,7 +18,7 @@ _FLAGS = ("nsz", "arcp", "contract", "afn")
 
 
 def _element(kind):
-    """The float type of a number, a vector, or what a pointer points to; None for anything else."""
+    """The float type of a scalar, a vector, or what a pointer points to; None for anything else."""
     if isinstance(kind, Vector):
         return kind.element
     kind = kind.dtype if isinstance(kind, types.CPointer) else kind

@@ -7,7 +7,8 @@
 
 Matrices are row-major, and `lda`, `ldb` and `ldc` are the distances from row to row in elements.
 The batch-reduce forms `brgemm`, `brgemm_tn`, `brgemm_nt` and `brgemm_bias` (oneDNN's word) add up
-several products, whose matrices lie `stride_a` and `stride_b` elements apart, as in a convolution:
+several products, whose matrices lie `stride_a` and `stride_b` elements from one another, as in a
+convolution:
 
     C = β C + Σ_t A_t·B_t     0 ≤ t < batch
 

@@ -1,4 +1,6 @@
-"""Executors of the CPU engine: a plan with its memories, allocated once, and the calls that use them."""
+"""Executors of the CPU engine: a plan with its memories, and the calls that use them.
+
+The memories are allocated once."""
 
 import math
 import time
@@ -16,7 +18,7 @@ from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, column_value
 from numbanet.plan.lower import lower
 
 EVALUATION_BATCH = 1024
-"""Samples that a prediction or an evaluation carries at once."""
+"""Samples in a batch of a prediction or an evaluation."""
 SURE_FLOPS = 5e9
 """Operations per second that any core reaches: a step that would last long at this rate is cut."""
 
@@ -89,7 +91,10 @@ class Executor:
             workers = 1
 
     def _check_array(self, array, n_elements: int, what: str) -> None:
-        """RuntimeError unless an array is what the plan was made for: native code trusts its size."""
+        """RuntimeError unless an array has the size that the plan was made for.
+
+        Native code does not check it.
+        """
         if array.size != n_elements or array.dtype != self.acts.dtype or not array.flags.c_contiguous:
             raise RuntimeError(
                 f"the network's {what} were replaced while it was in use: {n_elements} elements of "
@@ -100,8 +105,8 @@ class Executor:
 class _StepExecutor(Executor):
     """An executor whose step may take so long that it is cut into several native calls.
 
-    Between two calls Ctrl-C is heard. Until the last one, which applies the gradients, nothing of the
-    network has changed, so an interrupted step leaves no trace.
+    Between two calls Ctrl-C is heard. Until the last one, which applies the gradients, nothing of
+    the network has changed, so an interrupted step leaves no trace.
     """
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op=None):
@@ -242,7 +247,7 @@ class InferenceExecutor(Executor):
 
 
 class SmallBatchInference(InferenceExecutor):
-    """Predictions of a few samples with as little around them as possible: one thread, one native call."""
+    """Predictions of a few samples with little overhead: one thread, one native call."""
 
     def __init__(self, ops, dtype, *, batch):
         super().__init__(ops, dtype, batch=batch, threads=1)

@@ -3,14 +3,14 @@
     forward-backward region, over samples:   inputs → forward … → loss → backward …     (BP1, BP2)
     update region, over parameters:          gradient → penalty → update                (BP3, BP4)
 
-The update region shares out the parameters, not the batch: each weight adds its samples in one fixed
-order, so the result is bit-identical for any number of threads.
+The update region divides the parameters, not the batch, among the threads: each weight adds its
+samples in one fixed order, so the result is bit-identical for any number of threads.
 
 The engine's own work is written as kernels for one worker of several: `train`, `differentiate`,
 `infer`, and `run_stage` for steps so long that they are cut into several native calls. All workers
 enter one parallel region (`run_parallel`, the only `prange`) and wait for one another at a spinning
 barrier. A worker stands for one or more of the threads that the plan was made for, so any number of
-workers gives the same bits.
+workers gives bit-identical results.
 """
 
 import math
@@ -83,7 +83,7 @@ steps_done                   optimiser steps taken before
 stage, piece, n_pieces       of `run_stage`
 """
 BATCHES_DONE, CPU_IDS, BARRIER_SIZE = 16, 24, 24 + 1024
-"""Where in the barrier's memory the batch reached and the workers' CPUs stand, and its size."""
+"""Offsets in the barrier's memory of the batch reached and of the workers' CPUs, and its size."""
 MAX_WORKERS = BARRIER_SIZE - CPU_IDS
 
 # --- the forward-backward region ------------------------------------------------------------------
@@ -97,7 +97,7 @@ def _table(call, t):
 
 @inline
 def _write_context(call, table, batch, train):
-    """Write where the batch lies in the epoch."""
+    """Write the position of the batch in the epoch."""
     start = batch * call[CALL.batch]
     table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
     table[PREFETCH_LIMIT] = call[CALL.epoch_samples] if train else 0
@@ -135,7 +135,7 @@ def _accumulate(table, op, params, acts, deltas, lo, hi, from_chunk, to_chunk):
 
 @inline
 def _zero_grads(call, table, acts, first, from_chunk, to_chunk):
-    """Set the partial gradients of these chunks to zero, as the schedule's first steps ask for."""
+    """Set the partial gradients of these chunks to zero, as the first steps of the schedule."""
     schedule = as_pointer(call[CALL.schedule], np.int64)
     k = first
     while schedule[STEP_SIZE * k] == ZERO_GRADS:
@@ -189,7 +189,7 @@ def _split_k(call, table, params, acts, deltas, t, phase):
 
 @inline
 def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train, piece, n_pieces):
-    """One phase of a batch, for the threads that this worker stands for."""
+    """One phase of a batch, for the threads that this worker replaces."""
     threads, phase = call[CALL.threads], ptr_add(as_pointer(call[CALL.phases], np.int64), PHASE_SIZE * number)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
@@ -206,7 +206,10 @@ def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train
 
 @inline
 def _begin_step(call, params, deltas, worker, workers, step):
-    """Let the optimiser work out what is the same for all parameters; returns its row in the last table."""
+    """Let the optimiser compute what is the same for all parameters.
+
+    Returns its row in the last table.
+    """
     threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
@@ -218,7 +221,7 @@ def _begin_step(call, params, deltas, worker, workers, step):
 
 @inline
 def _update_region(call, params, grads, acts, deltas, worker, workers, piece, n_pieces, take, apply):
-    """`take` the gradients of tasks, with their penalties, and `apply` them; one of n_pieces of the tasks.
+    """`take` the gradients of tasks, with penalties, and `apply` them; one of n_pieces.
 
     With a task_size, a gradient lives in a buffer until its update; without, gradients fill grads.
     """
@@ -260,7 +263,7 @@ def _add_metrics(call, acts, batch):
 
 @inline
 def _arrive(counter, worker, workers):
-    """Wait for all workers, each on a CPU of its own; False if they do not all come."""
+    """Wait until all workers have arrived, each on its own CPU; False if some do not arrive."""
     if workers > 1:
         cpus = ptr_add(counter, CPU_IDS)
         record_cpu(cpus, worker)
@@ -304,7 +307,10 @@ def train(call, params, grads, acts, deltas, worker, workers):
 
 @kernel
 def differentiate(call, params, grads, acts, deltas, worker, workers):
-    """Fill grads with the gradient of the mean loss over one batch, penalties included; add up the loss."""
+    """Fill grads with the gradient of the mean loss over one batch, penalties included.
+
+    The loss is added to the metrics.
+    """
     counter = as_pointer(call[CALL.barrier], np.int64)
     if not _arrive(counter, worker, workers):
         return
@@ -321,7 +327,10 @@ def differentiate(call, params, grads, acts, deltas, worker, workers):
 
 @kernel
 def infer(call, params, grads, acts, deltas, worker, workers):
-    """Carry the batches first … last − 1 through; outputs are written, or loss and correct added up."""
+    """Process the batches first … last − 1.
+
+    Outputs are written, or loss and correct answers are added up.
+    """
     counter = as_pointer(call[CALL.barrier], np.int64)
     summing = call[CALL.losses] >= 0
     if summing and not _arrive(counter, worker, workers):
@@ -341,7 +350,7 @@ def infer(call, params, grads, acts, deltas, worker, workers):
 
 
 TAKE_GRADIENTS, APPLY_GRADIENTS = -1, -2
-"""Stages of a step after its phases, whose numbers are their own."""
+"""Stages of a step after its phases; a phase has its index as its stage."""
 
 
 @kernel
@@ -384,7 +393,7 @@ def batch_loss(call, acts):
 
 @entry_point
 def predict_small(x, outputs, call, params, acts, check_finite):
-    """Carry a few samples through in the calling thread.
+    """Process a few samples in the calling thread.
 
     With `check_finite`, False and no outputs if an input is not finite.
     """
@@ -409,12 +418,12 @@ _import_pid = os.getpid()
 
 
 def usable_threads(wanted: int) -> int:
-    """`wanted`, but 1 in a child of a fork, where OpenMP's threads did not come along."""
+    """`wanted`, but 1 in a child of a fork, where OpenMP's threads do not exist."""
     return wanted if os.getpid() == _import_pid else 1
 
 
 def run_parallel(kernel_address, call, memories, workers: int, most: int) -> None:
-    """Run a kernel, by its address, with that many workers, under the lock that the work queue needs.
+    """Run a kernel, by its address, with that many workers, under the lock of the work queue.
 
     memories   params, grads, acts, deltas
     most       the number of workers that other calls of this kind have: where it is more than one,

@@ -5,10 +5,10 @@ CALL_SECONDS = 0.05
 
 
 class ThreadTuner:
-    """Chooses all threads, or one where waiting for one another costs more than it brings.
+    """Chooses all threads, or one where synchronisation costs more than parallel work saves.
 
-    Small steps and a busy machine favour one. The weights are bit-identical either way, so both are
-    tried now and then, and the faster is kept.
+    Small steps and a busy machine favour one. The weights are bit-identical in both cases, so both
+    are tried now and then, and the faster is kept.
     """
 
     TRIAL_SECONDS = 0.002
@@ -23,7 +23,7 @@ class ThreadTuner:
     def steps_per_call(self) -> int:
         """Choose the size for the next call and return its number of steps."""
         choices = (self.threads, 1) if self.threads > 1 else (1,)
-        if self.calls < 2:  # the first call compiles, the second starts threads: no time to learn from
+        if self.calls < 2:  # times of no use: the first call compiles, the second starts threads
             self.size = self.threads
             return (1, 8)[self.calls]
         best = min(self.seconds, key=self.seconds.__getitem__)

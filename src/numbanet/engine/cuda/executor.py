@@ -1,8 +1,8 @@
-"""Executors of the CUDA engine: a plan with its memories on the GPU, and the launches that use them.
+"""Executors of the CUDA engine: a plan with its memories on the GPU, and its launches.
 
 They have the interface of those of the CPU (engine/executors.py). Parameters and the optimiser's
-state go to the GPU when an epoch begins and come back when it ends, or is interrupted between two
-calls; an error on the GPU leaves the host's as they were before the epoch.
+state are copied to the GPU when an epoch begins, and to the host when it ends or is interrupted
+between two calls. After an error on the GPU the host's are those from before the epoch.
 """
 
 import time
@@ -20,15 +20,15 @@ from numbanet.plan.lower import lower
 from numbanet.plan.plan import Plan
 
 EVALUATION_BATCH = 4096
-"""Samples that a prediction or an evaluation carries at once."""
+"""Samples in a batch of a prediction or an evaluation."""
 CALL_SECONDS = 0.05
 """Seconds that one call of steps should last."""
 UPDATE_BLOCKS = 4
-"""Blocks that share a task's update."""
+"""Blocks for the update of a task."""
 
 
 def lower_for_gpu(ops, dtype, batch: int, train: bool) -> tuple[Plan, LaunchMode, int]:
-    """The plan of these ops for the GPU, its launch mode, and the blocks of a group."""
+    """The plan of these ops for the GPU, its launch mode, and the number of blocks in a group."""
     mode = launch.choose_launch_mode(ops, batch, train)
     mode = LaunchMode.PER_OP if launch.SYNC_EVERY_OP else mode
     groups, blocks = launch.grid_shape(ops, batch, mode)
@@ -67,7 +67,10 @@ class Executor:
         self.tables_written = False
 
     def bind(self, column: int, array: np.ndarray | None) -> None:
-        """Bring an array of the caller's to the GPU (for OUTPUTS, make room for it); None unbinds."""
+        """Copy an array of the caller to the GPU; None unbinds it.
+
+        For OUTPUTS, device memory is allocated and nothing is copied.
+        """
         self._bound.pop(column, None)
         if array is not None:
             check_memory(array.nbytes, f"data of shape {array.shape}", "fewer samples at a time")
@@ -78,7 +81,7 @@ class Executor:
         self.plan.set_context(column, self._bound[column][1].address if array is not None else 0)
 
     def release(self) -> None:
-        """Give the GPU's copies of the data back."""
+        """Free the copies of the data on the GPU."""
         for column in list(self._bound):
             self.bind(column, None)
 
@@ -100,7 +103,7 @@ class Executor:
         self.buffers[CALL.metric_sums].download(self.metric_sums)
 
     def forward_backward(self, begin_step=None):
-        """The phases as a function of the batch: the launches that the mode asks for."""
+        """The phases as a function of the batch: the launches of the mode."""
         names = {row: op.name for op, row in self.plan.rows.items()}
         self.launches = []
         for phase in self.phases:
@@ -118,7 +121,7 @@ class Executor:
         return run
 
     def run_checked(self, ops: str, work, *args):
-        """Do some work on the GPU; an error there becomes a CudaError that says where."""
+        """Run something on the GPU; an error there becomes a CudaError that names the op."""
         try:
             result = work(*args)
             if launch.SYNC_EVERY_OP:
@@ -171,7 +174,10 @@ class TrainingExecutor(Executor):
         return self.batches_per_call
 
     def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
-        """Take steps first … last − 1 of the epoch and return how far it came; metric_sums add up."""
+        """Take steps first … last − 1 of the epoch and return how far it came.
+
+        Its losses and correct answers are added to metric_sums.
+        """
         began = time.perf_counter()
         self.device_is_newer = None  # an error from here on leaves the host's arrays alone
         self.run_checked("the copy to the GPU", self._upload, params, state, samples, first, steps_done)
@@ -203,7 +209,7 @@ class TrainingExecutor(Executor):
         self.upload_call(samples, steps_done - first)
 
     def _copy_to_host(self) -> None:
-        """Bring parameters and state to the host, if the GPU's are newer."""
+        """Copy parameters and state to the host, if those on the GPU are newer."""
         if self.device_is_newer is not None:
             params, state = self.device_is_newer
             self.device_is_newer = None
@@ -211,7 +217,7 @@ class TrainingExecutor(Executor):
                 self.run_checked("the copy from the GPU", self.buffers[column].download, values)
 
     def release(self) -> None:
-        """Bring back what an interrupted epoch has learned, and give the GPU's copies of the data back."""
+        """Copy the parameters of an interrupted epoch to the host, and free the data on the GPU."""
         self._copy_to_host()
         super().release()
 
@@ -249,7 +255,7 @@ class InferenceExecutor(Executor):
         self.run_phases, self.add_metrics = self.forward_backward(), kernels.metrics(self.dtype.type)
 
     def infer(self, params, samples: int) -> tuple[float, float]:
-        """Carry all samples through; the sums of loss and correct answers (0 without a loss)."""
+        """Process all samples; return the sums of loss and correct answers (0 without a loss)."""
         self.metric_sums[:] = 0
         self.buffers[CALL.params].upload(params)
         self.upload_call(samples)
@@ -264,5 +270,8 @@ class InferenceExecutor(Executor):
         return float(self.metric_sums[0]), float(self.metric_sums[1])
 
     def inputs_finite(self) -> bool:
-        """Whether all inputs of the last call were finite; not known here, so they are checked before."""
+        """Whether all inputs of the last call were finite.
+
+        This is not known here, so they are checked before.
+        """
         return True

@@ -1,11 +1,11 @@
-"""The CUDA engine: composes the ops' CUDA kernels into kernels that replay a plan's schedule on a GPU.
+"""The CUDA engine: kernels, composed of those of the ops, that replay a plan's schedule.
 
-    forward-backward region, a group of blocks for each chunk of the batch    (BP1, BP2)
-    update region, a group of blocks for each task of parameters              (BP3, BP4)
+    forward-backward region, a block group for each chunk of the batch    (BP1, BP2)
+    update region, a block group for each task of parameters              (BP3, BP4)
 
 The ops' kernels are composed when a network is first used. Everything stays on the GPU: a launch is
-given the address of its `call` and two or three integers, and nothing is copied or waited for between
-steps. How much one launch does is chosen in `launch`.
+given the address of its `call` and two or three integers, with no copies or synchronisation
+between steps. How much one launch does is chosen in `launch`.
 """
 
 import math
@@ -72,7 +72,7 @@ CONTEXT_COLUMNS = {EPOCH: CALL.epoch, SEED: CALL.seed, PERMUTATION: CALL.permuta
                    INPUTS: CALL.inputs, TARGETS: CALL.targets, OUTPUTS: CALL.outputs}
 """Columns of the context, and where the call holds them."""
 
-# --- the steps of the schedule ------------------------------------------------------------------------
+# --- the steps of the schedule -----------------------------------------------------------------
 # Each is `part(table, row, chunk, params, acts, deltas, lo, hi)` around the CUDA kernel of a verb.
 
 
@@ -141,19 +141,22 @@ def _compose(first, last, row_of_last):
 
 @cache
 def chain(found: tuple):
-    """One part for several steps; all threads of a block wait for one another between two of them."""
+    """One part for several steps.
+
+    There is a barrier of the block between two of them.
+    """
     whole = device(_empty)
     for verb, kernel, row in found:
         whole = _compose(whole, one_step(verb, kernel), row)
     return whole
 
 
-# --- the regions --------------------------------------------------------------------------------------
+# --- the regions -------------------------------------------------------------------------------
 
 
 @inline
 def _write_context(call, table, batch):
-    """Write the context of a group of blocks; one thread."""
+    """Write the context of a block group; one thread runs it."""
     start = batch * call[CALL.batch]
     table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
     table[STEP], table[CHUNKS] = call[CALL.steps_done] + batch + 1, call[CALL.n_chunks]
@@ -165,7 +168,10 @@ def _write_context(call, table, batch):
 
 @inline
 def _add_metrics(call, acts, batch, samples):
-    """Add up loss and correct answers in a fixed order, or stop at a loss that is not finite; one block."""
+    """Add up loss and correct answers in a fixed order, or stop at a loss that is not finite.
+
+    One block runs it.
+    """
     sums = as_pointer(call[CALL.metric_sums], np.float64)
     if call[CALL.losses] >= 0:
         loss = block_sum(sums, ptr_add(acts, call[CALL.losses]), samples)
@@ -217,7 +223,7 @@ def forward_backward(part, kind, begin_step=None) -> CudaKernel:
 
 
 def _dispatch_by_code(verbs):
-    """One function for the gradients of all ops: the column GRADIENT says which of these is a row's."""
+    """One function for the gradients of all ops; the column GRADIENT holds the code of a row's."""
 
     def none(op, params, grads, acts, deltas, lo, hi):
         pass
@@ -239,8 +245,10 @@ def _dispatch_by_code(verbs):
 
 @cache
 def gradients(verbs: tuple, kind) -> CudaKernel:
-    """Gradients, a group of blocks for each task and one more for the metrics: `launch(groups, blocks,
-    call, batch)`."""
+    """Gradients, a block group for each task and one more for the metrics.
+
+    `launch(groups, blocks, call, batch)`
+    """
     gradient = _dispatch_by_code(verbs)
 
     def work(address, batch):
@@ -259,7 +267,10 @@ def gradients(verbs: tuple, kind) -> CudaKernel:
 
 
 def _update_task(update):
-    """Penalty and update of the parameters of a task; without an optimiser's kernel the penalty alone."""
+    """Penalty and update of the parameters of a task.
+
+    Without an optimiser's kernel, only the penalty is applied.
+    """
     update = _single_thread(update)
 
     def finish(call, task, params, grads, state, deltas):
@@ -275,7 +286,7 @@ def _update_task(update):
 
 @cache
 def updates(kind, update=None) -> CudaKernel:
-    """Penalties and updates, a group of blocks for each task: `launch(groups, blocks, call)`."""
+    """Penalties and updates, a block group for each task: `launch(groups, blocks, call)`."""
     finish = _update_task(update)
 
     def work(address):
@@ -337,7 +348,10 @@ def single_block(part, verbs: tuple, kind, begin_step, update) -> CudaKernel:
 
 
 def gradient_verbs(plan) -> tuple:
-    """The different gradient verbs of a plan; their codes, from 1, are written into the column GRADIENT."""
+    """The different gradient verbs of a plan.
+
+    Their codes, from 1, are written into the column GRADIENT.
+    """
     verbs: list = []
     for op, row in plan.rows.items():
         if plan.tables[0, row, GRADIENT] and op.n_params:

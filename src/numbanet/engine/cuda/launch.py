@@ -1,9 +1,9 @@
 """How much one launch on a GPU does.
 
     SINGLE_BLOCK   one block takes many steps: forward, backward and update of a small network
-    FUSED          a launch for each phase, each group of blocks on its chunk of the batch; then one
+    FUSED          a launch for each phase, each block group on its chunk of the batch; then one
                    for the gradients and one for the updates
-    PER_OP         one launch for each op, so that many blocks share the product of a large layer
+    PER_OP         one launch for each op, so that many blocks compute the product of a large layer
 
 The thresholds are estimates; they have not been measured on a GPU yet.
 """
@@ -28,7 +28,7 @@ SINGLE_BLOCK_FLOPS = 3_000_000
 FUSED_WEIGHT_READS = 32_000_000
 """Weights that the groups of a fused launch may read together: every group reads all of them."""
 SMALL_SAMPLE_FLOPS = 200_000
-"""Operations of a sample below which a group of blocks takes eight samples at least."""
+"""Operations of a sample below which a block group takes eight samples at least."""
 
 SYNC_EVERY_OP = os.environ.get("NUMBANET_CUDA_SYNC", "0") not in ("", "0")
 """Wait after every op, so that an error on the GPU is reported with the op that made it; slow."""
@@ -43,7 +43,7 @@ def choose_launch_mode(ops, batch: int, training: bool) -> LaunchMode:
 
 
 def fused_groups(ops, batch: int) -> int:
-    """Groups of blocks of a fused launch: two for each multiprocessor, fewer for little work."""
+    """Block groups of a fused launch: two for each multiprocessor, fewer for little work."""
     at_once = 8 if sum(op.flops for op in ops) < SMALL_SAMPLE_FLOPS else 1
     return max(1, min(-(-batch // at_once), 2 * multiprocessors()))
 

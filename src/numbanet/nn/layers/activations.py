@@ -1,4 +1,4 @@
-"""Activations: what a neuron makes of its weighted input, element by element.
+"""Activations: elementwise functions of the weighted input.
 
     a = f(z)        da/dz written in terms of a, so that z need not be kept and a takes its place
 
@@ -45,7 +45,7 @@ SLOPE = Attrs("slope")
 # --- kernels from the mathematics of one element ----------------------------------------------
 
 value: Any = None
-"""In the templates: a = value(z, slope), for a number or a vector register full of them."""
+"""In the templates: a = value(z, slope), for a scalar or a vector register."""
 vjp: Any = None
 """In the templates: dz = vjp(a, da, slope), the vector-Jacobian product."""
 
@@ -97,10 +97,10 @@ class Activation(Layer):
         value(z, slope)      a, from z
         vjp(a, da, slope)    dz, from a and da; without it the activation cannot be trained
 
-    Both are static methods on a number or on a vector register full of them, which has + − · /,
+    Both are static methods on a scalar or on a vector register, which has + − · /,
     abs, `where_greater` and the functions of `elementary`. `slope` is the activation's field of
-    that name, 0 if it has none. Any other activation names its two kernels, `forward` and `backward`,
-    which work in place on the output slot.
+    that name, 0 if it has none. Any other activation names its two kernels, `forward` and
+    `backward`, which work in place on the output slot.
 
     `monotone` says that it never falls, so that it may come before or after a maximum.
     """
@@ -206,7 +206,7 @@ class ReLU(Activation):
 
 @dataclass(frozen=True, eq=False)
 class LeakyReLU(Activation):
-    """A rectifier that lets `slope` times the negative part through (0 ≤ slope)."""
+    """A rectifier with `slope` times the negative part (0 ≤ slope)."""
 
     slope: Annotated[float, Real(0, says="{owner} needs a {name} of at least 0, got {got}")] = 0.01
     monotone = True

@@ -80,4 +80,4 @@ def _activations(given) -> None:
 
 
 ACTIVATION, ACTIVATIONS = By(_activation), By(_activations)
-"""The kinds of a field that holds what `per_neuron.activation` takes, and of one with a list of them."""
+"""The kinds of a field for an argument of `per_neuron.activation`, and for a list of them."""

@@ -1,4 +1,6 @@
-"""BatchNorm: each channel brought to mean 0 and variance 1 over the batch, then scaled and shifted.
+"""BatchNorm: each channel normalised over the batch to mean 0 and variance 1.
+
+It is then scaled and shifted.
 
     x̂ = (x − μ) / √(σ² + ε)        y = γ x̂ + β
     dx = γ / √(σ² + ε) (dy − mean dy − x̂ mean(dy x̂))        dγ = Σ dy x̂        dβ = Σ dy

@@ -51,7 +51,7 @@ GEOMETRY = Attrs(
     "stride_row stride_col dilation_row dilation_col groups"
 )
 """Sizes of the (padded) input, the output and the window; `bias` is 1 where the layer has one."""
-POSITIVE = "{owner} needs a positive whole number of {name}, got {got}"
+POSITIVE = "{owner} needs a positive integer number of {name}, got {got}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,8 +239,8 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     """Carry the error back to the images lo ≤ i < hi        deltas[x] overwritten
 
     Kernel row r sees the input row from output row out_row where row = out_row·stride + r·dilation.
-    Such r lie a fixed step apart, so one batch-reduce product over them gives, for every pixel of
-    those output rows together, its (s, c) results.
+    Such r lie at a fixed distance from one another, so one batch-reduce product over them gives,
+    for every pixel of those output rows together, its (s, c) results.
     """
     groups, c_in, c_out = op[GEOMETRY.groups], op[GEOMETRY.c_in], op[GEOMETRY.c_out]
     kernel_h, out_width = op[GEOMETRY.kernel_h], op[GEOMETRY.out_width]
@@ -306,7 +306,7 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 
 @inline
 def _first_kernel_row(op, row):
-    """The first kernel row that sees the input row from a row of the output, or from above it."""
+    """The first kernel row that covers the input row from a row of the output, or from above it."""
     stride, dilation = op[GEOMETRY.stride_row], op[GEOMETRY.dilation_row]
     r = 0
     while r < op[GEOMETRY.kernel_h]:

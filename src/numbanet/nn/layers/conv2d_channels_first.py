@@ -49,12 +49,12 @@ POOLING = Attrs("out_height out_width channels width height")
 """Sizes of the pooling; `width` and `height` are those of a plane."""
 
 
-def fuse(placed) -> tuple[int, list[Op]]:
+def fuse(pairs) -> tuple[int, list[Op]]:
     """How many of these layers can work channels first, and their ops; 0 where none can.
 
-    `placed` holds pairs of a layer and its input shape; the first is the first with parameters.
+    `pairs` holds pairs of a layer and its input shape; the first is the first with parameters.
     """
-    (convolution, shape), *others = placed
+    (convolution, shape), *others = pairs
     view = getattr(convolution, "channels_first_window", lambda shape: None)(shape)
     if view is None:
         return 0, []

@@ -35,8 +35,8 @@ from numbanet.plan.columns import N_IN, N_OUT, N_SPLIT_K, PARTIAL_GRADS, PARTIAL
 from numbanet.plan.op import Op
 
 LAYOUT = Attrs("bias")
-"""`bias` is 1 where the layer has a bias, which follows the weights like one more row of W."""
-POSITIVE = "{owner} needs a positive whole number of {name}, got {got}"
+"""`bias` is 1 where the layer has a bias, which follows the weights as one more row of W."""
+POSITIVE = "{owner} needs a positive integer number of {name}, got {got}"
 
 
 @dataclass(frozen=True, eq=False)

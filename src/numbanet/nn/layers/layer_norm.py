@@ -1,4 +1,4 @@
-"""LayerNorm: each sample (or pixel) brought to mean 0 and variance 1, then scaled and shifted.
+"""LayerNorm: each sample (or pixel) normalised to mean 0 and variance 1, then scaled and shifted.
 
     x̂ = (x − μ) / √(σ² + ε)        y = γ x̂ + β
     dx = (g − mean g − x̂ mean(g x̂)) / √(σ² + ε),  g = γ dy        dγ = Σ dy x̂        dβ = Σ dy

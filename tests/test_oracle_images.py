@@ -1,4 +1,4 @@
-"""PyTorch as the oracle for pictures: geometries of convolution and pooling, normalisation, LeNet-5 over a hundred steps."""
+"""PyTorch as the oracle for images: convolution, pooling, normalisation, LeNet-5."""
 
 import itertools
 
@@ -17,7 +17,7 @@ GEOMETRIES = [
         [(0, 0), (1, 2)],  # padding
         [(1, 1), (2, 1), (3, 2)],  # dilation
         [(1, 1, 5), (1, 3, 20), (2, 4, 6), (4, 4, 4), (3, 3, 6)],  # groups, channels in, filters
-        [(9, 11), (12, 8)],  # picture
+        [(9, 11), (12, 8)],  # image
     )) if k % 7 == 3
     and all((n - 1) * d + 1 <= size + 2 * p for n, d, size, p in zip(case[0], case[3], case[5], case[2], strict=True))
 ]
@@ -27,10 +27,10 @@ def tensor(array):
     return torch.tensor(np.asarray(array, np.float64))
 
 
-def convolution(placed):
+def convolution(built):
     """PyTorch's weights and bias for one of our convolutions, to be differentiated."""
-    weights = tensor(placed.weights).permute(3, 2, 0, 1).contiguous().requires_grad_()
-    return weights, tensor(placed.bias).requires_grad_()
+    weights = tensor(built.weights).permute(3, 2, 0, 1).contiguous().requires_grad_()
+    return weights, tensor(built.bias).requires_grad_()
 
 
 def flat_gradient(*pairs):
@@ -94,13 +94,13 @@ def test_a_pooling_and_its_gradient_are_pytorchs(name, channels):
 
 
 class LeNet(torch.nn.Module):
-    """LeNet-5 with our weights. Our pictures are flattened channels last."""
+    """LeNet-5 with our weights. Our images are flattened channels last."""
 
     def __init__(self, net):
         super().__init__()
-        placed = [one for one in net.layers if one.n_parameters]
-        self.convolutions = torch.nn.ParameterList([p for one in placed[:2] for p in convolution(one)])
-        self.dense = torch.nn.ParameterList([p for one in placed[2:] for p in (tensor(one.weights), tensor(one.bias))])
+        built = [one for one in net.layers if one.n_parameters]
+        self.convolutions = torch.nn.ParameterList([p for one in built[:2] for p in convolution(one)])
+        self.dense = torch.nn.ParameterList([p for one in built[2:] for p in (tensor(one.weights), tensor(one.bias))])
 
     def forward(self, x):
         z = x.permute(0, 3, 1, 2)

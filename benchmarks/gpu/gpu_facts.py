@@ -1,4 +1,4 @@
-"""What the card is and can do: its name, float32 peak, and bytes per second of a copy."""
+"""What the GPU is and can do: its name, float32 peak, and bytes per second of a copy."""
 
 import time
 
@@ -12,17 +12,20 @@ COPIED = 1 << 28
 
 
 def facts() -> dict:
-    """Name, compute capability, multiprocessors, float32 operations per second, bytes per second; None where simulated."""
+    """Name, compute capability, multiprocessors, float32 operations per second, bytes per second.
+
+    None where simulated.
+    """
     found = {"name": driver.device_name(), "multiprocessors": driver.multiprocessors()}
     if driver.SIMULATED:
         return found | {"capability": None, "peak": None, "bandwidth": None}
-    card = driver.module().get_current_device()
-    return found | {"capability": ".".join(map(str, card.compute_capability)), "peak": bench.gpu_peak_flops(),
+    device = driver.module().get_current_device()
+    return found | {"capability": ".".join(map(str, device.compute_capability)), "peak": bench.gpu_peak_flops(),
                     "bandwidth": bandwidth()}
 
 
 def bandwidth() -> float:
-    """Bytes read and written per second while an array is copied on the card; the best of a few."""
+    """Bytes read and written per second while an array is copied on the GPU; the best of a few."""
     cuda = driver.module()
     there, here = (cuda.device_array(COPIED // 4, np.float32) for _ in range(2))
     best = 0.0

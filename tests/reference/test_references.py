@@ -1,4 +1,4 @@
-"""Every kernel has a naive twin."""
+"""Every kernel has a reference kernel."""
 
 import pytest
 
@@ -14,14 +14,14 @@ def test_the_kernels_of_the_package_are_found():
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_kernel_has_a_twin_with_the_same_arguments(name):
+def test_a_kernel_has_a_reference_with_the_same_arguments(name):
     kernel = KERNELS[name]
-    assert reference.arguments(reference.twin(kernel)) == reference.arguments(kernel.function)
+    assert reference.arguments(reference.reference_of(kernel)) == reference.arguments(kernel.function)
 
 
-def test_a_kernel_without_a_twin_is_named():
+def test_a_kernel_without_a_reference_is_named():
     def alone(op, params, grads, acts, deltas, lo, hi):
         pass
 
     with pytest.raises(LookupError, match="alone"):
-        reference.twin(Kernel(alone))
+        reference.reference_of(Kernel(alone))
