@@ -45,11 +45,20 @@ class Claim(NamedTuple):
 
 
 BOOK = {
-    1: Claim(95.42, "test", "peak"), 2: Claim(96.59, "test", "peak"), 4: Claim(95.49, "test", "peak"),
-    7: Claim(87.1, "test", "last"), 8: Claim(96.49, "test", "peak"), 9: Claim(97.92, "validation", "peak"),
-    10: Claim(98.04, "validation", "peak"), 14: Claim(97.80, "test", CHOSEN), 15: Claim(98.78, "test", CHOSEN),
-    16: Claim(99.06, "test", CHOSEN), 17: Claim(99.23, "test", CHOSEN), 18: Claim(99.37, "test", CHOSEN),
-    21: Claim(99.60, "test", CHOSEN), 22: Claim(99.67, "test", "vote"),
+    1: Claim(95.42, "test", "peak"),
+    2: Claim(96.59, "test", "peak"),
+    4: Claim(95.49, "test", "peak"),
+    7: Claim(87.1, "test", "last"),
+    8: Claim(96.49, "test", "peak"),
+    9: Claim(97.92, "validation", "peak"),
+    10: Claim(98.04, "validation", "peak"),
+    14: Claim(97.80, "test", CHOSEN),
+    15: Claim(98.78, "test", CHOSEN),
+    16: Claim(99.06, "test", CHOSEN),
+    17: Claim(99.23, "test", CHOSEN),
+    18: Claim(99.37, "test", CHOSEN),
+    21: Claim(99.60, "test", CHOSEN),
+    22: Claim(99.67, "test", "vote"),
 }
 VOTERS = 21
 """The row whose networks vote in row 22."""
@@ -64,7 +73,9 @@ class Store:
 
     def record(self, key: str) -> dict:
         """The figures of one run, by epoch."""
-        return self.records.setdefault(key, {"key": key, "validation": [], "test": [], "seconds": []})
+        return self.records.setdefault(
+            key, {"key": key, "validation": [], "test": [], "seconds": []}
+        )
 
     def beside(self, key: str, what: str) -> Path:
         """The file of a run's network: of now ("state"), or of its best validation ("best")."""
@@ -95,7 +106,13 @@ def say(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def estimate(row: int, training, validation, test) -> float:
@@ -110,14 +127,22 @@ def estimate(row: int, training, validation, test) -> float:
     steps = time.perf_counter()
     network.evaluate(*validation, loss=recipe.loss)
     ended = time.perf_counter()
-    return (steps - began) * len(training[0]) / len(x) + (ended - steps) * (1 + len(test[0]) / len(validation[0]))
+    return (steps - began) * len(training[0]) / len(x) + (ended - steps) * (
+        1 + len(test[0]) / len(validation[0])
+    )
 
 
 class Recorder(nn.callbacks.Callback):
     """Measure the test data after every epoch, keep the best network, and save now and then."""
 
     def __init__(self, row: int, record: dict, epochs: int, test, store: Store, name: str):
-        self.record, self.epochs, self.test, self.store, self.name = record, epochs, test, store, name
+        self.record, self.epochs, self.test, self.store, self.name = (
+            record,
+            epochs,
+            test,
+            store,
+            name,
+        )
         self.loss, self.voter = BOOK_ROWS[row].recipe.loss, row == VOTERS
         self.began = self.saved = self.said = time.perf_counter()
         self.first = len(record["test"])
@@ -133,9 +158,16 @@ class Recorder(nn.callbacks.Callback):
         record["seconds"].append(now - self.began)
         self.began = now
         if now - self.said > 1 or epoch == self.epochs:
-            left = (sum(record["seconds"]) - self.before) / (epoch - self.first) * (self.epochs - epoch)
-            say(f"  {self.name} epoch {epoch}/{self.epochs}  loss {logs['loss']:.4f}  validation {accuracy:.2%}  "
-                f"test {record['test'][-1]:.2%}  {duration(left)} left")
+            left = (
+                (sum(record["seconds"]) - self.before)
+                / (epoch - self.first)
+                * (self.epochs - epoch)
+            )
+            say(
+                f"  {self.name} epoch {epoch}/{self.epochs}  loss {logs['loss']:.4f}  "
+                f"validation {accuracy:.2%}  "
+                f"test {record['test'][-1]:.2%}  {duration(left)} left"
+            )
             self.said = now
         if now - self.saved > PAUSE and epoch < self.epochs:
             # first: a record that is ahead of its network is cut back, the reverse could not be
@@ -158,8 +190,13 @@ def train(row: int, seed: int, epochs: int, data, store: Store) -> dict:
     for series in ("validation", "test", "seconds"):
         del record[series][network.epoch :]
     recorder = Recorder(row, record, epochs, test, store, f"seed {seed}")
-    network.fit(*training, **recipe.options | {"epochs": epochs - network.epoch}, verbose=0, validation_data=validation,
-                callbacks=[recorder])
+    network.fit(
+        *training,
+        **recipe.options | {"epochs": epochs - network.epoch},
+        verbose=0,
+        validation_data=validation,
+        callbacks=[recorder],
+    )
     store.write()
     state.unlink(missing_ok=True)
     return record
@@ -185,30 +222,53 @@ def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
     trained = VOTERS if networks > 1 else row
     epochs = min(recipe.epochs, wanted or recipe.epochs)
     data = data_of(trained)
-    runs = [[store.record(f"row{trained}.epochs{epochs}.seed{seed}") for seed in range(s * networks, (s + 1) * networks)]
-            for s in range(seeds)]
+    runs = [
+        [
+            store.record(f"row{trained}.epochs{epochs}.seed{seed}")
+            for seed in range(s * networks, (s + 1) * networks)
+        ]
+        for s in range(seeds)
+    ]
     left = sum(epochs - len(record["test"]) for run in runs for record in run)
     if left:
         an_epoch = estimate(trained, *data)
-        say(f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, "
-            f"about {duration(left * an_epoch)} in all")
+        say(
+            f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, "
+            f"about {duration(left * an_epoch)} in all"
+        )
     figures, seconds = [], []
     for s in range(seeds):
-        records = [train(trained, seed, epochs, data, store) for seed in range(s * networks, (s + 1) * networks)]
+        records = [
+            train(trained, seed, epochs, data, store)
+            for seed in range(s * networks, (s + 1) * networks)
+        ]
         figures.append(vote(records, data[2], store) if networks > 1 else figure(row, records[0]))
         seconds.append(sum(sum(record["seconds"]) for record in records))
     shorter = "" if epochs == recipe.epochs else f" ({epochs} of {recipe.epochs} epochs)"
     claim = BOOK[row]
-    return (f"| {row} | {recipe.name}{shorter} | {claim.published:.2f} {claim.measure} | {claim.protocol}, {epochs} epochs, "
-            f"{seeds} seed{'s' * (seeds > 1)} | {np.mean(figures):.2f} | {max(figures):.2f} | {np.median(seconds):.1f} |")
+    return (
+        f"| {row} | {recipe.name}{shorter} | {claim.published:.2f} {claim.measure} "
+        f"| {claim.protocol}, {epochs} epochs, "
+        f"{seeds} seed{'s' * (seeds > 1)} | {np.mean(figures):.2f} | {max(figures):.2f} "
+        f"| {np.median(seconds):.1f} |"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="1,2,4,7,8,9,10,14", help=f"of {', '.join(map(str, BOOK))}")
+    parser.add_argument(
+        "--rows", default="1,2,4,7,8,9,10,14", help=f"of {', '.join(map(str, BOOK))}"
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="fewer than the book's: another row, marked as such")
-    parser.add_argument("--results", type=Path, default=Path("nielsen.json"), help="where results are kept between runs")
+    parser.add_argument(
+        "--epochs", type=int, help="fewer than the book's: another row, marked as such"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("nielsen.json"),
+        help="where results are kept between runs",
+    )
     given = parser.parse_args()
     try:
         rows = [int(n) for n in given.rows.split(",")]
@@ -216,7 +276,11 @@ def main() -> None:
         parser.error(f'--rows are numbers such as "1,8,10", got {given.rows!r}')
     unknown = [n for n in rows if n not in BOOK]
     if unknown or given.seeds < 1 or (given.epochs is not None and given.epochs < 1):
-        parser.error(f"unknown rows {unknown}; there are {sorted(BOOK)}" if unknown else "--seeds and --epochs must be at least 1")
+        parser.error(
+            f"unknown rows {unknown}; there are {sorted(BOOK)}"
+            if unknown
+            else "--seeds and --epochs must be at least 1"
+        )
     store = Store(given.results)
     lines = []
     try:
@@ -225,8 +289,10 @@ def main() -> None:
             say(lines[-1])
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last saved epoch")
-    print("| row | network | published % | our protocol | mean % | best % | seconds a run |\n"
-          "|---|---|---|---|---|---|---|")
+    print(
+        "| row | network | published % | our protocol | mean % | best % | seconds a run |\n"
+        "|---|---|---|---|---|---|---|"
+    )
     print("\n".join(lines))
 
 

@@ -62,17 +62,37 @@ def tanh(op, params, grads, acts, deltas, lo, hi):
 def sigmoid(op, params, grads, acts, deltas, lo, hi):
     """acts = σ(x), x = params"""
     for i in range(lo, hi, lanes(acts)):
-        store(ptr_add(acts, i), elementary.sigmoid(load(ptr_add(params, i), lanes(acts))), lanes(acts))
+        store(
+            ptr_add(acts, i), elementary.sigmoid(load(ptr_add(params, i), lanes(acts))), lanes(acts)
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("m", "n", "k"), [(64, 64, 64), (128, 128, 128), (256, 256, 256), (10, 30, 784)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(64, 64, 64), (128, 128, 128), (256, 256, 256), (10, 30, 784)]
+)
 def test_multiply(benchmark, m, n, k, dtype):
     rng = np.random.default_rng(0)
-    a, b, c = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype), np.zeros((m, n), dtype)
+    a, b, c = (
+        rng.standard_normal((m, k)).astype(dtype),
+        rng.standard_normal((k, n)).astype(dtype),
+        np.zeros((m, n), dtype),
+    )
     row = np.zeros((1, ROW_SIZE), np.int64)
     row[0, list(MATRICES)] = MATRICES.pack(m=m, n=n, k=k)
-    timed(benchmark, 2 * m * n * k, product.address(np.dtype(dtype)), row, 0, a.ravel(), b.ravel(), c.ravel(), c.ravel(), 0, 0)
+    timed(
+        benchmark,
+        2 * m * n * k,
+        product.address(np.dtype(dtype)),
+        row,
+        0,
+        a.ravel(),
+        b.ravel(),
+        c.ravel(),
+        c.ravel(),
+        0,
+        0,
+    )
     np.testing.assert_allclose(c, a @ b, rtol=1e-3, atol=1e-3)
 
 
@@ -82,7 +102,9 @@ def test_function(benchmark, function, dtype):
     x = np.random.default_rng(0).uniform(-5, 5, NUMBERS).astype(dtype)
     y, row = np.zeros_like(x), np.zeros((1, ROW_SIZE), np.int64)
     timed(benchmark, NUMBERS, function.address(x.dtype), row, 0, x, x, y, y, 0, NUMBERS)
-    expected = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[function.__name__](x)
+    expected = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[
+        function.__name__
+    ](x)
     np.testing.assert_allclose(y, expected, rtol=1e-5)
 
 
@@ -92,13 +114,34 @@ def test_function(benchmark, function, dtype):
 @pytest.fixture(scope="module")
 def machine():
     """The second half of LeNet-5 behind a small convolution."""
-    return Machine([nn.Conv2D(6, 3), nn.Conv2D(16, 5), nn.MaxPool2D(2), nn.Flatten(), nn.Dense(120, activation="relu"),
-                    nn.Dense(84, activation="relu"), nn.Dense(10)], (16, 16, 3), BATCH)
+    return Machine(
+        [
+            nn.Conv2D(6, 3),
+            nn.Conv2D(16, 5),
+            nn.MaxPool2D(2),
+            nn.Flatten(),
+            nn.Dense(120, activation="relu"),
+            nn.Dense(84, activation="relu"),
+            nn.Dense(10),
+        ],
+        (16, 16, 3),
+        BATCH,
+    )
 
 
-@pytest.mark.parametrize(("layer", "verb"), [
-    ("Dense", "forward"), ("Dense", "backward"), ("Dense", "gradient"), ("Conv2D", "forward"), ("Conv2D", "backward"),
-    ("Conv2D", "gradient"), ("MaxPool2D", "forward"), ("MaxPool2D", "backward")])
+@pytest.mark.parametrize(
+    ("layer", "verb"),
+    [
+        ("Dense", "forward"),
+        ("Dense", "backward"),
+        ("Dense", "gradient"),
+        ("Conv2D", "forward"),
+        ("Conv2D", "backward"),
+        ("Conv2D", "gradient"),
+        ("MaxPool2D", "forward"),
+        ("MaxPool2D", "backward"),
+    ],
+)
 def test_layer(benchmark, machine, layer, verb):
     """16 maps of 5×5 from 6, 2×2 pooling, or 400 to 120 numbers.
 

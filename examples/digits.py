@@ -17,10 +17,18 @@ def main(epochs: int = 40) -> float:
     """Train, save, load; the accuracy on images that were held out."""
     data = nn.datasets.digits()
     network = nn.Sequential(
-        [nn.Dense(64, activation="relu"), nn.Dense(10, activation="softmax")], input_shape=64)
+        [nn.Dense(64, activation="relu"), nn.Dense(10, activation="softmax")], input_shape=64
+    )
     print(network.summary())
-    network.fit(data.x, data.y, optimizer=nn.Adam(0.003), batch_size=32, epochs=epochs,
-                validation_data=(data.x_test, data.y_test), verbose=0)
+    network.fit(
+        data.x,
+        data.y,
+        optimizer=nn.Adam(0.003),
+        batch_size=32,
+        epochs=epochs,
+        validation_data=(data.x_test, data.y_test),
+        verbose=0,
+    )
     found = network.evaluate(data.x_test, data.y_test)
     print(f"accuracy {found['accuracy']:.4f}, {found['mistakes']} mistakes in {len(data.x_test)}")
 

@@ -49,8 +49,10 @@ def simulate_with(acceleration):
 def main(epochs: int = 60) -> float:
     """Learn the acceleration and simulate with it; the difference between the two angles."""
     x, y = samples(4000)
-    network = nn.Sequential([nn.Dense(32, activation="tanh"), nn.Dense(32, activation="tanh"),
-                             nn.Dense(1)], input_shape=2)
+    network = nn.Sequential(
+        [nn.Dense(32, activation="tanh"), nn.Dense(32, activation="tanh"), nn.Dense(1)],
+        input_shape=2,
+    )
     network.fit(x, y, optimizer=nn.Adam(0.01), batch_size=64, epochs=epochs, verbose=0)
     simulate = simulate_with(network.compiled())
     learned, exact = (run(1.0, 0.0, 500, 0.01) for run in (simulate, simulate_exactly))

@@ -67,8 +67,19 @@ class Polynomial(nn.Layer):
 
     def ops(self, shape):
         n = math.prod(shape)
-        return [nn.Op("Polynomial", n, n, forward, backward, gradient, param_rows=n,
-                      param_cols=TERMS, n_weights=TERMS * n)]
+        return [
+            nn.Op(
+                "Polynomial",
+                n,
+                n,
+                forward,
+                backward,
+                gradient,
+                param_rows=n,
+                param_cols=TERMS,
+                n_weights=TERMS * n,
+            )
+        ]
 
 
 def main(epochs: int = 200) -> float:

@@ -78,8 +78,10 @@ def parts(net, flat):
 
 def largest_error(net, found, expected):
     """The largest error relative to the largest element of every layer's parameters, by name."""
-    return max(np.abs(f - e).max() / max(np.abs(f).max(), np.abs(e).max(), 1e-3)
-               for f, e in zip(parts(net, found), parts(net, expected), strict=True))
+    return max(
+        np.abs(f - e).max() / max(np.abs(f).max(), np.abs(e).max(), 1e-3)
+        for f, e in zip(parts(net, found), parts(net, expected), strict=True)
+    )
 
 
 def gradient_error(net, x, y, loss):
@@ -94,7 +96,9 @@ def trained_once(net, x, y, loss, rate, threads=1):
     Returns what it subtracted from the parameters, and the loss that training computed.
     """
     net.epoch, before = 0, net.parameters.copy()
-    history = net.fit(x, y, loss=loss, optimizer=nn.SGD(rate), batch_size=None, shuffle=False, threads=threads)
+    history = net.fit(
+        x, y, loss=loss, optimizer=nn.SGD(rate), batch_size=None, shuffle=False, threads=threads
+    )
     return before - net.parameters, history.history["loss"][0]
 
 
@@ -110,7 +114,19 @@ def training_gradient_error(net, x, y, loss):
 # --- the reference engine ----------------------------------------------------------------------
 
 
-def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=True, threads=1, references=REFERENCES):
+def reference_fit(
+    net,
+    x,
+    y,
+    loss,
+    optimizer,
+    batch_size,
+    epochs,
+    *,
+    shuffle=True,
+    threads=1,
+    references=REFERENCES,
+):
     """Train as fit does, but with the reference engine.
 
     Returns the memory of the network, the state and the loss of every epoch.
@@ -118,7 +134,9 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
     x, y, classes = net.check_data(x, y, loss)
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
-    ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes, samples, batches, training=True)
+    ops, last, correct = net.loss_ops(
+        loss, x.dtype, y.dtype, classes, samples, batches, training=True
+    )
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
     params = net.memory.copy()
@@ -127,8 +145,17 @@ def reference_fit(net, x, y, loss, optimizer, batch_size, epochs, *, shuffle=Tru
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
         plan.set_context(EPOCH, epoch)
-        engine = Reference(plan, references, net.dtype, loss=last, correct=correct, optimizer=optimizer,
-                           inputs=x, targets=y, permutation=order)
+        engine = Reference(
+            plan,
+            references,
+            net.dtype,
+            loss=last,
+            correct=correct,
+            optimizer=optimizer,
+            inputs=x,
+            targets=y,
+            permutation=order,
+        )
         engine.steps(params, state, samples, 0, batches, epoch * batches)
         losses.append(engine.metric_sums[0] / samples)
     return params, state, losses
@@ -148,8 +175,12 @@ def reference_predict(net, x, *, batch=8, threads=1, references=REFERENCES):
     """Outputs for all samples."""
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
-    plan = lower(net.executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False)
-    Reference(plan, references, net.dtype, inputs=x, outputs=outputs).infer(net.memory.copy(), len(x))
+    plan = lower(
+        net.executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False
+    )
+    Reference(plan, references, net.dtype, inputs=x, outputs=outputs).infer(
+        net.memory.copy(), len(x)
+    )
     return outputs
 
 
@@ -158,7 +189,9 @@ def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, references=REFERE
     x, y, classes = net.check_data(x, y, loss)
     ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
-    total, found = Reference(plan, references, net.dtype, loss=last, correct=correct, inputs=x, targets=y).infer(net.memory.copy(), len(x))
+    total, found = Reference(
+        plan, references, net.dtype, loss=last, correct=correct, inputs=x, targets=y
+    ).infer(net.memory.copy(), len(x))
     return total / len(x), found / len(x)
 
 
@@ -166,10 +199,12 @@ def close(found, expected, tolerance):
     """Assert that two arrays differ by at most tolerance times the largest element expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape
-    error, scale = np.abs(found - expected).max(initial=0), max(np.abs(expected).max(initial=0), 1e-3)
+    error, scale = (
+        np.abs(found - expected).max(initial=0),
+        max(np.abs(expected).max(initial=0), 1e-3),
+    )
     assert error <= tolerance * scale, (
-        f"a difference of {error:.3g}, "
-        f"{error / scale:.3g} of the largest element {scale:.3g}"
+        f"a difference of {error:.3g}, {error / scale:.3g} of the largest element {scale:.3g}"
     )
 
 
@@ -197,26 +232,41 @@ class KernelHarness:
         self.plan.set_context(SAMPLES, self.samples)
         generator = np.random.default_rng(seed)
         buffers = sum(op.buffers for op in ops)
-        sizes = {"params": self.plan.n_params + buffers, "grads": self.plan.n_params, "acts": self.plan.n_acts,
-                 "deltas": self.plan.n_deltas}
-        self.guarded = {name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype) for name, n in sizes.items()}
-        self.rows = {op: Row(self.plan.tables[0], index, self.data) for op, index in self.plan.rows.items()}
+        sizes = {
+            "params": self.plan.n_params + buffers,
+            "grads": self.plan.n_params,
+            "acts": self.plan.n_acts,
+            "deltas": self.plan.n_deltas,
+        }
+        self.guarded = {
+            name: generator.uniform(0.1, 0.9, n + 2 * GUARD).astype(self.dtype)
+            for name, n in sizes.items()
+        }
+        self.rows = {
+            op: Row(self.plan.tables[0], index, self.data) for op, index in self.plan.rows.items()
+        }
 
     def place(self, lo, hi, filled=True):
         """Let a block begin at sample lo.
 
-    Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas.
-    """
+        Fill acts by a forward pass over lo … hi − 1, or else with random numbers, as deltas.
+        """
         assert hi - lo <= self.plan.micro_batch
         for name in ("acts", "deltas"):
-            self.guarded[name][:] = np.random.default_rng(lo).uniform(0.1, 0.9, len(self.guarded[name]))
+            self.guarded[name][:] = np.random.default_rng(lo).uniform(
+                0.1, 0.9, len(self.guarded[name])
+            )
         pointers = [array.ctypes.data for array in self.memories().values()]
         for op, row in self.rows.items():
             row[X] = row[BASE_X] - lo * row[SAMPLE_STRIDE_X]
             row[Y] = row[BASE_Y] - lo * row[SAMPLE_STRIDE_Y]
             if row[STATISTICS]:
-                sums = self.memories()["acts"].ctypes.data + row[PARTIAL_GRADS] * self.dtype.itemsize
-                _CALL(op.statistics.address(self.dtype))(self.address(row), pointers[0], sums, *pointers[2:], lo, hi)
+                sums = (
+                    self.memories()["acts"].ctypes.data + row[PARTIAL_GRADS] * self.dtype.itemsize
+                )
+                _CALL(op.statistics.address(self.dtype))(
+                    self.address(row), pointers[0], sums, *pointers[2:], lo, hi
+                )
             if filled:
                 _CALL(op.forward.address(self.dtype))(self.address(row), *pointers, lo, hi)
 
@@ -234,13 +284,19 @@ class KernelHarness:
         pointers = [array.ctypes.data for array in self.memories().values()]
         _CALL(kernel.address(self.dtype))(self.address(row), *pointers, lo, hi)
         kind = f"u{self.dtype.itemsize}"
-        return {name: set((np.flatnonzero(array.view(kind) != before[name].view(kind)) - GUARD).tolist())
-                for name, array in self.guarded.items()}
+        return {
+            name: set(
+                (np.flatnonzero(array.view(kind) != before[name].view(kind)) - GUARD).tolist()
+            )
+            for name, array in self.guarded.items()
+        }
 
     def call_reference(self, kernel, row, lo, hi, references=REFERENCES):
         """The memories after the reference, without touching our own."""
         copies = {name: array.astype(np.float64) for name, array in self.memories().items()}
-        references[f"{kernel.function.__module__}.{kernel.function.__qualname__}"](row, *copies.values(), lo, hi)
+        references[f"{kernel.function.__module__}.{kernel.function.__qualname__}"](
+            row, *copies.values(), lo, hi
+        )
         return copies
 
     def op(self, row):
@@ -266,8 +322,13 @@ class KernelHarness:
 def stray_writes(harness, kernel, row, verb, lo, hi):
     """What a verb changed outside its own slot, scratch and buffers, as {memory: elements}."""
     memory, elements = harness.slot(row, verb, lo, hi)
-    buffers = range(row[BUFFERS], row[BUFFERS] + harness.op(row).buffers) if verb == "forward" else ()
+    buffers = (
+        range(row[BUFFERS], row[BUFFERS] + harness.op(row).buffers) if verb == "forward" else ()
+    )
     allowed = {"acts": set(harness.scratch(row)), "params": set(buffers)}
     allowed[memory] = allowed.get(memory, set()) | elements
-    strays = {name: sorted(changed - allowed.get(name, set())) for name, changed in harness.call(kernel, row, lo, hi).items()}
+    strays = {
+        name: sorted(changed - allowed.get(name, set()))
+        for name, changed in harness.call(kernel, row, lo, hi).items()
+    }
     return {name: places for name, places in strays.items() if places}

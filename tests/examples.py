@@ -54,63 +54,135 @@ LAYERS = [
     Example("dense without bias", lambda: [nn.Dense(4, bias=False)], (6,)),
     Example("dense of one unit", lambda: [nn.Dense(1)], (9,)),
     Example("dense on one input", lambda: [nn.Dense(6)], (1,)),
-    Example("dense with a list of activations", lambda: [nn.Dense(4, activation=["tanh", "relu", "relu", "sigmoid"])], (5,)),
-    Example("two dense layers", lambda: [nn.Dense(6, activation="tanh"), nn.Dense(5, activation="sigmoid")], (4,)),
+    Example(
+        "dense with a list of activations",
+        lambda: [nn.Dense(4, activation=["tanh", "relu", "relu", "sigmoid"])],
+        (5,),
+    ),
+    Example(
+        "two dense layers",
+        lambda: [nn.Dense(6, activation="tanh"), nn.Dense(5, activation="sigmoid")],
+        (4,),
+    ),
     Example("sigmoid", lambda: [nn.Sigmoid()], (2, 3)),
     Example("tanh", lambda: [nn.Tanh()], (3, 2, 2)),
     Example("relu", lambda: [nn.ReLU()], (3, 5)),
     Example("leaky relu", lambda: [nn.LeakyReLU(0.2)], (11,)),
     Example("identity", lambda: [nn.Identity()], (5,)),
     Example("softmax", lambda: [nn.Softmax()], (6,)),
-    Example("per neuron", lambda: [nn.PerNeuron([nn.LeakyReLU(0.3), "tanh", "identity", "relu", "sigmoid"])], (5,)),
+    Example(
+        "per neuron",
+        lambda: [nn.PerNeuron([nn.LeakyReLU(0.3), "tanh", "identity", "relu", "sigmoid"])],
+        (5,),
+    ),
     Example("flatten", lambda: [nn.Flatten()], (2, 3, 2)),
     Example("reshape", lambda: [nn.Reshape((3, 2, 2))], (2, 6)),
     Example("conv", lambda: [nn.Conv2D(3, (3, 2))], (5, 6, 2)),
     Example("conv on one channel", lambda: [nn.Conv2D(5, 3, activation="relu")], (6, 7, 1)),
     Example("conv to one filter, same size", lambda: [nn.Conv2D(1, 3, padding="same")], (4, 5, 3)),
-    Example("conv with strides and padding", lambda: [nn.Conv2D(2, 3, stride=(2, 3), padding=((1, 0), (2, 1)))], (6, 7, 2)),
-    Example("conv with dilation", lambda: [nn.Conv2D(2, (2, 3), stride=(3, 1), dilation=(2, 2))], (8, 7, 2)),
+    Example(
+        "conv with strides and padding",
+        lambda: [nn.Conv2D(2, 3, stride=(2, 3), padding=((1, 0), (2, 1)))],
+        (6, 7, 2),
+    ),
+    Example(
+        "conv with dilation",
+        lambda: [nn.Conv2D(2, (2, 3), stride=(3, 1), dilation=(2, 2))],
+        (8, 7, 2),
+    ),
     Example("conv with groups", lambda: [nn.Conv2D(4, 2, groups=2, bias=False)], (4, 3, 6)),
-    Example("depthwise conv", lambda: [nn.Conv2D(6, (3, 2), stride=2, groups=3, dilation=(1, 2))], (6, 5, 3)),
-    Example("conv after conv", lambda: [nn.Conv2D(3, 2, activation="tanh"), nn.Conv2D(2, (2, 3), stride=2)], (5, 6, 2)),
-    Example("conv and pool on planes", lambda: [nn.Conv2D(3, (2, 3), activation="tanh"), nn.MaxPool2D(2)], (6, 8, 1), first=True),
-    Example("conv and pool on long planes", lambda: [nn.Conv2D(6, 3, dilation=(1, 2)), nn.ReLU(), nn.MaxPool2D(2)], (7, 23, 1),
-            first=True),
+    Example(
+        "depthwise conv",
+        lambda: [nn.Conv2D(6, (3, 2), stride=2, groups=3, dilation=(1, 2))],
+        (6, 5, 3),
+    ),
+    Example(
+        "conv after conv",
+        lambda: [nn.Conv2D(3, 2, activation="tanh"), nn.Conv2D(2, (2, 3), stride=2)],
+        (5, 6, 2),
+    ),
+    Example(
+        "conv and pool on planes",
+        lambda: [nn.Conv2D(3, (2, 3), activation="tanh"), nn.MaxPool2D(2)],
+        (6, 8, 1),
+        first=True,
+    ),
+    Example(
+        "conv and pool on long planes",
+        lambda: [nn.Conv2D(6, 3, dilation=(1, 2)), nn.ReLU(), nn.MaxPool2D(2)],
+        (7, 23, 1),
+        first=True,
+    ),
     Example("zero padding", lambda: [nn.ZeroPadding2D(((1, 2), (0, 3)))], (2, 3, 2)),
     Example("max pool", lambda: [nn.MaxPool2D(2)], (4, 6, 3)),
     Example("max pool of odd sizes", lambda: [nn.MaxPool2D(2)], (5, 7, 9)),
-    Example("max pool that overlaps", lambda: [nn.MaxPool2D((3, 2), stride=(2, 1), padding=(1, 0))], (5, 4, 2)),
+    Example(
+        "max pool that overlaps",
+        lambda: [nn.MaxPool2D((3, 2), stride=(2, 1), padding=(1, 0))],
+        (5, 4, 2),
+    ),
     Example("max pool before a sigmoid", lambda: [nn.MaxPool2D(2), nn.Sigmoid()], (4, 6, 3)),
     Example("l2 pool before a sigmoid", lambda: [nn.LpPool2D(2), nn.Sigmoid()], (4, 6, 3)),
-    Example("planes before a tanh", lambda: [nn.Conv2D(3, 3), nn.MaxPool2D(2), nn.Tanh()], (6, 8, 1), first=True),
+    Example(
+        "planes before a tanh",
+        lambda: [nn.Conv2D(3, 3), nn.MaxPool2D(2), nn.Tanh()],
+        (6, 8, 1),
+        first=True,
+    ),
     Example("average pool", lambda: [nn.AvgPool2D((2, 3))], (5, 6, 3)),
-    Example("average pool that overlaps", lambda: [nn.AvgPool2D(3, stride=2, padding="same")], (5, 4, 2)),
+    Example(
+        "average pool that overlaps", lambda: [nn.AvgPool2D(3, stride=2, padding="same")], (5, 4, 2)
+    ),
     Example("l2 pool", lambda: [nn.LpPool2D(2)], (4, 5, 2)),
     Example("l3 pool that overlaps", lambda: [nn.LpPool2D(2, stride=1, p=3.0)], (3, 4, 2)),
     Example("global average pool", lambda: [nn.GlobalAvgPool2D()], (4, 3, 5)),
     Example("global max pool", lambda: [nn.GlobalMaxPool2D()], (3, 4, 5)),
-    Example("conv of sequences", lambda: [nn.Conv1D(3, 3, stride=2, padding=(2, 1), activation="tanh")], (7, 2)),
-    Example("conv of sequences with groups", lambda: [nn.Conv1D(4, 2, dilation=3, groups=2, padding="same")], (6, 4)),
+    Example(
+        "conv of sequences",
+        lambda: [nn.Conv1D(3, 3, stride=2, padding=(2, 1), activation="tanh")],
+        (7, 2),
+    ),
+    Example(
+        "conv of sequences with groups",
+        lambda: [nn.Conv1D(4, 2, dilation=3, groups=2, padding="same")],
+        (6, 4),
+    ),
     Example("max pool of sequences", lambda: [nn.MaxPool1D(3, stride=2, padding=1)], (8, 3)),
     Example("average pool of sequences", lambda: [nn.AvgPool1D(2)], (7, 5)),
     Example("dropout", lambda: [nn.Dropout(0.3)], (23,), alone=False),
-    Example("dropout in place", lambda: [nn.Dense(9, activation="tanh"), nn.Dropout(0.5)], (5,), alone=False),
+    Example(
+        "dropout in place",
+        lambda: [nn.Dense(9, activation="tanh"), nn.Dropout(0.5)],
+        (5,),
+        alone=False,
+    ),
     Example("batch norm", lambda: [nn.BatchNorm()], (5,), alone=False),
     Example("batch norm of images", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
-    Example("batch norm twice", lambda: [nn.BatchNorm(epsilon=0.01), nn.Conv2D(3, 2, activation="tanh"), nn.BatchNorm()], (3, 4, 2),
-            alone=False),
+    Example(
+        "batch norm twice",
+        lambda: [nn.BatchNorm(epsilon=0.01), nn.Conv2D(3, 2, activation="tanh"), nn.BatchNorm()],
+        (3, 4, 2),
+        alone=False,
+    ),
     Example("layer norm", lambda: [nn.LayerNorm()], (7,)),
     Example("layer norm of images", lambda: [nn.LayerNorm(epsilon=0.01)], (2, 3, 4)),
     Example("activations in a row", lambda: [nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.1)], (7,)),
     Example("step", lambda: [nn.Step()], (4, 2), trains=False),
-    Example("per neuron with a step", lambda: [nn.PerNeuron(["step", "tanh", "step"])], (3,), trains=False),
+    Example(
+        "per neuron with a step",
+        lambda: [nn.PerNeuron(["step", "tanh", "step"])],
+        (3,),
+        trains=False,
+    ),
 ]
 
 LOSSES = [
     LossExample("quadratic", nn.Quadratic(), "sigmoid", "real"),
     LossExample("quadratic of weighted inputs", nn.Quadratic(), None, "real"),
     LossExample("mean squared error", nn.MeanSquaredError(), "tanh", "real"),
-    LossExample("mean squared error of a softmax", nn.MeanSquaredError(), "softmax", "distribution"),
+    LossExample(
+        "mean squared error of a softmax", nn.MeanSquaredError(), "softmax", "distribution"
+    ),
     LossExample("mean absolute error", nn.MeanAbsoluteError(), None, "real"),
     LossExample("huber", nn.Huber(0.4), "leaky_relu", "real"),
     LossExample("binary cross-entropy", nn.BinaryCrossEntropy(), "sigmoid", "unit"),
@@ -166,7 +238,9 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
     """
     head = [nn.Dense(width, activation=loss.activation)] if loss else []
     before = [Scale()] if example.trains and not example.first else []
-    net = nn.Sequential([*before, *example.layers(), nn.Flatten(), *head], example.input_shape, dtype, seed, penalty)
+    net = nn.Sequential(
+        [*before, *example.layers(), nn.Flatten(), *head], example.input_shape, dtype, seed, penalty
+    )
     for k, built in enumerate(net.layers):
         generator = np.random.default_rng([seed, k])
         if "bias" in built.parameters:
@@ -183,7 +257,12 @@ def inputs(example, samples, seed=2, dtype="float64"):
 
     Exact in float32, so both precisions see the same.
     """
-    return np.random.default_rng([seed, samples]).normal(size=(samples, *example.input_shape)).astype("float32").astype(dtype)
+    return (
+        np.random.default_rng([seed, samples])
+        .normal(size=(samples, *example.input_shape))
+        .astype("float32")
+        .astype(dtype)
+    )
 
 
 def targets(loss, samples, width=3, seed=3):

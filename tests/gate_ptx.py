@@ -71,7 +71,11 @@ def assembled(name, kind, ptx, capability, assembler=[]):  # noqa: B006
     """What ptxas says about a kernel."""
     if not assembler:
         assembler.append(ptxas())
-    row = {"kernel": name, "dtype": np.dtype(kind).name, "architecture": f"sm_{capability[0]}{capability[1]}"}
+    row = {
+        "kernel": name,
+        "dtype": np.dtype(kind).name,
+        "architecture": f"sm_{capability[0]}{capability[1]}",
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.ptx"
         path.write_text(ptx)
@@ -80,31 +84,70 @@ def assembled(name, kind, ptx, capability, assembler=[]):  # noqa: B006
     if done.returncode:
         return row | {"error": done.stderr}
     frames = REPORT.findall(done.stderr)
-    return row | {"registers": max(map(int, re.findall(r"Used (\d+) registers", done.stderr))),
-                  "spilled": sum(int(stores) + int(loads) for _, stores, loads in frames),
-                  "stack": max(int(stack) for stack, _, _ in frames),
-                  "shared": sum(map(int, re.findall(r"(\d+) bytes smem", done.stderr)))}
+    return row | {
+        "registers": max(map(int, re.findall(r"Used (\d+) registers", done.stderr))),
+        "spilled": sum(int(stores) + int(loads) for _, stores, loads in frames),
+        "stack": max(int(stack) for stack, _, _ in frames),
+        "shared": sum(map(int, re.findall(r"(\d+) bytes smem", done.stderr))),
+    }
 
 
 def compiled(name, kind, function, arguments, architectures):
     """A row for each architecture; Numba's part is done once, NVVM's and ptxas's for each."""
     try:
-        library, _ = compiler._compile_pyfunc_with_fixup(function, arguments, device=False, cc=architectures[0], abi="numba")
+        library, _ = compiler._compile_pyfunc_with_fixup(
+            function, arguments, device=False, cc=architectures[0], abi="numba"
+        )
         for capability in architectures:
             (ptx,) = library.get_asm_strs(cc=capability)
             yield assembled(name, kind, ptx, capability)
     except Exception as error:
-        yield {"kernel": name, "dtype": np.dtype(kind).name, "architecture": "all", "error": f"{type(error).__name__}: {error}"}
+        yield {
+            "kernel": name,
+            "dtype": np.dtype(kind).name,
+            "architecture": "all",
+            "error": f"{type(error).__name__}: {error}",
+        }
 
 
 def whole_networks():
     """(name, network, batch size, loss, optimiser, launch mode) whose kernels are compiled."""
-    dense = [nn.Dense(30, activation="sigmoid"), nn.Dropout(0.2), nn.Dense(10, activation="softmax")]
-    deep = [nn.Dense(64, activation="tanh"), nn.BatchNorm(), nn.Dense(64, activation="tanh"), nn.Dense(1)]
-    yield "dense", nn.Sequential(dense, 784), 10, "cross_entropy", nn.SGD(0.1, momentum=0.9), LaunchMode.SINGLE_BLOCK
-    yield "dense", nn.Sequential(deep, 8), 1 << 14, "mean_squared_error", nn.Adam(), LaunchMode.FUSED
+    dense = [
+        nn.Dense(30, activation="sigmoid"),
+        nn.Dropout(0.2),
+        nn.Dense(10, activation="softmax"),
+    ]
+    deep = [
+        nn.Dense(64, activation="tanh"),
+        nn.BatchNorm(),
+        nn.Dense(64, activation="tanh"),
+        nn.Dense(1),
+    ]
+    yield (
+        "dense",
+        nn.Sequential(dense, 784),
+        10,
+        "cross_entropy",
+        nn.SGD(0.1, momentum=0.9),
+        LaunchMode.SINGLE_BLOCK,
+    )
+    yield (
+        "dense",
+        nn.Sequential(deep, 8),
+        1 << 14,
+        "mean_squared_error",
+        nn.Adam(),
+        LaunchMode.FUSED,
+    )
     yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), LaunchMode.FUSED
-    yield "lenet5", nn.models.lenet5(dtype="float64"), 8, "cross_entropy", nn.RMSprop(), LaunchMode.SINGLE_BLOCK
+    yield (
+        "lenet5",
+        nn.models.lenet5(dtype="float64"),
+        8,
+        "cross_entropy",
+        nn.RMSprop(),
+        LaunchMode.SINGLE_BLOCK,
+    )
 
 
 def launches():
@@ -114,9 +157,18 @@ def launches():
         chosen = net.resolve_loss(loss)
         classes = loss == "cross_entropy"
         targets = np.dtype("int64" if classes else "float32")
-        ops, last, correct = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
+        ops, last, correct = net.loss_ops(
+            chosen, np.dtype("float32"), targets, classes, 1000, 10, True
+        )
         trainer = executor.TrainingExecutor(
-            ops, net.dtype, batch=batch, threads=1, loss_op=last, correct_op=correct, optimizer=optimizer)
+            ops,
+            net.dtype,
+            batch=batch,
+            threads=1,
+            loss_op=last,
+            correct_op=correct,
+            optimizer=optimizer,
+        )
         if mode == LaunchMode.SINGLE_BLOCK:
             yield f"{name} steps", net.dtype, trainer.single_block
         else:
@@ -135,7 +187,10 @@ def everything():
     """(name, dtype, what makes the launch, architectures)."""
     for name, kernel in kernels().items():
         if not name.startswith("numbanet.network.profiler"):  # it measures the CPU
-            for kind, architectures in ((np.float32, ARCHITECTURES), (np.float64, (ARCHITECTURES[0], ARCHITECTURES[-1]))):
+            for kind, architectures in (
+                (np.float32, ARCHITECTURES),
+                (np.float64, (ARCHITECTURES[0], ARCHITECTURES[-1])),
+            ):
                 yield name, kind, partial(alone, kernel, kind), architectures
     for name, kind, launch in launches():
         yield name, kind, lambda launch=launch: launch, ARCHITECTURES
@@ -143,7 +198,10 @@ def everything():
 
 def for_threads():
     """Rows for networks compiled for single threads, with the bytes that must be on their stack."""
-    for net in (nn.Sequential([nn.Dense(64, activation="tanh"), nn.Dense(1)], 8), nn.models.lenet5()):
+    for net in (
+        nn.Sequential([nn.Dense(64, activation="tanh"), nn.Dense(1)], 8),
+        nn.models.lenet5(),
+    ):
         predict_row = net.compiled(device="cuda")
 
         def kernel(x, out):
@@ -151,20 +209,30 @@ def for_threads():
             if i < len(out):
                 predict_row(x[i], out[i])  # noqa: B023
 
-        arguments = (types.Array(types.float32, 1 + len(net.input_shape), "C"), types.Array(types.float32, 2, "C"))
+        arguments = (
+            types.Array(types.float32, 1 + len(net.input_shape), "C"),
+            types.Array(types.float32, 2, "C"),
+        )
         for row in compiled("compiled for threads", np.float32, kernel, arguments, ARCHITECTURES):
             yield row | {"needed": predict_row.n_local * 4}
 
 
 def main(part=0, of=1):
     dispatcher.get_current_device = compiler.get_current_device = lambda: NoGPU
-    driver.require_gpu, driver.free_bytes, driver.DeviceBuffer, executor.DeviceBuffer = lambda: None, lambda: 1 << 60, NoBuffer, NoBuffer
+    driver.require_gpu, driver.free_bytes, driver.DeviceBuffer, executor.DeviceBuffer = (
+        lambda: None,
+        lambda: 1 << 60,
+        NoBuffer,
+        NoBuffer,
+    )
     launch_modes.multiprocessors = lambda: 132
     rows = []
     for k, (name, kind, make, architectures) in enumerate(everything()):
         if k % of == part:
             launch = make()
-            rows += compiled(name, kind, launch.function, (types.int64,) * launch.n_args, architectures)
+            rows += compiled(
+                name, kind, launch.function, (types.int64,) * launch.n_args, architectures
+            )
     if part == 0:
         rows += for_threads()
     with contextlib.suppress(BrokenPipeError):

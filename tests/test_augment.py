@@ -13,8 +13,17 @@ from numbanet.nn.augment import inverse_map
 from numbanet.plan.columns import EPOCH, INPUTS, OUTPUTS, PERMUTATION, SEED
 
 SHAPE = (9, 12, 2)
-EVERYTHING = {"shift": (2, 1), "rotation": 30, "zoom": 0.2, "shear": 0.2, "flip_vertical": True, "flip_horizontal": True,
-              "brightness": 0.3, "noise": 0.1, "cutout": 4}
+EVERYTHING = {
+    "shift": (2, 1),
+    "rotation": 30,
+    "zoom": 0.2,
+    "shear": 0.2,
+    "flip_vertical": True,
+    "flip_horizontal": True,
+    "brightness": 0.3,
+    "noise": 0.1,
+    "cutout": 4,
+}
 
 
 def images(samples=7, shape=SHAPE):
@@ -25,7 +34,10 @@ def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="fl
     """The images as the first layer would see them."""
     n = int(np.prod(x.shape[1:]))
     ops = [data.inputs(n, x.dtype), augment.op(x.shape[1:]), data.outputs(n)]
-    executor, outputs = InferenceExecutor(ops, np.dtype(dtype), batch=batch, threads=threads), np.empty(x.shape, dtype)
+    executor, outputs = (
+        InferenceExecutor(ops, np.dtype(dtype), batch=batch, threads=threads),
+        np.empty(x.shape, dtype),
+    )
     executor.plan.set_context(SEED, seed)
     executor.plan.set_context(EPOCH, epoch)
     executor.bind(INPUTS, x)
@@ -39,10 +51,22 @@ def moved(x, augment, seed=3, epoch=0, order=None, batch=4, threads=1, dtype="fl
 # --- moving ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [
-    {"rotation": 40}, {"zoom": 0.3}, {"shear": 0.4}, {"flip_vertical": True}, {"flip_horizontal": True}, {"shift": 3},
-    {name: EVERYTHING[name] for name in ("shift", "rotation", "zoom", "shear", "flip_vertical", "flip_horizontal")},
-], ids=lambda options: " ".join(options))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotation": 40},
+        {"zoom": 0.3},
+        {"shear": 0.4},
+        {"flip_vertical": True},
+        {"flip_horizontal": True},
+        {"shift": 3},
+        {
+            name: EVERYTHING[name]
+            for name in ("shift", "rotation", "zoom", "shear", "flip_vertical", "flip_horizontal")
+        },
+    ],
+    ids=lambda options: " ".join(options),
+)
 @pytest.mark.parametrize("shape", [SHAPE, (6, 5, 1), (4, 7, 3)], ids=str)
 def test_images_move_as_in_scipy(options, shape):
     ndimage = pytest.importorskip("scipy.ndimage")
@@ -51,7 +75,9 @@ def test_images_move_as_in_scipy(options, shape):
     for i, image in enumerate(x):
         a, b, c, d, e, f = inverse_map(augment, shape, 3, 5, i)
         for k in range(shape[2]):
-            wanted = ndimage.affine_transform(image[..., k], [[a, b], [c, d]], (e, f), order=1, mode="grid-constant")
+            wanted = ndimage.affine_transform(
+                image[..., k], [[a, b], [c, d]], (e, f), order=1, mode="grid-constant"
+            )
             np.testing.assert_allclose(found[i, ..., k], wanted, rtol=1e-9, atol=1e-9)
 
 
@@ -69,7 +95,11 @@ def middle_of(matrices, offsets):
 
 def test_a_rotation_turns_about_the_middle_by_up_to_its_degrees():
     matrices, offsets = maps(rotation=25)
-    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.broadcast_to(np.eye(2), matrices.shape), atol=1e-12)
+    np.testing.assert_allclose(
+        matrices @ matrices.transpose(0, 2, 1),
+        np.broadcast_to(np.eye(2), matrices.shape),
+        atol=1e-12,
+    )
     np.testing.assert_allclose(np.linalg.det(matrices), 1)
     np.testing.assert_allclose(middle_of(matrices, offsets), 0, atol=1e-12)
     degrees = np.degrees(np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0]))
@@ -83,7 +113,9 @@ def test_a_zoom_and_a_shear_stay_within_their_amounts():
     assert 0.8 <= size.min() < 0.82 and 1.18 < size.max() <= 1.2
     matrices, offsets = maps(shear=0.3)
     slant = matrices[:, 1, 0]
-    np.testing.assert_allclose(matrices - np.eye(2), slant[:, None, None] * np.array([[0, 0], [1, 0]]), atol=1e-12)
+    np.testing.assert_allclose(
+        matrices - np.eye(2), slant[:, None, None] * np.array([[0, 0], [1, 0]]), atol=1e-12
+    )
     assert -0.3 <= slant.min() < -0.28 and 0.28 < slant.max() <= 0.3
     np.testing.assert_allclose(middle_of(matrices, offsets), 0, atol=1e-12)
 
@@ -91,11 +123,15 @@ def test_a_zoom_and_a_shear_stay_within_their_amounts():
 def test_flips_turn_half_of_the_images_over_exactly():
     x = images(200)
     found = moved(x, nn.Augment(flip_horizontal=True))
-    over = np.array([(image == given[:, ::-1]).all() for image, given in zip(found, x, strict=True)])
+    over = np.array(
+        [(image == given[:, ::-1]).all() for image, given in zip(found, x, strict=True)]
+    )
     assert 70 < over.sum() < 130
     np.testing.assert_array_equal(found[~over], x[~over])
     found = moved(x, nn.Augment(flip_vertical=True))
-    assert 70 < sum((image == given[::-1]).all() for image, given in zip(found, x, strict=True)) < 130
+    assert (
+        70 < sum((image == given[::-1]).all() for image, given in zip(found, x, strict=True)) < 130
+    )
 
 
 def shifted(image, down, right):
@@ -108,8 +144,12 @@ def test_shifts_are_exact_and_every_one_comes():
     x, seen = images(150), set()
     found = moved(x, nn.Augment(shift=(2, 1)))
     for image, given in zip(found, x, strict=True):
-        places = [(down, right) for down in range(-3, 4) for right in range(-3, 4)
-                  if (image == shifted(given, down, right)).all()]
+        places = [
+            (down, right)
+            for down in range(-3, 4)
+            for right in range(-3, 4)
+            if (image == shifted(given, down, right)).all()
+        ]
         assert len(places) == 1
         seen.update(places)
     assert seen == {(down, right) for down in (-2, -1, 0, 1, 2) for right in (-1, 0, 1)}
@@ -124,7 +164,11 @@ def test_noise_has_its_deviation_and_no_pattern():
     assert abs(noise.mean()) < 0.005 and abs(noise.std() - 0.5) < 0.005
     # the kurtosis of a sum of four uniform values is 3 − 1.2 / 4
     assert np.abs(noise).max() <= 0.5 * np.sqrt(12) and 2.7 < (noise**4).mean() / 0.5**4 < 2.8
-    others = [noise[:, 1:], np.roll(noise, 1, axis=0)[:, 1:], moved(black, nn.Augment(noise=0.5), epoch=1).reshape(400, -1)[:, 1:]]
+    others = [
+        noise[:, 1:],
+        np.roll(noise, 1, axis=0)[:, 1:],
+        moved(black, nn.Augment(noise=0.5), epoch=1).reshape(400, -1)[:, 1:],
+    ]
     for place, other in zip((noise[:, :-1], noise[:, 1:], noise[:, 1:]), others, strict=True):
         assert abs(np.corrcoef(place.ravel(), other.ravel())[0, 1]) < 0.02
 
@@ -133,7 +177,9 @@ def test_brightness_scales_whole_images():
     x = images(300)
     share = moved(x, nn.Augment(brightness=0.2)) / x
     one = share[:, 0, 0, 0]
-    np.testing.assert_allclose(share, np.broadcast_to(one[:, None, None, None], share.shape), rtol=1e-12)
+    np.testing.assert_allclose(
+        share, np.broadcast_to(one[:, None, None, None], share.shape), rtol=1e-12
+    )
     assert 0.8 <= one.min() < 0.81 and 1.19 < one.max() <= 1.2 and abs(one.mean() - 1) < 0.02
 
 
@@ -146,7 +192,11 @@ def test_a_cutout_is_a_square_of_zeros(side):
         hole = (image == 0).all(axis=2)
         np.testing.assert_array_equal(image[~hole], given[~hole])
         rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
-        assert hole.sum() == len(rows) * len(columns) > 0 and np.ptp(rows) + 1 == len(rows) and np.ptp(columns) + 1 == len(columns)
+        assert (
+            hole.sum() == len(rows) * len(columns) > 0
+            and np.ptp(rows) + 1 == len(rows)
+            and np.ptp(columns) + 1 == len(columns)
+        )
         heights.append(len(rows))
         widths.append(len(columns))
         touched += hole
@@ -161,7 +211,9 @@ def test_nothing_asked_for_is_nothing_done():
 
 def test_bytes_are_scaled_first():
     x = np.random.default_rng(1).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
-    np.testing.assert_allclose(moved(x, nn.Augment(**EVERYTHING)), moved(x / 255, nn.Augment(**EVERYTHING)), atol=1e-12)
+    np.testing.assert_allclose(
+        moved(x, nn.Augment(**EVERYTHING)), moved(x / 255, nn.Augment(**EVERYTHING)), atol=1e-12
+    )
     single = moved(x, nn.Augment(**EVERYTHING), dtype="float32")
     np.testing.assert_allclose(single, moved(x, nn.Augment(**EVERYTHING)), atol=1e-4)
 
@@ -195,7 +247,17 @@ def trained(threads=None, epochs=(3,), **options):
     x, y = images(30).astype("float32"), np.arange(30) % 2
     net = network(threads)
     for n in epochs:
-        net.fit(x, y, **{"optimizer": nn.SGD(0.05, momentum=0.9), "batch_size": 8, "verbose": 0, "epochs": n, **options})
+        net.fit(
+            x,
+            y,
+            **{
+                "optimizer": nn.SGD(0.05, momentum=0.9),
+                "batch_size": 8,
+                "verbose": 0,
+                "epochs": n,
+                **options,
+            },
+        )
     return net.parameters
 
 
@@ -211,7 +273,9 @@ def test_training_is_the_same_bits_for_any_number_of_threads_and_when_resumed():
 def test_fit_hands_the_moved_image_to_the_first_layer():
     """From zero weights and a target of −1, one step of size 1 gives minus the image."""
     x, augment = images(1), nn.Augment(**EVERYTHING)
-    net = nn.Sequential([nn.Flatten(), nn.Dense(1, initializer="zeros", bias=False)], SHAPE, "float64", seed=8)
+    net = nn.Sequential(
+        [nn.Flatten(), nn.Dense(1, initializer="zeros", bias=False)], SHAPE, "float64", seed=8
+    )
     for epoch in range(3):
         net.parameters[:] = 0
         net.fit(x, [[-1.0]], loss="quadratic", optimizer=nn.SGD(1.0), augment=augment, verbose=0)
@@ -228,16 +292,19 @@ def test_validation_and_prediction_see_images_as_they_are():
 # --- refusals ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"shift": -1}, "shift must be a finite number of at least 0, got -1"),
-    ({"shift": (1, -2)}, r"shift must be a finite number of at least 0, got \(1, -2\)"),
-    ({"shift": 1.5}, "shift counts whole pixels, got 1.5"),
-    ({"cutout": 2.5}, "cutout counts whole pixels"),
-    ({"rotation": float("nan")}, "rotation must be a finite number"),
-    ({"rotation": float("inf")}, "rotation must be a finite number"),
-    ({"noise": "loud"}, "noise must be a finite number of at least 0, got 'loud'"),
-    ({"zoom": 1.0}, "a zoom of 1.0 would shrink an image to nothing"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shift": -1}, "shift must be a finite number of at least 0, got -1"),
+        ({"shift": (1, -2)}, r"shift must be a finite number of at least 0, got \(1, -2\)"),
+        ({"shift": 1.5}, "shift counts whole pixels, got 1.5"),
+        ({"cutout": 2.5}, "cutout counts whole pixels"),
+        ({"rotation": float("nan")}, "rotation must be a finite number"),
+        ({"rotation": float("inf")}, "rotation must be a finite number"),
+        ({"noise": "loud"}, "noise must be a finite number of at least 0, got 'loud'"),
+        ({"zoom": 1.0}, "a zoom of 1.0 would shrink an image to nothing"),
+    ],
+)
 def test_amounts_that_make_no_sense_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         nn.Augment(**options)
@@ -245,8 +312,11 @@ def test_amounts_that_make_no_sense_are_refused(options, words):
 
 def test_a_network_without_images_is_refused():
     net = nn.Sequential([nn.Dense(1)], 12)
-    with pytest.raises(ValueError, match=r"Augment expects images \(height, width, channels\), "
-                                         r"the network's input is \(12,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"Augment expects images \(height, width, channels\), "
+        r"the network's input is \(12,\)",
+    ):
         net.fit(np.ones((3, 12)), np.ones(3), augment=nn.Augment(shift=1), verbose=0)
 
 
@@ -258,7 +328,11 @@ def test_the_five_fold_set(shape):
     x = np.random.default_rng(1).integers(1, 256, (4, *shape)).astype(np.uint8)
     y = np.arange(4)
     many, labels = nn.shift_copies(x, y)
-    assert many.shape == (20, *shape) and many.dtype == np.uint8 and labels.tolist() == [0, 1, 2, 3] * 5
+    assert (
+        many.shape == (20, *shape)
+        and many.dtype == np.uint8
+        and labels.tolist() == [0, 1, 2, 3] * 5
+    )
     np.testing.assert_array_equal(many[:4], x)
     np.testing.assert_array_equal(many[4:8, :, 1:], x[:, :, :-1])  # to the right
     np.testing.assert_array_equal(many[8:12, :, :-1], x[:, :, 1:])  # to the left
@@ -276,11 +350,19 @@ def test_other_shifts():
     np.testing.assert_array_equal(targets, np.concatenate([y, y]))
 
 
-@pytest.mark.parametrize(("x", "y", "shifts", "words"), [
-    (np.ones((3, 12)), np.ones(3), [(0, 0)], r"shift_copies needs images .*got \(3, 12\)"),
-    (np.ones((3, 4, 4)), np.ones(2), [(0, 0)], r"as many targets, got \(3, 4, 4\) and \(2,\)"),
-    (np.ones((3, 4, 5)), np.ones(3), [(0, -5)], r"a shift of \(0, -5\) moves an image of 4 by 5 out of sight"),
-])
+@pytest.mark.parametrize(
+    ("x", "y", "shifts", "words"),
+    [
+        (np.ones((3, 12)), np.ones(3), [(0, 0)], r"shift_copies needs images .*got \(3, 12\)"),
+        (np.ones((3, 4, 4)), np.ones(2), [(0, 0)], r"as many targets, got \(3, 4, 4\) and \(2,\)"),
+        (
+            np.ones((3, 4, 5)),
+            np.ones(3),
+            [(0, -5)],
+            r"a shift of \(0, -5\) moves an image of 4 by 5 out of sight",
+        ),
+    ],
+)
 def test_what_cannot_be_expanded_is_refused(x, y, shifts, words):
     with pytest.raises(ValueError, match=words):
         nn.shift_copies(x, y, shifts)

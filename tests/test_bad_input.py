@@ -18,11 +18,17 @@ SINGLE = LABELS[:, None] == np.arange(3)
 
 
 def network(activation="softmax", outputs=3, shape=4, hidden="tanh"):
-    return nn.Sequential([nn.Flatten(), nn.Dense(5, activation=hidden), nn.Dense(outputs, activation=activation)], shape, seed=1)
+    return nn.Sequential(
+        [nn.Flatten(), nn.Dense(5, activation=hidden), nn.Dense(outputs, activation=activation)],
+        shape,
+        seed=1,
+    )
 
 
 def with_value(array, place, value):
-    changed = np.array(array, np.result_type(array, type(value)) if isinstance(value, complex) else None)
+    changed = np.array(
+        array, np.result_type(array, type(value)) if isinstance(value, complex) else None
+    )
     changed[place] = value
     return changed
 
@@ -40,22 +46,54 @@ NAN, INFINITY = float("nan"), float("inf")
 INPUTS = {
     "NaN": (with_value(X, (7, 2), NAN), ValueError, r"x has NaN at \[7, 2\]"),
     "infinity": (with_value(X, (3, 0), INFINITY), ValueError, r"x has infinity at \[3, 0\]"),
-    "minus infinity": (with_value(X, (11, 3), -INFINITY), ValueError, r"x has infinity at \[11, 3\]"),
-    "NaN in float64": (with_value(X.astype("float64"), (0, 1), NAN), ValueError, r"x has NaN at \[0, 1\]"),
-    "NaN in float16": (with_value(X.astype("float16"), (2, 1), NAN), ValueError, r"x has NaN at \[2, 1\]"),
-    "both infinities": (with_value(with_value(X, (1, 1), INFINITY), (2, 2), -INFINITY), ValueError, r"x has infinity at \[1, 1\]"),
-    "too large for float32": (np.full((12, 4), np.longdouble("1e100")), ValueError, "too large for float32"),
+    "minus infinity": (
+        with_value(X, (11, 3), -INFINITY),
+        ValueError,
+        r"x has infinity at \[11, 3\]",
+    ),
+    "NaN in float64": (
+        with_value(X.astype("float64"), (0, 1), NAN),
+        ValueError,
+        r"x has NaN at \[0, 1\]",
+    ),
+    "NaN in float16": (
+        with_value(X.astype("float16"), (2, 1), NAN),
+        ValueError,
+        r"x has NaN at \[2, 1\]",
+    ),
+    "both infinities": (
+        with_value(with_value(X, (1, 1), INFINITY), (2, 2), -INFINITY),
+        ValueError,
+        r"x has infinity at \[1, 1\]",
+    ),
+    "too large for float32": (
+        np.full((12, 4), np.longdouble("1e100")),
+        ValueError,
+        "too large for float32",
+    ),
     "too few features": (X[:, :3], ValueError, r"x must have shape \(samples, 4\), got \(12, 3\)"),
-    "too many features": (np.hstack([X, X]), ValueError, r"x must have shape \(samples, 4\), got \(12, 8\)"),
+    "too many features": (
+        np.hstack([X, X]),
+        ValueError,
+        r"x must have shape \(samples, 4\), got \(12, 8\)",
+    ),
     "a single sample": (X[0], ValueError, r"got \(4,\); a single sample goes in as x\[None\]"),
-    "an image for a vector": (X.reshape(12, 2, 2), ValueError, r"got \(12, 2, 2\); pass x.reshape\(len\(x\), -1\)"),
+    "an image for a vector": (
+        X.reshape(12, 2, 2),
+        ValueError,
+        r"got \(12, 2, 2\); pass x.reshape\(len\(x\), -1\)",
+    ),
     "a number": (3.0, ValueError, r"x must have shape \(samples, 4\), got \(\)"),
     "empty": (X[:0], ValueError, r"x has no samples: its shape is \(0, 4\)"),
     "an empty list": ([], ValueError, r"x must have shape \(samples, 4\), got \(0,\)"),
     "complex": (X + 1j, TypeError, r"x is complex \(complex\d+\); pass real numbers"),
     "text": (X.astype(str), TypeError, "x must hold numbers, got dtype <U"),
     "objects": (X.astype(object), TypeError, "x must hold numbers, got dtype object"),
-    "dates": (np.zeros((12, 4), "datetime64[s]"), TypeError, "x must hold numbers, got dtype datetime64"),
+    "dates": (
+        np.zeros((12, 4), "datetime64[s]"),
+        TypeError,
+        "x must hold numbers, got dtype datetime64",
+    ),
     "ragged": ([[1, 2, 3, 4], [1, 2]], ValueError, "x is not a rectangular array"),
     "nothing": (None, TypeError, "x must hold numbers"),
 }
@@ -65,24 +103,57 @@ INPUTS = {
 def test_inputs(name):
     x, error, message = INPUTS[name]
     net = network()
-    for call in (lambda: net.fit(x, LABELS, verbose=0), lambda: net.predict(x), lambda: net.evaluate(x, LABELS),
-                 lambda: net.loss(x, LABELS), lambda: net.gradient(x, LABELS)):
+    for call in (
+        lambda: net.fit(x, LABELS, verbose=0),
+        lambda: net.predict(x),
+        lambda: net.evaluate(x, LABELS),
+        lambda: net.loss(x, LABELS),
+        lambda: net.gradient(x, LABELS),
+    ):
         refused(error, message, net, call)
 
 
 TARGETS = {
-    "label too large": (with_value(LABELS, 5, 3), ValueError, r"y has label 3 at \[5\], .* 3 outputs .* labels 0 … 2"),
+    "label too large": (
+        with_value(LABELS, 5, 3),
+        ValueError,
+        r"y has label 3 at \[5\], .* 3 outputs .* labels 0 … 2",
+    ),
     "label below zero": (with_value(LABELS, 4, -1), ValueError, r"y has label -1 at \[4\]"),
-    "fractional label": (with_value(LABELS.astype("float64"), 8, 0.5), ValueError, r"y has the fractional label 0.5 at \[8\]"),
+    "fractional label": (
+        with_value(LABELS.astype("float64"), 8, 0.5),
+        ValueError,
+        r"y has the fractional label 0.5 at \[8\]",
+    ),
     "NaN label": (with_value(LABELS.astype("float64"), 8, NAN), ValueError, r"y has NaN at \[8\]"),
-    "infinite label": (with_value(LABELS.astype("float64"), 9, INFINITY), ValueError, r"y has infinity at \[9\]"),
-    "NaN in rows": (with_value(SINGLE.astype("float32"), (6, 1), NAN), ValueError, r"y has NaN at \[6, 1\]"),
+    "infinite label": (
+        with_value(LABELS.astype("float64"), 9, INFINITY),
+        ValueError,
+        r"y has infinity at \[9\]",
+    ),
+    "NaN in rows": (
+        with_value(SINGLE.astype("float32"), (6, 1), NAN),
+        ValueError,
+        r"y has NaN at \[6, 1\]",
+    ),
     "too few": (LABELS[:10], ValueError, "x has 12 samples and y has 10"),
     "too many": (np.arange(13) % 3, ValueError, "x has 12 samples and y has 13"),
     "one number": (np.float64(1), ValueError, "x has 12 samples and y has none"),
-    "rows too short": (SINGLE[:, :2], ValueError, r"y must have shape \(12, 3\), one target per output, got \(12, 2\)"),
-    "probability above one": (with_value(SINGLE.astype("float64"), (2, 1), 1.5), ValueError, r"y has 1.5 at \[2, 1\].* 0 and 1"),
-    "probability below zero": (with_value(SINGLE.astype("float64"), (2, 1), -0.5), ValueError, r"y has -0.5 at \[2, 1\]"),
+    "rows too short": (
+        SINGLE[:, :2],
+        ValueError,
+        r"y must have shape \(12, 3\), one target per output, got \(12, 2\)",
+    ),
+    "probability above one": (
+        with_value(SINGLE.astype("float64"), (2, 1), 1.5),
+        ValueError,
+        r"y has 1.5 at \[2, 1\].* 0 and 1",
+    ),
+    "probability below zero": (
+        with_value(SINGLE.astype("float64"), (2, 1), -0.5),
+        ValueError,
+        r"y has -0.5 at \[2, 1\]",
+    ),
     "complex": (SINGLE + 0j, TypeError, "y is complex"),
     "text": (np.array(["a"] * 12), TypeError, "y must hold numbers, got dtype <U1"),
     "objects": (LABELS.astype(object), TypeError, "y must hold numbers, got dtype object"),
@@ -95,51 +166,109 @@ TARGETS = {
 def test_targets(name):
     y, error, message = TARGETS[name]
     net = network()
-    for call in (lambda: net.fit(X, y, verbose=0), lambda: net.evaluate(X, y), lambda: net.gradient(X, y)):
+    for call in (
+        lambda: net.fit(X, y, verbose=0),
+        lambda: net.evaluate(X, y),
+        lambda: net.gradient(X, y),
+    ):
         refused(error, message, net, call)
-    refused(error, re.sub(r"\b([xy]) ", r"validation \1 ", message), net,
-            lambda: net.fit(X, LABELS, validation_data=(X, y), verbose=0))
+    refused(
+        error,
+        re.sub(r"\b([xy]) ", r"validation \1 ", message),
+        net,
+        lambda: net.fit(X, LABELS, validation_data=(X, y), verbose=0),
+    )
 
 
-@pytest.mark.parametrize(("settings", "error", "message"), [
-    ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0"),
-    ({"batch_size": -3}, ValueError, "batch_size must be .* got -3"),
-    ({"batch_size": 2.0}, ValueError, "batch_size must be .* got 2.0"),
-    ({"batch_size": True}, ValueError, "batch_size must be .* got True"),
-    ({"epochs": -1}, ValueError, "epochs must be an integer of at least 0, got -1"),
-    ({"epochs": 1.5}, ValueError, "epochs must be .* got 1.5"),
-    ({"epochs": "3"}, ValueError, "epochs must be .* got '3'"),
-    ({"threads": 0}, ValueError, "threads must be .* got 0"),
-    ({"validation_split": 1.0}, ValueError, "validation_split must be at least 0 and below 1, got 1.0"),
-    ({"validation_split": -0.1}, ValueError, "validation_split must be .* got -0.1"),
-    ({"validation_split": NAN}, ValueError, "validation_split must be .* got nan"),
-    ({"validation_split": 0.01}, ValueError, "validation_split=0.01 of 12 samples leaves one side empty"),
-    ({"validation_split": 0.5, "validation_data": (X, LABELS)}, ValueError, "validation_data or validation_split, not both"),
-    ({"validation_data": X}, ValueError, r"validation_data must be a pair \(x, y\)"),
-    ({"validation_data": (X[:, :2], LABELS)}, ValueError, r"validation x must have shape \(samples, 4\), got \(12, 2\)"),
-    ({"callbacks": [3]}, TypeError, "a callback is a Callback or a function"),
-    ({"loss": "cross_entrop"}, ValueError, "unknown loss 'cross_entrop'; did you mean 'cross_entropy'"),
-    ({"loss": 3}, TypeError, "a loss is a name or a Loss, not 3"),
-    ({"loss": "binary_cross_entropy"}, ValueError, "needs a network that ends in sigmoid, .* Softmax; .* loss='cross_entropy'"),
-    ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'; did you mean 'adam'"),
-    ({"optimizer": 0.1}, TypeError, "an optimizer is a name or an Optimizer, not 0.1"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": -3}, ValueError, "batch_size must be .* got -3"),
+        ({"batch_size": 2.0}, ValueError, "batch_size must be .* got 2.0"),
+        ({"batch_size": True}, ValueError, "batch_size must be .* got True"),
+        ({"epochs": -1}, ValueError, "epochs must be an integer of at least 0, got -1"),
+        ({"epochs": 1.5}, ValueError, "epochs must be .* got 1.5"),
+        ({"epochs": "3"}, ValueError, "epochs must be .* got '3'"),
+        ({"threads": 0}, ValueError, "threads must be .* got 0"),
+        (
+            {"validation_split": 1.0},
+            ValueError,
+            "validation_split must be at least 0 and below 1, got 1.0",
+        ),
+        ({"validation_split": -0.1}, ValueError, "validation_split must be .* got -0.1"),
+        ({"validation_split": NAN}, ValueError, "validation_split must be .* got nan"),
+        (
+            {"validation_split": 0.01},
+            ValueError,
+            "validation_split=0.01 of 12 samples leaves one side empty",
+        ),
+        (
+            {"validation_split": 0.5, "validation_data": (X, LABELS)},
+            ValueError,
+            "validation_data or validation_split, not both",
+        ),
+        ({"validation_data": X}, ValueError, r"validation_data must be a pair \(x, y\)"),
+        (
+            {"validation_data": (X[:, :2], LABELS)},
+            ValueError,
+            r"validation x must have shape \(samples, 4\), got \(12, 2\)",
+        ),
+        ({"callbacks": [3]}, TypeError, "a callback is a Callback or a function"),
+        (
+            {"loss": "cross_entrop"},
+            ValueError,
+            "unknown loss 'cross_entrop'; did you mean 'cross_entropy'",
+        ),
+        ({"loss": 3}, TypeError, "a loss is a name or a Loss, not 3"),
+        (
+            {"loss": "binary_cross_entropy"},
+            ValueError,
+            "needs a network that ends in sigmoid, .* Softmax; .* loss='cross_entropy'",
+        ),
+        ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'; did you mean 'adam'"),
+        ({"optimizer": 0.1}, TypeError, "an optimizer is a name or an Optimizer, not 0.1"),
+    ],
+    ids=str,
+)
 def test_settings_of_fit(settings, error, message):
     net = network()
     refused(error, message, net, lambda: net.fit(X, LABELS, **{"verbose": 0, **settings}))
 
 
-@pytest.mark.parametrize(("last", "loss", "message"), [
-    (None, "cross_entropy", r"CrossEntropy needs a network that ends in softmax, "
-                            r".* ends in Dense; .* activation='softmax'"),
-    ("sigmoid", "cross_entropy", "ends in Sigmoid; .* after a sigmoid use loss='binary_cross_entropy'"),
-    ("tanh", "binary_cross_entropy", "BinaryCrossEntropy needs a network that ends in sigmoid, .* ends in Tanh"),
-    ("softmax", "binary_cross_entropy", "ends in Softmax; .* after a softmax use loss='cross_entropy'"),
-])
+@pytest.mark.parametrize(
+    ("last", "loss", "message"),
+    [
+        (
+            None,
+            "cross_entropy",
+            r"CrossEntropy needs a network that ends in softmax, "
+            r".* ends in Dense; .* activation='softmax'",
+        ),
+        (
+            "sigmoid",
+            "cross_entropy",
+            "ends in Sigmoid; .* after a sigmoid use loss='binary_cross_entropy'",
+        ),
+        (
+            "tanh",
+            "binary_cross_entropy",
+            "BinaryCrossEntropy needs a network that ends in sigmoid, .* ends in Tanh",
+        ),
+        (
+            "softmax",
+            "binary_cross_entropy",
+            "ends in Softmax; .* after a softmax use loss='cross_entropy'",
+        ),
+    ],
+)
 def test_losses_that_need_another_last_activation(last, loss, message):
     net = network(last)
-    for call in (lambda: net.fit(X, LABELS, loss=loss, verbose=0), lambda: net.evaluate(X, LABELS, loss=loss),
-                 lambda: net.gradient(X, LABELS, loss=loss)):
+    for call in (
+        lambda: net.fit(X, LABELS, loss=loss, verbose=0),
+        lambda: net.evaluate(X, LABELS, loss=loss),
+        lambda: net.gradient(X, LABELS, loss=loss),
+    ):
         refused(ValueError, message, net, call)
 
 
@@ -149,49 +278,115 @@ def test_a_loss_on_images():
         net.evaluate(np.ones((3, 2, 2, 1)), np.ones((3, 4)))
 
 
-@pytest.mark.parametrize(("x", "hint"), [
-    (np.ones((2, 3, 5, 4)), r"looks like channels first: pass x.transpose\(0, 2, 3, 1\)"),
-    (np.ones((2, 5, 4)), ""),
-    (np.ones((5, 4, 3)), r"a single sample goes in as x\[None\]"),
-])
+@pytest.mark.parametrize(
+    ("x", "hint"),
+    [
+        (np.ones((2, 3, 5, 4)), r"looks like channels first: pass x.transpose\(0, 2, 3, 1\)"),
+        (np.ones((2, 5, 4)), ""),
+        (np.ones((5, 4, 3)), r"a single sample goes in as x\[None\]"),
+    ],
+)
 def test_images_in_another_layout(x, hint):
     net = network(shape=(5, 4, 3))
     message = rf"x must have shape \(samples, 5, 4, 3\), got {re.escape(str(x.shape))}.*{hint}"
     refused(ValueError, message, net, lambda: net.predict(x))
 
 
-@pytest.mark.parametrize(("build", "error", "message"), [
-    (lambda: network(hidden="rellu"), ValueError, "unknown activation 'rellu'; did you mean 'relu'"),
-    (lambda: network(hidden=3), TypeError, "an activation is a name"),
-    (lambda: nn.Sequential([nn.Dense(3, initializer="glorott")], 2), ValueError, "initializer 'glorott'; did you mean 'glorot'"),
-    (lambda: nn.Sequential([nn.Dense(3, initializer=np.ones((3, 2)))], 2), ValueError,
-     r"layer 0 \(Dense\), weights: initial values have shape \(3, 2\), the layer needs \(2, 3\)"),
-    (lambda: nn.Sequential([nn.Dense(3, bias_initializer=[1, NAN, 2])], 2), ValueError, r"layer 0 \(Dense\), bias: .* finite"),
-    (lambda: nn.Sequential([nn.Dense(2), nn.Dense(3, activation=["relu", "tanh"])], 2), ValueError,
-     r"layer 2 \(PerNeuron\): a list of 2 activations does not fit an output of shape \(3,\)"),
-    (lambda: nn.Sequential([nn.Dense(3, activation=["softmax", "relu", "relu"])], 2), ValueError, "Softmax works on a whole layer"),
-    (lambda: nn.Sequential([nn.Dense(3)], (4, 4, 1)), ValueError,
-     r"layer 0 \(Dense\): Dense expects a vector, got \(4, 4, 1\); put Flatten\(\)"),
-    (lambda: nn.Sequential([nn.Dense(0)], 2), ValueError, "positive integer number of units, got 0"),
-    (lambda: nn.Sequential([nn.Dense(2.5)], 2), ValueError, "positive integer number of units, got 2.5"),
-    (lambda: nn.Sequential([], 2), ValueError, "at least one layer"),
-    (lambda: nn.Sequential(["relu"], 2), TypeError, "a layer was expected at place 0, got 'relu'"),
-    (lambda: nn.Sequential([nn.Dense(2)], 0), ValueError, "input_shape must be an integer of at least 1, got 0"),
-    (lambda: nn.Sequential([nn.Dense(2)], 2, dtype="float16"), ValueError, "dtype must be float32 or float64, got 'float16'"),
-    (lambda: nn.Sequential([nn.Dense(2)], 2, seed=-1), ValueError, "seed must be an integer of at least 0, got -1"),
-    (lambda: nn.Sequential([nn.Dense(2)], 2, penalty=0.1), TypeError, r"a penalty is L1\(…\), L2\(…\) or a list"),
-    (lambda: nn.Sequential([nn.Dense(2)], 2, threads=0), ValueError, "threads must be"),
-    (lambda: nn.L2(-1), ValueError, "L2 needs a finite strength of at least 0, got -1"),
-    (lambda: nn.L1(NAN), ValueError, "L1 needs a finite strength"),
-    (lambda: nn.L2(1, per="epoch"), ValueError, "per is None"),
-    (lambda: nn.SGD(-0.1), ValueError, "SGD: learning_rate must be a finite number of at least 0, got -0.1"),
-    (lambda: nn.SGD(INFINITY), ValueError, "SGD: learning_rate must be a finite number"),
-    (lambda: nn.SGD(0.1, momentum=1), ValueError, "SGD: momentum must be below 1, got 1"),
-    (lambda: nn.SGD(0.1, nesterov=True), ValueError, "nesterov needs a momentum"),
-    (lambda: nn.Adam(beta_1=1.0), ValueError, "Adam: beta_1 must be below 1"),
-    (lambda: nn.Huber(0), ValueError, "Huber needs a positive delta, got 0"),
-    (lambda: nn.LeakyReLU(-1), ValueError, "LeakyReLU needs a slope of at least 0, got -1"),
-], ids=range(27))
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (
+            lambda: network(hidden="rellu"),
+            ValueError,
+            "unknown activation 'rellu'; did you mean 'relu'",
+        ),
+        (lambda: network(hidden=3), TypeError, "an activation is a name"),
+        (
+            lambda: nn.Sequential([nn.Dense(3, initializer="glorott")], 2),
+            ValueError,
+            "initializer 'glorott'; did you mean 'glorot'",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(3, initializer=np.ones((3, 2)))], 2),
+            ValueError,
+            r"layer 0 \(Dense\), weights: initial values have shape \(3, 2\), the layer "
+            r"needs \(2, 3\)",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(3, bias_initializer=[1, NAN, 2])], 2),
+            ValueError,
+            r"layer 0 \(Dense\), bias: .* finite",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(2), nn.Dense(3, activation=["relu", "tanh"])], 2),
+            ValueError,
+            r"layer 2 \(PerNeuron\): a list of 2 activations does not fit an output "
+            r"of shape \(3,\)",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(3, activation=["softmax", "relu", "relu"])], 2),
+            ValueError,
+            "Softmax works on a whole layer",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(3)], (4, 4, 1)),
+            ValueError,
+            r"layer 0 \(Dense\): Dense expects a vector, got \(4, 4, 1\); put Flatten\(\)",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(0)], 2),
+            ValueError,
+            "positive integer number of units, got 0",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(2.5)], 2),
+            ValueError,
+            "positive integer number of units, got 2.5",
+        ),
+        (lambda: nn.Sequential([], 2), ValueError, "at least one layer"),
+        (
+            lambda: nn.Sequential(["relu"], 2),
+            TypeError,
+            "a layer was expected at place 0, got 'relu'",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(2)], 0),
+            ValueError,
+            "input_shape must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(2)], 2, dtype="float16"),
+            ValueError,
+            "dtype must be float32 or float64, got 'float16'",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(2)], 2, seed=-1),
+            ValueError,
+            "seed must be an integer of at least 0, got -1",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(2)], 2, penalty=0.1),
+            TypeError,
+            r"a penalty is L1\(…\), L2\(…\) or a list",
+        ),
+        (lambda: nn.Sequential([nn.Dense(2)], 2, threads=0), ValueError, "threads must be"),
+        (lambda: nn.L2(-1), ValueError, "L2 needs a finite strength of at least 0, got -1"),
+        (lambda: nn.L1(NAN), ValueError, "L1 needs a finite strength"),
+        (lambda: nn.L2(1, per="epoch"), ValueError, "per is None"),
+        (
+            lambda: nn.SGD(-0.1),
+            ValueError,
+            "SGD: learning_rate must be a finite number of at least 0, got -0.1",
+        ),
+        (lambda: nn.SGD(INFINITY), ValueError, "SGD: learning_rate must be a finite number"),
+        (lambda: nn.SGD(0.1, momentum=1), ValueError, "SGD: momentum must be below 1, got 1"),
+        (lambda: nn.SGD(0.1, nesterov=True), ValueError, "nesterov needs a momentum"),
+        (lambda: nn.Adam(beta_1=1.0), ValueError, "Adam: beta_1 must be below 1"),
+        (lambda: nn.Huber(0), ValueError, "Huber needs a positive delta, got 0"),
+        (lambda: nn.LeakyReLU(-1), ValueError, "LeakyReLU needs a slope of at least 0, got -1"),
+    ],
+    ids=range(27),
+)
 def test_descriptions(build, error, message):
     with pytest.raises(error, match=message):
         build()
@@ -199,14 +394,18 @@ def test_descriptions(build, error, message):
 
 def test_parameters_of_another_length():
     net = network()
-    with pytest.raises(ValueError, match=r"the network has 43 parameters, got an array of shape \(44,\)"):
+    with pytest.raises(
+        ValueError, match=r"the network has 43 parameters, got an array of shape \(44,\)"
+    ):
         net.parameters = np.zeros(44)
 
 
 def test_text_in_a_table(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("area,rooms,price\n50,2,100\n60,three,120\n")
-    with pytest.raises(ValueError, match=r"table.csv: line 3, column 'rooms': 'three' is not a finite number"):
+    with pytest.raises(
+        ValueError, match=r"table.csv: line 3, column 'rooms': 'three' is not a finite number"
+    ):
         tabular.load_table(path)
 
 
@@ -217,13 +416,30 @@ def test_what_is_unusual_and_right():
     """
     net = network()
     expected = net.predict(X)
-    for x in (X.tolist(), X.astype(">f4"), np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2], X[::-1][::-1]):
+    for x in (
+        X.tolist(),
+        X.astype(">f4"),
+        np.asfortranarray(X),
+        np.repeat(X, 2, axis=0)[::2],
+        X[::-1][::-1],
+    ):
         np.testing.assert_array_equal(net.predict(x), expected)
     whole = net.evaluate(X, LABELS)
-    for y in (LABELS.tolist(), LABELS.astype("float32"), LABELS.astype("uint8"), LABELS[:, None], SINGLE, SINGLE.astype("float64")):
+    for y in (
+        LABELS.tolist(),
+        LABELS.astype("float32"),
+        LABELS.astype("uint8"),
+        LABELS[:, None],
+        SINGLE,
+        SINGLE.astype("float64"),
+    ):
         assert net.evaluate(X, y)["accuracy"] == whole["accuracy"]
     assert network(shape=(2, 2, 1)).predict(X).shape == (12, 3)
-    assert net.predict(np.ones((3, 4), int)).shape == net.predict(np.ones((3, 4), bool)).shape == (3, 3)
+    assert (
+        net.predict(np.ones((3, 4), int)).shape
+        == net.predict(np.ones((3, 4), bool)).shape
+        == (3, 3)
+    )
     large = np.full((4, 4), 3e38, "float32")  # its sum overflows, its numbers do not
     net.predict(large)
 
@@ -246,14 +462,21 @@ def test_an_array_whose_numbers_lie_between_machine_words_is_read_right():
 
 
 def test_inputs_are_only_read():
-    for layers in ([nn.Sigmoid()], [nn.Tanh(), nn.Dense(2)], [nn.Dense(2), nn.ReLU()], [nn.Dropout(0.5), nn.Softmax()]):
+    for layers in (
+        [nn.Sigmoid()],
+        [nn.Tanh(), nn.Dense(2)],
+        [nn.Dense(2), nn.ReLU()],
+        [nn.Dropout(0.5), nn.Softmax()],
+    ):
         net = nn.Sequential(layers, 4)
         for samples in (3, 300):
             x = np.random.default_rng(1).normal(size=(samples, 4)).astype("float32")
             kept = x.copy()
             x.flags.writeable = False
             net.predict(x)
-            net.evaluate(x, net.predict(x), loss="mean_squared_error") if not isinstance(layers[-1], nn.Softmax) else None
+            net.evaluate(x, net.predict(x), loss="mean_squared_error") if not isinstance(
+                layers[-1], nn.Softmax
+            ) else None
             assert (x == kept).all()
 
 

@@ -63,9 +63,13 @@ def test_shares_count_every_product(measured):
     Predict only forward.
     """
     record = measured[1]
-    flops = {("train", "784-30-10 sigmoid, SGD", 10): 10 * 2 * (2 * 784 * 30 + 3 * 30 * 10),
-             ("predict", "784-100-10", 1024): 1024 * 2 * (784 * 100 + 100 * 10)}
-    found = [line for line in record["lines"] if (line["kind"], line["name"], line["samples"]) in flops]
+    flops = {
+        ("train", "784-30-10 sigmoid, SGD", 10): 10 * 2 * (2 * 784 * 30 + 3 * 30 * 10),
+        ("predict", "784-100-10", 1024): 1024 * 2 * (784 * 100 + 100 * 10),
+    }
+    found = [
+        line for line in record["lines"] if (line["kind"], line["name"], line["samples"]) in flops
+    ]
     assert len(found) == 2
     for line in found:
         expected = flops[line["kind"], line["name"], line["samples"]]
@@ -74,7 +78,11 @@ def test_shares_count_every_product(measured):
 
 def test_bars_are_as_long_as_shares():
     def bar(share):
-        return bench.format_row(bench.Speed("a", "train", 1, 1e-3, 1000.0, share)).partition("%")[2].strip()
+        return (
+            bench.format_row(bench.Speed("a", "train", 1, 1e-3, 1000.0, share))
+            .partition("%")[2]
+            .strip()
+        )
 
     assert bar(0.0) == "" and bar(0.5) == "█" * 10 and bar(1.0) == bar(1.3) == "█" * 20
     assert bar(0.525) == "█" * 10 + "▌"
@@ -82,7 +90,10 @@ def test_bars_are_as_long_as_shares():
 
 def test_the_plot_is_written(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    few = [bench.Speed("a", "train", 10, 1e-3, 1e4, 0.2), bench.Speed("b", "predict", 1, 1e-6, 1e6, 0.1)]
+    few = [
+        bench.Speed("a", "train", 10, 1e-3, 1e4, 0.2),
+        bench.Speed("b", "predict", 1, 1e-6, 1e6, 0.1),
+    ]
     monkeypatch.setattr(bench, "peak_flops", lambda: 1e9)
     monkeypatch.setattr(bench, "measure", lambda seconds, most: iter(few))
     path = tmp_path / "speed.png"
@@ -93,13 +104,16 @@ def test_the_plot_is_written(tmp_path, monkeypatch):
     assert [bar.get_width() for bar in axes.patches] == [1e4, 1e6]
 
 
-@pytest.mark.parametrize(("args", "said"), [
-    (("--seconds", 0), "--seconds"),
-    (("--seconds", "inf"), "--seconds"),
-    (("--plot", "speed.txt"), ".png"),
-    (("--plot", "speed.png", "--json", "speed.png"), "give a separate"),
-    (("--json", "nowhere/speed.json"), "no folder"),
-])
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--seconds", 0), "--seconds"),
+        (("--seconds", "inf"), "--seconds"),
+        (("--plot", "speed.txt"), ".png"),
+        (("--plot", "speed.png", "--json", "speed.png"), "give a separate"),
+        (("--json", "nowhere/speed.json"), "no folder"),
+    ],
+)
 def test_what_is_wrong_is_said_before_anything_is_measured(args, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "peak_flops", lambda: pytest.fail("measured"))

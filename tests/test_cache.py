@@ -35,7 +35,11 @@ def train(*args, **places):
 
     Return its cache directory and its weights.
     """
-    env = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "TMPDIR")}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "TMPDIR")
+    }
     env |= {"PYTHONPATH": SOURCES} | {key: str(value) for key, value in places.items()}
     command = [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, *args]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -74,8 +78,17 @@ def test_damaged_files_are_compiled_anew(kept):
     files = sorted(directory.iterdir())
     for k, path in enumerate(files):
         content = path.read_bytes()
-        path.write_bytes([b"", content[:20], content[: len(content) // 2], content[:-1], content[:99] + b"?" + content[100:],
-                          bytes(len(content)), b"\x80\x04not a pickle."][k % 7])
+        path.write_bytes(
+            [
+                b"",
+                content[:20],
+                content[: len(content) // 2],
+                content[:-1],
+                content[:99] + b"?" + content[100:],
+                bytes(len(content)),
+                b"\x80\x04not a pickle.",
+            ][k % 7]
+        )
     assert train(NUMBA_CACHE_DIR=base) == [str(directory), weights]
     assert sorted(directory.iterdir()) == files
     for path in files:
@@ -97,10 +110,14 @@ def test_a_folder_where_a_file_should_be(kept):
 
 
 def test_nowhere_to_write(kept, tmp_path):
-    (tmp_path / f"numbanet-{os.getuid() if os.name == 'posix' else 'user'}").write_text("a file in the way")
+    (tmp_path / f"numbanet-{os.getuid() if os.name == 'posix' else 'user'}").write_text(
+        "a file in the way"
+    )
     (tmp_path / "file").write_text("")
     nowhere = tmp_path / "file" / "below"
-    directory, weights = train(NUMBA_CACHE_DIR=nowhere, XDG_CACHE_HOME=nowhere, HOME=nowhere, TMPDIR=tmp_path)
+    directory, weights = train(
+        NUMBA_CACHE_DIR=nowhere, XDG_CACHE_HOME=nowhere, HOME=nowhere, TMPDIR=tmp_path
+    )
     assert (directory, weights) == ("None", kept[2])
 
 
@@ -122,7 +139,11 @@ def test_a_folder_that_others_can_write_to_is_not_used(kept, tmp_path):
     open_to_all.mkdir(parents=True)
     open_to_all.chmod(0o777)
     used, found = train(NUMBA_CACHE_DIR=tmp_path, XDG_CACHE_HOME=tmp_path / "other")
-    assert Path(used).is_relative_to(tmp_path / "other") and found == weights and not list(open_to_all.iterdir())
+    assert (
+        Path(used).is_relative_to(tmp_path / "other")
+        and found == weights
+        and not list(open_to_all.iterdir())
+    )
 
 
 def test_a_folder_that_goes_away(tmp_path, kept):
@@ -152,11 +173,17 @@ print(*net.predict(np.ones((1, 3), "float32"))[0].astype(int))
 
 def test_an_edit_in_the_users_file_is_seen(tmp_path):
     """The kernel is made from a template of the package, and cached under a stamp of both files."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCES, str(tmp_path)]), "NUMBA_CACHE_DIR": str(tmp_path)}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([SOURCES, str(tmp_path)]),
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
     env["PYTHONDONTWRITEBYTECODE"] = "1"
 
     def use():
-        done = subprocess.run([sys.executable, "-c", USE], env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", USE], env=env, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.split(), len(list(tmp_path.rglob("activations.mine_forward-*.nbc")))
 

@@ -63,7 +63,9 @@ def classes_file(name="three.csv", samples=120, seed=1):
     """Three clouds of two raw features, far from 0 and of different sizes."""
     generator = np.random.default_rng(seed)
     y = np.arange(samples) % 3
-    x = np.array([[1000.0, 0.001], [1004.0, 0.001], [1000.0, 0.005]])[y] + generator.normal(size=(samples, 2)) * [0.5, 0.0005]
+    x = np.array([[1000.0, 0.001], [1004.0, 0.001], [1000.0, 0.005]])[y] + generator.normal(
+        size=(samples, 2)
+    ) * [0.5, 0.0005]
     if name.endswith(".npz"):
         np.savez(name, x=x, y=y)
     else:
@@ -81,7 +83,9 @@ def regression_file(name="line.npz", samples=200):
 
 def write_csv(name, rows, header=None):
     lines = [",".join(header)] if header else []
-    Path(name).write_text("\n".join(lines + [",".join(map(repr, map(float, row))) for row in rows]) + "\n")
+    Path(name).write_text(
+        "\n".join(lines + [",".join(map(repr, map(float, row))) for row in rows]) + "\n"
+    )
 
 
 def figures(text):
@@ -99,7 +103,11 @@ def test_digits_by_default(folder):
     assert record["accuracy"] >= 0.97 and record["samples"] == 359
     assert len(record["history"]["loss"]) == record["settings"]["epochs"]
     assert record["mistakes"] == round((1 - record["accuracy"]) * 359)
-    assert "1438 samples for training, 359 held out; 64 inputs, 10 classes" in said and "Dense" in said and "4,810" in said
+    assert (
+        "1438 samples for training, 359 held out; 64 inputs, 10 classes" in said
+        and "Dense" in said
+        and "4,810" in said
+    )
     assert said.splitlines()[-1] == "numbanet evaluate digits.safetensors digits"
     assert figures(done("evaluate", "digits.safetensors", "digits")) == figures(said)
     assert sorted(os.listdir()) == ["digits.safetensors", "figures.json"]
@@ -107,7 +115,9 @@ def test_digits_by_default(folder):
 
 def test_the_split_follows_the_seed_of_the_model(folder):
     needs("digits")
-    said = done("train", "digits", "--seed", "5", "--epochs", "3", "--output", "net", "--json", "a.json")
+    said = done(
+        "train", "digits", "--seed", "5", "--epochs", "3", "--output", "net", "--json", "a.json"
+    )
     done("evaluate", "net", "digits", "--json", "b.json")
     first, second = (json.loads(Path(name).read_text()) for name in ("a.json", "b.json"))
     assert (first["accuracy"], first["mistakes"]) == (second["accuracy"], second["mistakes"])
@@ -133,8 +143,12 @@ def test_houses_are_predicted_in_dollars(folder):
     d = datasets.houses(standardize=False)
     prices = nn.load("houses.safetensors").predict(d.x_test.astype("float64"))
     rmse = np.sqrt(np.mean((prices - d.y_test) ** 2))
-    assert record["rmse"] == pytest.approx(rmse, rel=1e-6) and 2e5 < rmse < 6e5 and record["r2"] > 0.5
-    assert f"rmse {rmse:,.6g} dollars" in said and figures(done("evaluate", "houses.safetensors", "houses")) == figures(said)
+    assert (
+        record["rmse"] == pytest.approx(rmse, rel=1e-6) and 2e5 < rmse < 6e5 and record["r2"] > 0.5
+    )
+    assert f"rmse {rmse:,.6g} dollars" in said and figures(
+        done("evaluate", "houses.safetensors", "houses")
+    ) == figures(said)
 
 
 def test_cats_have_one_output(folder):
@@ -173,7 +187,9 @@ def test_task_overrides_what_was_decided(folder):
     classes_file()
     assert "1 real target" in done("train", "three.csv", "--task", "regression", "--epochs", "2")
     assert nn.load("three.safetensors").output_shape == (1,)
-    assert "integer per sample" in refused("train", regression_file() and "line.npz", "--task", "classes")
+    assert "integer per sample" in refused(
+        "train", regression_file() and "line.npz", "--task", "classes"
+    )
 
 
 def test_images_in_bytes_are_flattened(folder):
@@ -188,21 +204,63 @@ def test_images_in_bytes_are_flattened(folder):
     assert figures(done("evaluate", "bars.safetensors", "bars.npz", "--held-out")) == figures(said)
 
 
-@pytest.mark.parametrize(("loss", "last", "outputs"), [
-    ("cross_entropy", "Softmax", 3), ("binary_cross_entropy", "Sigmoid", 3), ("quadratic", "Sigmoid", 3)])
+@pytest.mark.parametrize(
+    ("loss", "last", "outputs"),
+    [
+        ("cross_entropy", "Softmax", 3),
+        ("binary_cross_entropy", "Sigmoid", 3),
+        ("quadratic", "Sigmoid", 3),
+    ],
+)
 def test_the_output_layer_follows_the_loss(loss, last, outputs, folder):
     classes_file()
-    said = done("train", "three.csv", "--loss", loss, "--layers", "8,5", "--activation", "tanh", "--optimizer", "sgd", "--momentum",
-                "0.5", "--batch-size", "all", "--epochs", "3", "--l1", "1e-5", "--l2", "1e-4", "--threads", "1")
+    said = done(
+        "train",
+        "three.csv",
+        "--loss",
+        loss,
+        "--layers",
+        "8,5",
+        "--activation",
+        "tanh",
+        "--optimizer",
+        "sgd",
+        "--momentum",
+        "0.5",
+        "--batch-size",
+        "all",
+        "--epochs",
+        "3",
+        "--l1",
+        "1e-5",
+        "--l2",
+        "1e-4",
+        "--threads",
+        "1",
+    )
     net = nn.load("three.safetensors")
-    assert [type(built.layer).__name__ for built in net.layers] == ["Dense", "Tanh", "Dense", "Tanh", "Dense", last]
-    assert net.output_shape == (outputs,) and net.threads == 1 and net.epoch == 3 and len(net.penalty) == 2
+    assert [type(built.layer).__name__ for built in net.layers] == [
+        "Dense",
+        "Tanh",
+        "Dense",
+        "Tanh",
+        "Dense",
+        last,
+    ]
+    assert (
+        net.output_shape == (outputs,)
+        and net.threads == 1
+        and net.epoch == 3
+        and len(net.penalty) == 2
+    )
     assert "SGD(learning_rate=0.1, momentum=0.5" in said and "3 epochs of all samples" in said
 
 
 def test_scaling_goes_into_the_layers():
     generator = np.random.default_rng(0)
-    x = np.column_stack([generator.normal(1e6, 3, 50), np.full(50, 0.1), generator.normal(0, 1e-5, 50)])
+    x = np.column_stack(
+        [generator.normal(1e6, 3, 50), np.full(50, 0.1), generator.normal(0, 1e-5, 50)]
+    )
     y = generator.normal(-7, 1e4, (50, 2))
     net = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(2)], 3, "float64", seed=1)
     scaled, expected = experiment.measure_scaling(x), experiment.measure_scaling(y)
@@ -213,9 +271,16 @@ def test_scaling_goes_into_the_layers():
 
 
 def test_a_network_whose_weights_were_not_scaled_keeps_its_optimizer(folder):
-    np.savez("bytes.npz", x=np.random.default_rng(0).integers(0, 256, (30, 4), dtype=np.uint8), y=np.arange(30) % 2)
+    np.savez(
+        "bytes.npz",
+        x=np.random.default_rng(0).integers(0, 256, (30, 4), dtype=np.uint8),
+        y=np.arange(30) % 2,
+    )
     done("train", "bytes.npz", "--epochs", "2")
-    assert "Adam(learning_rate=0.001" in done("info", "bytes.safetensors") and nn.load("bytes.safetensors").optimizer_steps == 2
+    assert (
+        "Adam(learning_rate=0.001" in done("info", "bytes.safetensors")
+        and nn.load("bytes.safetensors").optimizer_steps == 2
+    )
 
 
 # --- predict and info --------------------------------------------------------------------------
@@ -230,7 +295,9 @@ def test_predict_writes_labels_and_outputs(folder):
     net = nn.load("three.safetensors")
     assert list(rows[0]) == ["label", "output_0", "output_1", "output_2"] and len(rows) == 120
     assert [int(row["label"]) for row in rows] == net.predict_classes(x).tolist()
-    np.testing.assert_array_equal([[float(row[f"output_{j}"]) for j in range(3)] for row in rows], net.predict(x))
+    np.testing.assert_array_equal(
+        [[float(row[f"output_{j}"]) for j in range(3)] for row in rows], net.predict(x)
+    )
     result = run("predict", "three.safetensors", "three.csv")
     assert result.stdout == Path("out.csv").read_text() and "last of 3 columns" in result.stderr
     np.savez("inputs.npz", x=x)
@@ -242,19 +309,41 @@ def test_predict_real_outputs_without_labels(folder):
     done("train", "line.npz", "--epochs", "2")
     lines = done("predict", "line.safetensors", "line.npz").splitlines()
     assert lines[0] == "output_0" and len(lines) == 201
-    np.testing.assert_array_equal([float(line) for line in lines[1:]], nn.load("line.safetensors").predict(x)[:, 0])
+    np.testing.assert_array_equal(
+        [float(line) for line in lines[1:]], nn.load("line.safetensors").predict(x)[:, 0]
+    )
 
 
 def test_info_tells_the_state(folder):
-    nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], 4, "float64", seed=8, penalty=nn.L1(0.5)).save("net")
+    nn.Sequential(
+        [nn.Dense(3, activation="relu"), nn.Dense(2)], 4, "float64", seed=8, penalty=nn.L1(0.5)
+    ).save("net")
     said = done("info", "net")
-    for part in ("Dense", "float64", "0 trained", "L1(strength=0.5", "total", "23", "no state kept"):
+    for part in (
+        "Dense",
+        "float64",
+        "0 trained",
+        "L1(strength=0.5",
+        "total",
+        "23",
+        "no state kept",
+    ):
         assert part in said
 
 
 def test_info_tells_the_system():
     said = done("info", "--system")
-    for part in ("numbanet", "numba", "llvmlite", "numpy", "processor", "bits", "threads", "cache", "click"):
+    for part in (
+        "numbanet",
+        "numba",
+        "llvmlite",
+        "numpy",
+        "processor",
+        "bits",
+        "threads",
+        "cache",
+        "click",
+    ):
         assert part in said
 
 
@@ -270,11 +359,25 @@ def test_on_a_gpu_as_on_the_cpu(folder):
     done("train", *options, "cpu.json", "--output", "other")
     records = [json.loads(Path(name).read_text()) for name in ("cuda.json", "cpu.json")]
     assert [record["device"] for record in records] == ["cuda", "cpu"]
-    np.testing.assert_allclose(records[0]["history"]["loss"], records[1]["history"]["loss"], rtol=1e-9)
-    np.testing.assert_allclose(nn.load("net").parameters, nn.load("other").parameters, rtol=1e-6, atol=1e-9)
-    assert figures(done("evaluate", "net", "three.csv", "--held-out", "--device", "cuda")) == figures(said)
-    there, here = (np.array([line.split(",") for line in done("predict", "net", "three.csv", "--device", device).splitlines()[1:]],
-                            float) for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(
+        records[0]["history"]["loss"], records[1]["history"]["loss"], rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        nn.load("net").parameters, nn.load("other").parameters, rtol=1e-6, atol=1e-9
+    )
+    assert figures(
+        done("evaluate", "net", "three.csv", "--held-out", "--device", "cuda")
+    ) == figures(said)
+    there, here = (
+        np.array(
+            [
+                line.split(",")
+                for line in done("predict", "net", "three.csv", "--device", device).splitlines()[1:]
+            ],
+            float,
+        )
+        for device in ("cuda", "cpu")
+    )
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-12)
 
 
@@ -295,8 +398,16 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(driver, "require_gpu", require_gpu)
 
 
-@pytest.mark.parametrize("args", [("train", "three.csv"), ("evaluate", "net", "three.csv"), ("predict", "net", "three.csv"),
-                                  ("bench",)], ids=lambda args: args[0])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("train", "three.csv"),
+        ("evaluate", "net", "three.csv"),
+        ("predict", "net", "three.csv"),
+        ("bench",),
+    ],
+    ids=lambda args: args[0],
+)
 def test_without_a_gpu_one_line(args, folder, no_gpu):
     classes_file()
     nn.Sequential([nn.Dense(3, activation="softmax")], 2).save("net")
@@ -315,49 +426,65 @@ def test_nothing_is_overwritten_without_force(folder):
     classes_file()
     done("train", "three.csv", "--epochs", "1", "--json", "figures.json")
     assert "three.safetensors exists" in refused("train", "three.csv", "--epochs", "1")
-    assert "figures.json exists" in refused("train", "three.csv", "--output", "new", "--json", "figures.json")
-    assert "figures.json exists" in refused("evaluate", "three.safetensors", "three.csv", "--json", "figures.json")
-    assert "three.csv exists" in refused("predict", "three.safetensors", "three.csv", "--output", "three.csv")
+    assert "figures.json exists" in refused(
+        "train", "three.csv", "--output", "new", "--json", "figures.json"
+    )
+    assert "figures.json exists" in refused(
+        "evaluate", "three.safetensors", "three.csv", "--json", "figures.json"
+    )
+    assert "three.csv exists" in refused(
+        "predict", "three.safetensors", "three.csv", "--output", "three.csv"
+    )
     old = Path("three.safetensors").read_bytes()
     done("train", "three.csv", "--epochs", "2", "--json", "figures.json", "--force")
     assert Path("three.safetensors").read_bytes() != old
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["digts"], "did you mean 'digits'"),
-    (["none.csv"], "none.csv: No such file"),
-    (["three.csv", "--optimizer", "adm"], "did you mean 'adam'"),
-    (["three.csv", "--activation", "rellu"], "did you mean 'relu'"),
-    (["three.csv", "--activation", "step"], "a step cannot be trained"),
-    (["three.csv", "--loss", "cross_entrpy"], "did you mean 'cross_entropy'"),
-    (["three.csv", "--task", "regression", "--loss", "cross_entropy"], "cross_entropy is a loss for classes"),
-    (["three.csv", "--layers", "3,x"], "--layers must be"),
-    (["three.csv", "--layers", "3,0"], "--layers must be"),
-    (["three.csv", "--epochs", "-1"], "epochs must be"),
-    (["three.csv", "--epochs", "many"], "not a valid integer"),
-    (["three.csv", "--batch-size", "0"], "--batch-size must be"),
-    (["three.csv", "--learning-rate", "nan"], "learning_rate must be"),
-    (["three.csv", "--momentum", "0.9"], "Adam has no momentum"),
-    (["three.csv", "--optimizer", "sgd", "--momentum", "1"], "momentum must be below 1"),
-    (["three.csv", "--seed", "-1"], "--seed must be"),
-    (["three.csv", "--seed", str(2**70)], "--seed must be below 2**63"),
-    (["three.csv", "--threads", "0"], "threads must be"),
-    (["three.csv", "--l2", "-1"], "L2 needs"),
-    (["three.csv", "--output", "no/where"], "there is no folder"),
-    (["three.csv", "--output", "."], "this is a folder"),
-    (["three.csv", "--output", "new", "--json", "new"], "--json and --output are both new"),
-    (["three.csv", "--colour", "red"], "No such option"),
-    (["three.csv", "--task", "regression", "--optimizer", "sgd", "--learning-rate", "1e9"], "diverged"),
-    (["text.csv"], "line 2, column 2: 'red' is not a finite number"),
-    (["one.csv"], "hold a fifth out"),
-    (["minus.csv"], "labels must lie in 0"),
-    (["nan.npz"], r"nan.npz: x has NaN at [1, 0]"),
-    (["words.npz"], "words.npz"),
-    (["empty.npz"], "empty.npz"),
-    (["notes.txt"], "a table is a .npz or a .csv file"),
-    (["digits", "--task", "classes"], "--task is for files"),
-    ([], "Missing argument"),
-], ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["digts"], "did you mean 'digits'"),
+        (["none.csv"], "none.csv: No such file"),
+        (["three.csv", "--optimizer", "adm"], "did you mean 'adam'"),
+        (["three.csv", "--activation", "rellu"], "did you mean 'relu'"),
+        (["three.csv", "--activation", "step"], "a step cannot be trained"),
+        (["three.csv", "--loss", "cross_entrpy"], "did you mean 'cross_entropy'"),
+        (
+            ["three.csv", "--task", "regression", "--loss", "cross_entropy"],
+            "cross_entropy is a loss for classes",
+        ),
+        (["three.csv", "--layers", "3,x"], "--layers must be"),
+        (["three.csv", "--layers", "3,0"], "--layers must be"),
+        (["three.csv", "--epochs", "-1"], "epochs must be"),
+        (["three.csv", "--epochs", "many"], "not a valid integer"),
+        (["three.csv", "--batch-size", "0"], "--batch-size must be"),
+        (["three.csv", "--learning-rate", "nan"], "learning_rate must be"),
+        (["three.csv", "--momentum", "0.9"], "Adam has no momentum"),
+        (["three.csv", "--optimizer", "sgd", "--momentum", "1"], "momentum must be below 1"),
+        (["three.csv", "--seed", "-1"], "--seed must be"),
+        (["three.csv", "--seed", str(2**70)], "--seed must be below 2**63"),
+        (["three.csv", "--threads", "0"], "threads must be"),
+        (["three.csv", "--l2", "-1"], "L2 needs"),
+        (["three.csv", "--output", "no/where"], "there is no folder"),
+        (["three.csv", "--output", "."], "this is a folder"),
+        (["three.csv", "--output", "new", "--json", "new"], "--json and --output are both new"),
+        (["three.csv", "--colour", "red"], "No such option"),
+        (
+            ["three.csv", "--task", "regression", "--optimizer", "sgd", "--learning-rate", "1e9"],
+            "diverged",
+        ),
+        (["text.csv"], "line 2, column 2: 'red' is not a finite number"),
+        (["one.csv"], "hold a fifth out"),
+        (["minus.csv"], "labels must lie in 0"),
+        (["nan.npz"], r"nan.npz: x has NaN at [1, 0]"),
+        (["words.npz"], "words.npz"),
+        (["empty.npz"], "empty.npz"),
+        (["notes.txt"], "a table is a .npz or a .csv file"),
+        (["digits", "--task", "classes"], "--task is for files"),
+        ([], "Missing argument"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
 def test_one_line_for_every_bad_training(options, message, folder):
     classes_file()
     Path("text.csv").write_text("1,2,0\n3,red,1\n")
@@ -382,10 +509,16 @@ def test_one_line_for_every_bad_use(folder):
         (["evaluate", "broken", "three.csv"], "broken: "),
         (["evaluate", "foreign", "three.csv"], "foreign: "),
         (["evaluate", ".", "three.csv"], ".: Is a directory"),
-        (["evaluate", "three.safetensors", "wide.csv"], "wide.csv: x must have shape (samples, 2), got (2, 4)"),
+        (
+            ["evaluate", "three.safetensors", "wide.csv"],
+            "wide.csv: x must have shape (samples, 2), got (2, 4)",
+        ),
         (["evaluate", "three.safetensors", "digts"], "did you mean 'digits'"),
         (["evaluate", "three.safetensors"], "Missing argument"),
-        (["predict", "three.safetensors", "wide.csv"], "wide.csv: x must have shape (samples, 2), got (2, 5)"),
+        (
+            ["predict", "three.safetensors", "wide.csv"],
+            "wide.csv: x must have shape (samples, 2), got (2, 5)",
+        ),
         (["predict", "three.safetensors", "y.npz"], "y.npz: not an .npz file with the array x"),
         (["predict", "three.safetensors", "none.npz"], "none.npz: No such file"),
         (["predict", "three.safetensors", "foreign"], "a .csv or a .npz file"),
@@ -403,7 +536,13 @@ def test_one_line_for_every_bad_use(folder):
 
 def program(*args, code="from numbanet.apps.cli import main; main()"):
     env = {**os.environ, "PYTHONPATH": SOURCES}
-    return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
 
 
 def test_as_a_program(folder):
@@ -413,7 +552,11 @@ def test_as_a_program(folder):
     assert (process.returncode, errors) == (0, "") and "saved three.safetensors" in said
     process = program("evaluate", "three.safetensors", "none.csv")
     said, errors = process.communicate()
-    assert (process.returncode, said, errors) == (2, "", "Error: none.csv: No such file or directory\n")
+    assert (process.returncode, said, errors) == (
+        2,
+        "",
+        "Error: none.csv: No such file or directory\n",
+    )
 
 
 def test_stopped_by_the_keyboard(folder):
@@ -430,10 +573,16 @@ def test_stopped_by_the_keyboard(folder):
 
 
 def test_without_click(folder):
-    process = program("info", code="import sys; sys.modules['click'] = None; "
-                                   "from numbanet.apps.cli import main; main()")
+    process = program(
+        "info",
+        code="import sys; sys.modules['click'] = None; from numbanet.apps.cli import main; main()",
+    )
     said, errors = process.communicate()
-    assert (process.returncode, said) == (2, "") and "pip install numbanet[cli]" in errors and errors.count("\n") == 1
+    assert (
+        (process.returncode, said) == (2, "")
+        and "pip install numbanet[cli]" in errors
+        and errors.count("\n") == 1
+    )
 
 
 def test_the_package_does_not_import_the_command_line():

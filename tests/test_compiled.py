@@ -12,8 +12,13 @@ import numbanet as nn
 
 def network(dtype="float32"):
     mixed = ["tanh", "relu"] * 3 + ["sigmoid"]
-    layers = [nn.Conv2D(3, 3, activation="relu"), nn.MaxPool2D(2), nn.Flatten(), nn.Dense(7, activation=mixed),
-              nn.Dense(4, activation="softmax")]
+    layers = [
+        nn.Conv2D(3, 3, activation="relu"),
+        nn.MaxPool2D(2),
+        nn.Flatten(),
+        nn.Dense(7, activation=mixed),
+        nn.Dense(4, activation="softmax"),
+    ]
     return nn.Sequential(layers, (8, 9, 2), dtype=dtype, seed=3)
 
 

@@ -15,14 +15,22 @@ from numbanet.plan.columns import W
 from numbanet.plan.op import Op
 
 cuda = pytest.importorskip("numba.cuda")
-pytestmark = [pytest.mark.usefixtures("short_switch_interval"),
-              pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda")]
+pytestmark = [
+    pytest.mark.usefixtures("short_switch_interval"),
+    pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda"),
+]
 
 X, Y = np.random.default_rng(0).normal(size=(9, 4)), np.arange(9) % 3
 
 
 def network(device="cuda", **kwargs):
-    return nn.Sequential([nn.Dense(6, activation="tanh"), nn.Dense(3, activation="softmax")], 4, "float64", device=device, **kwargs)
+    return nn.Sequential(
+        [nn.Dense(6, activation="tanh"), nn.Dense(3, activation="softmax")],
+        4,
+        "float64",
+        device=device,
+        **kwargs,
+    )
 
 
 # --- no GPU ------------------------------------------------------------------------------------
@@ -38,8 +46,14 @@ def test_a_wrong_device_is_named(device):
 
 def without_simulator(code):
     """Run Python without the simulator; there is no GPU, or it is hidden."""
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    environment = os.environ | {
+        "NUMBA_ENABLE_CUDASIM": "0",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
 
 
 def test_no_driver_is_said_with_the_way_out_and_the_network_is_left_as_it_was():
@@ -57,7 +71,11 @@ print(net.device, net.predict([[1.0, 2.0, 3.0]]).shape)
     *errors, last = done.stdout.splitlines()
     assert done.stderr == "" and last == "cpu (1, 2)" and len(errors) == 3
     for error in errors:
-        assert "no usable NVIDIA driver or GPU" in error and "nvidia-smi" in error and 'device="cpu" needs none' in error
+        assert (
+            "no usable NVIDIA driver or GPU" in error
+            and "nvidia-smi" in error
+            and 'device="cpu" needs none' in error
+        )
 
 
 def test_a_missing_package_is_said_with_the_command_that_installs_it():
@@ -71,7 +89,11 @@ try:
 except nn.CudaError as error:
     print(error)
 """)
-    assert done.stderr == "" and 'pip install "numbanet[cuda]"' in done.stdout and 'device="cpu" needs nothing' in done.stdout
+    assert (
+        done.stderr == ""
+        and 'pip install "numbanet[cuda]"' in done.stdout
+        and 'device="cpu" needs nothing' in done.stdout
+    )
 
 
 class OldGPU:
@@ -85,7 +107,9 @@ def test_a_gpu_that_is_too_old_is_named(monkeypatch):
     monkeypatch.setattr(driver, "SIMULATED", False)
     monkeypatch.setattr(driver, "module", lambda: Module)
     driver.require_gpu.cache_clear()
-    with pytest.raises(nn.CudaError, match=r"GeForce GTX 1080 has compute capability 6\.1; 7\.0 or newer"):
+    with pytest.raises(
+        nn.CudaError, match=r"GeForce GTX 1080 has compute capability 6\.1; 7\.0 or newer"
+    ):
         driver.require_gpu()
     driver.require_gpu.cache_clear()
 
@@ -96,7 +120,10 @@ def test_a_gpu_that_is_too_old_is_named(monkeypatch):
 def test_a_batch_that_does_not_fit_says_how_much_is_needed_and_free(monkeypatch):
     net, before = network(), network().parameters.copy()
     monkeypatch.setattr(driver, "free_bytes", lambda: 1000)
-    with pytest.raises(nn.CudaError, match=r"batches of 9 needs [\d,]+ bytes of the GPU's memory, 1,000 are free; choose"):
+    with pytest.raises(
+        nn.CudaError,
+        match=r"batches of 9 needs [\d,]+ bytes of the GPU's memory, 1,000 are free; choose",
+    ):
         net.fit(X, Y, batch_size=9)
     assert (net.parameters == before).all()
 
@@ -106,7 +133,10 @@ def test_data_that_do_not_fit_say_how_much_is_needed_and_free(monkeypatch):
     net.fit(X, Y, batch_size=3)  # the executor is made
     before = net.parameters.copy()
     monkeypatch.setattr(driver, "free_bytes", lambda: 100)
-    with pytest.raises(nn.CudaError, match=r"data of shape \(9, 4\) needs 288 bytes of the GPU's memory, 100 are free"):
+    with pytest.raises(
+        nn.CudaError,
+        match=r"data of shape \(9, 4\) needs 288 bytes of the GPU's memory, 100 are free",
+    ):
         net.fit(X, Y, batch_size=3)
     assert (net.parameters == before).all()
 
@@ -142,11 +172,15 @@ class Astray(nn.Layer):
 
 
 def with_layer(layer):
-    return nn.Sequential([nn.Dense(6), layer, nn.Dense(3, activation="softmax")], 4, "float64", device="cuda")
+    return nn.Sequential(
+        [nn.Dense(6), layer, nn.Dense(3, activation="softmax")], 4, "float64", device="cuda"
+    )
 
 
 def test_a_kernel_without_a_cuda_kernel_is_named():
-    with pytest.raises(nn.CudaError, match=r"lonely> has no CUDA kernel; write one \(`@lonely\.cuda`\)"):
+    with pytest.raises(
+        nn.CudaError, match=r"lonely> has no CUDA kernel; write one \(`@lonely\.cuda`\)"
+    ):
         with_layer(Lonely()).predict(X)
 
 
@@ -160,7 +194,10 @@ def test_an_error_on_the_gpu_is_reported_with_the_op_and_leaves_the_parameters(m
     monkeypatch.setattr(launch, "choose_launch_mode", lambda *_: LaunchMode.FUSED)
     net = with_layer(Astray())
     before = net.parameters.copy()
-    with pytest.raises(nn.CudaError, match=r"the GPU reported an error in .*Astray.*The network's parameters are those") as raised:
+    with pytest.raises(
+        nn.CudaError,
+        match=r"the GPU reported an error in .*Astray.*The network's parameters are those",
+    ) as raised:
         net.fit(X, Y, batch_size=3)
     assert ("error in Astray:" in str(raised.value)) == named
     assert ("NUMBANET_CUDA_SYNC=1" in str(raised.value)) == (not named)
@@ -224,9 +261,22 @@ def test_writing_parameters_between_calls_is_seen_on_the_gpu():
 
 
 def test_a_compiled_network_is_called_by_each_thread():
-    net = nn.Sequential([nn.Conv2D(3, 3, activation="relu"), nn.MaxPool2D(2), nn.Flatten(), nn.Dropout(0.5),
-                         nn.Dense(9, activation="tanh"), nn.Dense(3, activation="softmax")], (8, 8, 1), "float64")
-    predict_row, x = net.compiled(device="cuda"), np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    net = nn.Sequential(
+        [
+            nn.Conv2D(3, 3, activation="relu"),
+            nn.MaxPool2D(2),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Dense(9, activation="tanh"),
+            nn.Dense(3, activation="softmax"),
+        ],
+        (8, 8, 1),
+        "float64",
+    )
+    predict_row, x = (
+        net.compiled(device="cuda"),
+        np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1), np.uint8),
+    )
 
     @cuda.jit
     def kernel(x, out):

@@ -40,7 +40,9 @@ def real(name):
 
 
 def idx(array):
-    head = bytes([0, 0, CODES[array.dtype.name], array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    head = (
+        bytes([0, 0, CODES[array.dtype.name], array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    )
     return head + array.astype(array.dtype.newbyteorder(">")).tobytes()
 
 
@@ -75,7 +77,9 @@ def small_mnist(monkeypatch):
 
 
 @given(
-    st.sampled_from(sorted(CODES)).flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_side=0))),
+    st.sampled_from(sorted(CODES)).flatmap(
+        lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_side=0))
+    ),
     st.booleans(),
 )
 def test_an_idx_file_comes_back(tmp_path_factory, array, packed):
@@ -112,10 +116,18 @@ def test_mnist_is_split_as_the_book_has_it(folder, monkeypatch, place):
         name, content = (f"{name}.gz", gzip.compress(content)) if j % 2 else (name, content)
         (target / name).write_bytes(content)
     flat, grid = datasets.mnist(), datasets.mnist(flat=False, dtype="float32")
-    assert flat.x.shape == (3, 784) and flat.x_validation.shape == (2, 784) and flat.x.dtype == np.uint8
+    assert (
+        flat.x.shape == (3, 784)
+        and flat.x_validation.shape == (2, 784)
+        and flat.x.dtype == np.uint8
+    )
     labels = [part.tolist() for part in (flat.y, flat.y_validation, flat.y_test)]
     assert labels == [[3, 1, 4], [1, 5], [9, 2, 6]]
-    assert flat.y.dtype == np.int64 and grid.x_test.shape == (3, 28, 28, 1) and grid.x.dtype == np.float32
+    assert (
+        flat.y.dtype == np.int64
+        and grid.x_test.shape == (3, 28, 28, 1)
+        and grid.x.dtype == np.float32
+    )
     np.testing.assert_allclose(grid.x.reshape(3, 784), flat.x / 255, rtol=1e-6)
 
 
@@ -159,7 +171,11 @@ def test_an_absent_file_names_the_places_and_the_way_out(folder, load, name):
 def test_the_cache_is_where_the_system_keeps_caches(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
-    for platform, expected in [("linux", "/somewhere"), ("win32", "/local"), ("darwin", "~/Library/Caches")]:
+    for platform, expected in [
+        ("linux", "/somewhere"),
+        ("win32", "/local"),
+        ("darwin", "~/Library/Caches"),
+    ]:
         monkeypatch.setattr(sys, "platform", platform)
         assert datasets._cache() == Path(expected).expanduser() / "numbanet"
 
@@ -200,7 +216,11 @@ def test_cats_in_colour_and_grey(folder):
             file["list_classes"] = np.array([b"non-cat", b"cat"])
     data, grey = datasets.cats(flat=False), datasets.cats(color=False)
     np.testing.assert_array_equal(data.x, images, strict=True)
-    assert data.y.tolist() == [0, 1, 1] and data.names == ("non-cat", "cat") and data.x_validation is None
+    assert (
+        data.y.tolist() == [0, 1, 1]
+        and data.names == ("non-cat", "cat")
+        and data.x_validation is None
+    )
     assert grey.x.shape == (3, 4096) and grey.x.dtype == np.uint8
     r, g, b = images[2, 5, 7].tolist()
     assert grey.x[2, 5 * 64 + 7] == round(0.299 * r + 0.587 * g + 0.114 * b)
@@ -213,7 +233,11 @@ def test_cats_in_colour_and_grey(folder):
 def test_bundled_sets_are_split_by_class_and_seed(load, n):
     pytest.importorskip("sklearn")
     data, again, other = load(seed=4), load(seed=4), load(seed=5)
-    assert len(data.x) + len(data.x_test) == n and data.x.dtype == np.float32 and data.y.dtype == np.int64
+    assert (
+        len(data.x) + len(data.x_test) == n
+        and data.x.dtype == np.float32
+        and data.y.dtype == np.int64
+    )
     np.testing.assert_array_equal(data.x, again.x)
     assert not np.array_equal(data.y, other.y)
     train, test = np.bincount(data.y), np.bincount(data.y_test)
@@ -267,8 +291,11 @@ def test_an_npz_table(tmp_path):
     (tmp_path / "text.npz").write_text("1,2\n")
     (tmp_path / "t.txt").write_text("1,2\n")
     for name, message in [
-        ("short.npz", r"got x \(3, 2\) and y \(2,\)"), ("nameless.npz", "arrays x and y"),
-        ("objects.npz", "arrays x and y"), ("text.npz", "arrays x and y"), ("t.txt", "got '.txt'"),
+        ("short.npz", r"got x \(3, 2\) and y \(2,\)"),
+        ("nameless.npz", "arrays x and y"),
+        ("objects.npz", "arrays x and y"),
+        ("text.npz", "arrays x and y"),
+        ("t.txt", "got '.txt'"),
     ]:
         with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
             tabular.load_table(tmp_path / name)
@@ -277,7 +304,10 @@ def test_an_npz_table(tmp_path):
 @real("mnist")
 def test_the_real_mnist():
     data = datasets.mnist()
-    assert data.x.shape == (50_000, 784) and data.x_validation.shape == data.x_test.shape == (10_000, 784)
+    assert data.x.shape == (50_000, 784) and data.x_validation.shape == data.x_test.shape == (
+        10_000,
+        784,
+    )
     assert data.y[:5].tolist() == [5, 0, 4, 1, 9] and data.y_test[:3].tolist() == [7, 2, 1]
 
 
@@ -292,4 +322,6 @@ def test_the_real_houses_number_as_the_docstring_says():
 def test_the_real_cats():
     pytest.importorskip("h5py")
     data = datasets.cats()
-    assert data.x.shape == (209, 12288) and data.x_test.shape == (50, 12288) and set(data.y) == {0, 1}
+    assert (
+        data.x.shape == (209, 12288) and data.x_test.shape == (50, 12288) and set(data.y) == {0, 1}
+    )

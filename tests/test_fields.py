@@ -23,14 +23,26 @@ import numbanet as nn
 from numbanet.io import safetensors
 from numbanet.nn import initializers, optimizers, regularizers
 
-BASES = (nn.Layer, nn.Optimizer, nn.Loss, nn.Augment, regularizers.Penalty,
-         initializers.Initializer)
+BASES = (
+    nn.Layer,
+    nn.Optimizer,
+    nn.Loss,
+    nn.Augment,
+    regularizers.Penalty,
+    initializers.Initializer,
+)
 BARE = {"Layer", "Activation", "Optimizer", "Loss", "Penalty", "Initializer", "Pool2D"}
 REQUIRED = {
-    "Dense": {"units": 3}, "Conv1D": {"filters": 2, "kernel_size": 2},
-    "Conv2D": {"filters": 2, "kernel_size": 2}, "PerNeuron": {"activations": ["tanh"] * 6},
-    "Reshape": {"shape": (3, 2)}, "L1": {"strength": 0.1}, "L2": {"strength": 0.1},
-    "Penalty": {"strength": 0.1}, "Optimizer": {"learning_rate": 0.1}, "SGD": {"momentum": 0.5},
+    "Dense": {"units": 3},
+    "Conv1D": {"filters": 2, "kernel_size": 2},
+    "Conv2D": {"filters": 2, "kernel_size": 2},
+    "PerNeuron": {"activations": ["tanh"] * 6},
+    "Reshape": {"shape": (3, 2)},
+    "L1": {"strength": 0.1},
+    "L2": {"strength": 0.1},
+    "Penalty": {"strength": 0.1},
+    "Optimizer": {"learning_rate": 0.1},
+    "SGD": {"momentum": 0.5},
 }
 SEQUENTIAL, FIT = "Sequential", "fit"
 GIB = 1 << 30
@@ -44,9 +56,14 @@ def subclasses(kind):
 def described():
     """numbanet's public classes of descriptions that have fields, by name."""
     found = set().union(*(subclasses(base) for base in BASES))
-    return {kind.__name__: kind for kind in sorted(found, key=lambda kind: kind.__name__)
-            if kind.__module__.split(".")[0] == "numbanet" and not kind.__name__.startswith("_")
-            and is_dataclass(kind) and fields(kind)}
+    return {
+        kind.__name__: kind
+        for kind in sorted(found, key=lambda kind: kind.__name__)
+        if kind.__module__.split(".")[0] == "numbanet"
+        and not kind.__name__.startswith("_")
+        and is_dataclass(kind)
+        and fields(kind)
+    }
 
 
 CLASSES = described()
@@ -55,17 +72,90 @@ CLASSES = described()
 def odd_values():
     """Values that no field, or not every field, can take."""
     return [
-        2**63, 2**63 - 1, 2**62, 2**31, 2**31 - 1, 2**16, 3, 2, 1, 0, -1, -(2**63), 10**400,
-        -(10**400), 10**5000, 2.0, 0.5, 1.0, -0.5, 1e300, 1e39, 1e-300, float("nan"),
-        float("inf"), -float("inf"), 1j, True, False, None, "x", "", "valid", "relu", b"x",
-        np.int64(3), np.uint8(5), np.float32(0.1), np.float64(0.1), np.float64("nan"),
-        np.bool_(True), np.bool_(False), np.array(3), np.array(0.5), np.array(True), np.ones(3),
-        np.ones(6, int), np.ones((2, 2)), np.zeros(0), np.array("x"), np.array([None]),
-        [], (), [1], [1, 2], (2, 2), (3, 2**31 - 1), (-1, 1), (1, 2, 3), [2.5, 1], (True, True),
-        (2**63, 2**63), ((1, 1), (1, 1)), ((1, 2), 3), ((1,), (2,)), [[]], [None], ["x"], {},
-        {"a": 1}, {1}, nn.Dense(2), nn.ReLU(), nn.ReLU, nn.L2(0.1), nn.L2, [nn.L2(0.1), 3],
-        nn.initializers.He(), nn.Softmax(), nn.SGD(), object(), int, Fraction(1, 2),
-        Decimal("0.5"), range(2),
+        2**63,
+        2**63 - 1,
+        2**62,
+        2**31,
+        2**31 - 1,
+        2**16,
+        3,
+        2,
+        1,
+        0,
+        -1,
+        -(2**63),
+        10**400,
+        -(10**400),
+        10**5000,
+        2.0,
+        0.5,
+        1.0,
+        -0.5,
+        1e300,
+        1e39,
+        1e-300,
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        1j,
+        True,
+        False,
+        None,
+        "x",
+        "",
+        "valid",
+        "relu",
+        b"x",
+        np.int64(3),
+        np.uint8(5),
+        np.float32(0.1),
+        np.float64(0.1),
+        np.float64("nan"),
+        np.bool_(True),
+        np.bool_(False),
+        np.array(3),
+        np.array(0.5),
+        np.array(True),
+        np.ones(3),
+        np.ones(6, int),
+        np.ones((2, 2)),
+        np.zeros(0),
+        np.array("x"),
+        np.array([None]),
+        [],
+        (),
+        [1],
+        [1, 2],
+        (2, 2),
+        (3, 2**31 - 1),
+        (-1, 1),
+        (1, 2, 3),
+        [2.5, 1],
+        (True, True),
+        (2**63, 2**63),
+        ((1, 1), (1, 1)),
+        ((1, 2), 3),
+        ((1,), (2,)),
+        [[]],
+        [None],
+        ["x"],
+        {},
+        {"a": 1},
+        {1},
+        nn.Dense(2),
+        nn.ReLU(),
+        nn.ReLU,
+        nn.L2(0.1),
+        nn.L2,
+        [nn.L2(0.1), 3],
+        nn.initializers.He(),
+        nn.Softmax(),
+        nn.SGD(),
+        object(),
+        int,
+        Fraction(1, 2),
+        Decimal("0.5"),
+        range(2),
     ]
 
 
@@ -83,8 +173,13 @@ def used(net, **options):
     generator = np.random.default_rng(1)
     x = generator.normal(size=(8, *net.input_shape)).astype("float32")
     y = generator.normal(size=(8, int(np.prod(net.output_shape)))).astype("float32")
-    chosen = {"batch_size": 4, "threads": 1, "verbose": 0, "callbacks": [lambda *rest: True],
-              "loss": "mean_squared_error"}
+    chosen = {
+        "batch_size": 4,
+        "threads": 1,
+        "verbose": 0,
+        "callbacks": [lambda *rest: True],
+        "loss": "mean_squared_error",
+    }
     with suppress(nn.DivergenceError):
         net.fit(x, y, **{**chosen, **options})
     net.predict(x, threads=1)
@@ -126,13 +221,26 @@ def trials(name):
         layers = [nn.Dense(2)]
         for field in list(inspect.signature(nn.Sequential).parameters):
             if field != "device":
-                yield field, lambda value, field=field: used(
-                    nn.Sequential(**{"layers": layers, "input_shape": 3, field: value}))
+                yield (
+                    field,
+                    lambda value, field=field: used(
+                        nn.Sequential(**{"layers": layers, "input_shape": 3, field: value})
+                    ),
+                )
     elif name == FIT:
-        for field in ("epochs", "batch_size", "validation_split", "threads", "augment", "loss",
-                      "optimizer"):
-            yield field, lambda value, field=field: used(
-                nn.Sequential([nn.Dense(2)], 3), **{field: value})
+        for field in (
+            "epochs",
+            "batch_size",
+            "validation_split",
+            "threads",
+            "augment",
+            "loss",
+            "optimizer",
+        ):
+            yield (
+                field,
+                lambda value, field=field: used(nn.Sequential([nn.Dense(2)], 3), **{field: value}),
+            )
     else:
         kind, good = CLASSES[name], REQUIRED.get(name, {})
         shape = shape_for(name) if issubclass(kind, nn.Layer) and name not in BARE else None
@@ -188,15 +296,22 @@ def limited():
 def test_odd_values_are_refused_and_never_crash(name):
     code = f"import sys, test_fields; test_fields.probe({name!r})"
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    child = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
-                           text=True, timeout=300, env={**os.environ, "PYTHONPATH": path})
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     lines = child.stdout.splitlines()
     assert child.returncode == 0 and lines[-1] == "done", (
-        f"{name} ended with {child.returncode} at {lines[-1:]}: {child.stderr[-500:]}")
+        f"{name} ended with {child.returncode} at {lines[-1:]}: {child.stderr[-500:]}"
+    )
     results = [line.split("\t") for line in lines[1:-1]]
     assert len(results) >= len(odd_values())
-    wrong = [f"{name}, {trial}: {found}" for trial, found in results
-             if found not in ("fine", "refused")]
+    wrong = [
+        f"{name}, {trial}: {found}" for trial, found in results if found not in ("fine", "refused")
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -219,9 +334,15 @@ def test_defaults_pass_their_own_checks_unchanged(kind):
 # --- what is refused, what is normalised ------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [
-    lambda bias: nn.Dense(3, bias=bias), lambda bias: nn.Conv1D(3, 2, bias=bias),
-    lambda bias: nn.Conv2D(3, 2, bias=bias)], ids=["Dense", "Conv1D", "Conv2D"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda bias: nn.Dense(3, bias=bias),
+        lambda bias: nn.Conv1D(3, 2, bias=bias),
+        lambda bias: nn.Conv2D(3, 2, bias=bias),
+    ],
+    ids=["Dense", "Conv1D", "Conv2D"],
+)
 def test_a_bias_is_true_or_false(build):
     for bias in (2, 1, 0, None, 1.0, "yes", np.int64(1)):
         with pytest.raises(ValueError, match=r": bias must be True or False, got "):
@@ -229,10 +350,15 @@ def test_a_bias_is_true_or_false(build):
     assert build(np.bool_(False)).bias is False and build(np.bool_(True)).bias is True
 
 
-@pytest.mark.parametrize(("layers", "shape"), [
-    ([nn.Dense(3), nn.Dense(2)], 4),
-    ([nn.Conv1D(2, 2), nn.Flatten(), nn.Dense(2)], (5, 3)),
-    ([nn.Conv2D(2, 2), nn.Flatten(), nn.Dense(2)], (5, 5, 3))], ids=["Dense", "Conv1D", "Conv2D"])
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Dense(3), nn.Dense(2)], 4),
+        ([nn.Conv1D(2, 2), nn.Flatten(), nn.Dense(2)], (5, 3)),
+        ([nn.Conv2D(2, 2), nn.Flatten(), nn.Dense(2)], (5, 5, 3)),
+    ],
+    ids=["Dense", "Conv1D", "Conv2D"],
+)
 @pytest.mark.parametrize("bias", [2, 0, None, 1e300])
 def test_a_file_with_another_bias_is_refused(layers, shape, bias, tmp_path):
     path = tmp_path / "net"
@@ -245,14 +371,17 @@ def test_a_file_with_another_bias_is_refused(layers, shape, bias, tmp_path):
         nn.load(path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda c: c.update(threads=100000), "threads must be at most 1,024"),
-    (lambda c: c.update(epoch=2**63 - 1), r"epoch must be below 2\*\*62"),
-    (lambda c: c.update(input_shape=[2**31]), r"input_shape must be below 2\*\*31"),
-    (lambda c: c["layers"][0].update(units=2**31 - 1), "more than|GiB"),
-    (lambda c: c["layers"][0].update(activation=3), "an activation is"),
-    (lambda c: c.update(optimizer={"type": "SGD", "nesterov": 2}), "nesterov must be True or"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(threads=100000), "threads must be at most 1,024"),
+        (lambda c: c.update(epoch=2**63 - 1), r"epoch must be below 2\*\*62"),
+        (lambda c: c.update(input_shape=[2**31]), r"input_shape must be below 2\*\*31"),
+        (lambda c: c["layers"][0].update(units=2**31 - 1), "more than|GiB"),
+        (lambda c: c["layers"][0].update(activation=3), "an activation is"),
+        (lambda c: c.update(optimizer={"type": "SGD", "nesterov": 2}), "nesterov must be True or"),
+    ],
+)
 def test_a_file_with_a_wrong_field_is_refused(change, message, tmp_path, monkeypatch):
     path = tmp_path / "net"
     nn.Sequential([nn.Dense(3), nn.Dense(2)], 4).save(path)
@@ -265,26 +394,41 @@ def test_a_file_with_a_wrong_field_is_refused(change, message, tmp_path, monkeyp
         nn.load(path)
 
 
-@pytest.mark.parametrize(("build", "message"), [
-    (lambda: nn.Dense(3, activation=3), "Dense: activation: an activation is a name"),
-    (lambda: nn.Dense(3, activation=["relu", 3, "tanh"]), "Dense: activation: an activation is"),
-    (lambda: nn.Dense(3, initializer=3), "Dense: initializer: an initializer is a name"),
-    (lambda: nn.Conv1D(3, 2, initializer="hee"), "initializer 'hee'; did you mean 'he'"),
-    (lambda: nn.Conv2D(3, 2, penalty="x"), r"Conv2D: penalty: a penalty is L1\(…\)"),
-    (lambda: nn.Conv2D(3, (2, 0)), r"Conv2D: kernel_size must be .* or two of them, got \(2, 0\)"),
-    (lambda: nn.Conv2D(3, 2, padding=(1, 2, 3)), r"Conv2D: padding is a number or .*, not \(1, 2"),
-    (lambda: nn.Dropout(1), "Dropout: rate must be below 1, got 1"),
-    (lambda: nn.Dropout(True), "Dropout: rate must be a finite number of at least 0, got True"),
-    (lambda: nn.BatchNorm(momentum=0), "BatchNorm: momentum must be a finite number above 0"),
-    (lambda: nn.BatchNorm(momentum=1.5), "BatchNorm: momentum must be at most 1, got 1.5"),
-    (lambda: nn.Reshape((2.5, 2)), "Reshape: every number in shape must be an integer"),
-    (lambda: nn.SGD(10**400), r"SGD: learning_rate must be .*got 1000.*\(401 characters\)"),
-    (lambda: nn.Dense(2**31), r"Dense: units must be below 2\*\*31, got 2147483648"),
-    (lambda: initializers.Uniform(1, 0), "Uniform needs low ≤ high"),
-    (lambda: initializers.Uniform(-1e308, 1e308), "finite difference"),
-    (lambda: nn.Sequential([nn.Dense(2)], 2, threads=1025), "threads must be at most 1,024, got"),
-    (lambda: nn.Sequential([nn.Dense(2)], 2, dtype=None), "dtype must be float32 or float64"),
-])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Dense(3, activation=3), "Dense: activation: an activation is a name"),
+        (
+            lambda: nn.Dense(3, activation=["relu", 3, "tanh"]),
+            "Dense: activation: an activation is",
+        ),
+        (lambda: nn.Dense(3, initializer=3), "Dense: initializer: an initializer is a name"),
+        (lambda: nn.Conv1D(3, 2, initializer="hee"), "initializer 'hee'; did you mean 'he'"),
+        (lambda: nn.Conv2D(3, 2, penalty="x"), r"Conv2D: penalty: a penalty is L1\(…\)"),
+        (
+            lambda: nn.Conv2D(3, (2, 0)),
+            r"Conv2D: kernel_size must be .* or two of them, got \(2, 0\)",
+        ),
+        (
+            lambda: nn.Conv2D(3, 2, padding=(1, 2, 3)),
+            r"Conv2D: padding is a number or .*, not \(1, 2",
+        ),
+        (lambda: nn.Dropout(1), "Dropout: rate must be below 1, got 1"),
+        (lambda: nn.Dropout(True), "Dropout: rate must be a finite number of at least 0, got True"),
+        (lambda: nn.BatchNorm(momentum=0), "BatchNorm: momentum must be a finite number above 0"),
+        (lambda: nn.BatchNorm(momentum=1.5), "BatchNorm: momentum must be at most 1, got 1.5"),
+        (lambda: nn.Reshape((2.5, 2)), "Reshape: every number in shape must be an integer"),
+        (lambda: nn.SGD(10**400), r"SGD: learning_rate must be .*got 1000.*\(401 characters\)"),
+        (lambda: nn.Dense(2**31), r"Dense: units must be below 2\*\*31, got 2147483648"),
+        (lambda: initializers.Uniform(1, 0), "Uniform needs low ≤ high"),
+        (lambda: initializers.Uniform(-1e308, 1e308), "finite difference"),
+        (
+            lambda: nn.Sequential([nn.Dense(2)], 2, threads=1025),
+            "threads must be at most 1,024, got",
+        ),
+        (lambda: nn.Sequential([nn.Dense(2)], 2, dtype=None), "dtype must be float32 or float64"),
+    ],
+)
 def test_messages(build, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         build()
@@ -304,7 +448,9 @@ def test_numpy_scalars_become_those_of_python():
 
 def test_a_network_beyond_the_memory_is_refused_with_the_numbers(monkeypatch):
     monkeypatch.setattr("numbanet.io.fields.memory", lambda: GIB)
-    with pytest.raises(ValueError, match=r"parameters: 2,002,002,000 elements take 22.4 GiB, .* 1.0 GiB"):
+    with pytest.raises(
+        ValueError, match=r"parameters: 2,002,002,000 elements take 22.4 GiB, .* 1.0 GiB"
+    ):
         nn.Sequential([nn.Dense(1000), nn.Dense(2 * 10**6)], 1)
     with pytest.raises(ValueError, match="more than any memory holds"):
         nn.Sequential([nn.ZeroPadding2D(2**31 - 1)], (4, 4, 1))

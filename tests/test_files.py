@@ -23,7 +23,9 @@ def same(found, expected):
     for name, array in expected.items():
         assert found[name].dtype == array.dtype.newbyteorder("=")
         np.testing.assert_array_equal(found[name], array)
-        assert found[name].flags.writeable and found[name].flags.aligned and found[name].dtype.isnative
+        assert (
+            found[name].flags.writeable and found[name].flags.aligned and found[name].dtype.isnative
+        )
 
 
 def small_bytes(folder):
@@ -162,15 +164,27 @@ REFUSED = {
     "bool in shape": (container({"w": entry(shape=[True, 2])}, b"ab"), "numbers ≥ 0"),
     "three offsets": (container({"w": entry(offsets=[0, 1, 2])}, b"ab"), "must be .begin, end."),
     "backward offsets": (container({"w": entry(offsets=[2, 0])}, b"ab"), "must be .begin, end."),
-    "shape and bytes": (container({"w": entry("F32")}, b"ab"), "needs 8 bytes, data_offsets give 2"),
-    "overlap": (container({"a": entry(), "b": entry(offsets=[1, 3])}, b"abc"), "'b' overlaps .* expected 2"),
+    "shape and bytes": (
+        container({"w": entry("F32")}, b"ab"),
+        "needs 8 bytes, data_offsets give 2",
+    ),
+    "overlap": (
+        container({"a": entry(), "b": entry(offsets=[1, 3])}, b"abc"),
+        "'b' overlaps .* expected 2",
+    ),
     "hole": (container({"a": entry(), "b": entry(offsets=[3, 5])}, b"abcde"), "'b' leaves a hole"),
-    "hole at the start": (container({"a": entry(offsets=[1, 3])}, b"abc"), "begins at 1, expected 0"),
+    "hole at the start": (
+        container({"a": entry(offsets=[1, 3])}, b"abc"),
+        "begins at 1, expected 0",
+    ),
     "out of the file": (container({"w": entry()}, b"a"), "ends at byte 2 of the data, which has 1"),
     "trailing bytes": (container({"w": entry()}, b"abc"), "1 trailing bytes after byte 2"),
     "bad bool": (container({"w": entry("BOOL")}, b"\1\2"), "holds the byte 2"),
     "huge axis": (container({"w": entry(shape=[0, 10**30], offsets=[0, 0])}), "is impossible"),
-    "wrong checksum": (container(b'{"__metadata__":{"sha256":"00"}} '[:-1]), "wrong checksum: .*says 00"),
+    "wrong checksum": (
+        container(b'{"__metadata__":{"sha256":"00"}} '[:-1]),
+        "wrong checksum: .*says 00",
+    ),
 }
 
 
@@ -192,7 +206,9 @@ def test_a_malformed_file_is_refused_by_name(tmp_path, case):
         ({}, {"epochs": 3}, "must be strings"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_before_the_disk_is_touched(tmp_path, tensors, metadata, message):
+def test_what_cannot_be_kept_is_refused_before_the_disk_is_touched(
+    tmp_path, tensors, metadata, message
+):
     with pytest.raises(ValueError, match=message):
         files.write(tmp_path / "f", tensors, metadata)
     assert not os.listdir(tmp_path)
@@ -200,7 +216,9 @@ def test_what_cannot_be_kept_is_refused_before_the_disk_is_touched(tmp_path, ten
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, call, failure):
+def test_an_interrupted_write_leaves_the_old_file_and_no_litter(
+    tmp_path, monkeypatch, call, failure
+):
     path, content = small_bytes(tmp_path)
 
     def fail(*args, **kwargs):

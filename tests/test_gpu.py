@@ -35,7 +35,11 @@ ROUNDING = 1e-3
 
 def dense(**options):
     """784-512-512-10, for images."""
-    layers = [nn.Flatten(), *(nn.Dense(n, activation="relu") for n in HIDDEN), nn.Dense(10, activation="softmax")]
+    layers = [
+        nn.Flatten(),
+        *(nn.Dense(n, activation="relu") for n in HIDDEN),
+        nn.Dense(10, activation="softmax"),
+    ]
     return nn.Sequential(layers, (SIDE, SIDE, 1), **options)
 
 
@@ -43,7 +47,10 @@ def lenet(**options):
     return nn.models.lenet5(10, (SIDE, SIDE, 1), **options)
 
 
-NETWORKS = [pytest.param(lenet, nn.Adam(1e-3), id="LeNet-5"), pytest.param(dense, nn.SGD(0.1), id="784-512-512-10")]
+NETWORKS = [
+    pytest.param(lenet, nn.Adam(1e-3), id="LeNet-5"),
+    pytest.param(dense, nn.SGD(0.1), id="784-512-512-10"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,10 @@ def digits():
     """
     if TINY:
         generator = np.random.default_rng(0)
-        x, y = generator.integers(0, 256, (2 * BATCH, SIDE, SIDE, 1), np.uint8), np.arange(2 * BATCH) % 10
+        x, y = (
+            generator.integers(0, 256, (2 * BATCH, SIDE, SIDE, 1), np.uint8),
+            np.arange(2 * BATCH) % 10,
+        )
         return x, y, x, y, 1
     if os.environ.get("NUMBANET_DATA"):
         d = nn.datasets.mnist(flat=False)
@@ -86,15 +96,23 @@ def same_parameters(one, other):
 @pytest.mark.parametrize(("build", "optimizer"), NETWORKS)
 def test_the_gpu_learns_what_the_cpu_learns(build, optimizer, digits):
     x, y, x_test, y_test, epochs = digits
-    nets = [trained(build, x, y, device, optimizer=optimizer, epochs=epochs) for device in ("cuda", "cpu")]
+    nets = [
+        trained(build, x, y, device, optimizer=optimizer, epochs=epochs)
+        for device in ("cuda", "cpu")
+    ]
     there, here = (net.evaluate(x_test, y_test)["accuracy"] for net in nets)
     assert abs(there - here) <= 0.005
     assert TINY or here > 0.95
-    assert nets[0].evaluate(x_test, y_test)["mistakes"] == nets[0].to("cpu").evaluate(x_test, y_test)["mistakes"]
+    assert (
+        nets[0].evaluate(x_test, y_test)["mistakes"]
+        == nets[0].to("cpu").evaluate(x_test, y_test)["mistakes"]
+    )
 
 
 @pytest.mark.parametrize(("build", "optimizer"), NETWORKS)
-@pytest.mark.parametrize("way", [None, LaunchMode.SINGLE_BLOCK, LaunchMode.FUSED, LaunchMode.PER_OP])
+@pytest.mark.parametrize(
+    "way", [None, LaunchMode.SINGLE_BLOCK, LaunchMode.FUSED, LaunchMode.PER_OP]
+)
 def test_parameters_agree_after_some_steps(build, optimizer, way, digits, monkeypatch):
     """In the way that is chosen, and in each of the three."""
     x, y, n = *digits[:2], BATCH * STEPS
@@ -119,7 +137,7 @@ def test_two_runs_give_the_same_bits(build, optimizer, digits):
 @pytest.mark.parametrize(("build", "optimizer"), NETWORKS)
 def test_a_large_prediction_equals_that_of_the_cpu(build, optimizer, monkeypatch):
     if TINY:  # several batches
-        monkeypatch.setattr(executor, "EVALUATION_BATCH", 4)
+        monkeypatch.setattr(executor.InferenceExecutor, "evaluation_batch", 4)
     x = np.random.default_rng(1).random((ROWS, SIDE, SIDE, 1), np.float32)
     close(build(device="cuda").predict(x), build().predict(x), 1e-4)
 
@@ -135,8 +153,13 @@ def test_data_larger_than_the_free_memory_are_refused(monkeypatch):
     before = net.parameters.copy()
     x = np.zeros((DATA // 1024, 1024), np.uint8)
     try:
-        for attempt in (lambda: net.fit(x, np.zeros((len(x), 2)), verbose=0), lambda: net.predict(x)):
-            with pytest.raises(nn.CudaError, match=r"needs [\d,]+ bytes of the GPU's memory, [\d,]+ are free"):
+        for attempt in (
+            lambda: net.fit(x, np.zeros((len(x), 2)), verbose=0),
+            lambda: net.predict(x),
+        ):
+            with pytest.raises(
+                nn.CudaError, match=r"needs [\d,]+ bytes of the GPU's memory, [\d,]+ are free"
+            ):
                 attempt()
     finally:
         del ballast

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from examples import OPTIMIZERS, TRAINABLE, example_named, inputs, loss_named, named, network, targets
+from examples import (
+    OPTIMIZERS,
+    TRAINABLE,
+    example_named,
+    inputs,
+    loss_named,
+    named,
+    network,
+    targets,
+)
 from numbanet.engine.cpu import executor
 
 LOSS = loss_named("mean squared error")
@@ -29,7 +38,16 @@ def trained(example, optimizer, threads=2):
     net = network(example, LOSS, penalty=nn.L2(0.1), dtype="float32")
     x, y = inputs(example, 150), targets(LOSS, 150)
     gradient = net.gradient(x, y, LOSS.loss, threads=threads)
-    history = net.fit(x, y, loss=LOSS.loss, optimizer=optimizer, batch_size=70, epochs=2, verbose=0, threads=threads)
+    history = net.fit(
+        x,
+        y,
+        loss=LOSS.loss,
+        optimizer=optimizer,
+        batch_size=70,
+        epochs=2,
+        verbose=0,
+        threads=threads,
+    )
     return gradient.tobytes(), net.memory.tobytes(), history.history
 
 
@@ -54,7 +72,9 @@ def test_an_interrupt_within_a_step_leaves_no_trace(cut, monkeypatch):
     x, y = generator.normal(size=(300, 20)).astype("float32"), generator.integers(0, 3, 300)
 
     def build():
-        return nn.Sequential([nn.Dense(16, activation="tanh"), nn.Dense(3, activation="softmax")], 20, seed=4)
+        return nn.Sequential(
+            [nn.Dense(16, activation="tanh"), nn.Dense(3, activation="softmax")], 20, seed=4
+        )
 
     fit = {"optimizer": nn.Adam(), "batch_size": None, "verbose": 0, "threads": 2}
     expected = build()

@@ -8,7 +8,9 @@ from numbanet.backend.jit import entry_point
 
 ULP = 4
 DTYPES = [np.float32, np.float64]
-pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than double here")
+pytestmark = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than double here"
+)
 
 
 @entry_point
@@ -67,7 +69,9 @@ def holds(function, exact, x):
     assert found.dtype == x.dtype
     errors = ulps(found, exact(x.astype(np.longdouble)))
     worst = errors.argmax()
-    assert errors[worst] <= ULP, f"{float(errors[worst]):.2f} units off at {x[worst]!r}: {found[worst]!r}"
+    assert errors[worst] <= ULP, (
+        f"{float(errors[worst]):.2f} units off at {x[worst]!r}: {found[worst]!r}"
+    )
 
 
 def exact_softplus(x):
@@ -103,8 +107,16 @@ def test_softplus_is_within_four_units(dtype):
 def test_log_is_within_four_units(dtype):
     limits = np.finfo(dtype)
     wide = np.exp(np.linspace(np.log(limits.tiny) * 0.9999, np.log(limits.max) * 0.9999, 100_003))
-    near_one = 1 + np.concatenate([np.geomspace(limits.eps, 0.5, 20_001), -np.geomspace(limits.eps, 0.5, 20_001)])
-    holds(logs, np.log, np.concatenate([wide, near_one, [limits.tiny, limits.max, 1, 2, 0.5, np.sqrt(2)]]).astype(dtype))
+    near_one = 1 + np.concatenate(
+        [np.geomspace(limits.eps, 0.5, 20_001), -np.geomspace(limits.eps, 0.5, 20_001)]
+    )
+    holds(
+        logs,
+        np.log,
+        np.concatenate([wide, near_one, [limits.tiny, limits.max, 1, 2, 0.5, np.sqrt(2)]]).astype(
+            dtype
+        ),
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -137,7 +149,9 @@ def test_far_out_the_functions_saturate(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_log_has_its_limits(dtype):
     found = values(logs, np.array([0, -0.0, -1, -np.inf, np.inf, 1], dtype))
-    assert np.array_equal(found, np.array([-np.inf, -np.inf, np.nan, np.nan, np.inf, 0], dtype), equal_nan=True)
+    assert np.array_equal(
+        found, np.array([-np.inf, -np.inf, np.nan, np.nan, np.inf, 0], dtype), equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

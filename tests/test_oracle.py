@@ -22,15 +22,25 @@ def tensor(array):
 OPTIMIZERS = {
     "sgd": (nn.SGD(0.2), lambda p: torch.optim.SGD(p, 0.2)),
     "momentum": (nn.SGD(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
-    "nesterov": (nn.SGD(0.1, momentum=0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True)),
+    "nesterov": (
+        nn.SGD(0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    ),
     "adagrad": (nn.Adagrad(0.05), lambda p: torch.optim.Adagrad(p, 0.05)),
     "rmsprop": (nn.RMSprop(0.01), lambda p: torch.optim.RMSprop(p, 0.01)),
-    "rmsprop with momentum": (nn.RMSprop(0.003, alpha=0.9, epsilon=1e-6, momentum=0.8),
-                              lambda p: torch.optim.RMSprop(p, 0.003, alpha=0.9, eps=1e-6, momentum=0.8)),
+    "rmsprop with momentum": (
+        nn.RMSprop(0.003, alpha=0.9, epsilon=1e-6, momentum=0.8),
+        lambda p: torch.optim.RMSprop(p, 0.003, alpha=0.9, eps=1e-6, momentum=0.8),
+    ),
     "adam": (nn.Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
-    "adam with betas": (nn.Adam(0.02, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
-                        lambda p: torch.optim.Adam(p, 0.02, betas=(0.7, 0.95), eps=1e-6)),
-    "adamw": (nn.AdamW(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
+    "adam with betas": (
+        nn.Adam(0.02, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
+        lambda p: torch.optim.Adam(p, 0.02, betas=(0.7, 0.95), eps=1e-6),
+    ),
+    "adamw": (
+        nn.AdamW(0.01, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+    ),
     "default sgd": (nn.SGD(), lambda p: torch.optim.SGD(p)),
     "default adagrad": (nn.Adagrad(), lambda p: torch.optim.Adagrad(p)),
     "default rmsprop": (nn.RMSprop(), lambda p: torch.optim.RMSprop(p)),
@@ -40,8 +50,13 @@ OPTIMIZERS = {
 
 
 def classifier(penalty=None):
-    return nn.Sequential([nn.Dense(HIDDEN, activation="tanh"), nn.Dense(CLASSES, activation="softmax")], N_IN, "float64", seed=4,
-                         penalty=penalty)
+    return nn.Sequential(
+        [nn.Dense(HIDDEN, activation="tanh"), nn.Dense(CLASSES, activation="softmax")],
+        N_IN,
+        "float64",
+        seed=4,
+        penalty=penalty,
+    )
 
 
 def data():
@@ -50,7 +65,11 @@ def data():
 
 
 def torch_parameters(net):
-    return [tensor(values).requires_grad_() for built in net.layers for values in built.parameters.values()]
+    return [
+        tensor(values).requires_grad_()
+        for built in net.layers
+        for values in built.parameters.values()
+    ]
 
 
 def flat(tensors):
@@ -84,7 +103,9 @@ def test_a_hundred_steps_are_those_of_torch(name):
 def test_l2_is_the_weight_decay_of_torch_on_weights_alone():
     net, (x, y) = classifier(nn.L2(0.05)), data()
     parameters = torch_parameters(net)
-    stepper = torch.optim.SGD([{"params": parameters[0::2], "weight_decay": 0.05}, {"params": parameters[1::2]}], 0.1)
+    stepper = torch.optim.SGD(
+        [{"params": parameters[0::2], "weight_decay": 0.05}, {"params": parameters[1::2]}], 0.1
+    )
     for _ in range(30):
         stepper.zero_grad()
         cross_entropy(parameters, tensor(x), torch.tensor(y)).backward()
@@ -96,12 +117,19 @@ def test_l2_is_the_weight_decay_of_torch_on_weights_alone():
 # --- losses ------------------------------------------------------------------------------------
 
 LOSSES = {
-    "quadratic": ("quadratic", None, lambda a, y: 0.5 * functional.mse_loss(a, y, reduction="sum") / len(a)),
+    "quadratic": (
+        "quadratic",
+        None,
+        lambda a, y: 0.5 * functional.mse_loss(a, y, reduction="sum") / len(a),
+    ),
     "mean_squared_error": ("mean_squared_error", None, functional.mse_loss),
     "mean_absolute_error": ("mean_absolute_error", None, functional.l1_loss),
     "huber": (nn.Huber(0.7), None, lambda a, y: functional.huber_loss(a, y, delta=0.7)),
-    "binary_cross_entropy": ("binary_cross_entropy", "sigmoid",
-                             lambda a, y: functional.binary_cross_entropy(a, y, reduction="sum") / len(a)),
+    "binary_cross_entropy": (
+        "binary_cross_entropy",
+        "sigmoid",
+        lambda a, y: functional.binary_cross_entropy(a, y, reduction="sum") / len(a),
+    ),
     "cross_entropy": ("cross_entropy", "softmax", lambda a, y: -(y * a.log()).sum() / len(a)),
 }
 ACTIVATIONS = {
@@ -131,7 +159,9 @@ def compare(activation, name, reference):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ["quadratic", "mean_squared_error", "mean_absolute_error", "huber"])
+@pytest.mark.parametrize(
+    "name", ["quadratic", "mean_squared_error", "mean_absolute_error", "huber"]
+)
 def test_a_loss_after_any_activation_is_that_of_torch(name, activation):
     given, _, reference = LOSSES[name]
     compare(activation, given, reference)

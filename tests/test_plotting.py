@@ -17,7 +17,14 @@ SOURCES = str(Path(nn.__file__).parents[1])
 
 def network(shape=(8, 9, 1), last=None):
     last = last or [nn.Dense(3, activation="softmax")]
-    layers = [nn.Conv2D(5, 3, activation="relu"), nn.MaxPool2D(2), nn.Conv2D(4, 2, bias=False), nn.Tanh(), nn.Flatten(), *last]
+    layers = [
+        nn.Conv2D(5, 3, activation="relu"),
+        nn.MaxPool2D(2),
+        nn.Conv2D(4, 2, bias=False),
+        nn.Tanh(),
+        nn.Flatten(),
+        *last,
+    ]
     return nn.Sequential(layers, shape, "float64", seed=2)
 
 
@@ -51,7 +58,10 @@ def test_filters_of_one_channel():
     shown, weights = image(figure.axes[0]), net.layers[0].weights
     np.testing.assert_array_equal(shown[:3, :3], weights[:, :, 0, 0])
     np.testing.assert_array_equal(np.sort(shown[np.isfinite(shown)]), np.sort(weights.ravel()))
-    assert figure.axes[0].get_images()[0].get_clim() == (-np.abs(weights).max(), np.abs(weights).max())
+    assert figure.axes[0].get_images()[0].get_clim() == (
+        -np.abs(weights).max(),
+        np.abs(weights).max(),
+    )
     assert titles(figure) == ["Conv2D, 5 filters, 3×3"]
     png(figure)
 
@@ -60,7 +70,9 @@ def test_filters_of_several_channels_stand_in_columns():
     net = network()
     figure = plotting.filters(net, 1, count=3)
     shown, weights = image(figure.axes[0]), net.layers[3].weights
-    assert shown.shape == (5 * 3 - 1, 3 * 3 - 1) and titles(figure) == ["Conv2D, 3 of 4 filters, 2×2"]
+    assert shown.shape == (5 * 3 - 1, 3 * 3 - 1) and titles(figure) == [
+        "Conv2D, 3 of 4 filters, 2×2"
+    ]
     np.testing.assert_array_equal(shown[6:8, 3:5], weights[:, :, 2, 1])
     assert figure.axes[0].get_ylabel() == "5 channels"
 
@@ -69,20 +81,29 @@ def test_three_channels_of_an_image_are_colours():
     net = network((8, 9, 3))
     shown = image(plotting.filters(net).axes[0])
     assert shown.ndim == 3 and shown.min() >= 0 and shown.max() <= 1
-    np.testing.assert_allclose(shown[:3, :3], 0.5 + 0.5 * net.layers[0].weights[..., 0] / np.abs(net.layers[0].weights).max())
+    np.testing.assert_allclose(
+        shown[:3, :3],
+        0.5 + 0.5 * net.layers[0].weights[..., 0] / np.abs(net.layers[0].weights).max(),
+    )
 
 
-@pytest.mark.parametrize("layers", [[nn.Dense(6)], [nn.Flatten(), nn.Dense(6)]], ids=["vectors", "images"])
+@pytest.mark.parametrize(
+    "layers", [[nn.Dense(6)], [nn.Flatten(), nn.Dense(6)]], ids=["vectors", "images"]
+)
 def test_neurons_that_see_an_image(layers):
     net = nn.Sequential([*layers, nn.Dense(2)], 49 if len(layers) == 1 else (7, 7, 1))
     figure = plotting.filters(net)
     assert titles(figure) == ["Dense, 6 neurons, 7×7"]
-    np.testing.assert_allclose(image(figure.axes[0])[:7, :7], net.layers[len(layers) - 1].weights[:, 0].reshape(7, 7))
+    np.testing.assert_allclose(
+        image(figure.axes[0])[:7, :7], net.layers[len(layers) - 1].weights[:, 0].reshape(7, 7)
+    )
 
 
 def test_filters_of_sequences():
     net = nn.Sequential([nn.Conv1D(4, 5), nn.Flatten()], (9, 2))
-    np.testing.assert_allclose(image(plotting.filters(net).axes[0])[0, :5], net.layers[0].weights[:, 0, 0])
+    np.testing.assert_allclose(
+        image(plotting.filters(net).axes[0])[0, :5], net.layers[0].weights[:, 0, 0]
+    )
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -98,7 +119,10 @@ def test_feature_maps_are_the_outputs_behind_the_activation(layer):
 
 
 def test_feature_maps_know_running_means():
-    net = nn.Sequential([nn.BatchNorm(), nn.Conv2D(2, 3), nn.Flatten(), nn.Dense(2, activation="softmax")], (6, 6, 1))
+    net = nn.Sequential(
+        [nn.BatchNorm(), nn.Conv2D(2, 3), nn.Flatten(), nn.Dense(2, activation="softmax")],
+        (6, 6, 1),
+    )
     net.layers[0].mean = 0.4
     part = nn.Sequential([nn.BatchNorm(), nn.Conv2D(2, 3)], (6, 6, 1))
     part.parameters, part.layers[0].mean = net.parameters[: part.parameters.size], 0.4
@@ -136,7 +160,10 @@ def test_no_mistakes():
 
 
 def test_coloured_images_and_a_single_output():
-    net, x = network((8, 9, 3), (nn.Dense(1, activation="sigmoid"),)), (255 * images(shape=(8, 9, 3))).astype(np.uint8)
+    net, x = (
+        network((8, 9, 3), (nn.Dense(1, activation="sigmoid"),)),
+        (255 * images(shape=(8, 9, 3))).astype(np.uint8),
+    )
     figure = plotting.mistakes(net, x, 1 - net.predict_classes(x), count=5)
     assert image(figure.axes[0]).shape[2] == 3
     assert titles(figure)[0].startswith("30 mistakes in 30 samples")
@@ -149,19 +176,33 @@ def test_confusion_counts():
     figure = plotting.confusion(net, x, y, names=["left", "right", "up"])
     counts = nn.metrics.confusion_matrix(y, given)
     counts = np.pad(counts, (0, 3 - len(counts)))
-    written = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in figure.axes[0].texts}
-    assert written == {(i, j): str(counts[i, j]) for i in range(3) for j in range(3) if counts[i, j] or i == j}
+    written = {
+        (round(text.get_position()[1]), round(text.get_position()[0])): text.get_text()
+        for text in figure.axes[0].texts
+    }
+    assert written == {
+        (i, j): str(counts[i, j]) for i in range(3) for j in range(3) if counts[i, j] or i == j
+    }
     np.testing.assert_array_equal(image(figure.axes[0]), np.where(np.eye(3), 0, counts))
     assert titles(figure) == ["accuracy 80.00%, 6 mistakes in 30 samples"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["left", "right", "up"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "left",
+        "right",
+        "up",
+    ]
     png(figure)
 
 
 def test_an_ensemble_is_drawn_as_well():
     x = images()
-    ensemble = nn.Ensemble([network(), nn.Sequential([nn.Flatten(), nn.Dense(3, activation="softmax")], (8, 9, 1))], "vote")
+    ensemble = nn.Ensemble(
+        [network(), nn.Sequential([nn.Flatten(), nn.Dense(3, activation="softmax")], (8, 9, 1))],
+        "vote",
+    )
     given = ensemble.predict_classes(x)
-    assert titles(plotting.confusion(ensemble, x, given)) == ["accuracy 100.00%, 0 mistakes in 30 samples"]
+    assert titles(plotting.confusion(ensemble, x, given)) == [
+        "accuracy 100.00%, 0 mistakes in 30 samples"
+    ]
     assert titles(plotting.mistakes(ensemble, x, given)) == ["0 mistakes in 30 samples"]
 
 
@@ -172,8 +213,12 @@ def test_a_history():
     assert titles(figure) == ["loss", "accuracy, %"]
     lines = [line for axes in figure.axes for line in axes.get_lines()]
     assert [line.get_label() for line in lines] == ["training", "validation"] * 2
-    for line, (name, values) in zip(lines, sorted(fitted.history.items(), key=lambda one: "accuracy" in one[0]), strict=True):
-        np.testing.assert_allclose(line.get_ydata(), np.array(values) * (100 if "accuracy" in name else 1))
+    for line, (name, values) in zip(
+        lines, sorted(fitted.history.items(), key=lambda one: "accuracy" in one[0]), strict=True
+    ):
+        np.testing.assert_allclose(
+            line.get_ydata(), np.array(values) * (100 if "accuracy" in name else 1)
+        )
         assert list(line.get_xdata()) == [1, 2, 3]
     assert titles(plotting.history({"loss": [3.0, 2.0]})) == ["loss"]
     png(figure)
@@ -182,16 +227,39 @@ def test_a_history():
 # --- refusals, and no state --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: plotting.filters(network(), 3), "layer 3: the network has 3 layers of weights, numbered from 0"),
-    (lambda: plotting.filters(network(), 2), "layer 2 is dense and does not see the image itself"),
-    (lambda: plotting.filters(nn.Sequential([nn.Dense(2)], 7)), r"samples of shape \(7,\) are not images"),
-    (lambda: plotting.feature_maps(network(), images()[0], 2), r"layer 2 gives \(3,\), not maps"),
-    (lambda: plotting.feature_maps(network(), images()[0, :5]), r"x must have shape"),
-    (lambda: plotting.mistakes(network(), images(), np.random.default_rng(0).normal(size=(30, 3))), "y has real targets"),
-    (lambda: plotting.mistakes(network(), images(), np.zeros(30, int), 0), "count must be an integer"),
-    (lambda: plotting.history({}), "no epochs to draw"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: plotting.filters(network(), 3),
+            "layer 3: the network has 3 layers of weights, numbered from 0",
+        ),
+        (
+            lambda: plotting.filters(network(), 2),
+            "layer 2 is dense and does not see the image itself",
+        ),
+        (
+            lambda: plotting.filters(nn.Sequential([nn.Dense(2)], 7)),
+            r"samples of shape \(7,\) are not images",
+        ),
+        (
+            lambda: plotting.feature_maps(network(), images()[0], 2),
+            r"layer 2 gives \(3,\), not maps",
+        ),
+        (lambda: plotting.feature_maps(network(), images()[0, :5]), r"x must have shape"),
+        (
+            lambda: plotting.mistakes(
+                network(), images(), np.random.default_rng(0).normal(size=(30, 3))
+            ),
+            "y has real targets",
+        ),
+        (
+            lambda: plotting.mistakes(network(), images(), np.zeros(30, int), 0),
+            "count must be an integer",
+        ),
+        (lambda: plotting.history({}), "no epochs to draw"),
+    ],
+)
 def test_what_cannot_be_drawn_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
@@ -199,24 +267,40 @@ def test_what_cannot_be_drawn_is_refused(make, words):
 
 def test_images_by_their_numbers():
     assert [plotting.image_shape(shape) for shape in ((784,), (12288,), (5, 6), (5, 6, 2))] == [
-        (28, 28, 1), (64, 64, 3), (5, 6, 1), (5, 6, 2)]
+        (28, 28, 1),
+        (64, 64, 3),
+        (5, 6, 1),
+        (5, 6, 2),
+    ]
 
 
 def python(code):
-    return subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SOURCES, "PATH": ""}, capture_output=True, text=True,
-                          check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": SOURCES, "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_pyplot_is_never_imported_and_matplotlib_only_when_needed():
-    code = ("import sys, numbanet as nn; assert 'matplotlib' not in sys.modules\n"
-            "nn.plotting.history({'loss': [2.0, 1.0]}).savefig(sys.stdout.buffer, format='svg')\n"
-            "assert 'matplotlib.pyplot' not in sys.modules")
+    code = (
+        "import sys, numbanet as nn; assert 'matplotlib' not in sys.modules\n"
+        "nn.plotting.history({'loss': [2.0, 1.0]}).savefig(sys.stdout.buffer, format='svg')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
     found = python(code)
     assert found.returncode == 0 and "<svg" in found.stdout, found.stderr
 
 
 def test_without_matplotlib_the_way_out_is_named():
-    found = python("import sys; sys.modules['matplotlib'] = None; "
-                   "sys.modules['matplotlib.figure'] = None\n"
-                   "import numbanet as nn; nn.plotting.history({'loss': [1.0]})")
-    assert found.returncode == 1 and "figures need matplotlib; pip install numbanet[plot]" in found.stderr
+    found = python(
+        "import sys; sys.modules['matplotlib'] = None; "
+        "sys.modules['matplotlib.figure'] = None\n"
+        "import numbanet as nn; nn.plotting.history({'loss': [1.0]})"
+    )
+    assert (
+        found.returncode == 1
+        and "figures need matplotlib; pip install numbanet[plot]" in found.stderr
+    )

@@ -8,8 +8,13 @@ from numbanet.network.profiler import costs, peak, table
 
 
 def network():
-    layers = [nn.Conv2D(3, 3, activation="relu"), nn.MaxPool2D(2), nn.Flatten(), nn.Dense(5, activation="tanh"),
-              nn.Dense(2, activation="softmax")]
+    layers = [
+        nn.Conv2D(3, 3, activation="relu"),
+        nn.MaxPool2D(2),
+        nn.Flatten(),
+        nn.Dense(5, activation="tanh"),
+        nn.Dense(2, activation="softmax"),
+    ]
     return nn.Sequential(layers, (8, 10, 2), seed=1)
 
 
@@ -25,7 +30,11 @@ def test_every_verb_of_a_training_step_is_there(measured):
     verbs = [(one.layer, one.verb) for one in measured[1]]
     # the first layer has no backward pass
     assert [verb for layer, verb in verbs if layer == "Conv2D"] == ["forward", "accumulate"]
-    assert [verb for layer, verb in verbs if layer == "Dense"] == ["forward", "backward", "gradient"] * 2
+    assert [verb for layer, verb in verbs if layer == "Dense"] == [
+        "forward",
+        "backward",
+        "gradient",
+    ] * 2
     assert ("MaxPool2D", "backward") in verbs and ("CrossEntropy", "backward") in verbs
 
 
@@ -45,7 +54,9 @@ def test_the_network_stays_as_it_was(measured):
 
 def test_the_table_has_a_line_for_each_and_a_sum(measured):
     lines = table(measured[1]).splitlines()
-    assert len(lines) == len(measured[1]) + 4 and lines[-1].startswith("sum") and "of peak" in lines[0]
+    assert (
+        len(lines) == len(measured[1]) + 4 and lines[-1].startswith("sum") and "of peak" in lines[0]
+    )
     assert "Conv2D" in measured[0].profile(np.ones((4, 8, 10, 2)), [0, 1, 0, 1])
 
 

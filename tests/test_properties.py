@@ -15,7 +15,10 @@ quick = settings(max_examples=60, deadline=None, derandomize=True)
 def net_for(n_in, n_out, dtype="float32"):
     """A classifier of n_in inputs and n_out outputs, made once."""
     if (n_in, n_out, dtype) not in NETWORKS:
-        layers = [nn.Dense(4, activation="tanh"), nn.Dense(n_out, activation="softmax" if n_out > 1 else "sigmoid")]
+        layers = [
+            nn.Dense(4, activation="tanh"),
+            nn.Dense(n_out, activation="softmax" if n_out > 1 else "sigmoid"),
+        ]
         NETWORKS[n_in, n_out, dtype] = nn.Sequential(layers, n_in, dtype, seed=n_in)
     return NETWORKS[n_in, n_out, dtype]
 
@@ -55,12 +58,30 @@ FORMS = {
     "unaligned": unaligned,
     "a list of lists": lambda x: x.tolist(),
 }
-TYPES = ["float32", "float64", "float16", "longdouble", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"]
+TYPES = [
+    "float32",
+    "float64",
+    "float16",
+    "longdouble",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint16",
+    "uint32",
+    "uint64",
+]
 
 
 @quick
-@given(samples=st.integers(1, 17), n_in=st.integers(1, 17), n_out=st.integers(1, 5), form=st.sampled_from(sorted(FORMS)),
-       dtype=st.sampled_from(TYPES), kind=st.sampled_from(["float32", "float64"]))
+@given(
+    samples=st.integers(1, 17),
+    n_in=st.integers(1, 17),
+    n_out=st.integers(1, 5),
+    form=st.sampled_from(sorted(FORMS)),
+    dtype=st.sampled_from(TYPES),
+    kind=st.sampled_from(["float32", "float64"]),
+)
 def test_any_form_of_an_array_gives_the_same_predictions(samples, n_in, n_out, form, dtype, kind):
     net, x = net_for(n_in, n_out, kind), whole_numbers(samples, n_in)
     given_x = FORMS[form](x.astype(dtype))
@@ -72,18 +93,29 @@ def test_any_form_of_an_array_gives_the_same_predictions(samples, n_in, n_out, f
 
 
 @quick
-@given(samples=st.integers(1, 17), n_in=st.integers(1, 17), form=st.sampled_from(sorted(set(FORMS) - {"a list of lists"})))
+@given(
+    samples=st.integers(1, 17),
+    n_in=st.integers(1, 17),
+    form=st.sampled_from(sorted(set(FORMS) - {"a list of lists"})),
+)
 def test_bytes_are_images_from_nought_to_one_in_any_form(samples, n_in, form):
     net, x = net_for(n_in, 3, "float64"), whole_numbers(samples, n_in).astype("uint8") * 31
     np.testing.assert_allclose(net.predict(FORMS[form](x)), net.predict(x / 255), rtol=1e-14)
 
 
 @quick
-@given(samples=st.integers(1, 17), n_in=st.integers(1, 9), n_out=st.integers(2, 5), form=st.sampled_from(sorted(FORMS)),
-       dtype=st.sampled_from([*TYPES, "bool"]))
+@given(
+    samples=st.integers(1, 17),
+    n_in=st.integers(1, 9),
+    n_out=st.integers(2, 5),
+    form=st.sampled_from(sorted(FORMS)),
+    dtype=st.sampled_from([*TYPES, "bool"]),
+)
 def test_labels_rows_and_a_column_of_labels_are_the_same_targets(samples, n_in, n_out, form, dtype):
     net, x = net_for(n_in, n_out, "float64"), whole_numbers(samples, n_in)
-    labels = np.random.default_rng([samples, n_out]).integers(0, 2 if dtype == "bool" else n_out, samples)
+    labels = np.random.default_rng([samples, n_out]).integers(
+        0, 2 if dtype == "bool" else n_out, samples
+    )
     rows = np.eye(n_out)[labels]
     expected = net.evaluate(x, labels), net.gradient(x, labels).tobytes()
     column = FORMS[form](labels[:, None].astype(dtype))
@@ -92,7 +124,11 @@ def test_labels_rows_and_a_column_of_labels_are_the_same_targets(samples, n_in, 
 
 
 @quick
-@given(samples=st.integers(1, 17), form=st.sampled_from(sorted(FORMS)), dtype=st.sampled_from([*TYPES, "bool"]))
+@given(
+    samples=st.integers(1, 17),
+    form=st.sampled_from(sorted(FORMS)),
+    dtype=st.sampled_from([*TYPES, "bool"]),
+)
 def test_a_single_output_takes_bits_in_a_row_or_a_column(samples, form, dtype):
     net, x = net_for(3, 1, "float64"), whole_numbers(samples, 3)
     bits = np.random.default_rng(samples).integers(0, 2, samples)
@@ -103,7 +139,12 @@ def test_a_single_output_takes_bits_in_a_row_or_a_column(samples, form, dtype):
 
 
 @quick
-@given(samples=st.integers(1, 17), n_in=st.integers(1, 17), units=st.integers(1, 17), seed=st.integers(0, 99))
+@given(
+    samples=st.integers(1, 17),
+    n_in=st.integers(1, 17),
+    units=st.integers(1, 17),
+    seed=st.integers(0, 99),
+)
 def test_a_dense_layer_is_a_matrix_product_for_any_shape(samples, n_in, units, seed):
     generator = np.random.default_rng(seed)
     net = nn.Sequential([nn.Dense(units)], n_in, "float64", seed=seed)
@@ -117,19 +158,36 @@ def test_a_dense_layer_is_a_matrix_product_for_any_shape(samples, n_in, units, s
 
 
 @quick
-@given(samples=st.integers(1, 40), batch_size=st.integers(1, 50), threads=st.integers(1, 5), n_in=st.integers(1, 9))
+@given(
+    samples=st.integers(1, 40),
+    batch_size=st.integers(1, 50),
+    threads=st.integers(1, 5),
+    n_in=st.integers(1, 9),
+)
 def test_any_batch_size_and_any_threads_train_to_the_same_bits(samples, batch_size, threads, n_in):
     x, y = whole_numbers(samples, n_in) / 4, np.random.default_rng(samples).integers(0, 3, samples)
     results = []
     for number in (1, threads):
-        net = nn.Sequential([nn.Dense(5, activation="relu"), nn.Dense(3, activation="softmax")], n_in, seed=samples)
+        net = nn.Sequential(
+            [nn.Dense(5, activation="relu"), nn.Dense(3, activation="softmax")], n_in, seed=samples
+        )
         net.fit(x, y, batch_size=batch_size, optimizer="adam", epochs=2, threads=number)
         results.append(net.parameters.tobytes())
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("form", sorted(set(FORMS) - {"a list of lists", "every second row of every third column",
-                                                      "read-only and spread", "backwards"}))
+@pytest.mark.parametrize(
+    "form",
+    sorted(
+        set(FORMS)
+        - {
+            "a list of lists",
+            "every second row of every third column",
+            "read-only and spread",
+            "backwards",
+        }
+    ),
+)
 def test_training_sees_the_numbers_too(form):
     x, y = whole_numbers(23, 5).astype("float32"), whole_numbers(23, 3, seed=1).astype("float64")
 
@@ -141,11 +199,15 @@ def test_training_sees_the_numbers_too(form):
     assert trained(FORMS[form](x), FORMS[form](y)) == trained(x, y)
 
 
-@pytest.mark.parametrize("example", [one for one in LAYERS if len(one.input_shape) > 1], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "example", [one for one in LAYERS if len(one.input_shape) > 1], ids=lambda one: one.name
+)
 def test_an_image_may_come_as_a_flat_row_or_in_fortran_order(example):
     net, x = network(example, loss_named("quadratic")), inputs(example, 9)
     expected = net.predict(x).tobytes()
     assert net.predict(x.reshape(9, -1)).tobytes() == expected
     assert net.predict(np.asfortranarray(x)).tobytes() == expected
     assert net.predict(np.moveaxis(np.moveaxis(x, 0, -1).copy(), -1, 0)).tobytes() == expected
-    assert np.isfinite(net.loss(x, targets(loss_named("quadratic"), 9), loss_named("quadratic").loss))
+    assert np.isfinite(
+        net.loss(x, targets(loss_named("quadratic"), 9), loss_named("quadratic").loss)
+    )

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import reference
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None or importlib.util.find_spec("nvidia") is None,
-                                reason='needs pip install "numba-cuda[cu12]"')
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None or importlib.util.find_spec("nvidia") is None,
+    reason='needs pip install "numba-cuda[cu12]"',
+)
 
 ARCHITECTURES = {"sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90"}
 SHARED = 48 * 1024
@@ -25,8 +27,15 @@ PARTS = 2
 def report():
     """What the assembler says about every kernel; two processes share the work."""
     script = str(Path(__file__).parent / "gate_ptx.py")
-    started = [subprocess.Popen([sys.executable, script, str(part), str(PARTS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                text=True) for part in range(PARTS)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, str(part), str(PARTS)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for part in range(PARTS)
+    ]
     rows = []
     for process in started:
         out, err = process.communicate()
@@ -43,7 +52,11 @@ def test_every_kernel_compiles_for_every_architecture(report):
     assert [row for row in report if row.get("error")] == []
     for name in reference.kernels():
         if not name.startswith("numbanet.network.profiler"):
-            seen = {row["architecture"] for row in report if row["kernel"] == name and row["dtype"] == "float32"}
+            seen = {
+                row["architecture"]
+                for row in report
+                if row["kernel"] == name and row["dtype"] == "float32"
+            }
             assert seen == ARCHITECTURES, name
 
 
@@ -65,7 +78,9 @@ def test_the_report_says_how_many(report):
     """One line for whoever reads the test's output with -s."""
     kernels = {(row["kernel"], row["dtype"]) for row in report}
     most = max(report, key=lambda row: row.get("registers", 0))
-    print(f"\n{len(kernels)} kernels, {len(report)} with architectures; "
-          f"at most {most['registers']} registers ({most['kernel']}, "
-          f"{most['dtype']}, {most['architecture']})")
+    print(
+        f"\n{len(kernels)} kernels, {len(report)} with architectures; "
+        f"at most {most['registers']} registers ({most['kernel']}, "
+        f"{most['dtype']}, {most['architecture']})"
+    )
     assert len(report) > 6 * len(reference.kernels())

@@ -19,8 +19,14 @@ from numbanet.nn.initializers import Glorot, He, Initializer, LeCun, Normal, Uni
 
 
 def network(*, dtype="float32", seed=3, penalty=None, threads=None, activation="tanh", **options):
-    return nn.Sequential([nn.Dense(6, activation=activation, **options), nn.Dense(3, activation="softmax")], 4, dtype, seed,
-                         penalty, threads)
+    return nn.Sequential(
+        [nn.Dense(6, activation=activation, **options), nn.Dense(3, activation="softmax")],
+        4,
+        dtype,
+        seed,
+        penalty,
+        threads,
+    )
 
 
 def data(samples=50, seed=5):
@@ -39,7 +45,11 @@ def rewritten(path, change=None, tensors=None, **metadata):
     content = json.loads(strings["network"])
     if change is not None:
         change(content)
-    safetensors.write(path, {**found, **tensors} if tensors else found, {**strings, "network": json.dumps(content), **metadata})
+    safetensors.write(
+        path,
+        {**found, **tensors} if tensors else found,
+        {**strings, "network": json.dumps(content), **metadata},
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +80,9 @@ def test_every_layer_comes_back(example, tmp_path):
             values[...] = np.random.default_rng([2, k]).uniform(0.5, 1.5, values.shape)
     net.save(tmp_path / "net")
     back = nn.load(tmp_path / "net", custom={"Scale": Scale})
-    assert [type(built.layer) for built in back.layers] == [type(built.layer) for built in net.layers]
+    assert [type(built.layer) for built in back.layers] == [
+        type(built.layer) for built in net.layers
+    ]
     assert [built.shapes for built in back.layers] == [built.shapes for built in net.layers]
     np.testing.assert_array_equal(back.parameters, net.parameters)
     x = np.random.default_rng(2).normal(size=(5, *example.input_shape))
@@ -78,14 +90,29 @@ def test_every_layer_comes_back(example, tmp_path):
 
 
 def test_every_public_layer_is_in_the_table_of_known_classes():
-    layers = {name for name in vars(nn) if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], nn.Layer)}
+    layers = {
+        name
+        for name in vars(nn)
+        if isinstance(vars(nn)[name], type) and issubclass(vars(nn)[name], nn.Layer)
+    }
     assert layers - {"Layer", "Activation"} <= set(config.known())
 
 
-@pytest.mark.parametrize("activation", [
-    None, "sigmoid", "leaky_relu", "step", "softmax", nn.ReLU, nn.LeakyReLU(0.25), nn.PerNeuron(["tanh"] * 5 + ["relu"]),
-    ["relu", "tanh", "relu", nn.LeakyReLU(0.5), nn.Sigmoid, "step"],
-], ids=repr)
+@pytest.mark.parametrize(
+    "activation",
+    [
+        None,
+        "sigmoid",
+        "leaky_relu",
+        "step",
+        "softmax",
+        nn.ReLU,
+        nn.LeakyReLU(0.25),
+        nn.PerNeuron(["tanh"] * 5 + ["relu"]),
+        ["relu", "tanh", "relu", nn.LeakyReLU(0.5), nn.Sigmoid, "step"],
+    ],
+    ids=repr,
+)
 def test_every_way_to_give_an_activation(activation, tmp_path):
     net = network(activation=activation)
     back = there_and_back(net, tmp_path)
@@ -104,7 +131,11 @@ def test_every_penalty(penalty, tmp_path):
     assert back.penalty_value() == nn.Sequential([nn.Dense(2, penalty=penalty)], 3).penalty_value()
 
 
-@pytest.mark.parametrize("initializer", ["he", He, Glorot(), LeCun(), Normal(0.5, 0.25), Uniform(-1.0, 2.0), Zeros()], ids=repr)
+@pytest.mark.parametrize(
+    "initializer",
+    ["he", He, Glorot(), LeCun(), Normal(0.5, 0.25), Uniform(-1.0, 2.0), Zeros()],
+    ids=repr,
+)
 def test_every_initializer(initializer, tmp_path):
     net = network(initializer=initializer, bias_initializer="normal")
     back = there_and_back(net, tmp_path)
@@ -113,8 +144,11 @@ def test_every_initializer(initializer, tmp_path):
     np.testing.assert_array_equal(back.parameters, net.parameters)
 
 
-@pytest.mark.parametrize("initial", [np.full((4, 6), 0.5), np.full((4, 6), 0.5).tolist(), lambda shape, generator: np.ones(shape)],
-                         ids=["array", "list", "function"])
+@pytest.mark.parametrize(
+    "initial",
+    [np.full((4, 6), 0.5), np.full((4, 6), 0.5).tolist(), lambda shape, generator: np.ones(shape)],
+    ids=["array", "list", "function"],
+)
 def test_initial_numbers_of_the_user_are_in_the_tensors_alone(initial, tmp_path):
     net = network(initializer=initial, bias_initializer=np.arange(6.0))
     back = there_and_back(net, tmp_path)
@@ -123,13 +157,17 @@ def test_initial_numbers_of_the_user_are_in_the_tensors_alone(initial, tmp_path)
 
 
 def test_what_stands_beside_the_layers(tmp_path):
-    net = nn.Sequential([nn.Flatten, nn.Dense(np.int64(2))], (np.int64(3), 2), "float64", seed=2**40, threads=1)
+    net = nn.Sequential(
+        [nn.Flatten, nn.Dense(np.int64(2))], (np.int64(3), 2), "float64", seed=2**40, threads=1
+    )
     back = there_and_back(net, tmp_path)
     assert type(back) is nn.Sequential
     assert (back.input_shape, back.dtype, back.seed, back.threads) == ((3, 2), "float64", 2**40, 1)
     assert (back.epoch, back.optimizer) == (0, None)
     assert back.summary() == net.summary() and repr(back) == repr(net)
-    assert back.layers[1].weights.base is not None and np.shares_memory(back.layers[1].weights, back.parameters)
+    assert back.layers[1].weights.base is not None and np.shares_memory(
+        back.layers[1].weights, back.parameters
+    )
     assert set(vars(back)) == set(vars(net))
 
 
@@ -147,12 +185,22 @@ def test_training_goes_on_bit_for_bit(optimizer, dtype, tmp_path):
     assert second.fit(x, y, epochs=3, **options).history["loss"] == losses[2:]
     np.testing.assert_array_equal(second.parameters, straight.parameters)
     np.testing.assert_array_equal(second.optimizer_state, straight.optimizer_state)
-    assert (second.epoch, second.optimizer_steps) == (straight.epoch, straight.optimizer_steps) == (5, 35)
+    assert (
+        (second.epoch, second.optimizer_steps)
+        == (straight.epoch, straight.optimizer_steps)
+        == (5, 35)
+    )
 
 
 def test_training_goes_on_with_running_means_and_dropout(tmp_path):
     def build():
-        layers = [nn.Dense(8), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(3, activation="softmax")]
+        layers = [
+            nn.Dense(8),
+            nn.BatchNorm(),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Dense(3, activation="softmax"),
+        ]
         return nn.Sequential(layers, 4, seed=2)
 
     x, y = data()
@@ -219,19 +267,26 @@ def test_a_class_with_the_name_of_one_of_ours_is_refused(tmp_path):
     class ReLU(nn.Activation):
         forward, backward = nn.ReLU.forward, nn.ReLU.backward
 
-    with pytest.raises(ValueError, match="layer 0: the class ReLU has the name of one of numbanet's"):
+    with pytest.raises(
+        ValueError, match="layer 0: the class ReLU has the name of one of numbanet's"
+    ):
         nn.Sequential([ReLU()], 2).save(tmp_path / "net")
     assert not os.listdir(tmp_path)
 
 
 def test_a_field_that_no_file_can_hold_is_refused(tmp_path):
     net = nn.Sequential([Doubled(np.ones((2, 3)))], 2)
-    with pytest.raises(ValueError, match=r"layer 0 \(Doubled\), factor holds an array of shape \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"layer 0 \(Doubled\), factor holds an array of shape \(2, 3\)"
+    ):
         net.save(tmp_path / "net")
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["Layer", "Activation", "Initializer", "Optimizer", "Penalty", "Op", "Sequential", "os.system"])
+@pytest.mark.parametrize(
+    "name",
+    ["Layer", "Activation", "Initializer", "Optimizer", "Penalty", "Op", "Sequential", "os.system"],
+)
 def test_only_the_table_is_looked_up(name, tmp_path):
     network().save(tmp_path / "net")
     rewritten(tmp_path / "net", lambda content: content["layers"].append({"type": name}))
@@ -281,7 +336,7 @@ def test_a_changed_byte_anywhere(tmp_path):
     network().save(path)
     whole = path.read_bytes()
     for place in range(0, len(whole), 23):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
         with pytest.raises(ValueError, match="net: "):
             nn.load(path)
 
@@ -290,13 +345,19 @@ CHANGES = {
     "no layers": (lambda c: c.update(layers=[]), "at least one layer"),
     "layers are a number": (lambda c: c.update(layers=5), ""),
     "a layer is a text": (lambda c: c.update(layers=["Dense"]), "a layer was expected"),
-    "a layer is an optimiser": (lambda c: c["layers"].append({"type": "SGD"}), "a layer was expected"),
+    "a layer is an optimiser": (
+        lambda c: c["layers"].append({"type": "SGD"}),
+        "a layer was expected",
+    ),
     "an object without a type": (lambda c: c["layers"].append({"units": 3}), "without a type"),
     "a type that is a list": (lambda c: c["layers"].append({"type": ["Dense"]}), "without a type"),
     "an unknown field": (lambda c: c["layers"][0].update(colour=3), "Dense cannot be built"),
     "a field is missing": (lambda c: c["layers"][0].pop("units"), "Dense cannot be built"),
     "negative units": (lambda c: c["layers"][0].update(units=-3), "positive integer number"),
-    "another number of units": (lambda c: c["layers"][0].update(units=7), r"tensor '0.weights' is float32 \(4, 6\)"),
+    "another number of units": (
+        lambda c: c["layers"][0].update(units=7),
+        r"tensor '0.weights' is float32 \(4, 6\)",
+    ),
     "a penalty that is none": (lambda c: c["layers"][0].update(penalty="L2"), "a penalty is"),
     "another dtype": (lambda c: c.update(dtype="float64"), "the network needs float64"),
     "no dtype": (lambda c: c.update(dtype="int32"), "dtype must be"),
@@ -305,9 +366,18 @@ CHANGES = {
     "an impossible input": (lambda c: c.update(input_shape=[10**30]), ""),
     "a negative seed": (lambda c: c.update(seed=-1), "seed must be"),
     "an epoch of text": (lambda c: c.update(epoch="1"), "epoch must be"),
-    "an optimiser that is a layer": (lambda c: c.update(optimizer={"type": "ReLU"}), "an optimizer is"),
-    "an optimiser without its state": (lambda c: c.update(optimizer={"type": "Adam"}), "tensor 'optimizer.(mean|squares)' is"),
-    "a bad learning rate": (lambda c: c.update(optimizer={"type": "SGD", "learning_rate": "nan"}), "learning_rate"),
+    "an optimiser that is a layer": (
+        lambda c: c.update(optimizer={"type": "ReLU"}),
+        "an optimizer is",
+    ),
+    "an optimiser without its state": (
+        lambda c: c.update(optimizer={"type": "Adam"}),
+        "tensor 'optimizer.(mean|squares)' is",
+    ),
+    "a bad learning rate": (
+        lambda c: c.update(optimizer={"type": "SGD", "learning_rate": "nan"}),
+        "learning_rate",
+    ),
     "a key is missing": (lambda c: c.pop("seed"), "description must have"),
     "a key too many": (lambda c: c.update(more=1), "description must have"),
     "deep nesting": (lambda c: c.update(penalty=json.loads("[" * 900 + "]" * 900)), ""),
@@ -324,13 +394,20 @@ def test_a_wrong_description_is_refused(name, tmp_path):
         nn.load(path)
 
 
-@pytest.mark.parametrize(("tensors", "message"), [
-    ({"0.bias": np.zeros(5, "float32")}, r"tensor '0.bias' is float32 \(5,\), the network needs float32 \(6,\)"),
-    ({"0.bias": np.zeros(6)}, r"tensor '0.bias' is float64 \(6,\), the network needs float32"),
-    ({"0.bias": np.zeros((6, 1), "float32")}, "tensor '0.bias'"),
-    ({"1.weights": np.zeros(2, "float32")}, "tensor '1.weights' belongs to no layer"),
-    ({"optimizer.mean": np.zeros(2, "float32")}, "tensor 'optimizer.mean' belongs to no layer"),
-], ids=["shape", "dtype", "axes", "extra", "optimiser"])
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {"0.bias": np.zeros(5, "float32")},
+            r"tensor '0.bias' is float32 \(5,\), the network needs float32 \(6,\)",
+        ),
+        ({"0.bias": np.zeros(6)}, r"tensor '0.bias' is float64 \(6,\), the network needs float32"),
+        ({"0.bias": np.zeros((6, 1), "float32")}, "tensor '0.bias'"),
+        ({"1.weights": np.zeros(2, "float32")}, "tensor '1.weights' belongs to no layer"),
+        ({"optimizer.mean": np.zeros(2, "float32")}, "tensor 'optimizer.mean' belongs to no layer"),
+    ],
+    ids=["shape", "dtype", "axes", "extra", "optimiser"],
+)
 def test_wrong_tensors_are_refused(tensors, message, tmp_path):
     path = tmp_path / "net"
     network().save(path)

@@ -26,17 +26,26 @@ def suites():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         package = importlib.import_module("suites")
-        return [importlib.import_module(f"suites.{found.name}") for found in pkgutil.iter_modules(package.__path__)]
+        return [
+            importlib.import_module(f"suites.{found.name}")
+            for found in pkgutil.iter_modules(package.__path__)
+        ]
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def benchmarks():
     """Class and name of every benchmark."""
-    return [pytest.param(owner, name, id=f"{owner.__module__}.{owner.__name__}.{name}")
-            for module in suites() for owner in vars(module).values()
-            if inspect.isclass(owner) and owner.__module__ == module.__name__ and not owner.__name__.startswith("_")
-            for name, _ in inspect.getmembers(owner, inspect.isfunction) if name.startswith(KINDS)]
+    return [
+        pytest.param(owner, name, id=f"{owner.__module__}.{owner.__name__}.{name}")
+        for module in suites()
+        for owner in vars(module).values()
+        if inspect.isclass(owner)
+        and owner.__module__ == module.__name__
+        and not owner.__name__.startswith("_")
+        for name, _ in inspect.getmembers(owner, inspect.isfunction)
+        if name.startswith(KINDS)
+    ]
 
 
 def combinations(owner):
@@ -96,7 +105,11 @@ def test_every_verb_of_every_layer_is_there():
             kind, shape, _ = {**layers.LAYERS, **layers.FIRST}[name]
             network = nn.Sequential(layers.network(name)[0], shape)
             op = [op for op in network.layer_ops(training=True) if op.name == kind][-1]
-            assert {"forward": op.forward, "backward": op.backward, "gradient": op.accumulate_gradient or op.gradient}[suite.verb], name
+            assert {
+                "forward": op.forward,
+                "backward": op.backward,
+                "gradient": op.accumulate_gradient or op.gradient,
+            }[suite.verb], name
 
 
 def test_all_parameters_have_names():

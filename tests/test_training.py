@@ -23,7 +23,12 @@ SOURCES = str(Path(nn.__file__).parents[1])
 
 
 def network(seed=1, last="softmax", outputs=3, **options):
-    return nn.Sequential([nn.Dense(7, activation="tanh"), nn.Dense(outputs, activation=last)], 4, seed=seed, **options)
+    return nn.Sequential(
+        [nn.Dense(7, activation="tanh"), nn.Dense(outputs, activation=last)],
+        4,
+        seed=seed,
+        **options,
+    )
 
 
 def data(samples=60, seed=0):
@@ -32,7 +37,9 @@ def data(samples=60, seed=0):
 
 
 def fit(net, x, y, **options):
-    return net.fit(x, y, **{"verbose": 0, "optimizer": nn.SGD(0.1, momentum=0.9), "batch_size": 8, **options})
+    return net.fit(
+        x, y, **{"verbose": 0, "optimizer": nn.SGD(0.1, momentum=0.9), "batch_size": 8, **options}
+    )
 
 
 # --- history -----------------------------------------------------------------------------------
@@ -45,7 +52,10 @@ def test_figures_of_classes():
     assert list(history.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
     assert {len(values) for values in history.history.values()} == {3} == {len(history.seconds)}
     found = net.evaluate(x[:20], y[:20])
-    assert history.history["val_loss"][-1] == found["loss"] and history.history["val_accuracy"][-1] == found["accuracy"]
+    assert (
+        history.history["val_loss"][-1] == found["loss"]
+        and history.history["val_accuracy"][-1] == found["accuracy"]
+    )
     assert all(seconds > 0 for seconds in history.seconds)
     assert "3 epochs" in repr(history) and "val_accuracy" in repr(history)
 
@@ -61,14 +71,20 @@ def test_the_loss_is_measured_before_each_step_and_the_penalty_after_the_last():
     net = network(penalty=nn.L2(0.5))
     before = net.evaluate(x, y)["loss"]
     measured = fit(net, x, y, batch_size=None).history["loss"]
-    assert measured == [pytest.approx(before + net.penalty_value(10, 1), rel=1e-6)] and net.penalty_value(10, 1) > 0.1
+    assert (
+        measured == [pytest.approx(before + net.penalty_value(10, 1), rel=1e-6)]
+        and net.penalty_value(10, 1) > 0.1
+    )
 
 
 def test_epochs_are_counted_over_the_life_of_a_network():
     x, y = data()
     once, twice = network(), network()
     losses = fit(once, x, y, epochs=4).history["loss"]
-    assert fit(twice, x, y, epochs=1).history["loss"] + fit(twice, x, y, epochs=3).history["loss"] == losses
+    assert (
+        fit(twice, x, y, epochs=1).history["loss"] + fit(twice, x, y, epochs=3).history["loss"]
+        == losses
+    )
     np.testing.assert_array_equal(once.parameters, twice.parameters)
     assert once.epoch == twice.epoch == 4
 
@@ -122,7 +138,9 @@ def test_divergence_names_the_epoch_and_keeps_finite_weights():
     net = network(last=None, outputs=2)
     fit(net, x, x[:, :2], epochs=2)
     good = net.parameters.copy()
-    with pytest.raises(nn.DivergenceError, match=r"diverged in epoch 3, batch \d+: .*Lower the learning rate"):
+    with pytest.raises(
+        nn.DivergenceError, match=r"diverged in epoch 3, batch \d+: .*Lower the learning rate"
+    ):
         fit(net, x, x[:, :2], epochs=5, optimizer=nn.SGD(1e38))
     assert np.isfinite(net.parameters).all() and net.epoch == 2
     np.testing.assert_array_equal(net.parameters, good)
@@ -148,7 +166,13 @@ def test_callbacks_end_after_divergence():
             ended.append(np.isfinite(network.parameters).all())
 
     with pytest.raises(nn.DivergenceError):
-        fit(network(last=None, outputs=2), x, x[:, :2], optimizer=nn.SGD(1e38), callbacks=[Watcher()])
+        fit(
+            network(last=None, outputs=2),
+            x,
+            x[:, :2],
+            optimizer=nn.SGD(1e38),
+            callbacks=[Watcher()],
+        )
     assert ended == [True]
 
 
@@ -157,7 +181,9 @@ def test_a_step_cannot_be_trained(activation):
     x, y = data()
     net = nn.Sequential([nn.Dense(7, activation=activation), nn.Dense(3, activation="softmax")], 4)
     before = net.parameters.copy()
-    with pytest.raises(ValueError, match=r"a step cannot be trained: its derivative is zero.*train with sigmoid"):
+    with pytest.raises(
+        ValueError, match=r"a step cannot be trained: its derivative is zero.*train with sigmoid"
+    ):
         fit(net, x, y)
     np.testing.assert_array_equal(net.parameters, before)
     assert net.predict(x).shape == (60, 3)
@@ -181,8 +207,15 @@ def test_callbacks_are_called_in_order_and_stop_the_training():
         def on_fit_end(self, network):
             calls.append("end")
 
-    history = fit(net, x, y, epochs=9, callbacks=[lambda epoch, logs, network: epoch == 2, Recorder()])
-    assert calls == ["begin", (1, {"loss", "accuracy"}, True), (2, {"loss", "accuracy"}, True), "end"]
+    history = fit(
+        net, x, y, epochs=9, callbacks=[lambda epoch, logs, network: epoch == 2, Recorder()]
+    )
+    assert calls == [
+        "begin",
+        (1, {"loss", "accuracy"}, True),
+        (2, {"loss", "accuracy"}, True),
+        "end",
+    ]
     assert len(history.history["loss"]) == 2
     fit(net, x, y, epochs=1, callbacks=[Recorder()])
     assert calls[-2][0] == 3
@@ -201,7 +234,10 @@ def test_an_error_in_a_callback_is_the_users_to_see():
     fit(net, x, y)
 
 
-@pytest.mark.parametrize(("monitor", "scores"), [("score", [3, 2, 1, 5, 1, 7, 0]), ("score_accuracy", [1, 2, 3, 0, 3, 1, 9])])
+@pytest.mark.parametrize(
+    ("monitor", "scores"),
+    [("score", [3, 2, 1, 5, 1, 7, 0]), ("score_accuracy", [1, 2, 3, 0, 3, 1, 9])],
+)
 def test_early_stopping_goes_back_to_the_best(monitor, scores):
     x, y = data()
     net = network()
@@ -216,7 +252,13 @@ def test_early_stopping_goes_back_to_the_best(monitor, scores):
     np.testing.assert_array_equal(net.parameters, seen[2])
     other = network()
     seen.clear()
-    fit(other, x, y, epochs=7, callbacks=[score, EarlyStopping(monitor, patience=3, restore_best=False)])
+    fit(
+        other,
+        x,
+        y,
+        epochs=7,
+        callbacks=[score, EarlyStopping(monitor, patience=3, restore_best=False)],
+    )
     np.testing.assert_array_equal(other.parameters, seen[5])
 
 
@@ -235,13 +277,18 @@ def test_early_stopping_goes_back_to_the_running_means_too():
 
 def test_early_stopping_names_the_figures_there_are():
     x, y = data()
-    with pytest.raises(ValueError, match="no metric 'val_loss' to watch, there are loss, accuracy; pass validation_data"):
+    with pytest.raises(
+        ValueError,
+        match="no metric 'val_loss' to watch, there are loss, accuracy; pass validation_data",
+    ):
         fit(network(), x, y, callbacks=[EarlyStopping()])
 
 
 def test_early_stopping_watches_validation():
     x, y = data()
-    history = fit(network(), x, y, epochs=500, validation_split=0.5, callbacks=[EarlyStopping(patience=5)])
+    history = fit(
+        network(), x, y, epochs=500, validation_split=0.5, callbacks=[EarlyStopping(patience=5)]
+    )
     best = int(np.argmin(history.history["val_loss"]))
     assert len(history.seconds) == best + 6 < 500
 
@@ -272,7 +319,9 @@ def shown(verbose, columns):
     termios.tcsetwinsize(theirs, (24, columns))
     env = {**os.environ, "PYTHONPATH": SOURCES}
     env.pop("COLUMNS", None)
-    process = subprocess.Popen([sys.executable, "-c", PROGRESS.replace("VERBOSE", str(verbose))], stderr=theirs, env=env)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRESS.replace("VERBOSE", str(verbose))], stderr=theirs, env=env
+    )
     os.close(theirs)
     text = b""
     while True:
@@ -290,12 +339,16 @@ def shown(verbose, columns):
 
 def test_progress_on_a_terminal():
     text = shown(1, 200)
-    assert re.search(r"epoch \d+/400 .*s left", text) and re.search(r"400 epochs in \d+\.\d s .*val_accuracy", text)
+    assert re.search(r"epoch \d+/400 .*s left", text) and re.search(
+        r"400 epochs in \d+\.\d s .*val_accuracy", text
+    )
     assert text.count("\n") == 1 and shown(0, 200) == ""
 
 
 def test_progress_fits_a_narrow_terminal():
-    lines = [line.replace("\x1b[K", "").rstrip("\r\n") for line in re.split(r"\r(?!\n)", shown(1, 60))]
+    lines = [
+        line.replace("\x1b[K", "").rstrip("\r\n") for line in re.split(r"\r(?!\n)", shown(1, 60))
+    ]
     assert max(map(len, lines)) <= 60
 
 
@@ -326,8 +379,13 @@ print(np.isfinite(net.predict(x[:10])).all(), flush=True)
 
 
 def script(code, **env):
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": SOURCES, **env})
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": SOURCES, **env},
+    )
 
 
 def test_the_keyboard_stops_within_an_epoch():
@@ -347,12 +405,20 @@ def test_the_keyboard_stops_within_an_epoch():
 def test_a_network_has_the_methods_of_lowerable_with_the_same_arguments():
     net = nn.Sequential([nn.Dense(2)], 3)
     assert isinstance(net, Lowerable)
-    methods = {name for name, value in vars(Lowerable).items() if inspect.isfunction(value) and not name.startswith("_")}
+    methods = {
+        name
+        for name, value in vars(Lowerable).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
     assert {"layer_ops", "loss_ops", "resolve_loss", "check_data", "score"} <= methods
     for name in methods:
-        ours, promised = inspect.signature(getattr(nn.Sequential, name)), inspect.signature(getattr(Lowerable, name))
+        ours, promised = (
+            inspect.signature(getattr(nn.Sequential, name)),
+            inspect.signature(getattr(Lowerable, name)),
+        )
         assert [(one.name, one.kind, one.default) for one in ours.parameters.values()] == [
-            (one.name, one.kind, one.default) for one in promised.parameters.values()]
+            (one.name, one.kind, one.default) for one in promised.parameters.values()
+        ]
 
 
 # --- threads and processes ---------------------------------------------------------------------
@@ -398,12 +464,17 @@ def test_two_threads_use_one_network_to_predict():
     net = network()
     expected = net.predict(x)
     results = []
-    threads = [threading.Thread(target=lambda: results.append([net.predict(x) for _ in range(20)])) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: results.append([net.predict(x) for _ in range(20)]))
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 3 and all(np.array_equal(one, expected) for each in results for one in each)
+    assert len(results) == 3 and all(
+        np.array_equal(one, expected) for each in results for one in each
+    )
 
 
 FORKED = """
@@ -451,13 +522,17 @@ def test_a_forked_child_trains_as_its_parent(layer):
 # --- what is left behind -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", [
-    lambda net, x, y: fit(net, x, y),
-    lambda net, x, y: fit(net, x[:20].copy(), y[:20].copy(), validation_data=(x, y)),
-    lambda net, x, y: net.predict(x),
-    lambda net, x, y: net.evaluate(x, y),
-    lambda net, x, y: net.gradient(x, y),
-], ids=["fit", "validation", "predict", "evaluate", "gradient"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, x, y: fit(net, x, y),
+        lambda net, x, y: fit(net, x[:20].copy(), y[:20].copy(), validation_data=(x, y)),
+        lambda net, x, y: net.predict(x),
+        lambda net, x, y: net.evaluate(x, y),
+        lambda net, x, y: net.gradient(x, y),
+    ],
+    ids=["fit", "validation", "predict", "evaluate", "gradient"],
+)
 def test_the_network_keeps_no_data(use):
     x, y = data()
     net = network()
@@ -475,7 +550,14 @@ def nested(action):
     x, y = data()
     net = network()
     with pytest.raises(RuntimeError) as caught:
-        fit(net, x, y, optimizer=nn.Adam(), epochs=3, callbacks=[lambda epoch, logs, net: action(net, x, y)])
+        fit(
+            net,
+            x,
+            y,
+            optimizer=nn.Adam(),
+            epochs=3,
+            callbacks=[lambda epoch, logs, net: action(net, x, y)],
+        )
     assert np.isfinite(net.parameters).all()
     # it can be trained afterwards
     assert len(fit(net, x, y, optimizer=nn.Adam(), epochs=2).seconds) == 2
@@ -483,7 +565,9 @@ def nested(action):
 
 
 def test_a_callback_cannot_train_the_network_in_training():
-    assert "fit was called on a network that is in training" in nested(lambda net, x, y: fit(net, x, y, optimizer="sgd"))
+    assert "fit was called on a network that is in training" in nested(
+        lambda net, x, y: fit(net, x, y, optimizer="sgd")
+    )
 
 
 def test_a_callback_cannot_start_the_network_in_training_anew():
@@ -518,7 +602,9 @@ def test_a_second_thread_is_told_that_the_network_is_in_training():
             begun.set()
             assert told.wait(60)
 
-    first = threading.Thread(target=lambda: fit(net, x, y, optimizer=nn.Adam(), epochs=2, callbacks=[Wait()]))
+    first = threading.Thread(
+        target=lambda: fit(net, x, y, optimizer=nn.Adam(), epochs=2, callbacks=[Wait()])
+    )
     first.start()
     assert begun.wait(60)
     try:

@@ -22,14 +22,32 @@ from numbanet.backend.cuda import driver
 
 def arguments():
     """The command line, checked."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0],
-                                     epilog="lines: " + ", ".join(f"{i} {name}" for i, name in enumerate(lines.NAMES, 1)))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__.splitlines()[0],
+        epilog="lines: " + ", ".join(f"{i} {name}" for i, name in enumerate(lines.NAMES, 1)),
+    )
     parser.add_argument("--lines", help="names or numbers between commas (default: all)")
-    parser.add_argument("--peers", default=",".join(measure.PEERS), help=f"of {', '.join(measure.PEERS)} (default: all)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each contender of a line, over all rounds (default: 3)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns that these seconds are split into (default: 7)")
+    parser.add_argument(
+        "--peers",
+        default=",".join(measure.PEERS),
+        help=f"of {', '.join(measure.PEERS)} (default: all)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=3.0,
+        help="for each contender of a line, over all rounds (default: 3)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="turns that these seconds are split into (default: 7)"
+    )
     parser.add_argument("--json", type=Path, help="write all figures there, after every line")
-    parser.add_argument("--dry", action="store_true", help="tiny sizes, numbanet alone, one round: shows that every line runs")
+    parser.add_argument(
+        "--dry",
+        action="store_true",
+        help="tiny sizes, numbanet alone, one round: shows that every line runs",
+    )
     given = parser.parse_args()
     try:
         given.lines = lines.chosen(given.lines)
@@ -53,8 +71,10 @@ def main() -> None:
     try:
         driver.require_gpu()
         if driver.SIMULATED and not given.dry:
-            raise nn.CudaError("Numba's simulator has no speed to measure; "
-                               "unset NUMBA_ENABLE_CUDASIM, or pass --dry")
+            raise nn.CudaError(
+                "Numba's simulator has no speed to measure; "
+                "unset NUMBA_ENABLE_CUDASIM, or pass --dry"
+            )
     except nn.CudaError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -65,19 +85,34 @@ def main() -> None:
     facts = gpu_facts.facts()
     modules, missing = measure.find(given.peers)
     names = {peer: module.NAME for peer, module in modules.items()}
-    versions = {"numbanet": nn.__version__, "numba": numba.__version__, "numba-cuda": version("numba-cuda")}
+    versions = {
+        "numbanet": nn.__version__,
+        "numba": numba.__version__,
+        "numba-cuda": version("numba-cuda"),
+    }
     versions |= {peer: module.VERSION for peer, module in modules.items() if peer != measure.OURS}
     results: list[dict] = []
     with tempfile.TemporaryDirectory(prefix="numbanet-gpu-") as folder, lines.sizes(given.dry):
         for name in given.lines:
             try:
-                results.append(measure.measure(name, modules, given.seconds, given.rounds, Path(folder), given.dry, say))
+                results.append(
+                    measure.measure(
+                        name, modules, given.seconds, given.rounds, Path(folder), given.dry, say
+                    )
+                )
             except KeyboardInterrupt:
                 say(f"{name}: stopped; what was measured before follows")
                 break
             if given.json:
-                everything = {"gpu": facts, "versions": versions, "seconds": given.seconds, "rounds": given.rounds,
-                              "dry": given.dry, "missing": missing, "lines": results}
+                everything = {
+                    "gpu": facts,
+                    "versions": versions,
+                    "seconds": given.seconds,
+                    "rounds": given.rounds,
+                    "dry": given.dry,
+                    "missing": missing,
+                    "lines": results,
+                }
                 given.json.write_text(json.dumps(everything, indent=1))
     print(table.header(facts, versions, given.seconds, given.rounds), end="\n\n")
     print(table.summary(results, names))

@@ -27,8 +27,13 @@ class Training(Contender):
 
     def __init__(self, case, xp):
         self.case, self.line, self.xp = case, case.line, xp
-        self.x, self.y = xp.asarray(case.x), xp.asarray(case.rows_of_targets() if case.line.has_classes else case.y)
-        self.given = xp.asarray(np.concatenate([a.ravel() for a in case.weights]).astype(np.float32))
+        self.x, self.y = (
+            xp.asarray(case.x),
+            xp.asarray(case.rows_of_targets() if case.line.has_classes else case.y),
+        )
+        self.given = xp.asarray(
+            np.concatenate([a.ravel() for a in case.weights]).astype(np.float32)
+        )
         self.params, self.grads = self.given.copy(), xp.zeros_like(self.given)
         self.mean, self.square = xp.zeros_like(self.given), xp.zeros_like(self.given)
         self.at, self.into = self._views(self.params), self._views(self.grads)

@@ -20,8 +20,11 @@ def facts() -> dict:
     if driver.SIMULATED:
         return found | {"capability": None, "peak": None, "bandwidth": None}
     device = driver.module().get_current_device()
-    return found | {"capability": ".".join(map(str, device.compute_capability)), "peak": bench.gpu_peak_flops(),
-                    "bandwidth": bandwidth()}
+    return found | {
+        "capability": ".".join(map(str, device.compute_capability)),
+        "peak": bench.gpu_peak_flops(),
+        "bandwidth": bandwidth(),
+    }
 
 
 def bandwidth() -> float:

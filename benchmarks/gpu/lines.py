@@ -32,23 +32,82 @@ WIDE = (("dense", 512, "relu"), ("dense", 512, "relu"), ("dense", 10, "softmax")
 
 def _train(name, title, shape, layers, loss, optimizer, batch, asked=None):
     data = "regression" if shape == (8,) else "mnist"
-    return Line(name, f"{title}, batch {batch:,}", "train", data, shape, layers, asked, loss, optimizer, batch)
+    return Line(
+        name,
+        f"{title}, batch {batch:,}",
+        "train",
+        data,
+        shape,
+        layers,
+        asked,
+        loss,
+        optimizer,
+        batch,
+    )
 
 
 LINES = (
-    _train("8-64-64-1", "8-64-64-1 tanh, quadratic, Adam", (8,), SMALL, "quadratic", ("adam", 1e-3), 1 << 14, 5),
-    _train("784-30-10", "784-30-10 sigmoid, quadratic, SGD", (784,), (("dense", 30, "sigmoid"), ("dense", 10, "sigmoid")),
-           "quadratic", ("sgd", 3.0), 10),
-    *[_train(f"784-512-512-10-{batch}", "784-512-512-10 ReLU, cross-entropy, SGD", (784,), WIDE, "cross_entropy", ("sgd", 0.1),
-             batch) for batch in (128, 4096)],
-    *[_train(f"lenet5-{batch}", "LeNet-5 ReLU, cross-entropy, Adam", work.IMAGE, work.LENET, "cross_entropy", ("adam", 1e-3),
-             batch, 1) for batch in (128, 2048)],
-    Line("predict-lenet5", "predict 65,536 rows, LeNet-5", "predict", "rows", work.IMAGE, work.LENET, None, many=1 << 16),
+    _train(
+        "8-64-64-1",
+        "8-64-64-1 tanh, quadratic, Adam",
+        (8,),
+        SMALL,
+        "quadratic",
+        ("adam", 1e-3),
+        1 << 14,
+        5,
+    ),
+    _train(
+        "784-30-10",
+        "784-30-10 sigmoid, quadratic, SGD",
+        (784,),
+        (("dense", 30, "sigmoid"), ("dense", 10, "sigmoid")),
+        "quadratic",
+        ("sgd", 3.0),
+        10,
+    ),
+    *[
+        _train(
+            f"784-512-512-10-{batch}",
+            "784-512-512-10 ReLU, cross-entropy, SGD",
+            (784,),
+            WIDE,
+            "cross_entropy",
+            ("sgd", 0.1),
+            batch,
+        )
+        for batch in (128, 4096)
+    ],
+    *[
+        _train(
+            f"lenet5-{batch}",
+            "LeNet-5 ReLU, cross-entropy, Adam",
+            work.IMAGE,
+            work.LENET,
+            "cross_entropy",
+            ("adam", 1e-3),
+            batch,
+            1,
+        )
+        for batch in (128, 2048)
+    ],
+    Line(
+        "predict-lenet5",
+        "predict 65,536 rows, LeNet-5",
+        "predict",
+        "rows",
+        work.IMAGE,
+        work.LENET,
+        None,
+        many=1 << 16,
+    ),
 )
 """In the order of the table; a line may be asked for by its number, from 1, or by its name."""
 GOAL = "to-99"
 """The name of the line behind these: seconds until MNIST is learned to 99 %."""
-GOAL_LINE = _train(GOAL, "LeNet-5 ReLU, Adam", work.IMAGE, work.LENET, "cross_entropy", ("adam", 2e-3), 256)
+GOAL_LINE = _train(
+    GOAL, "LeNet-5 ReLU, Adam", work.IMAGE, work.LENET, "cross_entropy", ("adam", 2e-3), 256
+)
 NAMES = [*(line.name for line in LINES), GOAL]
 
 
@@ -59,7 +118,9 @@ def chosen(text: str | None) -> list[str]:
         given = given.strip()
         name = NAMES[int(given) - 1] if given.isdigit() and 0 < int(given) <= len(NAMES) else given
         if name not in NAMES:
-            raise ValueError(f"no line {given!r}; there are 1 to {len(NAMES)}, or {', '.join(NAMES)}")
+            raise ValueError(
+                f"no line {given!r}; there are 1 to {len(NAMES)}, or {', '.join(NAMES)}"
+            )
         found.append(name)
     return found
 
@@ -77,7 +138,13 @@ def shrunk(line: Line) -> Line:
         return (kind, DRY_MAPS, *own[1:]) if kind == "conv" else (kind, *own)
 
     shape = (DRY_SIDE, DRY_SIDE, 1) if line.has_images else (min(line.input_shape[0], 8),)
-    return replace(line, input_shape=shape, layers=tuple(small(*layer) for layer in line.layers), batch=DRY_BATCH, many=DRY_BATCH)
+    return replace(
+        line,
+        input_shape=shape,
+        layers=tuple(small(*layer) for layer in line.layers),
+        batch=DRY_BATCH,
+        many=DRY_BATCH,
+    )
 
 
 @contextlib.contextmanager
@@ -101,7 +168,9 @@ def _random(line: Line, folder: Path) -> None:
     for part in ("", "_test"):
         n = work.SAMPLES[line.data] if line.trains else line.rows
         y = rng.integers(0, 10, n) if line.has_classes else rng.random((n, 1), np.float32)
-        np.save(folder / f"{line.data}.x{part}.npy", rng.random((n, prod(line.input_shape)), np.float32))
+        np.save(
+            folder / f"{line.data}.x{part}.npy", rng.random((n, prod(line.input_shape)), np.float32)
+        )
         np.save(folder / f"{line.data}.y{part}.npy", y)
 
 

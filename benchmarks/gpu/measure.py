@@ -70,7 +70,9 @@ class Contender:
         if self.note or self.aside:
             return
         if case.line.trains:
-            loss_off = abs(self.check["loss"] - self.check["expected"]) / abs(self.check["expected"])
+            loss_off = abs(self.check["loss"] - self.check["expected"]) / abs(
+                self.check["expected"]
+            )
             if not (loss_off <= LOSS_OFF and self.check["off"] <= WEIGHTS_OFF):
                 self.note = (
                     f"disagrees: loss off by {loss_off:.2g}, "
@@ -86,21 +88,39 @@ class Contender:
         loss = made.run(line.steps)
         net = with_numbanet.network(line)
         with_numbanet.set_weights(net, made.weights())
-        return {"loss": float(loss), "score": net.evaluate(*test, loss=line.loss)["accuracy" if line.has_classes else "r2"]}
+        return {
+            "loss": float(loss),
+            "score": net.evaluate(*test, loss=line.loss)["accuracy" if line.has_classes else "r2"],
+        }
 
     def record(self) -> dict:
         """Its figures as plain data, seconds for a step or a call."""
-        return {"peer": self.peer, "variant": self.variant, "aside": self.aside, "note": self.note, "check": self.check,
-                "quartiles": np.percentile(self.figures, [25, 50, 75]).tolist() if self.figures else None,
-                "inside": float(np.median(self.inside)) if self.inside else None, "result": self.result, "figures": self.figures}
+        return {
+            "peer": self.peer,
+            "variant": self.variant,
+            "aside": self.aside,
+            "note": self.note,
+            "check": self.check,
+            "quartiles": np.percentile(self.figures, [25, 50, 75]).tolist()
+            if self.figures
+            else None,
+            "inside": float(np.median(self.inside)) if self.inside else None,
+            "result": self.result,
+            "figures": self.figures,
+        }
 
 
 def contenders(line, modules) -> list[Contender]:
-    return [Contender(peer, variant, variant in module.ASIDE) for peer, module in modules.items()
-            for variant in module.variants(line)]
+    return [
+        Contender(peer, variant, variant in module.ASIDE)
+        for peer, module in modules.items()
+        for variant in module.variants(line)
+    ]
 
 
-def measure(name: str, modules: dict, seconds: float, rounds: int, folder: Path, dry: bool, say) -> dict:
+def measure(
+    name: str, modules: dict, seconds: float, rounds: int, folder: Path, dry: bool, say
+) -> dict:
     """Everybody's figures for one line, as plain data."""
     line = lines.shrunk(lines.line(name)) if dry else lines.line(name)
     case, note = lines.prepare(line, folder, dry)
@@ -115,8 +135,16 @@ def measure(name: str, modules: dict, seconds: float, rounds: int, folder: Path,
         one.measured = None
         if one.note:
             say(f"{name}: {one.peer} ({one.variant}) left out, {one.note}")
-    return {"line": name, "title": line.title, "asked": line.asked, "samples": line.batch if line.trains else line.rows,
-            "flops": line.flops, "bytes": lines.traffic(line), "note": note, "contenders": [one.record() for one in everybody]}
+    return {
+        "line": name,
+        "title": line.title,
+        "asked": line.asked,
+        "samples": line.batch if line.trains else line.rows,
+        "flops": line.flops,
+        "bytes": lines.traffic(line),
+        "note": note,
+        "contenders": [one.record() for one in everybody],
+    }
 
 
 def race(line: work.Line, everybody, test, seconds, rounds, note, dry, say) -> None:
@@ -145,7 +173,12 @@ def reach(line: work.Line, everybody, test, seconds, rounds, note, dry, say) -> 
     for number in range(rounds + 1):  # round 0 warms up
         say(f"{line.name}: round {number} of {rounds}")
         for one in everybody:
-            one.tried("learn", lambda one=one, first=not number: learn(one, test, wanted, 1 if first else most, first))
+            one.tried(
+                "learn",
+                lambda one=one, first=not number: learn(
+                    one, test, wanted, 1 if first else most, first
+                ),
+            )
             if one.result and one.result["score"] < wanted:
                 one.note = f"reached {one.result['score']:.2%} in {most} epochs"
     return ""

@@ -35,8 +35,17 @@ class Training(with_numbanet.Training):
             reached.append(logs["val_accuracy"])
             return reached[-1] >= wanted
 
-        self.net.fit(self.images, self.case.y, loss=line.loss, optimizer=optimizer(line), batch_size=line.batch, epochs=most,
-                     validation_data=self.test, callbacks=[enough], verbose=0)
+        self.net.fit(
+            self.images,
+            self.case.y,
+            loss=line.loss,
+            optimizer=optimizer(line),
+            batch_size=line.batch,
+            epochs=most,
+            validation_data=self.test,
+            callbacks=[enough],
+            verbose=0,
+        )
         return len(reached), reached[-1]
 
 

@@ -21,7 +21,11 @@ ASIDE = ("eager, tf32", "resident")
 
 
 def variants(line) -> tuple[str, ...]:
-    return ("eager", "compiled", "graph", "eager, tf32") if line.trains else ("eager", "compiled", "resident")
+    return (
+        ("eager", "compiled", "graph", "eager, tf32")
+        if line.trains
+        else ("eager", "compiled", "resident")
+    )
 
 
 def missing() -> str:
@@ -31,7 +35,9 @@ def missing() -> str:
 
 def precision(variant: str) -> None:
     """float32 products, or TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = variant == "eager, tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        variant == "eager, tf32"
+    )
 
 
 class Training(with_pytorch.Training):
@@ -47,7 +53,10 @@ class Training(with_pytorch.Training):
         self.t = torch.zeros((), device=device)
         if variant == "graph":
             self.whole = self._whole
-            self.chosen, self.sum = torch.zeros(self.line.batch, dtype=torch.int64, device=device), torch.zeros((), device=device)
+            self.chosen, self.sum = (
+                torch.zeros(self.line.batch, dtype=torch.int64, device=device),
+                torch.zeros((), device=device),
+            )
             self.recorded = self._record()
 
     def _record(self):
@@ -81,10 +90,14 @@ class Training(with_pytorch.Training):
         losses = []
         if self.whole is not None:
             with torch.no_grad():
-                losses = [self.whole(self.params, self.state, self.t, self.x, self.y, row) for row in rows]
+                losses = [
+                    self.whole(self.params, self.state, self.t, self.x, self.y, row) for row in rows
+                ]
         else:
             for row in rows:
-                value = self.loss(self.params, self.x.index_select(0, row), self.y.index_select(0, row))
+                value = self.loss(
+                    self.params, self.x.index_select(0, row), self.y.index_select(0, row)
+                )
                 self.optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 self.optimizer.step()
@@ -97,7 +110,10 @@ class Training(with_pytorch.Training):
     def ready(self, x_test, y_test) -> None:
         """Take a test set, onto the GPU."""
         images = np.ascontiguousarray(x_test.transpose(0, 3, 1, 2))
-        self.test = torch.from_numpy(images).to(self.device), torch.from_numpy(y_test).to(self.device)
+        self.test = (
+            torch.from_numpy(images).to(self.device),
+            torch.from_numpy(y_test).to(self.device),
+        )
 
     def learn(self, wanted: float, most: int) -> tuple[int, float]:
         """Train until the accuracy on the test set is reached, at most so many epochs.
@@ -110,7 +126,9 @@ class Training(with_pytorch.Training):
             self.run(self.line.steps)
             epoch += 1
             with torch.inference_mode():
-                reached = float((forward(self.line, self.params, x, logits=True).argmax(1) == y).float().mean())
+                reached = float(
+                    (forward(self.line, self.params, x, logits=True).argmax(1) == y).float().mean()
+                )
         return epoch, reached
 
 
@@ -119,13 +137,17 @@ class Predicting(Contender):
 
     def __init__(self, case, variant: str, device: str = "cuda"):
         self.variant, self.device, self.x = variant, device, samples_first(case)
-        values = [torch.from_numpy(a).to(device) for a in work.channels_first(case.line, case.weights)]
+        values = [
+            torch.from_numpy(a).to(device) for a in work.channels_first(case.line, case.weights)
+        ]
         self.there = self.x.to(device) if variant == "resident" else None
 
         def net(x):
             return forward(case.line, values, x, logits=False)
 
-        self.net = torch.compile(net, fullgraph=True, dynamic=False) if variant == "compiled" else net
+        self.net = (
+            torch.compile(net, fullgraph=True, dynamic=False) if variant == "compiled" else net
+        )
 
     def call(self) -> None:
         precision(self.variant)

@@ -18,19 +18,41 @@ from benchmarks.peers.worker import PEERS
 
 def arguments():
     """The command line, checked."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.splitlines()[0],
-                                     epilog="lines: " + ", ".join(f"{i} {line.name}" for i, line in enumerate(work.LINES, 1)))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers",
+        description=__doc__.splitlines()[0],
+        epilog="lines: " + ", ".join(f"{i} {line.name}" for i, line in enumerate(work.LINES, 1)),
+    )
     others = [peer for peer in PEERS if peer != report.OURS]
     parser.add_argument("--lines", help="names or numbers between commas (default: all)")
-    parser.add_argument("--peers", default=",".join(others), help=f"of {', '.join(others)} (default: those installed)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each contender of a line, over all rounds (default: 3)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns that these seconds are split into (default: 7)")
-    parser.add_argument("--threads", default="1,2", help="every contender runs with each; its best counts (default: 1,2)")
+    parser.add_argument(
+        "--peers",
+        default=",".join(others),
+        help=f"of {', '.join(others)} (default: those installed)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=3.0,
+        help="for each contender of a line, over all rounds (default: 3)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="turns that these seconds are split into (default: 7)"
+    )
+    parser.add_argument(
+        "--threads",
+        default="1,2",
+        help="every contender runs with each; its best counts (default: 1,2)",
+    )
     parser.add_argument("--json", type=Path, help="write all figures there, after every line")
     parser.add_argument("--plot", type=Path, help="draw bars there (PNG; needs matplotlib)")
     given = parser.parse_args()
     try:
-        given.lines = [work.line(name.strip()) for name in given.lines.split(",")] if given.lines else list(work.LINES)
+        given.lines = (
+            [work.line(name.strip()) for name in given.lines.split(",")]
+            if given.lines
+            else list(work.LINES)
+        )
         given.threads = [int(n) for n in given.threads.split(",")]
     except ValueError as error:
         parser.error(str(error))
@@ -54,26 +76,44 @@ def main() -> None:
     abouts = {peer: rounds.once("about", peer) for peer in [report.OURS, *given.peers]}
     missing = {peer: about["missing"] for peer, about in abouts.items() if "missing" in about}
     if report.OURS in missing:
-        sys.exit(f"numbanet cannot be imported ({missing[report.OURS]}); "
-                 "install it, or set PYTHONPATH=src")
+        sys.exit(
+            f"numbanet cannot be imported ({missing[report.OURS]}); "
+            "install it, or set PYTHONPATH=src"
+        )
     abouts = {peer: about for peer, about in abouts.items() if peer not in missing}
-    versions = {name: version for about in abouts.values() for name, version in about["versions"].items()}
+    versions = {
+        name: version for about in abouts.values() for name, version in about["versions"].items()
+    }
     results: list[dict] = []
     with tempfile.TemporaryDirectory(prefix="numbanet-peers-") as folder:
         for line in given.lines:
             try:
-                results.append(rounds.measure(line, abouts, given.threads, given.seconds, given.rounds, Path(folder), say))
+                results.append(
+                    rounds.measure(
+                        line, abouts, given.threads, given.seconds, given.rounds, Path(folder), say
+                    )
+                )
             except KeyboardInterrupt:
                 say(f"{line.name}: stopped; what was measured before follows")
                 break
             if given.json:
-                everything = {"machine": facts | {"load after": report.load()}, "versions": versions, "threads": given.threads,
-                              "seconds": given.seconds, "rounds": given.rounds, "missing": missing, "lines": results}
+                everything = {
+                    "machine": facts | {"load after": report.load()},
+                    "versions": versions,
+                    "threads": given.threads,
+                    "seconds": given.seconds,
+                    "rounds": given.rounds,
+                    "missing": missing,
+                    "lines": results,
+                }
                 given.json.write_text(json.dumps(everything, indent=1))
     print(report.header(facts, versions, given.threads, given.seconds), end="\n\n")
     print(report.table(results, abouts))
     peaks = {n: max(result["peaks"].get(n, 0) for result in results) for n in given.threads}
-    print("\nFMA peak: " + ", ".join(f"{peak / 1e9:.0f} GFLOP/s on {n} t" for n, peak in peaks.items() if peak))
+    print(
+        "\nFMA peak: "
+        + ", ".join(f"{peak / 1e9:.0f} GFLOP/s on {n} t" for n, peak in peaks.items() if peak)
+    )
     for note in report.notes(results, missing):
         print(f"\nNote: {note}")
     if given.plot:

@@ -26,8 +26,14 @@ def _burst(typingctx, count):
         name = f"llvm.fmuladd.v{LANES}f32"
         kind = ir.FunctionType(vector, [vector] * 3)
         multiply_add = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        slope, step = (ir.Constant(vector, [ir.Constant(single, value)] * LANES) for value in (0.999, 0.001))
-        before, head, after = builder.block, builder.append_basic_block("head"), builder.append_basic_block("after")
+        slope, step = (
+            ir.Constant(vector, [ir.Constant(single, value)] * LANES) for value in (0.999, 0.001)
+        )
+        before, head, after = (
+            builder.block,
+            builder.append_basic_block("head"),
+            builder.append_basic_block("after"),
+        )
         builder.branch(head)
         builder.position_at_end(head)
         index = builder.phi(whole)

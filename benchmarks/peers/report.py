@@ -14,13 +14,25 @@ def machine() -> dict:
     facts: dict[str, str] = {}
     path = Path("/proc/cpuinfo")
     if path.exists():
-        pairs = (text.split(":", 1) for text in path.read_text().split("\n\n")[0].splitlines() if ":" in text)
+        pairs = (
+            text.split(":", 1)
+            for text in path.read_text().split("\n\n")[0].splitlines()
+            if ":" in text
+        )
         facts = {key.strip(): value.strip() for key, value in pairs}
-    features = [flag for flag in facts.get("flags", "").split() if flag.startswith(("avx", "fma", "amx"))]
+    features = [
+        flag for flag in facts.get("flags", "").split() if flag.startswith(("avx", "fma", "amx"))
+    ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = facts.get("model name", platform.processor() or platform.machine())
-    return {"processor": name, "cores": cores, "features": features,
-            "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "load": load()}
+    return {
+        "processor": name,
+        "cores": cores,
+        "features": features,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "load": load(),
+    }
 
 
 def load() -> float | None:
@@ -41,8 +53,12 @@ def header(facts: dict, versions: dict, threads: list, seconds: float) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     features = " ".join(name for name in facts["features"] if name in TOLD)
     loads = f", load {facts['load']:.2f} before" if facts["load"] is not None else ""
-    return (f"{facts['processor']}, {facts['cores']} cores ({features}), {facts['system']}{loads}; Python {facts['python']}, "
-            f"{packages}; float32, threads {' and '.join(map(str, threads))}, the best counts; {seconds:g} s a measurement.")
+    return (
+        f"{facts['processor']}, {facts['cores']} cores ({features}), "
+        f"{facts['system']}{loads}; Python {facts['python']}, "
+        f"{packages}; float32, threads {' and '.join(map(str, threads))}, the best counts; "
+        f"{seconds:g} s a measurement."
+    )
 
 
 def ratio(result: dict) -> float | None:
@@ -69,8 +85,16 @@ def cell(row: dict, single: bool) -> str:
 def table(results: list[dict], abouts: dict) -> str:
     """The Markdown table of all lines."""
     peers = [peer for peer in abouts if peer != OURS]
-    heads = ["line", "numbanet: median (quartiles)", "its epochs alone", *(abouts[peer]["name"] for peer in peers),
-             "best peer / numbanet", "asked", "share of FMA peak", "after one epoch"]
+    heads = [
+        "line",
+        "numbanet: median (quartiles)",
+        "its epochs alone",
+        *(abouts[peer]["name"] for peer in peers),
+        "best peer / numbanet",
+        "asked",
+        "share of FMA peak",
+        "after one epoch",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for result in results:
         rows, best = result["contenders"], result["best"]
@@ -87,8 +111,12 @@ def table(results: list[dict], abouts: dict) -> str:
             single = len(abouts[peer]["variants"][result["line"]]) == 1
             cells.append(cell(rows[best[peer]], single) if peer in best else "-")
         found, part = ratio(result), share(result)
-        cells += [f"{found:.2f}×" if found else "-", f"{result['asked']}×" if result["asked"] else "≤ 1 µs",
-                  f"{part:.1%}" if part else "-", scores(result, abouts)]
+        cells += [
+            f"{found:.2f}×" if found else "-",
+            f"{result['asked']}×" if result["asked"] else "≤ 1 µs",
+            f"{part:.1%}" if part else "-",
+            scores(result, abouts),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -97,7 +125,11 @@ def scores(result: dict, abouts: dict) -> str:
     """Accuracy (or R²) after one epoch, ours first."""
     found = {peer: score for peer, score in result["scores"].items() if score is not None}
     kind = "R² " if result["line"].startswith("8-") else ""
-    return kind + ", ".join(f"{abouts[peer]['name']} {score:.2%}" for peer, score in found.items()) if found else "-"
+    return (
+        kind + ", ".join(f"{abouts[peer]['name']} {score:.2%}" for peer, score in found.items())
+        if found
+        else "-"
+    )
 
 
 def notes(results: list[dict], missing: dict) -> list[str]:

@@ -31,7 +31,13 @@ EPOCH_SECONDS = 15
 def environment(threads: int) -> dict:
     """The settings by which each library learns how many threads it has."""
     env = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC"):
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "NPROC",
+    ):
         env[name] = str(threads)
     if threads == 1:
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
@@ -42,7 +48,9 @@ def environment(threads: int) -> dict:
 
 def once(*arguments: str) -> dict:
     """A worker that answers once."""
-    done = subprocess.run([*WORKER, *arguments], env=environment(1), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [*WORKER, *arguments], env=environment(1), stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -63,8 +71,14 @@ class Contender:
     def begin(self, line: work.Line, folder: Path) -> None:
         """Start the process; it loads its data and makes itself ready."""
         command = [*WORKER, self.peer, self.variant, str(self.threads), line.name, str(folder)]
-        self.process = subprocess.Popen(command, env=environment(self.threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            command,
+            env=environment(self.threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         self._answer("did not start")
         self._halt(True)
 
@@ -86,7 +100,11 @@ class Contender:
     def _answer(self, where: str) -> dict:
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
         text = self.process.stdout.readline() if ready else ""
-        answer = json.loads(text) if text else {"error": "no answer" if not ready else "the process ended"}
+        answer = (
+            json.loads(text)
+            if text
+            else {"error": "no answer" if not ready else "the process ended"}
+        )
         if "error" in answer:
             self.note = f"{where}: {answer['error'].splitlines()[0][:200]}"
             return {}
@@ -110,8 +128,11 @@ class Contender:
         if line.trains:
             loss_off = abs(found["loss"] - found["expected"]) / abs(found["expected"])
             if not (loss_off <= LOSS_OFF and found["off"] <= WEIGHTS_OFF):
-                self.note = (f"disagrees: loss {found['loss']:.6g}, expected {found['expected']:.6g}; weights off by "
-                             f"{found['off']:.2g} of their way")
+                self.note = (
+                    f"disagrees: loss {found['loss']:.6g}, expected {found['expected']:.6g}; "
+                    "weights off by "
+                    f"{found['off']:.2g} of their way"
+                )
         elif not found["off"] <= OUTPUTS_OFF:
             self.note = f"disagrees: outputs off by {found['off']:.2g}"
 
@@ -124,11 +145,23 @@ class Contender:
         return float(np.median(self.figures)) if self.figures else float("inf")
 
 
-def measure(line: work.Line, abouts: dict, threads: list[int], seconds: float, rounds: int, folder: Path, say) -> dict:
+def measure(
+    line: work.Line,
+    abouts: dict,
+    threads: list[int],
+    seconds: float,
+    rounds: int,
+    folder: Path,
+    say,
+) -> dict:
     """Measure one line: figures, the peaks of the processor and the accuracies, as plain data."""
     prepared = once("prepare", line.name, str(folder))
-    everybody = [Contender(peer, variant, n) for peer, about in abouts.items() for variant in about["variants"][line.name]
-                 for n in (threads if line.kind != "inside" else [1])]
+    everybody = [
+        Contender(peer, variant, n)
+        for peer, about in abouts.items()
+        for variant in about["variants"][line.name]
+        for n in (threads if line.kind != "inside" else [1])
+    ]
     turn = seconds / rounds
     peaks: dict[int, float] = {}
     try:
@@ -160,9 +193,17 @@ def measure(line: work.Line, abouts: dict, threads: list[int], seconds: float, r
     finally:
         for one in everybody:
             one.end()
-    return {"line": line.name, "title": line.title, "asked": line.asked, "flops": line.flops, "note": prepared["note"],
-            "peaks": peaks, "scores": scores, "best": {peer: everybody.index(one) for peer, one in best.items()},
-            "contenders": [record(one) for one in everybody]}
+    return {
+        "line": line.name,
+        "title": line.title,
+        "asked": line.asked,
+        "flops": line.flops,
+        "note": prepared["note"],
+        "peaks": peaks,
+        "scores": scores,
+        "best": {peer: everybody.index(one) for peer, one in best.items()},
+        "contenders": [record(one) for one in everybody],
+    }
 
 
 def accuracies(line: work.Line, best: dict, folder: Path) -> dict:
@@ -173,7 +214,11 @@ def accuracies(line: work.Line, best: dict, folder: Path) -> dict:
     scores = {}
     for peer, one in best.items():
         file = folder / f"{line.name}.{peer}.npz"
-        if "numbanet" in best and one.median * line.steps < EPOCH_SECONDS and one.ask("epoch", file=str(file)):
+        if (
+            "numbanet" in best
+            and one.median * line.steps < EPOCH_SECONDS
+            and one.ask("epoch", file=str(file))
+        ):
             scores[peer] = best["numbanet"].ask("score", file=str(file)).get("score")
             file.unlink()
     return scores
@@ -182,6 +227,14 @@ def accuracies(line: work.Line, best: dict, folder: Path) -> dict:
 def record(one: Contender) -> dict:
     """A contender's figures as plain data, seconds."""
     quartiles = np.percentile(one.figures, [25, 50, 75]).tolist() if one.figures else None
-    return {"peer": one.peer, "variant": one.variant, "threads": one.threads, "quartiles": quartiles, "note": one.note,
-            "check": one.check, "figures": one.figures, "cores": float(np.median(one.cores)) if one.cores else None,
-            "inside": float(np.median(one.inside)) if one.inside else None}
+    return {
+        "peer": one.peer,
+        "variant": one.variant,
+        "threads": one.threads,
+        "quartiles": quartiles,
+        "note": one.note,
+        "check": one.check,
+        "figures": one.figures,
+        "cores": float(np.median(one.cores)) if one.cores else None,
+        "inside": float(np.median(one.inside)) if one.inside else None,
+    }

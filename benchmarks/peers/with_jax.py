@@ -32,20 +32,31 @@ def variants(line: work.Line) -> tuple[str, ...]:
 def convolve(x, w, b, shifted: bool):
     """Valid convolution, channels last."""
     if not shifted:
-        return lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")) + b
+        return (
+            lax.conv_general_dilated(
+                x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            + b
+        )
     rows, columns = w.shape[:2]
     height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    patches = jnp.concatenate([x[:, r : r + height, s : s + width] for r in range(rows) for s in range(columns)], -1)
+    patches = jnp.concatenate(
+        [x[:, r : r + height, s : s + width] for r in range(rows) for s in range(columns)], -1
+    )
     return patches @ w.reshape(-1, w.shape[-1]) + b
 
 
 def pool(x, size: int, shifted: bool):
     """The largest of each window."""
     if not shifted:
-        return lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, size, size, 1), "VALID")
+        return lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, size, size, 1), (1, size, size, 1), "VALID"
+        )
     n, height, width, c = x.shape
     height, width = height // size, width // size
-    return x[:, : height * size, : width * size].reshape(n, height, size, width, size, c).max((2, 4))
+    return (
+        x[:, : height * size, : width * size].reshape(n, height, size, width, size, c).max((2, 4))
+    )
 
 
 def forward(line: work.Line, weights, x, logits: bool, shifted: bool):
@@ -84,7 +95,10 @@ def update(line, weights, state, grads):
     size, root = rate / (1 - 0.9**t), lax.rsqrt(1 - 0.999**t)
     means = [0.9 * m + (1 - 0.9) * g for m, g in zip(means, grads, strict=True)]
     squares = [0.999 * v + (1 - 0.999) * g * g for v, g in zip(squares, grads, strict=True)]
-    weights = [w - size * m / (jnp.sqrt(v) * root + 1e-8) for w, m, v in zip(weights, means, squares, strict=True)]
+    weights = [
+        w - size * m / (jnp.sqrt(v) * root + 1e-8)
+        for w, m, v in zip(weights, means, squares, strict=True)
+    ]
     return weights, (t, means, squares)
 
 
@@ -100,7 +114,9 @@ class Training(Contender):
 
         def step(carried, chosen, x, y):
             weights, state = carried
-            value, grads = jax.value_and_grad(lambda w: loss(line, w, x[chosen], y[chosen], shifted))(weights)
+            value, grads = jax.value_and_grad(
+                lambda w: loss(line, w, x[chosen], y[chosen], shifted)
+            )(weights)
             return update(line, weights, state, grads), value
 
         def steps(carried, chosen, x, y):
@@ -122,7 +138,9 @@ class Training(Contender):
 
     def run(self, steps: int) -> float:
         chosen = self.batches.take(steps).astype(np.int32)
-        self.carried, values = jax.block_until_ready(self.steps(self.carried, chosen, self.x, self.y))
+        self.carried, values = jax.block_until_ready(
+            self.steps(self.carried, chosen, self.x, self.y)
+        )
         return float(values.mean())
 
     def weights(self) -> list:

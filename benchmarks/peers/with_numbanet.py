@@ -55,12 +55,24 @@ def prepare(line: work.Line, folder: Path) -> dict:
     work.write(folder / f"{line.name}.weights.npz", weights(net))
     exact.parameters = net.parameters
     part = "" if line.trains else "_test"
-    x, y = np.load(folder / f"{line.data}.x{part}.npy", mmap_mode="r"), np.load(folder / f"{line.data}.y{part}.npy")
+    x, y = (
+        np.load(folder / f"{line.data}.x{part}.npy", mmap_mode="r"),
+        np.load(folder / f"{line.data}.y{part}.npy"),
+    )
     loss = 0.0
     if line.trains:
         chosen = work.Batches(line).take(work.CHECKED_STEPS).ravel()
-        history = exact.fit(_shaped(line, x[chosen]), y[chosen], loss=line.loss, optimizer=optimizer(line),
-                            batch_size=line.batch, epochs=1, shuffle=False, verbose=0, threads=1)
+        history = exact.fit(
+            _shaped(line, x[chosen]),
+            y[chosen],
+            loss=line.loss,
+            optimizer=optimizer(line),
+            batch_size=line.batch,
+            epochs=1,
+            shuffle=False,
+            verbose=0,
+            threads=1,
+        )
         expected, loss = weights(exact), history.history["loss"][0]
     else:
         expected = [exact.predict(_shaped(line, x[: line.rows]), threads=1)]
@@ -84,8 +96,10 @@ def _data(line, folder) -> str:
                 data = nn.datasets.mnist(dtype="float32")
                 arrays = (data.x, data.y, data.x_test, data.y_test)
             except (OSError, ValueError) as error:
-                missing.write_text(f"MNIST was not found ({error}): "
-                                   "random data of its shape, accuracies mean nothing")
+                missing.write_text(
+                    f"MNIST was not found ({error}): "
+                    "random data of its shape, accuracies mean nothing"
+                )
                 arrays = work.noise()
         for name, values in zip(("x", "y", "x_test", "y_test"), arrays, strict=True):
             np.save(folder / f"{line.data}.{name}.npy", values)
@@ -118,8 +132,17 @@ class Training(Contender):
         if not epochs:  # the check's few steps
             chosen = work.Batches(line).take(steps).ravel()
             x, y = x[chosen], y[chosen]
-        history = self.net.fit(x, y, loss=line.loss, optimizer=optimizer(line), batch_size=line.batch, epochs=max(1, epochs),
-                               shuffle=epochs > 0, verbose=0, threads=self.threads)
+        history = self.net.fit(
+            x,
+            y,
+            loss=line.loss,
+            optimizer=optimizer(line),
+            batch_size=line.batch,
+            epochs=max(1, epochs),
+            shuffle=epochs > 0,
+            verbose=0,
+            threads=self.threads,
+        )
         if epochs:
             self.inside += [seconds / line.steps for seconds in history.seconds]
         return history.history["loss"][-1]

@@ -1,7 +1,7 @@
 """ONNX Runtime: predictions of a model that is made here from the same weights.
 
-    run     session.run, array to array
-    bound   inputs and outputs bound beforehand, so a call only computes
+run     session.run, array to array
+bound   inputs and outputs bound beforehand, so a call only computes
 """
 
 import numpy as np
@@ -46,11 +46,18 @@ def model(case: work.Case) -> onnx.ModelProto:
             else:
                 name = add("Gemm", [name, constant(w.T), constant(b)])
             if own[-1]:
-                name = add(ACTIVATIONS[own[-1]], [name], **({"axis": 1} if own[-1] == "softmax" else {}))
+                name = add(
+                    ACTIVATIONS[own[-1]], [name], **({"axis": 1} if own[-1] == "softmax" else {})
+                )
     nodes[-1].output[0] = "y"
-    shape = [line.rows, *((line.input_shape[2], *line.input_shape[:2]) if line.has_images else line.input_shape)]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            for name, shape in (("x", shape), ("y", [line.rows, line.layers[-1][1]]))]
+    shape = [
+        line.rows,
+        *((line.input_shape[2], *line.input_shape[:2]) if line.has_images else line.input_shape),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", shape), ("y", [line.rows, line.layers[-1][1]]))
+    ]
     graph = helper.make_graph(nodes, "line", ends[:1], ends[1:], constants)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(made)
@@ -64,12 +71,16 @@ class Predicting(Contender):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self.session = ort.InferenceSession(model(case).SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(
+            model(case).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         x = case.x.transpose(0, 3, 1, 2) if case.line.has_images else case.x
         self.feed, self.binding = {"x": np.ascontiguousarray(x)}, None
         if variant == "bound":
             self.x = ort.OrtValue.ortvalue_from_numpy(self.feed["x"])
-            self.y = ort.OrtValue.ortvalue_from_shape_and_type([case.line.rows, case.line.layers[-1][1]], np.float32)
+            self.y = ort.OrtValue.ortvalue_from_shape_and_type(
+                [case.line.rows, case.line.layers[-1][1]], np.float32
+            )
             self.binding = self.session.io_binding()
             self.binding.bind_ortvalue_input("x", self.x)
             self.binding.bind_ortvalue_output("y", self.y)

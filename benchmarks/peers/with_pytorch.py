@@ -28,7 +28,9 @@ def variants(line: work.Line) -> tuple[str, ...]:
         return ()
     if not line.trains:
         return ("eager", "compiled", "traced")
-    return ("eager", "eager, foreach", "compiled", "whole step") + (("channels last",) if line.has_images else ())
+    return ("eager", "eager, foreach", "compiled", "whole step") + (
+        ("channels last",) if line.has_images else ()
+    )
 
 
 def forward(line: work.Line, weights, x, logits: bool):
@@ -77,8 +79,14 @@ class Training(Contender):
                 return F.cross_entropy(outputs, y)
             return 0.5 * (outputs - y).square().sum() / len(y)
 
-        self.loss = torch.compile(loss, fullgraph=True, dynamic=False) if variant == "compiled" else loss
-        self.whole = torch.compile(self._whole, fullgraph=True, dynamic=False) if variant == "whole step" else None
+        self.loss = (
+            torch.compile(loss, fullgraph=True, dynamic=False) if variant == "compiled" else loss
+        )
+        self.whole = (
+            torch.compile(self._whole, fullgraph=True, dynamic=False)
+            if variant == "whole step"
+            else None
+        )
         self.params = [self._laid(a).clone().requires_grad_(self.whole is None) for a in self.given]
         self.state = [torch.zeros_like(p) for p in self.params + self.params]
         self.t = torch.zeros(())
@@ -127,7 +135,9 @@ class Training(Contender):
         losses, rows = [], torch.from_numpy(self.batches.take(steps)).unbind(0)
         if self.whole is not None:
             with torch.no_grad():
-                losses = [self.whole(self.params, self.state, self.t, self.x, self.y, row) for row in rows]
+                losses = [
+                    self.whole(self.params, self.state, self.t, self.x, self.y, row) for row in rows
+                ]
         else:
             params, optimizer, loss, x, y = self.params, self.optimizer, self.loss, self.x, self.y
             for row in rows:
@@ -148,7 +158,9 @@ class Net(torch.nn.Module):
     def __init__(self, case: work.Case):
         super().__init__()
         self.line = case.line
-        self.values = torch.nn.ParameterList([torch.from_numpy(a) for a in work.channels_first(case.line, case.weights)])
+        self.values = torch.nn.ParameterList(
+            [torch.from_numpy(a) for a in work.channels_first(case.line, case.weights)]
+        )
         self.requires_grad_(False).eval()
 
     def forward(self, x):
@@ -168,7 +180,9 @@ class Predicting(Contender):
         elif variant == "traced":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                net = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(net, self.x)))
+                net = torch.jit.optimize_for_inference(
+                    torch.jit.freeze(torch.jit.trace(net, self.x))
+                )
         else:
             values = list(net.values)  # no module, no hooks: the functions alone
             net = lambda x, line=case.line: forward(line, values, x, logits=False)  # noqa: E731

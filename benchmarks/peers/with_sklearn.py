@@ -41,14 +41,28 @@ class Training(Contender):
         kind = MLPClassifier if line.has_classes else MLPRegressor
         self.y = case.y if line.has_classes else case.y.ravel()
         hidden = [own[0] for _, *own in line.layers[:-1]]
-        self.net = kind(hidden_layer_sizes=hidden, activation=ACTIVATIONS[line.layers[0][2]], solver=name, alpha=0.0,
-                        batch_size=line.batch, learning_rate_init=rate, momentum=0.0, nesterovs_momentum=False, max_iter=1,
-                        tol=0.0, n_iter_no_change=1 << 40, random_state=work.SEED, warm_start=True)
+        self.net = kind(
+            hidden_layer_sizes=hidden,
+            activation=ACTIVATIONS[line.layers[0][2]],
+            solver=name,
+            alpha=0.0,
+            batch_size=line.batch,
+            learning_rate_init=rate,
+            momentum=0.0,
+            nesterovs_momentum=False,
+            max_iter=1,
+            tol=0.0,
+            n_iter_no_change=1 << 40,
+            random_state=work.SEED,
+            warm_start=True,
+        )
         self.net.fit(case.x[:2000], self.y[:2000])
 
     def reset(self) -> None:
         """The weights; every fit starts its optimiser anew."""
-        for k, (w, b) in enumerate(zip(self.case.weights[0::2], self.case.weights[1::2], strict=True)):
+        for k, (w, b) in enumerate(
+            zip(self.case.weights[0::2], self.case.weights[1::2], strict=True)
+        ):
             self.net.coefs_[k][...], self.net.intercepts_[k][...] = w, b
 
     def piece(self, step: float, seconds: float) -> int:
@@ -65,7 +79,11 @@ class Training(Contender):
         return float(self.net.loss_)
 
     def weights(self) -> list:
-        return [np.array(a) for pair in zip(self.net.coefs_, self.net.intercepts_, strict=True) for a in pair]
+        return [
+            np.array(a)
+            for pair in zip(self.net.coefs_, self.net.intercepts_, strict=True)
+            for a in pair
+        ]
 
 
 def start(case: work.Case, variant: str, threads: int):

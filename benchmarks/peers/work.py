@@ -79,8 +79,16 @@ class Line:
 SAMPLES = {"mnist": 50_000, "regression": 40_000}
 IMAGE = (28, 28, 1)
 
-LENET = (("conv", 6, 5, "relu"), ("pool", 2), ("conv", 16, 5, "relu"), ("pool", 2), ("flatten",), ("dense", 120, "relu"),
-         ("dense", 84, "relu"), ("dense", 10, "softmax"))
+LENET = (
+    ("conv", 6, 5, "relu"),
+    ("pool", 2),
+    ("conv", 16, 5, "relu"),
+    ("pool", 2),
+    ("flatten",),
+    ("dense", 120, "relu"),
+    ("dense", 84, "relu"),
+    ("dense", 10, "softmax"),
+)
 WIDE = (("dense", 100, "relu"), ("dense", 10, "softmax"))
 SMALL = (("dense", 64, "tanh"), ("dense", 64, "tanh"), ("dense", 1, ""))
 
@@ -90,27 +98,98 @@ def _train(name, title, data, shape, layers, loss, optimizer, batch, asked):
 
 
 def _predict(kind, name, data, shape, layers, asked):
-    title = {"one": "predict a row", "many": f"predict {MANY:,} rows", "inside": "predict a row inside @njit"}[kind]
+    title = {
+        "one": "predict a row",
+        "many": f"predict {MANY:,} rows",
+        "inside": "predict a row inside @njit",
+    }[kind]
     return Line(f"{kind}-{name}", f"{title}, {name}", kind, data, shape, layers, asked)
 
 
 LINES = (
-    _train("784-30-10", "784-30-10 sigmoid, quadratic, SGD, batch 10", "mnist", (784,),
-           (("dense", 30, "sigmoid"), ("dense", 10, "sigmoid")), "quadratic", ("sgd", 3.0), 10, 3),
-    _train("784-100-10", "784-100-10 ReLU, cross-entropy, Adam, batch 32", "mnist", (784,), WIDE, "cross_entropy",
-           ("adam", 1e-3), 32, 3),
-    _train("784-512-512-10", "784-512-512-10 ReLU, cross-entropy, SGD, batch 128", "mnist", (784,),
-           (("dense", 512, "relu"), ("dense", 512, "relu"), ("dense", 10, "softmax")), "cross_entropy",
-           ("sgd", 0.1), 128, 2),
-    _train("8-64-64-1", "8-64-64-1 tanh, quadratic, Adam, batch 32", "regression", (8,), SMALL, "quadratic",
-           ("adam", 1e-3), 32, 3),
-    _train("lenet5-128", "LeNet-5 ReLU, cross-entropy, Adam, batch 128", "mnist", IMAGE, LENET, "cross_entropy",
-           ("adam", 1e-3), 128, 6),
-    _train("lenet5-2048", "LeNet-5 ReLU, cross-entropy, Adam, batch 2048", "mnist", IMAGE, LENET, "cross_entropy",
-           ("adam", 1e-3), 2048, 8),
-    _train("conv20", "20 maps of 5×5, max-pool, 100-10, sigmoid, cross-entropy, SGD, batch 10", "mnist", IMAGE,
-           (("conv", 20, 5, "sigmoid"), ("pool", 2), ("flatten",), ("dense", 100, "sigmoid"), ("dense", 10, "softmax")),
-           "cross_entropy", ("sgd", 0.1), 10, 8),
+    _train(
+        "784-30-10",
+        "784-30-10 sigmoid, quadratic, SGD, batch 10",
+        "mnist",
+        (784,),
+        (("dense", 30, "sigmoid"), ("dense", 10, "sigmoid")),
+        "quadratic",
+        ("sgd", 3.0),
+        10,
+        3,
+    ),
+    _train(
+        "784-100-10",
+        "784-100-10 ReLU, cross-entropy, Adam, batch 32",
+        "mnist",
+        (784,),
+        WIDE,
+        "cross_entropy",
+        ("adam", 1e-3),
+        32,
+        3,
+    ),
+    _train(
+        "784-512-512-10",
+        "784-512-512-10 ReLU, cross-entropy, SGD, batch 128",
+        "mnist",
+        (784,),
+        (("dense", 512, "relu"), ("dense", 512, "relu"), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("sgd", 0.1),
+        128,
+        2,
+    ),
+    _train(
+        "8-64-64-1",
+        "8-64-64-1 tanh, quadratic, Adam, batch 32",
+        "regression",
+        (8,),
+        SMALL,
+        "quadratic",
+        ("adam", 1e-3),
+        32,
+        3,
+    ),
+    _train(
+        "lenet5-128",
+        "LeNet-5 ReLU, cross-entropy, Adam, batch 128",
+        "mnist",
+        IMAGE,
+        LENET,
+        "cross_entropy",
+        ("adam", 1e-3),
+        128,
+        6,
+    ),
+    _train(
+        "lenet5-2048",
+        "LeNet-5 ReLU, cross-entropy, Adam, batch 2048",
+        "mnist",
+        IMAGE,
+        LENET,
+        "cross_entropy",
+        ("adam", 1e-3),
+        2048,
+        8,
+    ),
+    _train(
+        "conv20",
+        "20 maps of 5×5, max-pool, 100-10, sigmoid, cross-entropy, SGD, batch 10",
+        "mnist",
+        IMAGE,
+        (
+            ("conv", 20, 5, "sigmoid"),
+            ("pool", 2),
+            ("flatten",),
+            ("dense", 100, "sigmoid"),
+            ("dense", 10, "softmax"),
+        ),
+        "cross_entropy",
+        ("sgd", 0.1),
+        10,
+        8,
+    ),
     _predict("one", "8-64-64-1", "regression", (8,), SMALL, 2),
     _predict("one", "784-100-10", "mnist", (784,), WIDE, 2),
     _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
@@ -127,8 +206,9 @@ def line(given: str) -> Line:
     for number, one in enumerate(LINES, 1):
         if given in (one.name, str(number)):
             return one
-    raise ValueError(f"no line {given!r}; there are 1 to {len(LINES)}, "
-                     f"or {', '.join(one.name for one in LINES)}")
+    raise ValueError(
+        f"no line {given!r}; there are 1 to {len(LINES)}, or {', '.join(one.name for one in LINES)}"
+    )
 
 
 def shapes(line: Line) -> list[tuple]:
@@ -178,7 +258,9 @@ class Batches:
         parts = []
         while steps:
             if not len(self.rest):
-                self.rest = order(SEED, self.epoch, self.steps * self.batch).reshape(self.steps, self.batch)
+                self.rest = order(SEED, self.epoch, self.steps * self.batch).reshape(
+                    self.steps, self.batch
+                )
                 self.epoch += 1
             parts.append(self.rest[:steps])
             self.rest = self.rest[steps:]
@@ -227,7 +309,13 @@ def regression() -> tuple:
     rng = np.random.default_rng(SEED)
     n = SAMPLES["regression"] + 10_000
     x = rng.uniform(-1, 1, (n, 8)).astype(np.float32)
-    y = np.sin(np.pi * x[:, 0] * x[:, 1]) + 2 * (x[:, 2] - 0.5) ** 2 + x[:, 3] * x[:, 4] + 0.5 * np.tanh(3 * x[:, 5]) + x[:, 6]
+    y = (
+        np.sin(np.pi * x[:, 0] * x[:, 1])
+        + 2 * (x[:, 2] - 0.5) ** 2
+        + x[:, 3] * x[:, 4]
+        + 0.5 * np.tanh(3 * x[:, 5])
+        + x[:, 6]
+    )
     y = (y[:, None] + 0.05 * rng.standard_normal((n, 1))).astype(np.float32)
     cut = SAMPLES["regression"]
     return x[:cut], y[:cut], x[cut:], y[cut:]
@@ -245,12 +333,21 @@ def noise() -> tuple:
 def load(folder: Path, line: Line) -> Case:
     """Read a case that `with_numbanet.prepare` wrote; the arrays are this process's own."""
     part = "" if line.trains else "_test"
-    x, y = np.load(folder / f"{line.data}.x{part}.npy"), np.load(folder / f"{line.data}.y{part}.npy")
+    x, y = (
+        np.load(folder / f"{line.data}.x{part}.npy"),
+        np.load(folder / f"{line.data}.y{part}.npy"),
+    )
     n = line.steps * line.batch if line.trains else line.rows
     x = np.ascontiguousarray(x[:n]).reshape(n, *line.input_shape)
     facts = json.loads((folder / f"{line.name}.json").read_text())
-    return Case(line, x, y[:n].copy(), read(folder / f"{line.name}.weights.npz"), read(folder / f"{line.name}.expected.npz"),
-                facts["loss"])
+    return Case(
+        line,
+        x,
+        y[:n].copy(),
+        read(folder / f"{line.name}.weights.npz"),
+        read(folder / f"{line.name}.expected.npz"),
+        facts["loss"],
+    )
 
 
 def write(path: Path, arrays) -> None:
@@ -294,7 +391,10 @@ def channels_last(line: Line, turned: list) -> list[np.ndarray]:
             w = w.T
             if before and len(w) == prod(before):
                 height, width, c = before
-                w, before = w.reshape(c, height, width, -1).transpose(1, 2, 0, 3).reshape(len(w), -1), None
+                w, before = (
+                    w.reshape(c, height, width, -1).transpose(1, 2, 0, 3).reshape(len(w), -1),
+                    None,
+                )
         weights += [np.ascontiguousarray(w), b]
     return weights
 

@@ -1,16 +1,16 @@
 """The process around a contender: it does what it is told, a line of JSON in, a line of JSON out.
 
-    python -m benchmarks.peers.worker PEER VARIANT THREADS LINE FOLDER
-    python -m benchmarks.peers.worker prepare LINE FOLDER        numbanet writes the case
-    python -m benchmarks.peers.worker about PEER
-                                      name, versions, and variants of each line
+python -m benchmarks.peers.worker PEER VARIANT THREADS LINE FOLDER
+python -m benchmarks.peers.worker prepare LINE FOLDER        numbanet writes the case
+python -m benchmarks.peers.worker about PEER
+                                  name, versions, and variants of each line
 
-    check   a few steps or one prediction, and how far they are from numbanet in float64
-    warm    run until compiled; choose how much work one figure covers
-    time    work for so many seconds; seconds per step or call, one figure for each piece of work
-    epoch   one epoch from the start; leaves the weights in a file
-    score   (numbanet) the test set, with the weights of a file
-    peak    (numbanet) the processor's multiply-adds per second
+check   a few steps or one prediction, and how far they are from numbanet in float64
+warm    run until compiled; choose how much work one figure covers
+time    work for so many seconds; seconds per step or call, one figure for each piece of work
+epoch   one epoch from the start; leaves the weights in a file
+score   (numbanet) the test set, with the weights of a file
+peak    (numbanet) the processor's multiply-adds per second
 """
 
 import json
@@ -25,8 +25,13 @@ import numpy as np
 
 from benchmarks.peers import work
 
-PEERS = {"numbanet": "with_numbanet", "pytorch": "with_pytorch", "jax": "with_jax", "sklearn": "with_sklearn",
-         "onnxruntime": "with_onnxruntime"}
+PEERS = {
+    "numbanet": "with_numbanet",
+    "pytorch": "with_pytorch",
+    "jax": "with_jax",
+    "sklearn": "with_sklearn",
+    "onnxruntime": "with_onnxruntime",
+}
 PIECES = 4
 """Pieces that the time of a turn is cut into, each a figure, where steps can be taken singly."""
 
@@ -47,8 +52,14 @@ class Training:
         self.contender.reset()
         loss = self.contender.run(work.CHECKED_STEPS)
         found, case = self.contender.weights(), self.case
-        off = sum(float(np.sum((np.asarray(a, np.float64) - b) ** 2)) for a, b in zip(found, case.expected, strict=True))
-        way = sum(float(np.sum((np.asarray(a, np.float64) - b) ** 2)) for a, b in zip(case.weights, case.expected, strict=True))
+        off = sum(
+            float(np.sum((np.asarray(a, np.float64) - b) ** 2))
+            for a, b in zip(found, case.expected, strict=True)
+        )
+        way = sum(
+            float(np.sum((np.asarray(a, np.float64) - b) ** 2))
+            for a, b in zip(case.weights, case.expected, strict=True)
+        )
         return {"loss": float(loss), "expected": case.loss, "off": (off / way) ** 0.5}
 
     def warm(self, seconds: float) -> dict:
@@ -72,7 +83,10 @@ class Training:
             start = time.perf_counter()
             self.contender.run(self.piece)
             figures.append((time.perf_counter() - start) / self.piece)
-        result = {"figures": figures, "cores": (time.process_time() - busy) / (time.perf_counter() - began)}
+        result = {
+            "figures": figures,
+            "cores": (time.process_time() - busy) / (time.perf_counter() - began),
+        }
         return result | self.contender.besides()
 
     def epoch(self, file: str) -> dict:
@@ -117,7 +131,10 @@ class Predicting:
             start = time.perf_counter()
             self.contender.repeat(self.piece)
             figures.append((time.perf_counter() - start) / self.piece)
-        return {"figures": figures, "cores": (time.process_time() - busy) / (time.perf_counter() - began)}
+        return {
+            "figures": figures,
+            "cores": (time.process_time() - busy) / (time.perf_counter() - began),
+        }
 
 
 def whole_epochs(line: work.Line, step: float, seconds: float) -> int:
@@ -165,7 +182,9 @@ def about(peer: str) -> dict:
 def answer(measured, contender, request: dict) -> dict:
     do = request["do"]
     if do in ("check", "warm", "time", "epoch"):
-        return getattr(measured, do)(*[request[key] for key in ("seconds", "file") if key in request])
+        return getattr(measured, do)(
+            *[request[key] for key in ("seconds", "file") if key in request]
+        )
     return getattr(contender, do)(*[request["file"]] if "file" in request else [])
 
 

@@ -32,13 +32,23 @@ LAYERS = {
     "Softmax 10": ("Softmax", (10,), lambda: [nn.Softmax()]),
 }
 PLANES = "Conv2D 28x28x1-6, 5x5, on planes"
-FIRST = {PLANES: ("Conv2D", (28, 28, 1), lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)]),
-         "MaxPool2D 24x24x6, on planes": ("MaxPool2D", (28, 28, 1), lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)])}
+FIRST = {
+    PLANES: ("Conv2D", (28, 28, 1), lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)]),
+    "MaxPool2D 24x24x6, on planes": (
+        "MaxPool2D",
+        (28, 28, 1),
+        lambda: [nn.Conv2D(6, 5), nn.MaxPool2D(2)],
+    ),
+}
 """Layers at the beginning of a network.
 
 Before all others stands a LayerNorm, so that an error passes back through them.
 """
-WITH_WEIGHTS = [name for name, (kind, *_) in LAYERS.items() if kind in ("Dense", "Conv2D", "BatchNorm", "LayerNorm")]
+WITH_WEIGHTS = [
+    name
+    for name, (kind, *_) in LAYERS.items()
+    if kind in ("Dense", "Conv2D", "BatchNorm", "LayerNorm")
+]
 BATCHES = {1: 1000, 10: 1000, 128: 100}
 """Samples in a batch, and how many batches a benchmark of a verb counts."""
 
@@ -98,8 +108,16 @@ class Peak:
     The peak is the speed of the matrix tile alone in the same process.
     """
 
-    params = (["Dense 784-30", "Dense 512-512", "Conv2D 12x12x6-16, 5x5", "Conv2D 16x16x32-32, 3x3", PLANES],
-              ["forward", "gradient"])
+    params = (
+        [
+            "Dense 784-30",
+            "Dense 512-512",
+            "Conv2D 12x12x6-16, 5x5",
+            "Conv2D 16x16x32-32, 3x3",
+            PLANES,
+        ],
+        ["forward", "gradient"],
+    )
     param_names = ("layer", "verb")
     unit = "times the peak's time"
 
@@ -107,7 +125,11 @@ class Peak:
     def setup(self, name, verb):
         from numbanet.network import profiler
 
-        self.run, self.peak, self.seconds = prepared(name, verb, 128), profiler.peak, profiler._seconds
+        self.run, self.peak, self.seconds = (
+            prepared(name, verb, 128),
+            profiler.peak,
+            profiler._seconds,
+        )
 
     def track_times_the_peak(self, name, verb):
         return self.seconds(self.run.calls) * self.peak("float32") / self.run.flops
@@ -130,8 +152,17 @@ class Threads:
     Ten times `predict`, or ten times the gradient of a batch.
     """
 
-    params = (["Dense 784-30", "Dense 512-512", "Conv2D 12x12x6-16, 5x5", "Conv2D 16x16x32-32, 3x3", "MaxPool2D 16x16x32"],
-              [128, 1024], [1, 2])
+    params = (
+        [
+            "Dense 784-30",
+            "Dense 512-512",
+            "Conv2D 12x12x6-16, 5x5",
+            "Conv2D 16x16x32-32, 3x3",
+            "MaxPool2D 16x16x32",
+        ],
+        [128, 1024],
+        [1, 2],
+    )
     param_names = ("layer", "batch", "threads")
 
     @or_skip

@@ -13,8 +13,12 @@ import numbanet as nn
 from .verbs import enough_threads, or_skip
 
 NETWORKS = {
-    "8-64-64-1": lambda: nn.Sequential([nn.Dense(64, activation="tanh"), nn.Dense(64, activation="tanh"), nn.Dense(1)], 8),
-    "784-100-10": lambda: nn.Sequential([nn.Dense(100, activation="relu"), nn.Dense(10, activation="softmax")], 784),
+    "8-64-64-1": lambda: nn.Sequential(
+        [nn.Dense(64, activation="tanh"), nn.Dense(64, activation="tanh"), nn.Dense(1)], 8
+    ),
+    "784-100-10": lambda: nn.Sequential(
+        [nn.Dense(100, activation="relu"), nn.Dense(10, activation="softmax")], 784
+    ),
     "lenet5": lambda: nn.models.lenet5(),
 }
 
@@ -60,14 +64,19 @@ class Rows:
             self.network.predict(self.x, threads=threads)
 
     def peakmem_many_rows(self, name, threads):
-        self.network.predict(np.zeros((20_000, *self.network.input_shape), np.float32), threads=threads)
+        self.network.predict(
+            np.zeros((20_000, *self.network.input_shape), np.float32), threads=threads
+        )
 
 
 @cache
 def thousand(name):
     """A thousand rows, one by one, in the user's own compiled loop."""
     network = NETWORKS[name]()
-    row, out = np.random.default_rng(0).random(network.input_shape, np.float32), np.empty(network.output_shape, np.float32)
+    row, out = (
+        np.random.default_rng(0).random(network.input_shape, np.float32),
+        np.empty(network.output_shape, np.float32),
+    )
     predict_row = network.compiled()
 
     @numba.njit

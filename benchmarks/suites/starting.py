@@ -37,8 +37,13 @@ FIT = "network.fit(x, y, optimizer=nn.SGD(0.1), batch_size=10, verbose=0)"
 
 def run(code, **environment) -> str:
     """What a program of its own prints."""
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True,
-                          check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def run_or_skip(code) -> None:
@@ -98,8 +103,12 @@ class Warm:
 
 def seconds(statement, setup="") -> float:
     """The time of a statement in a process of its own."""
-    return float(run(f"import time\n{setup}\nbegan = time.perf_counter()\n"
-                     f"{statement}\nprint(time.perf_counter() - began)"))
+    return float(
+        run(
+            f"import time\n{setup}\nbegan = time.perf_counter()\n"
+            f"{statement}\nprint(time.perf_counter() - began)"
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -10,15 +10,41 @@ from .verbs import enough_threads, or_skip
 
 NETWORKS = {
     "784-30-10 sigmoid, batch 10": (
-        lambda: nn.Sequential([nn.Dense(30, activation="sigmoid"), nn.Dense(10, activation="sigmoid")], 784, seed=0),
-        "quadratic", lambda: nn.SGD(3.0), 10),
+        lambda: nn.Sequential(
+            [nn.Dense(30, activation="sigmoid"), nn.Dense(10, activation="sigmoid")], 784, seed=0
+        ),
+        "quadratic",
+        lambda: nn.SGD(3.0),
+        10,
+    ),
     "784-100-10 relu, Adam, batch 32": (
-        lambda: nn.Sequential([nn.Dense(100, activation="relu"), nn.Dense(10, activation="softmax")], 784, seed=0),
-        "cross_entropy", lambda: nn.Adam(), 32),
+        lambda: nn.Sequential(
+            [nn.Dense(100, activation="relu"), nn.Dense(10, activation="softmax")], 784, seed=0
+        ),
+        "cross_entropy",
+        lambda: nn.Adam(),
+        32,
+    ),
     "784-512-512-10 relu, batch 128": (
-        lambda: nn.Sequential([nn.Dense(512, activation="relu"), nn.Dense(512, activation="relu"),
-                               nn.Dense(10, activation="softmax")], 784, seed=0), "cross_entropy", lambda: nn.SGD(0.1), 128),
-    "lenet5, Adam, batch 128": (lambda: nn.models.lenet5(seed=0), "cross_entropy", lambda: nn.Adam(), 128),
+        lambda: nn.Sequential(
+            [
+                nn.Dense(512, activation="relu"),
+                nn.Dense(512, activation="relu"),
+                nn.Dense(10, activation="softmax"),
+            ],
+            784,
+            seed=0,
+        ),
+        "cross_entropy",
+        lambda: nn.SGD(0.1),
+        128,
+    ),
+    "lenet5, Adam, batch 128": (
+        lambda: nn.models.lenet5(seed=0),
+        "cross_entropy",
+        lambda: nn.Adam(),
+        128,
+    ),
 }
 LARGE = ("784-512", "lenet5")
 
@@ -38,8 +64,16 @@ class Trained:
     def epochs(self, epochs) -> None:
         """Train from the start."""
         self.network.parameters[:] = self.start
-        self.network.fit(self.x, self.y, loss=self.loss, optimizer=self.optimizer, batch_size=self.batch, epochs=epochs,
-                         threads=self.threads, verbose=0)
+        self.network.fit(
+            self.x,
+            self.y,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            batch_size=self.batch,
+            epochs=epochs,
+            threads=self.threads,
+            verbose=0,
+        )
 
     @property
     def trainer(self):
@@ -86,7 +120,11 @@ class Step:
         self.trained = trained(name, threads)
         self.trainer, network = self.trained.trainer, self.trained.network
         self.trainer.tuner.size = threads
-        for column, array in ((INPUTS, self.trained.x), (TARGETS, self.trained.y), (PERMUTATION, None)):
+        for column, array in (
+            (INPUTS, self.trained.x),
+            (TARGETS, self.trained.y),
+            (PERMUTATION, None),
+        ):
             self.trainer.bind(column, array)
         self.memory, self.state = network.memory.copy(), np.zeros_like(network.optimizer_state)
         self.steps()
@@ -115,7 +153,13 @@ class Memory:
     def setup(self, name, threads):
         enough_threads(threads)
         trainer = trained(name, threads).trainer
-        self.arrays = (trainer.acts, trainer.deltas, trainer.grads, trainer.plan.tables, trainer.plan.tasks)
+        self.arrays = (
+            trainer.acts,
+            trainer.deltas,
+            trainer.grads,
+            trainer.plan.tables,
+            trainer.plan.tasks,
+        )
 
     def track_bytes_of_the_plan(self, name, threads):
         return sum(array.nbytes for array in self.arrays)

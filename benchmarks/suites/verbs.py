@@ -47,9 +47,16 @@ class Machine:
 
         network = nn.Sequential(layers, input_shape, seed=0)
         rng = np.random.default_rng(0)
-        x, y = rng.random((batch, *network.input_shape), np.float32), rng.random((batch, *network.output_shape), np.float32)
-        ops, last, _ = network.loss_ops(loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True)
-        self.machine = executor.GradientExecutor(ops, network.dtype, batch=batch, threads=threads, loss_op=last)
+        x, y = (
+            rng.random((batch, *network.input_shape), np.float32),
+            rng.random((batch, *network.output_shape), np.float32),
+        )
+        ops, last, _ = network.loss_ops(
+            loss("mean_squared_error"), x.dtype, y.dtype, False, batch, 1, training=True
+        )
+        self.machine = executor.GradientExecutor(
+            ops, network.dtype, batch=batch, threads=threads, loss_op=last
+        )
         self.batch, self.plan = batch, self.machine.plan
         self.machine.bind(INPUTS, x)
         self.machine.bind(TARGETS, y)
@@ -69,9 +76,15 @@ class Machine:
         from numbanet.plan.columns import BACKWARD
 
         table = self.plan.tables[0]
-        found = [(not table[row, BACKWARD], row, op) for op, row in self.plan.rows.items() if op.name == layer]
+        found = [
+            (not table[row, BACKWARD], row, op)
+            for op, row in self.plan.rows.items()
+            if op.name == layer
+        ]
         _, row, op = min(found, key=lambda one: one[:2])
-        return Verb(self, row, op, "accumulate" if verb == "gradient" and op.accumulate_gradient else verb)
+        return Verb(
+            self, row, op, "accumulate" if verb == "gradient" and op.accumulate_gradient else verb
+        )
 
 
 class Verb:
@@ -86,8 +99,13 @@ class Verb:
 
         machine, plan, table = made.machine, made.plan, made.plan.tables[0]
         whole = verb == "gradient"
-        self.samples, hi = (made.batch, op.param_rows) if whole else (min(plan.micro_batch, made.batch),) * 2
-        self.batch, self.flops = made.batch, self.samples * (2 * op.n_weights * op.weight_reuse or op.n_out)
+        self.samples, hi = (
+            (made.batch, op.param_rows) if whole else (min(plan.micro_batch, made.batch),) * 2
+        )
+        self.batch, self.flops = (
+            made.batch,
+            self.samples * (2 * op.n_weights * op.weight_reuse or op.n_out),
+        )
         address = int(table[row, VERBS[verb]])
         if not address:
             raise ValueError(f"{op.name} has no {verb} here")
@@ -96,7 +114,17 @@ class Verb:
         # the output and delta of an op in place would shrink to denormal numbers; zeros stay
         if op.in_place:
             machine.acts[:] = 0
-        self.arguments = (address, table, row, made.parameters, machine.grads, machine.acts, machine.deltas, 0, hi)
+        self.arguments = (
+            address,
+            table,
+            row,
+            made.parameters,
+            machine.grads,
+            machine.acts,
+            machine.deltas,
+            0,
+            hi,
+        )
         self.made, self.repeat = made, _repeat
         self.calls(1)
 

@@ -41,7 +41,11 @@ def test_a_permuted_batch_gives_permuted_outputs(example):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_a_permuted_batch_has_the_same_loss_and_gradient(loss):
-    net, x, y = network(example_named("dense"), loss), inputs(example_named("dense"), 23), targets(loss, 23)
+    net, x, y = (
+        network(example_named("dense"), loss),
+        inputs(example_named("dense"), 23),
+        targets(loss, 23),
+    )
     order = np.random.default_rng(7).permutation(23)
     close(net.loss(x[order], y[order], loss.loss), net.loss(x, y, loss.loss), 1e-14)
     close(net.gradient(x[order], y[order], loss.loss), net.gradient(x, y, loss.loss), 1e-14)
@@ -56,17 +60,29 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_samples(example):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_the_loss_of_a_batch_is_the_mean_of_its_samples(loss):
-    net, x, y = network(example_named("dense"), loss), inputs(example_named("dense"), 11), targets(loss, 11)
-    close(net.loss(x, y, loss.loss), np.mean([net.loss(x[i : i + 1], y[i : i + 1], loss.loss) for i in range(11)]), 1e-14)
+    net, x, y = (
+        network(example_named("dense"), loss),
+        inputs(example_named("dense"), 11),
+        targets(loss, 11),
+    )
+    close(
+        net.loss(x, y, loss.loss),
+        np.mean([net.loss(x[i : i + 1], y[i : i + 1], loss.loss) for i in range(11)]),
+        1e-14,
+    )
 
 
 @pytest.mark.parametrize("example", ALONE, ids=named(ALONE))
 def test_batches_of_one_are_one_example_at_a_time(example):
     x, y = inputs(example, 6), targets(LOSS, 6)
     at_once, one_by_one = network(example, LOSS), network(example, LOSS)
-    at_once.fit(x, y, loss=LOSS.loss, optimizer=nn.SGD(0.1, momentum=0.5), batch_size=1, shuffle=False)
+    at_once.fit(
+        x, y, loss=LOSS.loss, optimizer=nn.SGD(0.1, momentum=0.5), batch_size=1, shuffle=False
+    )
     for i in range(len(x)):
-        one_by_one.fit(x[i : i + 1], y[i : i + 1], loss=LOSS.loss, optimizer=nn.SGD(0.1, momentum=0.5))
+        one_by_one.fit(
+            x[i : i + 1], y[i : i + 1], loss=LOSS.loss, optimizer=nn.SGD(0.1, momentum=0.5)
+        )
     assert at_once.parameters.tobytes() == one_by_one.parameters.tobytes()
 
 

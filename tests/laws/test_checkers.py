@@ -129,7 +129,19 @@ def forgetful_gradient(op, params, grads, acts, deltas, lo, hi):
 class ForgetfulScale(Scale):
     def ops(self, shape):
         n = shape[0]
-        return [nn.Op("Forgetful", n, n, scale_forward, scale_backward, forgetful_gradient, param_rows=n, param_cols=1, n_weights=n)]
+        return [
+            nn.Op(
+                "Forgetful",
+                n,
+                n,
+                scale_forward,
+                scale_backward,
+                forgetful_gradient,
+                param_rows=n,
+                param_cols=1,
+                n_weights=n,
+            )
+        ]
 
 
 def test_the_gradient_check_sees_a_wrong_gradient():
@@ -151,7 +163,10 @@ def test_differences_know_a_kink():
 
 
 def test_the_mean_of_samples_sees_a_forgotten_sample():
-    fails(test_batches.test_the_gradient_of_a_batch_is_the_mean_of_its_samples, example(ForgetfulScale))
+    fails(
+        test_batches.test_the_gradient_of_a_batch_is_the_mean_of_its_samples,
+        example(ForgetfulScale),
+    )
 
 
 # --- engines -----------------------------------------------------------------------------------
@@ -159,11 +174,15 @@ def test_the_mean_of_samples_sees_a_forgotten_sample():
 
 def planted(name, change):
     """The references with one of them followed by a change."""
+
     def changed(op, params, grads, acts, deltas, lo, hi):
         reference.REFERENCES[name](op, params, grads, acts, deltas, lo, hi)
         change(op, params, grads, acts, deltas, lo, hi)
 
-    return {**{key: reference.REFERENCES[key] for key in reference.kernels() if has_reference(key)}, name: changed}
+    return {
+        **{key: reference.REFERENCES[key] for key in reference.kernels() if has_reference(key)},
+        name: changed,
+    }
 
 
 def has_reference(key):
@@ -189,14 +208,22 @@ def test_the_engines_are_told_apart_by_their_outputs():
     one = example_named("dense")
     net, x = network(one), inputs(one, 9)
     close(net.predict(x), reference_predict(net, x), test_engines.ROUNDING)
-    wrong = reference_predict(net, x, references=planted("numbanet.nn.layers.dense.forward", shift_first_output))
+    wrong = reference_predict(
+        net, x, references=planted("numbanet.nn.layers.dense.forward", shift_first_output)
+    )
     fails(close, net.predict(x), wrong, test_engines.ROUNDING)
 
 
 def test_the_engines_are_told_apart_by_their_gradients():
     one = example_named("dense")
     net, x, y = network(one, LOSS), inputs(one, 9), targets(LOSS, 9)
-    wrong, _ = reference_gradient(net, x, y, LOSS.loss, references=planted("numbanet.nn.layers.dense.gradient", shift_first_gradient))
+    wrong, _ = reference_gradient(
+        net,
+        x,
+        y,
+        LOSS.loss,
+        references=planted("numbanet.nn.layers.dense.gradient", shift_first_gradient),
+    )
     fails(close, net.gradient(x, y, LOSS.loss), wrong, test_engines.ROUNDING)
 
 
@@ -218,7 +245,10 @@ def test_closeness_sees_nan_and_another_shape():
 def test_the_reference_shows_a_number_read_before_it_was_written():
     one = example_named("dense")
     net, x, y = network(one, LOSS), inputs(one, 9), targets(LOSS, 9)
-    references = {**planted("scale.forward", shift_first_output), "numbanet.nn.layers.dense.forward": lambda *_: None}
+    references = {
+        **planted("scale.forward", shift_first_output),
+        "numbanet.nn.layers.dense.forward": lambda *_: None,
+    }
     assert np.isnan(reference_gradient(net, x, y, LOSS.loss, references=references)[0]).any()
 
 
@@ -299,7 +329,19 @@ def scale_with(forward=scale_forward, backward=scale_backward):
     class Changed(Scale):
         def ops(self, shape):
             n = shape[0]
-            return [nn.Op("Changed", n, n, forward, backward, forgetful_gradient, param_rows=n, param_cols=1, n_weights=n)]
+            return [
+                nn.Op(
+                    "Changed",
+                    n,
+                    n,
+                    forward,
+                    backward,
+                    forgetful_gradient,
+                    param_rows=n,
+                    param_cols=1,
+                    n_weights=n,
+                )
+            ]
 
     return Changed
 
@@ -320,7 +362,11 @@ def test_stray_writes_are_seen():
 
 
 def test_the_laws_of_memory_see_planted_bugs():
-    fails(test_memory.test_a_kernel_writes_nothing_outside_its_slot, (example(scale_with(spilling_forward)), LOSS), "float64")
+    fails(
+        test_memory.test_a_kernel_writes_nothing_outside_its_slot,
+        (example(scale_with(spilling_forward)), LOSS),
+        "float64",
+    )
     fails(test_memory.test_a_kernel_fills_its_slot, (example(scale_with(lazy_forward)), LOSS))
 
 
@@ -369,7 +415,11 @@ class Tiring(nn.SGD):
 def test_the_law_of_steps_sees_a_wrong_step(monkeypatch):
     for wrong in (Lame, Stretched):
         monkeypatch.setattr(nn, "SGD", wrong)
-        fails(test_steps.test_a_step_of_sgd_with_rate_one_subtracts_the_gradient, example_named("dense"), 1)
+        fails(
+            test_steps.test_a_step_of_sgd_with_rate_one_subtracts_the_gradient,
+            example_named("dense"),
+            1,
+        )
         fails(test_steps.test_a_step_subtracts_the_gradient_of_every_loss, LOSS)
 
 
@@ -381,14 +431,17 @@ def test_the_law_of_resuming_sees_an_optimizer_that_tires(monkeypatch):
 # --- the house ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("module", "source"), [
-    ("io.validation", "from numbanet.backend import jit"),
-    ("plan.lower", "from numbanet.nn.layers import Dense"),
-    ("nn.layers.dense", "def f():\n    from numbanet.engine import cpu"),
-    ("engine.cpu.kernels", "import numbanet.network"),
-    ("network.sequential", "from numbanet import plotting"),
-    ("datasets", "from numbanet.apps import cli"),
-])
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("io.validation", "from numbanet.backend import jit"),
+        ("plan.lower", "from numbanet.nn.layers import Dense"),
+        ("nn.layers.dense", "def f():\n    from numbanet.engine import cpu"),
+        ("engine.cpu.kernels", "import numbanet.network"),
+        ("network.sequential", "from numbanet import plotting"),
+        ("datasets", "from numbanet.apps import cli"),
+    ],
+)
 def test_an_import_against_the_arrow_is_seen(module, source):
     assert test_house.against_the_arrow(module, ast.parse(source))
     assert not test_house.against_the_arrow("apps.cli.app", ast.parse(source))
@@ -396,18 +449,33 @@ def test_an_import_against_the_arrow_is_seen(module, source):
 
 def test_other_breaches_of_the_house_are_seen():
     assert test_house.other_layers(
-        "nn.layers.dense", ast.parse("def f():\n    from numbanet.nn.layers.activations import Sigmoid"))
-    assert not test_house.other_layers("nn.layers.dense", ast.parse("from numbanet.nn.layers.base import Layer"))
+        "nn.layers.dense",
+        ast.parse("def f():\n    from numbanet.nn.layers.activations import Sigmoid"),
+    )
+    assert not test_house.other_layers(
+        "nn.layers.dense", ast.parse("from numbanet.nn.layers.base import Layer")
+    )
     assert test_house.imports(ast.parse("def f():\n    from numbanet import apps")) == {"apps"}
     assert test_house.circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert test_house.circle({"a": {"b", "c"}, "b": {"c"}}) is None
     lazy = ast.parse("def save(self):\n    from numbanet.network import serialization")
-    arrows = {"network.sequential": test_house.imports(lazy), "network.serialization": {"network.sequential"}}
-    assert test_house.circle(arrows) == ["network.sequential", "network.serialization", "network.sequential"]
+    arrows = {
+        "network.sequential": test_house.imports(lazy),
+        "network.serialization": {"network.sequential"},
+    }
+    assert test_house.circle(arrows) == [
+        "network.sequential",
+        "network.serialization",
+        "network.sequential",
+    ]
     for source in ("from numba import prange", "for i in numba.prange(3): pass"):
         assert test_house.uses(ast.parse(source), "prange")
     for source in ("from llvmlite import ir", "import llvmlite.binding"):
         assert test_house.uses(ast.parse(source), "llvmlite")
-    for source in ("@numba.njit\ndef f(): pass", "from numba import njit", "f = compile(g, fastmath=True)"):
+    for source in (
+        "@numba.njit\ndef f(): pass",
+        "from numba import njit",
+        "f = compile(g, fastmath=True)",
+    ):
         assert test_house.numba_flags(ast.parse(source))
     assert not test_house.numba_flags(ast.parse("f = kernel(g)"))

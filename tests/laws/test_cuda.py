@@ -44,8 +44,11 @@ def force_mode(monkeypatch, mode):
 
     What does not train cannot be run by one block, and is fused.
     """
+
     def choose(ops, batch, training):
-        return mode if training or mode != launch.LaunchMode.SINGLE_BLOCK else launch.LaunchMode.FUSED
+        return (
+            mode if training or mode != launch.LaunchMode.SINGLE_BLOCK else launch.LaunchMode.FUSED
+        )
 
     monkeypatch.setattr(launch, "choose_launch_mode", choose)
     # several chunks, some of them empty in the last batch
@@ -89,7 +92,9 @@ def test_two_steps_agree_for_every_layer(example, mode):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True)
+@pytest.mark.parametrize(
+    "mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True
+)
 def test_steps_agree_for_every_optimizer(optimizer, mode):
     example = example_named("dense with a list of activations")
     nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 9), targets(LOSS, 9)
@@ -121,8 +126,12 @@ def test_inputs_of_every_type_agree(dtype):
 
 
 def test_single_precision_agrees():
-    nets = [nn.Sequential([nn.Dense(20, activation="tanh"), nn.Dense(3, activation="softmax")], 13, device=device)
-            for device in ("cpu", "cuda")]
+    nets = [
+        nn.Sequential(
+            [nn.Dense(20, activation="tanh"), nn.Dense(3, activation="softmax")], 13, device=device
+        )
+        for device in ("cpu", "cuda")
+    ]
     x = np.random.default_rng(3).normal(size=(24, 13)).astype("float32")
     for net in nets:
         net.fit(x, np.arange(24) % 3, optimizer=nn.Adam(0.01), batch_size=12, epochs=2)
@@ -130,8 +139,10 @@ def test_single_precision_agrees():
 
 
 def test_a_product_of_many_tiles_agrees(mode):
-    nets = [nn.Sequential([nn.Dense(37, activation="relu"), nn.Dense(21)], 19, "float64", device=device)
-            for device in ("cpu", "cuda")]
+    nets = [
+        nn.Sequential([nn.Dense(37, activation="relu"), nn.Dense(21)], 19, "float64", device=device)
+        for device in ("cpu", "cuda")
+    ]
     generator = np.random.default_rng(4)
     x, y = generator.normal(size=(23, 19)), generator.normal(size=(23, 21))
     for net in nets:
@@ -139,10 +150,24 @@ def test_a_product_of_many_tiles_agrees(mode):
     close(nets[1].parameters, nets[0].parameters, ROUNDING)
 
 
-@pytest.mark.parametrize("mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True)
+@pytest.mark.parametrize(
+    "mode", [launch.LaunchMode.SINGLE_BLOCK, launch.LaunchMode.FUSED], indirect=True
+)
 def test_images_are_changed_alike(mode):
-    augment = nn.Augment(shift=1, rotation=20, zoom=0.1, shear=0.1, flip_horizontal=True, brightness=0.2, noise=0.1, cutout=2)
-    nets = [nn.Sequential([nn.Flatten(), nn.Dense(2)], (5, 4, 2), "float64", device=device) for device in ("cpu", "cuda")]
+    augment = nn.Augment(
+        shift=1,
+        rotation=20,
+        zoom=0.1,
+        shear=0.1,
+        flip_horizontal=True,
+        brightness=0.2,
+        noise=0.1,
+        cutout=2,
+    )
+    nets = [
+        nn.Sequential([nn.Flatten(), nn.Dense(2)], (5, 4, 2), "float64", device=device)
+        for device in ("cpu", "cuda")
+    ]
     x, y = np.random.default_rng(5).uniform(size=(6, 5, 4, 2)), np.ones((6, 2))
     for net in nets:
         net.fit(x, y, optimizer=nn.SGD(0.1), batch_size=3, augment=augment)
@@ -153,13 +178,20 @@ def test_every_kernel_has_a_cuda_kernel():
     for name, kernel in kernels().items():
         if name.startswith("numbanet.network.profiler"):  # it measures the CPU
             continue
-        assert kernel.cuda_kernel is not None or kernel.independent, f"{name} has no CUDA kernel and does not say independent=True"
+        assert kernel.cuda_kernel is not None or kernel.independent, (
+            f"{name} has no CUDA kernel and does not say independent=True"
+        )
         if kernel.cuda_kernel is not None:
             assert kernel.cuda_kernel.__name__ == kernel.function.__name__
-            assert kernel.cuda_kernel.__code__.co_varnames[:7] == kernel.function.__code__.co_varnames[:7]
+            assert (
+                kernel.cuda_kernel.__code__.co_varnames[:7]
+                == kernel.function.__code__.co_varnames[:7]
+            )
 
 
-@pytest.mark.skipif(not driver.SIMULATED, reason="on a GPU accesses beyond a memory are not checked")
+@pytest.mark.skipif(
+    not driver.SIMULATED, reason="on a GPU accesses beyond a memory are not checked"
+)
 def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     force_mode(monkeypatch, launch.LaunchMode.FUSED)
     net = network(example_named("dense")).to("cuda")

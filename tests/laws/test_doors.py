@@ -62,7 +62,16 @@ def other_order(net, x, tmp_path):
     return net.predict(np.asfortranarray(x))
 
 
-DOORS = [compiled, saved, pickled, ensemble, saved_ensemble, row_by_row, read_only_inputs, other_order]
+DOORS = [
+    compiled,
+    saved,
+    pickled,
+    ensemble,
+    saved_ensemble,
+    row_by_row,
+    read_only_inputs,
+    other_order,
+]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -82,7 +91,10 @@ def test_a_network_that_was_away_trains_on_as_if_it_had_stayed(example, tmp_path
     for net in nets[1:]:
         net.fit(x, y, **recipe)
     nets[1].save(tmp_path / "net.safetensors")
-    for away in (nn.load(tmp_path / "net.safetensors", CUSTOM), pickle.loads(pickle.dumps(nets[2]))):
+    for away in (
+        nn.load(tmp_path / "net.safetensors", CUSTOM),
+        pickle.loads(pickle.dumps(nets[2])),
+    ):
         away.fit(x, y, epochs=2, **recipe)
         assert away.predict(x).tobytes() == nets[0].predict(x).tobytes()
         assert away.parameters.tobytes() == nets[0].parameters.tobytes()

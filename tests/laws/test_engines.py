@@ -34,14 +34,26 @@ def test_outputs_agree(example, threads):
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
 @pytest.mark.parametrize("threads", [1, 3])
 def test_gradients_agree_for_every_layer(example, threads):
-    net, x, y = network(example, LOSS, penalty=TWO_PENALTIES), inputs(example, 13), targets(LOSS, 13)
-    close(net.gradient(x, y, LOSS.loss, threads=threads), reference_gradient(net, x, y, LOSS.loss, threads=threads)[0], ROUNDING)
+    net, x, y = (
+        network(example, LOSS, penalty=TWO_PENALTIES),
+        inputs(example, 13),
+        targets(LOSS, 13),
+    )
+    close(
+        net.gradient(x, y, LOSS.loss, threads=threads),
+        reference_gradient(net, x, y, LOSS.loss, threads=threads)[0],
+        ROUNDING,
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 @pytest.mark.parametrize("samples", [1, 11])
 def test_losses_gradients_and_correct_answers_agree(loss, samples):
-    net, x, y = network(example_named("dense"), loss, width=4), inputs(example_named("dense"), samples), targets(loss, samples, 4)
+    net, x, y = (
+        network(example_named("dense"), loss, width=4),
+        inputs(example_named("dense"), samples),
+        targets(loss, samples, 4),
+    )
     gradient, value = reference_gradient(net, x, y, loss.loss)
     found = net.evaluate(x, y, loss=loss.loss)
     close(net.gradient(x, y, loss.loss), gradient, ROUNDING)
@@ -67,7 +79,9 @@ def test_correct_answers_of_a_single_output_agree(bits):
 def test_three_steps_agree_for_every_layer(example):
     net, x, y = network(example, LOSS, penalty=nn.L2(0.1)), inputs(example, 14), targets(LOSS, 14)
     params, _, losses = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS["momentum"], 6, 1)
-    history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=6, epochs=1)
+    history = net.fit(
+        x, y, loss=LOSS.loss, optimizer=OPTIMIZERS["momentum"], batch_size=6, epochs=1
+    )
     close(net.memory, params, ROUNDING)
     close(history.history["loss"][0] - net.penalty_value(14, 3), losses[0], ROUNDING)
 
@@ -78,8 +92,18 @@ def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads
     example = example_named("dense with a list of activations")
     net, x, y = network(example, LOSS, penalty=PENALTY), inputs(example, 14), targets(LOSS, 14)
     before = net.memory.copy()
-    params, state, _ = reference_fit(net, x, y, LOSS.loss, OPTIMIZERS[optimizer], 6, 2, threads=threads)
-    net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2, threads=threads)
+    params, state, _ = reference_fit(
+        net, x, y, LOSS.loss, OPTIMIZERS[optimizer], 6, 2, threads=threads
+    )
+    net.fit(
+        x,
+        y,
+        loss=LOSS.loss,
+        optimizer=OPTIMIZERS[optimizer],
+        batch_size=6,
+        epochs=2,
+        threads=threads,
+    )
     close(net.memory - before, params - before, 1e-10)
     close(net.optimizer_state, state, 1e-11)
 
@@ -105,35 +129,56 @@ def test_inputs_of_every_type_agree(dtype):
 
 
 def test_a_network_larger_than_a_block_agrees():
-    net = nn.Sequential([nn.Dense(70, activation="tanh"), nn.Dense(3, activation="softmax")], 33, "float64", seed=2)
+    net = nn.Sequential(
+        [nn.Dense(70, activation="tanh"), nn.Dense(3, activation="softmax")], 33, "float64", seed=2
+    )
     generator = np.random.default_rng(8)
     x, y = generator.normal(size=(150, 33)), generator.integers(0, 3, 150)
-    close(net.gradient(x, y, threads=2), reference_gradient(net, x, y, nn.CrossEntropy(), threads=2)[0], ROUNDING)
+    close(
+        net.gradient(x, y, threads=2),
+        reference_gradient(net, x, y, nn.CrossEntropy(), threads=2)[0],
+        ROUNDING,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_first_product_that_is_cut_by_its_inputs_agrees(dtype, threads):
     generator = np.random.default_rng(9)
-    net = nn.Sequential([nn.Dense(29, activation="tanh"), nn.Dense(3, activation="softmax")], 301, "float64", seed=2)
+    net = nn.Sequential(
+        [nn.Dense(29, activation="tanh"), nn.Dense(3, activation="softmax")], 301, "float64", seed=2
+    )
     net.parameters[:] = generator.normal(size=net.parameters.size) / 10
-    x = generator.integers(0, 256, (25, 301), np.uint8) if dtype == "uint8" else generator.normal(size=(25, 301)).astype(dtype)
+    x = (
+        generator.integers(0, 256, (25, 301), np.uint8)
+        if dtype == "uint8"
+        else generator.normal(size=(25, 301)).astype(dtype)
+    )
     y, loss = generator.integers(0, 3, 25), nn.CrossEntropy()
     few, labels = x[:9], y[:9]
     expected, _ = reference_gradient(net, few, labels, loss, threads=threads)
     close(net.gradient(few, labels, loss, threads=threads), expected, ROUNDING)
-    params, _, losses = reference_fit(net, x, y, loss, OPTIMIZERS["momentum"], 9, 2, threads=threads)
-    history = net.fit(x, y, loss=loss, optimizer=OPTIMIZERS["momentum"], batch_size=9, epochs=2, threads=threads)
+    params, _, losses = reference_fit(
+        net, x, y, loss, OPTIMIZERS["momentum"], 9, 2, threads=threads
+    )
+    history = net.fit(
+        x, y, loss=loss, optimizer=OPTIMIZERS["momentum"], batch_size=9, epochs=2, threads=threads
+    )
     close(net.memory, params, ROUNDING)
     close(history.history["loss"], losses, ROUNDING)
     assert {executor.plan.uses_split_k for executor in net.executors.executors.values()} == {True}
 
 
 def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_samples():
-    net = nn.Sequential([nn.Dense(29, activation="tanh", bias=False), nn.Dense(1)], 301, "float64", seed=2)
+    net = nn.Sequential(
+        [nn.Dense(29, activation="tanh", bias=False), nn.Dense(1)], 301, "float64", seed=2
+    )
     generator = np.random.default_rng(10)
     x, y = generator.normal(size=(18, 301)), generator.normal(size=18)
     # 9 samples are few enough for a cut, 18 are not
     parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]
     close(sum(parts) / 2, net.gradient(x, y), ROUNDING)
-    assert sorted(executor.plan.uses_split_k for executor in net.executors.executors.values()) == [False, True]
+    assert sorted(executor.plan.uses_split_k for executor in net.executors.executors.values()) == [
+        False,
+        True,
+    ]

@@ -36,19 +36,33 @@ def error_away_from_kinks(example, loss, penalty, samples, width, seed, measure=
     raise AssertionError("no smooth point found")
 
 
-@pytest.mark.parametrize("number", range(len(CONFIGURATIONS)),
-                         ids=[f"{example.name}, {loss.name}" for example, loss in CONFIGURATIONS])
+@pytest.mark.parametrize(
+    "number",
+    range(len(CONFIGURATIONS)),
+    ids=[f"{example.name}, {loss.name}" for example, loss in CONFIGURATIONS],
+)
 def test_the_gradient_agrees_with_differences(number):
     example, loss = CONFIGURATIONS[number]
     generator = np.random.default_rng(number)
     penalty = PENALTIES[generator.integers(len(PENALTIES))]
-    samples, width = int(generator.integers(1, 8)), int(generator.integers(1 if loss.targets in ("real", "unit") else 2, 6))
+    samples, width = (
+        int(generator.integers(1, 8)),
+        int(generator.integers(1 if loss.targets in ("real", "unit") else 2, 6)),
+    )
     assert error_away_from_kinks(example, loss, penalty, samples, width, number) <= TOLERANCE
 
 
 @pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
 def test_the_gradient_that_training_applies_agrees_with_differences(example):
-    error = error_away_from_kinks(example, loss_named("mean squared error"), TWO_PENALTIES, 7, 3, len(example.name), training_gradient_error)
+    error = error_away_from_kinks(
+        example,
+        loss_named("mean squared error"),
+        TWO_PENALTIES,
+        7,
+        3,
+        len(example.name),
+        training_gradient_error,
+    )
     assert error <= TOLERANCE
 
 
@@ -96,7 +110,13 @@ def test_the_absolute_error_pulls_nowhere_where_it_is_nought():
 
 
 def test_huber_is_smooth_where_its_parts_meet():
-    assert [bias_gradient(nn.Huber(0.25), a, 0.5) for a in (0.75, 0.25, 0.625, 3.0, -3.0)] == [0.25, -0.25, 0.125, 0.25, -0.25]
+    assert [bias_gradient(nn.Huber(0.25), a, 0.5) for a in (0.75, 0.25, 0.625, 3.0, -3.0)] == [
+        0.25,
+        -0.25,
+        0.125,
+        0.25,
+        -0.25,
+    ]
 
 
 def test_a_penalty_does_not_pull_a_weight_that_is_nought():

@@ -26,7 +26,9 @@ def module_of(path):
 
 
 def exists(module):
-    return (ROOT / (module.replace(".", "/") + ".py")).exists() or (ROOT / module.replace(".", "/")).is_dir()
+    return (ROOT / (module.replace(".", "/") + ".py")).exists() or (
+        ROOT / module.replace(".", "/")
+    ).is_dir()
 
 
 def imports(tree):
@@ -59,7 +61,9 @@ def room(module):
 
 def against_the_arrow(module, tree):
     """Imports of a later room, inside functions too."""
-    return {other for other in imports(tree) if ROOMS.index(room(other)) > ROOMS.index(room(module))}
+    return {
+        other for other in imports(tree) if ROOMS.index(room(other)) > ROOMS.index(room(module))
+    }
 
 
 def circle(arrows):
@@ -86,8 +90,18 @@ def circle(arrows):
 def is_layer_file(module):
     """Whether a file in layers/ defines a layer, and not only what layers share."""
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
-    bases = {base.id for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases if isinstance(base, ast.Name)}
-    return bool(bases & {"Layer", "Activation"}) and module not in ("nn.layers.base", "nn.layers.pool_geometry", "nn.layers.normalization")
+    bases = {
+        base.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if isinstance(base, ast.Name)
+    }
+    return bool(bases & {"Layer", "Activation"}) and module not in (
+        "nn.layers.base",
+        "nn.layers.pool_geometry",
+        "nn.layers.normalization",
+    )
 
 
 def other_layers(module, tree):
@@ -96,35 +110,78 @@ def other_layers(module, tree):
     A layer on sequences may be one on images of height 1, and PerNeuron is made of others.
     """
     allowed = {
-        "nn.layers.conv1d": {"nn.layers.conv2d", "nn.layers.pool2d"}, "nn.layers.per_neuron": {"nn.layers.activations"}}.get(module, set())
-    return {other for other in imports(tree)
-            if other.startswith("nn.layers.") and other != module and is_layer_file(other)} - allowed
+        "nn.layers.conv1d": {"nn.layers.conv2d", "nn.layers.pool2d"},
+        "nn.layers.per_neuron": {"nn.layers.activations"},
+    }.get(module, set())
+    return {
+        other
+        for other in imports(tree)
+        if other.startswith("nn.layers.") and other != module and is_layer_file(other)
+    } - allowed
 
 
 def uses(tree, name):
     """Whether a name is imported, read or taken from a module anywhere."""
-    return any((isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
-               or (isinstance(node, ast.alias) and name in node.name.split(".")) or
-               (isinstance(node, ast.ImportFrom) and name in (node.module or "").split("."))
-               for node in ast.walk(tree))
+    return any(
+        (isinstance(node, ast.Name) and node.id == name)
+        or (isinstance(node, ast.Attribute) and node.attr == name)
+        or (isinstance(node, ast.alias) and name in node.name.split("."))
+        or (isinstance(node, ast.ImportFrom) and name in (node.module or "").split("."))
+        for node in ast.walk(tree)
+    )
 
 
-FLAGS = {"fastmath", "error_model", "nopython", "nogil", "forceinline", "boundscheck", "jit_options", "inline"}
+FLAGS = {
+    "fastmath",
+    "error_model",
+    "nopython",
+    "nogil",
+    "forceinline",
+    "boundscheck",
+    "jit_options",
+    "inline",
+}
 COMPILERS = {"jit", "njit", "cfunc", "vectorize", "guvectorize", "stencil"}
 
 
 def numba_flags(tree):
     """Flags passed by keyword, and Numba's own decorators."""
-    passed = {word.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for word in node.keywords if word.arg in FLAGS}
-    return passed | {name for name in COMPILERS if any(
-        (isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.value, ast.Name) and node.value.id == "numba")
-        or (isinstance(node, ast.ImportFrom) and node.module == "numba" and name in {alias.name for alias in node.names})
-        for node in ast.walk(tree))}
+    passed = {
+        word.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg in FLAGS
+    }
+    return passed | {
+        name
+        for name in COMPILERS
+        if any(
+            (
+                isinstance(node, ast.Attribute)
+                and node.attr == name
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "numba"
+            )
+            or (
+                isinstance(node, ast.ImportFrom)
+                and node.module == "numba"
+                and name in {alias.name for alias in node.names}
+            )
+            for node in ast.walk(tree)
+        )
+    }
 
 
 def trees():
-    return [pytest.param(module_of(path), ast.parse(path.read_text(encoding="utf-8")), id=module_of(path) or "numbanet")
-            for path in FILES]
+    return [
+        pytest.param(
+            module_of(path),
+            ast.parse(path.read_text(encoding="utf-8")),
+            id=module_of(path) or "numbanet",
+        )
+        for path in FILES
+    ]
 
 
 @pytest.mark.parametrize(("module", "tree"), trees())
@@ -134,12 +191,16 @@ def test_imports_follow_the_arrow(module, tree):
 
 
 def test_no_modules_import_one_another_in_a_circle():
-    arrows = {module_of(path): imports(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES}
+    arrows = {
+        module_of(path): imports(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES
+    }
     arrows.pop("")  # the package itself imports what it shows
     assert circle(arrows) is None
 
 
-@pytest.mark.parametrize(("module", "tree"), [case for case in trees() if case.values[0].startswith("nn.layers.")])
+@pytest.mark.parametrize(
+    ("module", "tree"), [case for case in trees() if case.values[0].startswith("nn.layers.")]
+)
 def test_layers_do_not_import_one_another(module, tree):
     assert other_layers(module, tree) == set()
 
@@ -156,16 +217,32 @@ def test_flags_of_numba_stand_in_one_file(module, tree):
 
 @pytest.mark.parametrize(("module", "tree"), trees())
 def test_llvm_is_spoken_in_one_folder(module, tree):
-    assert module == "backend.jit" or module.startswith("backend.intrinsics") or not uses(tree, "llvmlite")
+    assert (
+        module == "backend.jit"
+        or module.startswith("backend.intrinsics")
+        or not uses(tree, "llvmlite")
+    )
 
 
 @pytest.mark.parametrize(("module", "tree"), trees())
 def test_one_file_imports_cuda(module, tree):
-    imported = [name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
-                for name in (getattr(node, "module", None) or "", *(alias.name for alias in node.names))]
+    imported = [
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in (getattr(node, "module", None) or "", *(alias.name for alias in node.names))
+    ]
     from_numba = uses(tree, "numba") and "cuda" in imported
-    assert module == "backend.cuda.driver" or (not from_numba and not any(name.startswith("numba.cuda") for name in imported))
+    assert module == "backend.cuda.driver" or (
+        not from_numba and not any(name.startswith("numba.cuda") for name in imported)
+    )
 
 
 def test_the_files_are_found():
-    assert {"backend.jit", "plan.lower", "nn.layers.dense", "engine.cpu.kernels", "network.sequential"} <= {module_of(path) for path in FILES}
+    assert {
+        "backend.jit",
+        "plan.lower",
+        "nn.layers.dense",
+        "engine.cpu.kernels",
+        "network.sequential",
+    } <= {module_of(path) for path in FILES}

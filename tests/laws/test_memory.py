@@ -20,25 +20,45 @@ RANGES = [(0, 9), (0, 1), (2, 7), (8, 9)]
 def verbs(harness):
     """(op, row, verb, kernel) for every kernel that the plan calls."""
     for op, row in harness.rows.items():
-        for verb, column in (("forward", FORWARD), ("backward", BACKWARD), ("accumulate_gradient", ACCUMULATE),
-                             ("gradient", GRADIENT)):
+        for verb, column in (
+            ("forward", FORWARD),
+            ("backward", BACKWARD),
+            ("accumulate_gradient", ACCUMULATE),
+            ("gradient", GRADIENT),
+        ):
             if row[column] and getattr(op, verb) is not None:
                 yield op, row, verb, getattr(op, verb)
 
 
 def ranges(op, verb):
     """Samples, or units of parameters."""
-    return RANGES if verb != "gradient" else [(0, op.param_rows), (op.param_rows // 3, op.param_rows), (0, 1), (op.param_rows - 1, op.param_rows)]
+    return (
+        RANGES
+        if verb != "gradient"
+        else [
+            (0, op.param_rows),
+            (op.param_rows // 3, op.param_rows),
+            (0, 1),
+            (op.param_rows - 1, op.param_rows),
+        ]
+    )
 
 
 def harness(example, loss, dtype):
     width = 5
     net = network(example, loss, width=width, dtype=dtype)
     y = targets(loss, 9, width)
-    return KernelHarness(net, inputs(example, 9, dtype=dtype), y if loss.targets == "labels" else y.astype(dtype), loss.loss)
+    return KernelHarness(
+        net,
+        inputs(example, 9, dtype=dtype),
+        y if loss.targets == "labels" else y.astype(dtype),
+        loss.loss,
+    )
 
 
-CASES = [(example, LOSS) for example in TRAINABLE] + [(example_named("dense"), loss) for loss in LOSSES]
+CASES = [(example, LOSS) for example in TRAINABLE] + [
+    (example_named("dense"), loss) for loss in LOSSES
+]
 IDS = [f"{example.name}, {loss.name}" for example, loss in CASES]
 
 
@@ -48,8 +68,12 @@ def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
     here = harness(*case, dtype)
     for op, row, verb, kernel in verbs(here):
         for lo, hi in ranges(op, verb):
-            here.place(*((lo, hi) if verb != "gradient" else (0, here.samples)), filled=verb != "forward")
-            assert stray_writes(here, kernel, row, verb, lo, hi) == {}, f"{op.name}.{verb}({lo}, {hi})"
+            here.place(
+                *((lo, hi) if verb != "gradient" else (0, here.samples)), filled=verb != "forward"
+            )
+            assert stray_writes(here, kernel, row, verb, lo, hi) == {}, (
+                f"{op.name}.{verb}({lo}, {hi})"
+            )
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -108,14 +132,24 @@ def fenced(monkeypatch):
         return whole[128 : 128 + n]
 
     monkeypatch.setattr(executor, "allocate", fence)
-    return lambda: len(guards) > 0 and all((whole[:128] == 0.625).all() and (whole[-128:] == 0.625).all() for whole in guards)
+    return lambda: (
+        len(guards) > 0
+        and all((whole[:128] == 0.625).all() and (whole[-128:] == 0.625).all() for whole in guards)
+    )
 
 
 def everything(example, loss, threads):
     """What a network gives in prediction, evaluation, gradient and training, as bytes."""
-    net, x, y = network(example, loss, dtype="float32", penalty=nn.L2(0.1)), inputs(example, 37), targets(loss, 37)
-    found = [net.predict(x, threads=threads).tobytes(), net.gradient(x, y, loss.loss, threads=threads).tobytes(),
-             repr(net.evaluate(x, y, loss=loss.loss, threads=threads))]
+    net, x, y = (
+        network(example, loss, dtype="float32", penalty=nn.L2(0.1)),
+        inputs(example, 37),
+        targets(loss, 37),
+    )
+    found = [
+        net.predict(x, threads=threads).tobytes(),
+        net.gradient(x, y, loss.loss, threads=threads).tobytes(),
+        repr(net.evaluate(x, y, loss=loss.loss, threads=threads)),
+    ]
     net.fit(x, y, loss=loss.loss, optimizer=nn.Adam(), batch_size=16, epochs=2, threads=threads)
     return [*found, net.parameters.tobytes()]
 
@@ -130,7 +164,11 @@ def test_runs_stay_in_their_memories_and_read_nothing_unwritten(case, threads, r
 
 
 def test_a_step_leaves_inputs_and_targets_alone():
-    net, x, y = network(example_named("dense"), LOSS), inputs(example_named("dense"), 37), targets(LOSS, 37)
+    net, x, y = (
+        network(example_named("dense"), LOSS),
+        inputs(example_named("dense"), 37),
+        targets(LOSS, 37),
+    )
     before = x.tobytes(), y.tobytes()
     net.fit(x, y, loss=LOSS.loss, batch_size=5, epochs=2)
     net.predict(x)

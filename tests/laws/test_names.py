@@ -1,4 +1,4 @@
-"""One word for one thing, the field's: words that mean something else elsewhere do not come back."""
+"""One word for one thing, the field's: words that mean something else do not come back."""
 
 import ast
 import re
@@ -120,5 +120,9 @@ def test_the_laws_see_a_planted_name_and_a_planted_constant():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lines_have_at_most_100_characters(path):
-    long = [k for k, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 100]
+    long = [
+        k
+        for k, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 100
+    ]
     assert long == []

@@ -25,7 +25,9 @@ LOSS = loss_named("quadratic")
 
 def both(example, loss=None, **arguments):
     """The same network in both precisions, from weights that float32 holds exactly."""
-    single, double = (network(example, loss, dtype=dtype, **arguments) for dtype in ("float32", "float64"))
+    single, double = (
+        network(example, loss, dtype=dtype, **arguments) for dtype in ("float32", "float64")
+    )
     double.parameters = single.parameters
     return single, double
 
@@ -65,7 +67,9 @@ def test_some_steps_agree(optimizer):
         net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=8, epochs=2)
     moved = np.abs(double.parameters - before).max()
     assert moved > 0.01
-    assert np.abs(single.parameters - double.parameters).max() <= 64 * np.finfo(np.float32).eps * max(1, moved)
+    assert np.abs(single.parameters - double.parameters).max() <= 64 * np.finfo(
+        np.float32
+    ).eps * max(1, moved)
 
 
 def test_the_two_precisions_are_not_the_same_numbers():
@@ -78,7 +82,10 @@ def test_a_network_of_the_other_precision_reads_its_inputs_as_they_are():
     example = example_named("dense")
     for dtype in ("float32", "float64"):
         net = network(example, dtype=dtype)
-        assert (net.predict(inputs(example, 5, dtype="float32")) == net.predict(inputs(example, 5, dtype="float64"))).all()
+        assert (
+            net.predict(inputs(example, 5, dtype="float32"))
+            == net.predict(inputs(example, 5, dtype="float64"))
+        ).all()
 
 
 def test_a_number_beyond_float32_is_refused_or_stays_in_float64():

@@ -27,14 +27,26 @@ def test_a_step_of_sgd_with_rate_one_subtracts_the_gradient(example, threads):
     for penalty in PENALTIES:
         net, x, y = network(example, LOSS, penalty=penalty), inputs(example, 17), targets(LOSS, 17)
         before, gradient = net.parameters.copy(), net.gradient(x, y, LOSS.loss, threads=threads)
-        net.fit(x, y, loss=LOSS.loss, optimizer=nn.SGD(1.0), batch_size=None, shuffle=False, threads=threads)
+        net.fit(
+            x,
+            y,
+            loss=LOSS.loss,
+            optimizer=nn.SGD(1.0),
+            batch_size=None,
+            shuffle=False,
+            threads=threads,
+        )
         assert np.abs(gradient).max() > 1e-3
         np.testing.assert_array_equal(net.parameters, before - gradient)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_a_step_subtracts_the_gradient_of_every_loss(loss):
-    net, x, y = network(example_named("dense"), loss), inputs(example_named("dense"), 17), targets(loss, 17)
+    net, x, y = (
+        network(example_named("dense"), loss),
+        inputs(example_named("dense"), 17),
+        targets(loss, 17),
+    )
     before, gradient = net.parameters.copy(), net.gradient(x, y, loss.loss)
     history = net.fit(x, y, loss=loss.loss, optimizer=nn.SGD(1.0), batch_size=None, shuffle=False)
     np.testing.assert_array_equal(net.parameters, before - gradient)
@@ -43,7 +55,11 @@ def test_a_step_subtracts_the_gradient_of_every_loss(loss):
 
 
 def test_the_gradient_leaves_the_network_alone():
-    net, x, y = network(example_named("dense"), LOSS), inputs(example_named("dense"), 17), targets(LOSS, 17)
+    net, x, y = (
+        network(example_named("dense"), LOSS),
+        inputs(example_named("dense"), 17),
+        targets(LOSS, 17),
+    )
     before = net.parameters.tobytes()
     first = net.gradient(x, y, LOSS.loss)
     second = net.gradient(x, y, LOSS.loss)
@@ -61,7 +77,9 @@ def test_resuming_is_going_on(optimizer, dtype):
         net = network(example, LOSS, dtype=dtype, penalty=nn.L2(0.01))
         losses = []
         for epochs in parts:
-            history = net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=8, epochs=epochs)
+            history = net.fit(
+                x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=8, epochs=epochs
+            )
             losses += history.history["loss"]
         return net.parameters.tobytes(), net.optimizer_state.tobytes(), losses
 

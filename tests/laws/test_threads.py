@@ -33,19 +33,32 @@ LOSS = loss_named("mean squared error")
 
 def trained(build, x, y, loss, optimizer, batch_size, threads, epochs=2):
     net = build()
-    history = net.fit(x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, threads=threads)
+    history = net.fit(
+        x, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, threads=threads
+    )
     return net.parameters.tobytes(), net.optimizer_state.tobytes(), history.history["loss"]
 
 
 def large(penalty=None):
     """So many parameters that each number of threads gives other tasks; all sizes are odd."""
-    return nn.Sequential([nn.Dense(123, activation="tanh"), nn.Dense(57, activation="leaky_relu"),
-                          nn.Dense(11, activation="softmax")], 97, "float32", seed=5, penalty=penalty)
+    return nn.Sequential(
+        [
+            nn.Dense(123, activation="tanh"),
+            nn.Dense(57, activation="leaky_relu"),
+            nn.Dense(11, activation="softmax"),
+        ],
+        97,
+        "float32",
+        seed=5,
+        penalty=penalty,
+    )
 
 
 def large_data(samples):
     generator = np.random.default_rng(samples)
-    return generator.normal(size=(samples, 97)).astype("float32"), generator.integers(0, 11, samples)
+    return generator.normal(size=(samples, 97)).astype("float32"), generator.integers(
+        0, 11, samples
+    )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -54,23 +67,36 @@ def test_a_large_network_is_the_same_bits_with_every_optimizer(optimizer, batch_
     x, y = large_data(147)
     alone = trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, 1)
     for threads in (2, 4):
-        assert trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, threads) == alone
+        assert (
+            trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, threads)
+            == alone
+        )
 
 
 def test_a_first_product_that_is_cut_by_its_inputs_is_the_same_bits():
     def wide():
-        return nn.Sequential([nn.Dense(33, activation="tanh"), nn.Dense(4, activation="softmax")], 407, "float32", seed=5)
+        return nn.Sequential(
+            [nn.Dense(33, activation="tanh"), nn.Dense(4, activation="softmax")],
+            407,
+            "float32",
+            seed=5,
+        )
 
     generator = np.random.default_rng(7)
     x, y = generator.normal(size=(30, 407)).astype("float32"), generator.integers(0, 4, 30)
-    results = [trained(wide, x, y, "cross_entropy", nn.Adam(0.01), 7, threads) for threads in (1, 2, 4)]
+    results = [
+        trained(wide, x, y, "cross_entropy", nn.Adam(0.01), 7, threads) for threads in (1, 2, 4)
+    ]
     assert results.count(results[0]) == 3
 
 
 @pytest.mark.parametrize("penalty", PENALTIES[1:], ids=str)
 def test_a_large_network_is_the_same_bits_with_every_penalty(penalty):
     x, y = large_data(40)
-    results = [trained(lambda: large(penalty), x, y, "cross_entropy", nn.SGD(0.1), 16, threads) for threads in (1, 2, 4)]
+    results = [
+        trained(lambda: large(penalty), x, y, "cross_entropy", nn.SGD(0.1), 16, threads)
+        for threads in (1, 2, 4)
+    ]
     assert results.count(results[0]) == 3
 
 
@@ -79,15 +105,28 @@ def test_a_large_network_is_the_same_bits_with_every_penalty(penalty):
 def test_every_batch_size_is_the_same_bits(batch_size, dtype):
     example = example_named("two dense layers")
     x, y = inputs(example, 30), targets(LOSS, 30)
-    results = [trained(lambda: network(example, LOSS, dtype=dtype), x, y, LOSS.loss, nn.Adam(0.01), batch_size, threads)
-               for threads in (1, 2, 3, 4)]
+    results = [
+        trained(
+            lambda: network(example, LOSS, dtype=dtype),
+            x,
+            y,
+            LOSS.loss,
+            nn.Adam(0.01),
+            batch_size,
+            threads,
+        )
+        for threads in (1, 2, 3, 4)
+    ]
     assert results.count(results[0]) == 4
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_more_threads_than_samples_are_the_same_bits(samples):
     x, y = large_data(samples)
-    results = [trained(large, x, y, "cross_entropy", nn.SGD(0.1, momentum=0.5), 8, threads) for threads in (1, 4, 7)]
+    results = [
+        trained(large, x, y, "cross_entropy", nn.SGD(0.1, momentum=0.5), 8, threads)
+        for threads in (1, 4, 7)
+    ]
     assert results.count(results[0]) == 3
 
 
@@ -95,8 +134,18 @@ def test_more_threads_than_samples_are_the_same_bits(samples):
 def test_every_layer_is_the_same_bits(example):
     x, y = inputs(example, 37), targets(LOSS, 37)
     for dtype in ("float32", "float64"):
-        results = [trained(lambda dtype=dtype: network(example, LOSS, dtype=dtype), x, y, LOSS.loss, nn.SGD(0.1), 16, threads)
-                   for threads in (1, 2, 4)]
+        results = [
+            trained(
+                lambda dtype=dtype: network(example, LOSS, dtype=dtype),
+                x,
+                y,
+                LOSS.loss,
+                nn.SGD(0.1),
+                16,
+                threads,
+            )
+            for threads in (1, 2, 4)
+        ]
         assert results.count(results[0]) == 3
 
 
@@ -111,7 +160,10 @@ def test_outputs_are_the_same_bits(example):
 def test_loss_accuracy_and_gradient_are_the_same_bits():
     x, y = large_data(301)
     net = large()
-    results = [(net.evaluate(x, y, threads=threads), net.gradient(x, y, threads=threads).tobytes()) for threads in (1, 2, 4)]
+    results = [
+        (net.evaluate(x, y, threads=threads), net.gradient(x, y, threads=threads).tobytes())
+        for threads in (1, 2, 4)
+    ]
     assert results.count(results[0]) == 3
 
 
@@ -123,7 +175,9 @@ def thread_number(typingctx):
     """The number of the running thread in its team."""
 
     def codegen(context, builder, signature, args):
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), "get_thread_id")
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.IntType(32), []), "get_thread_id"
+        )
         return builder.sext(builder.call(function, []), ir.IntType(64))
 
     return types.int64(), codegen
@@ -161,7 +215,12 @@ def test_two_threads_share_the_samples_and_one_does_not(calls, tmp_path):
     """In processes of their own that share a cache of compiled code, empty at first."""
     path = os.pathsep.join(filter(None, [os.path.dirname(__file__), *sys.path]))
     for number in calls:
-        run = subprocess.run([sys.executable, "-c", USED, number], capture_output=True, text=True, timeout=300,
-                             env={**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path)})
+        run = subprocess.run(
+            [sys.executable, "-c", USED, number],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path)},
+        )
         assert run.returncode == 0, run.stderr
         assert run.stdout.split() == ["0+1" if number == "2" else "0"]

@@ -32,7 +32,11 @@ def kernels():
     """Every kernel that is defined in those modules or in their classes, once."""
     found = {}
     for module in modules():
-        classes = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+        classes = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and value.__module__ == module.__name__
+        ]
         for value in [one for place in (module, *classes) for one in vars(place).values()]:
             if isinstance(value, Kernel) and value.function.__module__ == module.__name__:
                 found[f"{module.__name__}.{value.function.__qualname__}"] = value
@@ -45,7 +49,9 @@ def reference_of(kernel):
     try:
         return getattr(importlib.import_module(f"reference.{stem}"), kernel.function.__name__)
     except (ModuleNotFoundError, AttributeError):
-        raise LookupError(f"{kernel!r} has no reference kernel in tests/reference/{stem}.py") from None
+        raise LookupError(
+            f"{kernel!r} has no reference kernel in tests/reference/{stem}.py"
+        ) from None
 
 
 class _References(dict):

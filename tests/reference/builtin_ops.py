@@ -19,4 +19,7 @@ def copy_backward(op, params, grads, acts, deltas, lo, hi):
 
 def reduce_chunks(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo * op[PARAM_COLS], hi * op[PARAM_COLS]):
-        grads[op[W] + i] = sum(acts[op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE] + i] for shard in range(op.context(CHUNKS)))
+        grads[op[W] + i] = sum(
+            acts[op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE] + i]
+            for shard in range(op.context(CHUNKS))
+        )

@@ -20,4 +20,6 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 def gradient(op, params, grads, acts, deltas, lo, hi):
     n = op[N_IN]
     for k in range(lo, hi):
-        grads[op[W] + k] = sum(acts[op[X] + i * n + k] * deltas[op[Y] + i * n + k] for i in range(op.context(SAMPLES)))
+        grads[op[W] + k] = sum(
+            acts[op[X] + i * n + k] * deltas[op[Y] + i * n + k] for i in range(op.context(SAMPLES))
+        )

@@ -64,6 +64,7 @@ class InferenceExecutor(Executor, Protocol):
     """Forward passes: outputs, or the sums of loss and correct answers."""
 
     checks_finite: bool
+    evaluation_batch: int
 
     def infer(self, params, samples: int) -> tuple[float, float]:
         """Carry all samples through; the sums of loss and correct answers (0 without a loss)."""
@@ -75,10 +76,9 @@ class InferenceExecutor(Executor, Protocol):
 class Backend(Protocol):
     """A module that makes executors for a device."""
 
-    EVALUATION_BATCH: int
     TrainingExecutor: Callable[..., Any]
     GradientExecutor: Callable[..., Any]
-    InferenceExecutor: Callable[..., Any]
+    InferenceExecutor: Any
 
 
 def backend(device: str) -> Any:
@@ -120,22 +120,49 @@ class ExecutorCache:
             self.executors[key] = build()
         return self.executors[key]
 
-    def training(self, loss, optimizer, x, y, classes, *, batch, batches, threads, augment) -> TrainingExecutor:
+    def training(
+        self, loss, optimizer, x, y, classes, *, batch, batches, threads, augment
+    ) -> TrainingExecutor:
         """For fit: mini-batches of `batch` of samples like x and y."""
         threads = self.threads(threads, 3 * self.flops * batch)
 
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
-                loss, x.dtype, y.dtype, classes, samples=len(x), batches=batches, training=True,
-                augment=augment)
+                loss,
+                x.dtype,
+                y.dtype,
+                classes,
+                samples=len(x),
+                batches=batches,
+                training=True,
+                augment=augment,
+            )
             if not any(op.n_params for op in ops):
                 raise ValueError("the network has no parameters to train")
             return self.backend.TrainingExecutor(
-                ops, self.network.dtype, batch=batch, threads=threads, loss_op=loss_op,
-                correct_op=correct_op, optimizer=optimizer)
+                ops,
+                self.network.dtype,
+                batch=batch,
+                threads=threads,
+                loss_op=loss_op,
+                correct_op=correct_op,
+                optimizer=optimizer,
+            )
 
-        key = ("training", loss, type(optimizer), optimizer.update, x.dtype, y.dtype, classes, batches,
-               len(x), augment, batch, threads)
+        key = (
+            "training",
+            loss,
+            type(optimizer),
+            optimizer.update,
+            x.dtype,
+            y.dtype,
+            classes,
+            batches,
+            len(x),
+            augment,
+            batch,
+            threads,
+        )
         return self._get_or_build(key, build)
 
     def gradient(self, loss, x, y, threads) -> GradientExecutor:
@@ -143,9 +170,12 @@ class ExecutorCache:
         threads = self.threads(threads, 3 * self.flops * len(x))
 
         def build():
-            ops, loss_op, _ = self.network.loss_ops(loss, x.dtype, y.dtype, False, samples=len(x), batches=1)
+            ops, loss_op, _ = self.network.loss_ops(
+                loss, x.dtype, y.dtype, False, samples=len(x), batches=1
+            )
             return self.backend.GradientExecutor(
-                ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op)
+                ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
+            )
 
         return self._get_or_build(("gradient", loss, x.dtype, y.dtype, len(x), threads), build)
 
@@ -156,11 +186,14 @@ class ExecutorCache:
 
         def build():
             return self.backend.InferenceExecutor(
-                self.inference_ops(x_dtype), self.network.dtype, batch=batch, threads=threads)
+                self.inference_ops(x_dtype), self.network.dtype, batch=batch, threads=threads
+            )
 
         return self._get_or_build(("inference", x_dtype, batch, threads), build)
 
-    def evaluation(self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None) -> InferenceExecutor:
+    def evaluation(
+        self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None
+    ) -> InferenceExecutor:
         """For loss and correct answers of any number of samples."""
         batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
@@ -168,16 +201,25 @@ class ExecutorCache:
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(loss, x_dtype, y_dtype, classes)
             return self.backend.InferenceExecutor(
-                ops, self.network.dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op)
+                ops,
+                self.network.dtype,
+                batch=batch,
+                threads=threads,
+                loss_op=loss_op,
+                correct_op=correct_op,
+            )
 
-        return self._get_or_build(("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build)
+        return self._get_or_build(
+            ("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build
+        )
 
     def build_small_batch(self, x_dtype) -> None:
         """Prepare an executor for as many samples as one thread should process alone."""
         if x_dtype not in self.small_batch and self.device == "cpu":
             batch = max(1, min(64, FLOPS_PER_THREAD // max(1, self.flops)))
             self.small_batch[x_dtype] = cpu.SmallBatchInference(
-                self.inference_ops(x_dtype), self.network.dtype, batch=batch)
+                self.inference_ops(x_dtype), self.network.dtype, batch=batch
+            )
 
     def inference_ops(self, x_dtype) -> list[Op]:
         """Ops from the data to the caller's outputs."""
@@ -187,4 +229,4 @@ class ExecutorCache:
 
     def _evaluation_batch(self, samples: int) -> int:
         """Samples in a batch of a call without training."""
-        return min(self.backend.EVALUATION_BATCH, 1 << (samples - 1).bit_length())
+        return min(self.backend.InferenceExecutor.evaluation_batch, 1 << (samples - 1).bit_length())

@@ -94,9 +94,20 @@ class Reference:
     inputs … outputs    the arrays that the ends of the plan read and write
     """
 
-    def __init__(self, plan: Plan, references: Mapping[str, Callable], dtype, *, loss: Op | None = None,
-                 correct: Op | None = None, optimizer=None, inputs=None, targets=None, permutation=None,
-                 outputs=None):
+    def __init__(
+        self,
+        plan: Plan,
+        references: Mapping[str, Callable],
+        dtype,
+        *,
+        loss: Op | None = None,
+        correct: Op | None = None,
+        optimizer=None,
+        inputs=None,
+        targets=None,
+        permutation=None,
+        outputs=None,
+    ):
         self.plan, self.references, self.optimizer = plan, references, optimizer
         self.loss, self.correct = loss, correct
         self.tables, self.ops = plan.tables.copy(), plan.by_row
@@ -136,7 +147,9 @@ class Reference:
                 assert verb == SPLIT_K
                 row = Row(table, number, self.data)
                 product = self.partial(row, part) if row[PARTIAL_STRIDE] else params
-                self.call(self.ops[number].split_k, row, params, product, self.acts, self.deltas, lo, hi)
+                self.call(
+                    self.ops[number].split_k, row, params, product, self.acts, self.deltas, lo, hi
+                )
 
     def forward_backward(self, params, table, t: int, steps, size: int) -> None:
         """One phase for the samples of thread t, micro-batch by micro-batch."""
@@ -147,7 +160,11 @@ class Reference:
             for chunk in mine if verb == ZERO_GRADS else ():
                 self.partial(Row(table, number, self.data), chunk)[:] = 0
         if plan.by_chunk:
-            parts = [(range(c, c + 1), bounds[c], bounds[c + 1]) for c in mine if bounds[c] < bounds[c + 1]]
+            parts = [
+                (range(c, c + 1), bounds[c], bounds[c + 1])
+                for c in mine
+                if bounds[c] < bounds[c + 1]
+            ]
         else:
             end = bounds[mine.stop]
             starts = range(bounds[mine.start], end, plan.micro_batch)
@@ -163,7 +180,16 @@ class Reference:
                         self.accumulate(params, row, c, max(lo, bounds[c]), min(hi, bounds[c + 1]))
                 elif verb != ZERO_GRADS:
                     sums = self.partial(row, chunks[0]) if verb == STATISTICS else params
-                    self.call(self.ops[number].verbs[verb], row, params, sums, self.acts, self.deltas, lo, hi)
+                    self.call(
+                        self.ops[number].verbs[verb],
+                        row,
+                        params,
+                        sums,
+                        self.acts,
+                        self.deltas,
+                        lo,
+                        hi,
+                    )
 
     def accumulate(self, params, row: Row, chunk: int, lo: int, hi: int) -> None:
         """Add the gradient of samples lo ≤ i < hi to their chunk's partial gradient."""
@@ -187,7 +213,9 @@ class Reference:
             last_row = Row(table, len(table) - 1, self.data)
             if optimizer is not None and optimizer.begin_step:
                 self.call(optimizer.begin_step, last_row, params, params, state, self.deltas, 0, 0)
-            for number, lo, hi, first, last in plan.tasks[plan.task_bounds[t] : plan.task_bounds[t + 1]].tolist():
+            for number, lo, hi, first, last in plan.tasks[
+                plan.task_bounds[t] : plan.task_bounds[t + 1]
+            ].tolist():
                 row = Row(table, number, self.data)
                 gradient = reduce_chunks if row[ACCUMULATE] else self.ops[number].gradient
                 assert row[GRADIENT]
@@ -196,7 +224,16 @@ class Reference:
                 for i in range(first, min(last, row[W] + row[N_WEIGHTS])):
                     self.grads[i] += l1 * np.sign(params[i]) + l2 * params[i]
                 if optimizer is not None:
-                    self.call(optimizer.update, last_row, params, self.grads, state, self.deltas, first, last)
+                    self.call(
+                        optimizer.update,
+                        last_row,
+                        params,
+                        self.grads,
+                        state,
+                        self.deltas,
+                        first,
+                        last,
+                    )
 
     def total(self, op: Op | None, size: int) -> float:
         """The sum of an op's outputs over the batch."""

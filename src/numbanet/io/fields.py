@@ -159,7 +159,7 @@ class Counts(Kind):
 
 @dataclass(frozen=True)
 class Padding(Kind):
-    """"valid", "same", an integer, or what is padded before and after along one or two axes."""
+    """ "valid", "same", an integer, or what is padded before and after along one or two axes."""
 
     axes: int = 2
 
@@ -283,8 +283,11 @@ def memory() -> int:
 def fits(elements: int, nbytes: int, what: str) -> None:
     """ValueError with the numbers where that many elements, or their bytes, are too many."""
     if elements >= ELEMENTS:
-        raise ValueError(f"{what}: {elements:,} elements, more than any memory holds; make it "
-                         "smaller")
+        raise ValueError(
+            f"{what}: {elements:,} elements, more than any memory holds; make it smaller"
+        )
     if nbytes > 1 << 28 and nbytes > (most := memory()):
-        raise ValueError(f"{what}: {elements:,} elements take {nbytes / 2**30:,.1f} GiB, and this "
-                         f"machine has {most / 2**30:,.1f} GiB; make it smaller")
+        raise ValueError(
+            f"{what}: {elements:,} elements take {nbytes / 2**30:,.1f} GiB, and this "
+            f"machine has {most / 2**30:,.1f} GiB; make it smaller"
+        )

@@ -128,13 +128,18 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training) -> 
 
 def _check_ops(layers: list[BuiltLayer], ops: list[Op]) -> None:
     """ValueError where the ops have not as many parameters and buffers as their layers say."""
-    declared = [sum(built.n_parameters for built in layers), sum(built.n_buffers for built in layers)]
+    declared = [
+        sum(built.n_parameters for built in layers),
+        sum(built.n_buffers for built in layers),
+    ]
     lowered = [sum(op.n_params for op in ops), sum(op.buffers for op in ops)]
-    for what, n_declared, n_lowered in zip(("parameters", "buffers"), declared, lowered, strict=True):
+    for what, n_declared, n_lowered in zip(
+        ("parameters", "buffers"), declared, lowered, strict=True
+    ):
         if n_declared != n_lowered:
             raise ValueError(
-                f"{type(layers[0].layer).__name__} says that it has {n_declared} {what}, its ops have "
-                f"{n_lowered}; make `{what}` and `ops` agree"
+                f"{type(layers[0].layer).__name__} says that it has {n_declared} {what}, its ops "
+                f"have {n_lowered}; make `{what}` and `ops` agree"
             )
 
 

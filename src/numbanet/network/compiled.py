@@ -33,18 +33,25 @@ STACK_PADDING = 16
 """Elements of the stack behind the last slot, which a vector store may touch masked."""
 
 
-def single_sample_plan(network, max_bytes: int, where: str, target: str = "cpu") -> tuple[Plan, list, int, int]:
+def single_sample_plan(
+    network, max_bytes: int, where: str, target: str = "cpu"
+) -> tuple[Plan, list, int, int]:
     """(plan, steps between the ends, offset of the inputs, offset of the outputs) for one sample.
 
     Raises ValueError if it needs more than `max_bytes` between the layers.
     """
-    ops = [data.inputs(size(network.input_shape), network.dtype), *network.layer_ops(),
-           data.outputs(size(network.output_shape))]
+    ops = [
+        data.inputs(size(network.input_shape), network.dtype),
+        *network.layer_ops(),
+        data.outputs(size(network.output_shape)),
+    ]
     plan = lower(ops, network.dtype, batch=1, threads=1, train=False, target=target)
     needed = plan.n_acts * network.dtype.itemsize
     if needed > max_bytes:
-        raise ValueError(f"one sample needs {needed:,} bytes between the layers, more than the "
-                         f"{max_bytes:,} that fit {where}; call predict instead")
+        raise ValueError(
+            f"one sample needs {needed:,} bytes between the layers, more than the "
+            f"{max_bytes:,} that fit {where}; call predict instead"
+        )
     table, steps = plan.tables[0], plan.steps(0)
     first_input, first_output = int(table[steps[0][1], Y]), int(table[steps[-1][1], X])
     return plan, steps[1:-1], first_input, first_output
@@ -70,8 +77,9 @@ def compiled(network):
     @noinline
     def predict_row(row, out):
         if row.size != n_in or out.size != n_out:
-            raise ValueError("the compiled network was given a row or an output "
-                             "of another size than its own")
+            raise ValueError(
+                "the compiled network was given a row or an output of another size than its own"
+            )
         table = as_pointer(table_address(), numba.int64)
         schedule = as_pointer(schedule_address(), numba.int64)
         params = as_pointer(params_address(), kind)

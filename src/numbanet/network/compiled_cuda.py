@@ -35,7 +35,8 @@ def compiled(network):
     """
     driver.require_gpu()
     plan, steps, first_input, first_output = single_sample_plan(
-        network, MAX_LOCAL_BYTES, "the memory of a thread", target="cuda")
+        network, MAX_LOCAL_BYTES, "the memory of a thread", target="cuda"
+    )
     n_in, n_out, kind = size(network.input_shape), size(network.output_shape), network.dtype.type
     table = driver.DeviceBuffer(plan.tables.size, np.int64)
     parameters = driver.DeviceBuffer(network.memory.size, network.dtype)

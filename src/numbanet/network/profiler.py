@@ -30,7 +30,13 @@ from numbanet.plan.columns import (
     Y,
 )
 
-VERBS = {"split": SPLIT_K, "forward": FORWARD, "backward": BACKWARD, "gradient": GRADIENT, "accumulate": ACCUMULATE}
+VERBS = {
+    "split": SPLIT_K,
+    "forward": FORWARD,
+    "backward": BACKWARD,
+    "gradient": GRADIENT,
+    "accumulate": ACCUMULATE,
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,16 @@ class Cost:
 def _repeat(address, table, row, params, grads, acts, deltas, lo, hi, times):
     op = ptr_add(data_pointer(table), row * ROW_SIZE)
     for _ in range(times):
-        call_indirect(address, op, data_pointer(params), data_pointer(grads), data_pointer(acts), data_pointer(deltas), lo, hi)
+        call_indirect(
+            address,
+            op,
+            data_pointer(params),
+            data_pointer(grads),
+            data_pointer(acts),
+            data_pointer(deltas),
+            lo,
+            hi,
+        )
 
 
 def _seconds(times_called, floor=0.002, rounds=5) -> float:
@@ -89,7 +104,11 @@ def peak(dtype) -> float:
     a, b, c = (np.random.default_rng(k).random(n * n).astype(dtype) for k in range(3))
     row = np.zeros((1, ROW_SIZE), np.int64)
     address = square_product.address(np.dtype(dtype))
-    return 2 * n**3 / _seconds(lambda times: _repeat(address, row, 0, a, b, c, c, 0, n, times), rounds=9)
+    return (
+        2
+        * n**3
+        / _seconds(lambda times: _repeat(address, row, 0, a, b, c, c, 0, n, times), rounds=9)
+    )
 
 
 def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
@@ -99,7 +118,9 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
     """
     chosen = network.resolve_loss(loss)
     x, y, classes = network.check_data(x[:batch_size], y[:batch_size], chosen)
-    ops, loss_op, _ = network.loss_ops(chosen, x.dtype, y.dtype, False, samples=len(x), batches=1, training=True)
+    ops, loss_op, _ = network.loss_ops(
+        chosen, x.dtype, y.dtype, False, samples=len(x), batches=1, training=True
+    )
     executor = GradientExecutor(ops, network.dtype, batch=len(x), threads=1, loss_op=loss_op)
     params = network.memory.copy()
     executor.bind(INPUTS, x)
@@ -120,10 +141,25 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
                 hi, count = op.n_in or op.n_out, samples
 
             def repeat(times, address=int(table[row, column]), row=row, lo=lo, hi=hi):
-                _repeat(address, table, row, params, executor.grads, executor.acts, executor.deltas, lo, hi, times)
+                _repeat(
+                    address,
+                    table,
+                    row,
+                    params,
+                    executor.grads,
+                    executor.acts,
+                    executor.deltas,
+                    lo,
+                    hi,
+                    times,
+                )
 
             seconds = _seconds(repeat)
-            reduces = column == FORWARD and op.reduce_split_k is not None and op.forward is op.reduce_split_k
+            reduces = (
+                column == FORWARD
+                and op.reduce_split_k is not None
+                and op.forward is op.reduce_split_k
+            )
             flops = op.n_out * (1 + N_SPLIT_K * reduces)
             if op.n_weights and not reduces:
                 flops = 2 * op.n_weights * op.weight_reuse
@@ -142,9 +178,15 @@ def table(found: list[Cost]) -> str:
         "─" * 84,
     ]
     for one in found:
-        lines.append(f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}{one.bytes:14,.0f}"
-                     f"{one.share:9.0%}  {one.bound}")
-    lines += ["─" * 84, f"{'sum':26}{sum(one.microseconds for one in found):10.3f}"
-              f"{sum(one.flops for one in found):13,.0f}"
-              f"{sum(one.bytes for one in found):14,.0f}"]
+        lines.append(
+            f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}"
+            f"{one.bytes:14,.0f}"
+            f"{one.share:9.0%}  {one.bound}"
+        )
+    lines += [
+        "─" * 84,
+        f"{'sum':26}{sum(one.microseconds for one in found):10.3f}"
+        f"{sum(one.flops for one in found):13,.0f}"
+        f"{sum(one.bytes for one in found):14,.0f}",
+    ]
     return "\n".join(lines)

@@ -493,7 +493,8 @@ class Sequential:
             if optimizer is not None:
                 optimizer = optimizers.optimizer(optimizer)
             epoch, steps = (
-                fields.Count(0, 2**62 - 1)(content[key], key) for key in ("epoch", "optimizer_steps")
+                fields.Count(0, 2**62 - 1)(content[key], key)
+                for key in ("epoch", "optimizer_steps")
             )
             network.layer_ops()
         except Exception as error:

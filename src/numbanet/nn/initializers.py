@@ -75,8 +75,10 @@ class Uniform(Initializer):
     def __post_init__(self):
         super().__post_init__()
         if not (self.low <= self.high and isfinite(float(self.high) - float(self.low))):
-            raise ValueError("Uniform needs low ≤ high and a finite difference, "
-                             f"got {self.low!r} and {self.high!r}")
+            raise ValueError(
+                "Uniform needs low ≤ high and a finite difference, "
+                f"got {self.low!r} and {self.high!r}"
+            )
 
     def __call__(self, shape, generator):
         return generator.uniform(self.low, self.high, shape)
@@ -120,9 +122,11 @@ def _initializer(given) -> None:
     if isinstance(given, str):
         lookup("initializer", given, NAMES)
     elif not (given is None or callable(given) or isinstance(given, (np.ndarray, list, tuple))):
-        raise TypeError("an initializer is a name, an Initializer, "
-                        "a function of (shape, generator) or an array, "
-                        f"not {shown(given)}")
+        raise TypeError(
+            "an initializer is a name, an Initializer, "
+            "a function of (shape, generator) or an array, "
+            f"not {shown(given)}"
+        )
 
 
 INITIALIZER = By(_initializer)

@@ -23,7 +23,9 @@ from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 class Penalty:
     """A penalty of `strength`, divided by the training samples or the batches if `per` says so."""
 
-    strength: Annotated[float, Real(0, says="{owner} needs a finite {name} of at least 0, got {got}")]
+    strength: Annotated[
+        float, Real(0, says="{owner} needs a finite {name} of at least 0, got {got}")
+    ]
     per: Annotated[Literal["sample", "batch"] | None, Choice((None, "sample", "batch"))] = None
     power: ClassVar[int]
 

@@ -26,8 +26,28 @@ VERBS = range(6)
 FORWARD, BACKWARD, STATISTICS, ACCUMULATE, GRADIENT, SPLIT_K = VERBS
 """Kernel pointers; 0 where there is nothing to do."""
 
-(INDEX, X, Y, AUX, BASE_X, BASE_Y, SAMPLE_STRIDE_X, SAMPLE_STRIDE_Y, SCRATCH, N_IN, N_OUT, W, N_WEIGHTS, PARAM_COLS,
- BUFFERS, L1_STRENGTH, L2_STRENGTH, PARTIAL_GRADS, PARTIAL_STRIDE, READER) = range(6, 26)
+(
+    INDEX,
+    X,
+    Y,
+    AUX,
+    BASE_X,
+    BASE_Y,
+    SAMPLE_STRIDE_X,
+    SAMPLE_STRIDE_Y,
+    SCRATCH,
+    N_IN,
+    N_OUT,
+    W,
+    N_WEIGHTS,
+    PARAM_COLS,
+    BUFFERS,
+    L1_STRENGTH,
+    L2_STRENGTH,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    READER,
+) = range(6, 26)
 """
 INDEX                        the row's own number
 X, Y                         offsets of sample 0 of the input and of the output, in acts and deltas
@@ -85,8 +105,19 @@ class Attrs:
 
 # --- the batch's context, row 0 ----------------------------------------------------------------
 
-(SAMPLES, START, EPOCH, SEED, CHUNKS, STEP, INPUTS, TARGETS, PERMUTATION, OUTPUTS,
- PREFETCH_LIMIT) = range(11)
+(
+    SAMPLES,
+    START,
+    EPOCH,
+    SEED,
+    CHUNKS,
+    STEP,
+    INPUTS,
+    TARGETS,
+    PERMUTATION,
+    OUTPUTS,
+    PREFETCH_LIMIT,
+) = range(11)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function

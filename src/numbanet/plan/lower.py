@@ -64,7 +64,9 @@ LONG_CHUNKS = {"cpu": (64, 1 << 17), "cuda": (8, 1 << 24)}
 """Least samples of a chunk, and most elements of all partial gradients, for gradients by chunks."""
 
 
-def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target: str = "cpu") -> Plan:
+def lower(
+    ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target: str = "cpu"
+) -> Plan:
     """Make a plan of ops: assign every offset.
 
     ops       from the op that copies the inputs to the loss, or to the op that writes the outputs
@@ -81,8 +83,10 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target
     split = train and not cuda and _use_split_k(ops, batch)
     if split:
         ops[:2] = replace(ops[0], forward=None), replace(ops[1], forward=ops[1].reduce_split_k)
-    verbs = {op: _verbs(op, train, train and k > first_trained, split and k < 2)
-             for k, op in enumerate(ops)}
+    verbs = {
+        op: _verbs(op, train, train and k > first_trained, split and k < 2)
+        for k, op in enumerate(ops)
+    }
     by_chunk = any(STATISTICS in found for found in verbs.values())
 
     places, slots = allocate_slots(ops, first_trained, train)
@@ -113,8 +117,10 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target
         row[:, AUX] = offsets[op.aux] if op.aux else 0
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
         row[:, L1_STRENGTH], row[:, L2_STRENGTH] = (float64_bits(s) for s in op.penalties)
-        row[:, READER] = next((rows[other] for j, other in enumerate(ops)
-                               if j > k and places[j][0] is places[k][1]), 0)
+        row[:, READER] = next(
+            (rows[other] for j, other in enumerate(ops) if j > k and places[j][0] is places[k][1]),
+            0,
+        )
         row[:, PARTIAL_GRADS] = n_acts
         if SPLIT_K in verbs[op] and op.n_in:
             row[:, PARTIAL_STRIDE] = batch * op.n_out
@@ -123,7 +129,8 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target
             row[:, PARTIAL_STRIDE] = op.n_params + op.statistics_size
             n_acts += chunks * (op.n_params + op.statistics_size)
         for slot, offset, base, stride in zip(
-                places[k], (X, Y), (BASE_X, BASE_Y), (SAMPLE_STRIDE_X, SAMPLE_STRIDE_Y), strict=True):
+            places[k], (X, Y), (BASE_X, BASE_Y), (SAMPLE_STRIDE_X, SAMPLE_STRIDE_Y), strict=True
+        ):
             if slot is not None:
                 arena_stride = 0 if slot.whole_batch else arena_strides[slot.has_delta]
                 row[:, base] = row[:, offset] = slot.offset + np.arange(threads) * arena_stride
@@ -133,9 +140,27 @@ def lower(ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target
         w += op.n_params
         buffers += op.buffers
     steps, phases = schedule({rows[op]: set(verbs[op]) for op in ops})
-    tasks, task_bounds = partition_parameters(ops if train else [], rows, threads, TILE_ROWS[target])
-    return Plan(ops, threads, batch, samples, chunks, tables, steps, phases, by_chunk, tasks,
-                task_bounds, n_acts, n_deltas, w, offsets, rows)
+    tasks, task_bounds = partition_parameters(
+        ops if train else [], rows, threads, TILE_ROWS[target]
+    )
+    return Plan(
+        ops,
+        threads,
+        batch,
+        samples,
+        chunks,
+        tables,
+        steps,
+        phases,
+        by_chunk,
+        tasks,
+        task_bounds,
+        n_acts,
+        n_deltas,
+        w,
+        offsets,
+        rows,
+    )
 
 
 def _insert_copies(ops: list[Op]) -> list[Op]:
@@ -171,8 +196,13 @@ def _use_split_k(ops: list[Op], batch: int) -> bool:
     long, narrow product and a small batch, fetching them takes longer than the arithmetic.
     """
     inputs, first = ops[0], ops[1]
-    return bool(inputs.split_k and first.split_k and first.gradient and first.n_in >= 32 * batch
-                and first.n_weights >= 1 << 13)
+    return bool(
+        inputs.split_k
+        and first.split_k
+        and first.gradient
+        and first.n_in >= 32 * batch
+        and first.n_weights >= 1 << 13
+    )
 
 
 def _verbs(op: Op, train: bool, after_trained: bool, split: bool) -> dict:
@@ -185,7 +215,9 @@ def _verbs(op: Op, train: bool, after_trained: bool, split: bool) -> dict:
         verbs[SPLIT_K] = op.split_k
     if after_trained and op.n_in and not op.side_output:
         if op.backward is None:
-            raise ValueError(op.not_differentiable or f"{op.name} has no backward pass, so nothing "
-                             "before it can be trained")
+            raise ValueError(
+                op.not_differentiable
+                or f"{op.name} has no backward pass, so nothing before it can be trained"
+            )
         verbs[BACKWARD] = op.backward
     return {column: kernel for column, kernel in verbs.items() if kernel is not None}

@@ -69,8 +69,14 @@ class Op:
     @property
     def verbs(self) -> dict[int, Kernel | None]:
         """The kernel of each verb's column."""
-        return {FORWARD: self.forward, BACKWARD: self.backward, STATISTICS: self.statistics,
-                ACCUMULATE: self.accumulate_gradient, GRADIENT: self.gradient, SPLIT_K: self.split_k}
+        return {
+            FORWARD: self.forward,
+            BACKWARD: self.backward,
+            STATISTICS: self.statistics,
+            ACCUMULATE: self.accumulate_gradient,
+            GRADIENT: self.gradient,
+            SPLIT_K: self.split_k,
+        }
 
     @property
     def n_params(self) -> int:

@@ -37,5 +37,7 @@ def schedule(verbs_by_row: dict[int, set[int]]) -> tuple[np.ndarray, np.ndarray]
     for kind, part in zip(kinds, [split, *parts] if split else parts, strict=True):
         phases.append((kind, len(steps), len(steps) + len(part)))
         steps += part
-    return (np.array(steps, np.int64).reshape(-1, STEP_SIZE),
-            np.array(phases, np.int64).reshape(-1, PHASE_SIZE))
+    return (
+        np.array(steps, np.int64).reshape(-1, STEP_SIZE),
+        np.array(phases, np.int64).reshape(-1, PHASE_SIZE),
+    )

@@ -65,7 +65,15 @@ def fit(
     batches = -(-samples // batch)
     _check_last_batch(network, samples, batch)
     trainer = network.executors.training(
-        loss, optimizer, x, y, classes, batch=batch, batches=batches, threads=threads, augment=augment
+        loss,
+        optimizer,
+        x,
+        y,
+        classes,
+        batch=batch,
+        batches=batches,
+        threads=threads,
+        augment=augment,
     )
     _reuse_optimizer_state(network, optimizer)
     history, progress = History(), Progress(epochs if verbose else 0)

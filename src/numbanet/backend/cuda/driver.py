@@ -15,7 +15,13 @@ from numba.core import types
 from numbanet.backend.cuda import simulator
 from numbanet.backend.cuda.gemm import BLOCK_THREADS, SIMULATED, gemm_naive, gemm_strided_cuda
 from numbanet.backend.cuda.simulator import rebind
-from numbanet.backend.intrinsics import block_in_group, blocks_per_group, num_threads, thread_in_block, thread_rank
+from numbanet.backend.intrinsics import (
+    block_in_group,
+    blocks_per_group,
+    num_threads,
+    thread_in_block,
+    thread_rank,
+)
 from numbanet.backend.jit import Kernel
 
 MIN_COMPUTE_CAPABILITY = (7, 0)
@@ -138,7 +144,11 @@ def per_thread(kernel: Kernel):
         return device(kernel.function)
     words = {id(word): device(by_itself) for word, by_itself in _SINGLE_THREAD.items()}
     words, finish = (_simulated_words() | words, _identity) if SIMULATED else (words, device)
-    return rebind(kernel.cuda_kernel, words | {id(gemm_strided_cuda): rebind(gemm_naive, words, finish)}, finish)
+    return rebind(
+        kernel.cuda_kernel,
+        words | {id(gemm_strided_cuda): rebind(gemm_naive, words, finish)},
+        finish,
+    )
 
 
 def _identity(function):
@@ -153,7 +163,13 @@ def _one():
     return 1
 
 
-_SINGLE_THREAD = {thread_in_block: _zero, thread_rank: _zero, block_in_group: _zero, num_threads: _one, blocks_per_group: _one}
+_SINGLE_THREAD = {
+    thread_in_block: _zero,
+    thread_rank: _zero,
+    block_in_group: _zero,
+    num_threads: _one,
+    blocks_per_group: _one,
+}
 
 
 def _trampoline(function, *args):
@@ -177,7 +193,9 @@ class CudaKernel:
         if ready is None:
             with warnings.catch_warnings():  # a small network needs few blocks only
                 warnings.simplefilter("ignore")
-                ready = self._ready[groups, blocks] = self._kernel()[(groups, blocks), BLOCK_THREADS]
+                ready = self._ready[groups, blocks] = self._kernel()[
+                    (groups, blocks), BLOCK_THREADS
+                ]
         if SIMULATED:
             ready(self.copy, *integers)
         else:

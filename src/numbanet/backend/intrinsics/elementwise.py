@@ -218,9 +218,11 @@ def where_equal(typingctx, a, b, then, otherwise):
 
 def _shuffle(builder, first, second, order):
     """A vector of lanes of two; `order` counts those of the second after those of the first."""
-    lane = ir.IntType(32)
+    index_type = ir.IntType(32)
     return builder.shuffle_vector(
-        first, second, ir.Constant(ir.VectorType(lane, len(order)), [lane(i) for i in order])
+        first,
+        second,
+        ir.Constant(ir.VectorType(index_type, len(order)), [index_type(i) for i in order]),
     )
 
 

@@ -190,7 +190,7 @@ def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth)
     def row(base, stride, r):
         return builder.gep(base, [builder.mul(stride, integer(r))])
 
-    multiply_add = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
+    fma = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
     places = [(r, v) for r in range(rows) for v in range(vectors)]
 
     def products(t, sums):
@@ -204,8 +204,7 @@ def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth)
             a_values = [builder.load(row(a_p, operands["lda"], r)) for r in range(rows)]
             a_column = [broadcast(builder, value, vector) for value in a_values]
             return {
-                (r, v): builder.call(multiply_add, [a_column[r], b_row[v], sums[r, v]])
-                for r, v in places
+                (r, v): builder.call(fma, [a_column[r], b_row[v], sums[r, v]]) for r, v in places
             }
 
         return _loop(builder, operands["k"], sums, rank_one)
@@ -328,7 +327,7 @@ def _emit_dot_microkernel(builder, operands, rows, columns, vector):
     """Emit one tile: all sums in registers over k and t, then one sum across the lanes for each."""
     integer, width = ir.IntType(64), vector.count
     places = [(r, c) for r in range(rows) for c in range(columns)]
-    multiply_add = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
+    fma = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
     n_full = builder.sdiv(operands["k"], integer(width))
     tail = first_n_mask(builder, builder.srem(operands["k"], integer(width)), 0, width)
     add_lanes = llvm_intrinsic(
@@ -342,9 +341,7 @@ def _emit_dot_microkernel(builder, operands, rows, columns, vector):
         """sums + the products of the vectors at a and b."""
         right = [read(row(b, operands["ldb"], c)) for c in range(columns)]
         left = [read(row(a, operands["lda"], r)) for r in range(rows)]
-        return {
-            (r, c): builder.call(multiply_add, [left[r], right[c], sums[r, c]]) for r, c in places
-        }
+        return {(r, c): builder.call(fma, [left[r], right[c], sums[r, c]]) for r, c in places}
 
     def plain(place):
         return builder.load(builder.bitcast(place, vector.as_pointer()), align=4)

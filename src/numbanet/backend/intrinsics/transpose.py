@@ -49,7 +49,11 @@ def transpose_tile(typingctx, m, n, a, lda, b, ldb):
 
     def codegen(context, builder, signature, args):
         m, n, a, lda, b, ldb = args
-        kind, integer, lane = vector_of(signature.args[2].dtype), ir.IntType(64), ir.IntType(32)
+        kind, integer, index_type = (
+            vector_of(signature.args[2].dtype),
+            ir.IntType(64),
+            ir.IntType(32),
+        )
         width = kind.count
 
         def place(base, stride, r, limit):
@@ -77,7 +81,9 @@ def transpose_tile(typingctx, m, n, a, lda, b, ldb):
                     first = [width + k - d if k & d else k for k in range(width)]
                     second = [width + k if k & d else k + d for k in range(width)]
                     for row, order in ((r, first), (r + d, second)):
-                        mask = ir.Constant(ir.VectorType(lane, width), [lane(k) for k in order])
+                        mask = ir.Constant(
+                            ir.VectorType(index_type, width), [index_type(k) for k in order]
+                        )
                         tile[row] = builder.shuffle_vector(*pair, mask)
             d *= 2
         for r in range(width):

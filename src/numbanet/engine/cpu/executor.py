@@ -17,8 +17,6 @@ from numbanet.nn.optimizers import N_STATE
 from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, column_value
 from numbanet.plan.lower import lower
 
-EVALUATION_BATCH = 1024
-"""Samples in a batch of a prediction or an evaluation."""
 SURE_FLOPS = 5e9
 """Operations per second that any core reaches: a step that would last long at this rate is cut."""
 
@@ -35,8 +33,17 @@ class Executor:
     batch, threads  most samples at once, and copies of the table; see `lower`
     """
 
-    def __init__(self, ops, dtype, *, batch: int, threads: int, train: bool = False, loss_op=None,
-                 correct_op=None):
+    def __init__(
+        self,
+        ops,
+        dtype,
+        *,
+        batch: int,
+        threads: int,
+        train: bool = False,
+        loss_op=None,
+        correct_op=None,
+    ):
         self.loss_op, self.correct_op = loss_op, correct_op
         self.plan = plan = lower(ops, dtype, batch=batch, threads=threads, train=train)
         elements = plan.n_acts + plan.n_deltas
@@ -49,11 +56,19 @@ class Executor:
         self._bound: dict[int, np.ndarray | None] = {}
         self.call = np.zeros(len(CALL), np.int64)
         for column, array in (
-                (CALL.tables, plan.tables), (CALL.schedule, plan.schedule), (CALL.phases, plan.phases),
-                (CALL.tasks, plan.tasks), (CALL.task_bounds, plan.task_bounds),
-                (CALL.metric_sums, self.metric_sums), (CALL.barrier, self.barrier)):
+            (CALL.tables, plan.tables),
+            (CALL.schedule, plan.schedule),
+            (CALL.phases, plan.phases),
+            (CALL.tasks, plan.tasks),
+            (CALL.task_bounds, plan.task_bounds),
+            (CALL.metric_sums, self.metric_sums),
+            (CALL.barrier, self.barrier),
+        ):
             self.call[column] = array.ctypes.data
-        self.call[CALL.table_rows], self.call[CALL.n_phases] = plan.tables.shape[1], len(plan.phases)
+        self.call[CALL.table_rows], self.call[CALL.n_phases] = (
+            plan.tables.shape[1],
+            len(plan.phases),
+        )
         self.call[CALL.by_chunk], self.call[CALL.threads] = plan.by_chunk, plan.threads
         self.call[CALL.batch], self.call[CALL.micro_batch] = plan.batch, plan.micro_batch
         self.call[CALL.n_pieces] = 1
@@ -95,11 +110,16 @@ class Executor:
 
         Native code does not check it.
         """
-        if array.size != n_elements or array.dtype != self.acts.dtype or not array.flags.c_contiguous:
+        if (
+            array.size != n_elements
+            or array.dtype != self.acts.dtype
+            or not array.flags.c_contiguous
+        ):
             raise RuntimeError(
                 f"the network's {what} were replaced while it was in use: {n_elements} elements of "
                 f"{self.acts.dtype} are needed, got {array.size} of {array.dtype}; write into the "
-                "array instead")
+                "array instead"
+            )
 
 
 class _StepExecutor(Executor):
@@ -110,8 +130,15 @@ class _StepExecutor(Executor):
     """
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op=None):
-        super().__init__(ops, dtype, batch=batch, threads=threads, train=True, loss_op=loss_op,
-                         correct_op=correct_op)
+        super().__init__(
+            ops,
+            dtype,
+            batch=batch,
+            threads=threads,
+            train=True,
+            loss_op=loss_op,
+            correct_op=correct_op,
+        )
         flops = 3 * batch * sum(op.flops for op in self.plan.ops)
         self.step_seconds = flops / SURE_FLOPS / threads
         self.n_pieces = 1
@@ -153,7 +180,9 @@ class TrainingExecutor(_StepExecutor):
     """Training by mini-batches: a plan with a loss, and an optimiser in its last row."""
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op, optimizer):
-        super().__init__(ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op)
+        super().__init__(
+            ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op
+        )
         plan = self.plan
         self.n_state = len(optimizer.state_names) * plan.n_params
         self.tuner = ThreadTuner(plan.threads)
@@ -217,8 +246,13 @@ class GradientExecutor(_StepExecutor):
 class InferenceExecutor(Executor):
     """Forward passes: outputs, or the sums of loss and correct answers."""
 
+    evaluation_batch = 1024
+    """Samples that a prediction or an evaluation carries at once."""
+
     def __init__(self, ops, dtype, *, batch, threads, loss_op=None, correct_op=None):
-        super().__init__(ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op)
+        super().__init__(
+            ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op
+        )
         self.batches_per_call = 1  # adjusted to how long they take
         self.checks_finite = self.plan.ops[0].forward is data.inputs_zero_copy
 

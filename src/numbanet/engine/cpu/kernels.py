@@ -66,9 +66,11 @@ from numbanet.plan.columns import (
 from numbanet.plan.plan import OVER_FEATURES, PHASE_SIZE, STEP_SIZE, TASK_SIZE, ZERO_GRADS
 
 CALL = Attrs(
-    "tables table_rows schedule phases n_phases by_chunk tasks task_bounds state metric_sums barrier "
-    "epoch_samples batch micro_batch threads losses correct task_size first last steps_done "
-    "stage piece n_pieces", first=0)
+    "tables table_rows schedule phases n_phases by_chunk tasks task_bounds state metric_sums "
+    "barrier epoch_samples batch micro_batch threads losses correct task_size first last "
+    "steps_done stage piece n_pieces",
+    first=0,
+)
 """
 What one native call works on:
 tables … task_bounds         addresses and sizes of the plan's arrays
@@ -140,8 +142,10 @@ def _zero_grads(call, table, acts, first, from_chunk, to_chunk):
     k = first
     while schedule[STEP_SIZE * k] == ZERO_GRADS:
         op = ptr_add(table, schedule[STEP_SIZE * k + 1] * ROW_SIZE)
-        for i in range(op[PARTIAL_GRADS] + from_chunk * op[PARTIAL_STRIDE],
-                       op[PARTIAL_GRADS] + to_chunk * op[PARTIAL_STRIDE]):
+        for i in range(
+            op[PARTIAL_GRADS] + from_chunk * op[PARTIAL_STRIDE],
+            op[PARTIAL_GRADS] + to_chunk * op[PARTIAL_STRIDE],
+        ):
             acts[i] = const_like(acts, 0)
         k += 1
     return k
@@ -158,20 +162,40 @@ def _forward_backward(call, table, params, acts, deltas, t, phase, piece, n_piec
     first, last = phase[1], phase[2]
     if call[CALL.by_chunk]:
         n = to_chunk - from_chunk
-        from_chunk, to_chunk = from_chunk + n * piece // n_pieces, from_chunk + n * (piece + 1) // n_pieces
+        from_chunk, to_chunk = (
+            from_chunk + n * piece // n_pieces,
+            from_chunk + n * (piece + 1) // n_pieces,
+        )
         first = _zero_grads(call, table, acts, first, from_chunk, to_chunk)
         for chunk in range(from_chunk, to_chunk):
             lo, hi = size * chunk // chunks, size * (chunk + 1) // chunks
             if lo < hi:  # a batch may have fewer samples than chunks
                 _replay(call, table, params, acts, deltas, first, last, lo, hi, chunk, chunk + 1)
     else:
-        begin, end, most = size * from_chunk // chunks, size * to_chunk // chunks, call[CALL.micro_batch]
-        first = _zero_grads(call, table, acts, first, from_chunk, to_chunk if piece == 0 else from_chunk)
+        begin, end, most = (
+            size * from_chunk // chunks,
+            size * to_chunk // chunks,
+            call[CALL.micro_batch],
+        )
+        first = _zero_grads(
+            call, table, acts, first, from_chunk, to_chunk if piece == 0 else from_chunk
+        )
         n = (end - begin + most - 1) // most
         for m in range(n * piece // n_pieces, n * (piece + 1) // n_pieces):
             lo = begin + m * most
-            _replay(call, table, params, acts, deltas, first, last, lo, min(lo + most, end),
-                    from_chunk, to_chunk)
+            _replay(
+                call,
+                table,
+                params,
+                acts,
+                deltas,
+                first,
+                last,
+                lo,
+                min(lo + most, end),
+                from_chunk,
+                to_chunk,
+            )
 
 
 @inline
@@ -190,7 +214,10 @@ def _split_k(call, table, params, acts, deltas, t, phase):
 @inline
 def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train, piece, n_pieces):
     """One phase of a batch, for the threads that this worker replaces."""
-    threads, phase = call[CALL.threads], ptr_add(as_pointer(call[CALL.phases], np.int64), PHASE_SIZE * number)
+    threads, phase = (
+        call[CALL.threads],
+        ptr_add(as_pointer(call[CALL.phases], np.int64), PHASE_SIZE * number),
+    )
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
         _write_context(call, table, batch, train)
@@ -220,12 +247,17 @@ def _begin_step(call, params, deltas, worker, workers, step):
 
 
 @inline
-def _update_region(call, params, grads, acts, deltas, worker, workers, piece, n_pieces, take, apply):
+def _update_region(
+    call, params, grads, acts, deltas, worker, workers, piece, n_pieces, take, apply
+):
     """`take` the gradients of tasks, with penalties, and `apply` them; one of n_pieces.
 
     With a task_size, a gradient lives in a buffer until its update; without, gradients fill grads.
     """
-    tasks, bounds = as_pointer(call[CALL.tasks], np.int64), as_pointer(call[CALL.task_bounds], np.int64)
+    tasks, bounds = (
+        as_pointer(call[CALL.tasks], np.int64),
+        as_pointer(call[CALL.task_bounds], np.int64),
+    )
     threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
@@ -359,11 +391,18 @@ def run_stage(call, params, grads, acts, deltas, worker, workers):
 
     Without a barrier: the end of the native call is one. BATCHES_DONE becomes the batch.
     """
-    batch, stage, piece, n_pieces = call[CALL.first], call[CALL.stage], call[CALL.piece], call[CALL.n_pieces]
+    batch, stage, piece, n_pieces = (
+        call[CALL.first],
+        call[CALL.stage],
+        call[CALL.piece],
+        call[CALL.n_pieces],
+    )
     if stage >= 0:
         _run_phase(call, params, acts, deltas, worker, workers, batch, stage, True, piece, n_pieces)
     elif stage == TAKE_GRADIENTS:
-        _update_region(call, params, grads, acts, deltas, worker, workers, piece, n_pieces, True, False)
+        _update_region(
+            call, params, grads, acts, deltas, worker, workers, piece, n_pieces, True, False
+        )
     else:
         _begin_step(call, params, deltas, worker, workers, call[CALL.steps_done] + 1)
         _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, False, True)
@@ -377,8 +416,16 @@ def run_stage(call, params, grads, acts, deltas, worker, workers):
 def _run(kernel_address, call, params, grads, acts, deltas, workers):
     """Let all workers do their part of the work of the kernel at that address."""
     for worker in prange(workers):
-        call_indirect(kernel_address, data_pointer(call), data_pointer(params), data_pointer(grads),
-                      data_pointer(acts), data_pointer(deltas), worker, workers)
+        call_indirect(
+            kernel_address,
+            data_pointer(call),
+            data_pointer(params),
+            data_pointer(grads),
+            data_pointer(acts),
+            data_pointer(deltas),
+            worker,
+            workers,
+        )
 
 
 _RUN = {parallel: entry_point(_run, parallel=parallel) for parallel in (False, True)}

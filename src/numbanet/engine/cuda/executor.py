@@ -19,8 +19,6 @@ from numbanet.plan.columns import ATTRS, OUTPUTS, column_value
 from numbanet.plan.lower import lower
 from numbanet.plan.plan import Plan
 
-EVALUATION_BATCH = 4096
-"""Samples in a batch of a prediction or an evaluation."""
 CALL_SECONDS = 0.05
 """Seconds that one call of steps should last."""
 UPDATE_BLOCKS = 4
@@ -38,23 +36,48 @@ def lower_for_gpu(ops, dtype, batch: int, train: bool) -> tuple[Plan, LaunchMode
 class Executor:
     """A plan with its memories on the GPU."""
 
-    def __init__(self, ops, dtype, *, batch: int, threads: int = 1, train: bool = False,
-                 n_state_vectors: int = 0, loss_op=None, correct_op=None):
+    def __init__(
+        self,
+        ops,
+        dtype,
+        *,
+        batch: int,
+        threads: int = 1,
+        train: bool = False,
+        n_state_vectors: int = 0,
+        loss_op=None,
+        correct_op=None,
+    ):
         driver.require_gpu()
         self.plan, self.mode, self.blocks = lower_for_gpu(ops, dtype, batch, train)
-        plan, self.dtype, self.loss_op, self.correct_op = self.plan, np.dtype(dtype), loss_op, correct_op
+        plan, self.dtype, self.loss_op, self.correct_op = (
+            self.plan,
+            np.dtype(dtype),
+            loss_op,
+            correct_op,
+        )
         self.gradient_verbs = kernels.gradient_verbs(plan) if train else ()
-        sizes = {CALL.params: plan.n_memory, CALL.grads: plan.n_params if train else 0,
-                 CALL.acts: plan.n_acts, CALL.deltas: plan.n_deltas,
-                 CALL.state: n_state_vectors * plan.n_params}
-        check_memory(sum(sizes.values()) * self.dtype.itemsize + plan.tables.nbytes + plan.tasks.nbytes,
-                     f"this network with batches of {batch}", "a smaller batch_size")
+        sizes = {
+            CALL.params: plan.n_memory,
+            CALL.grads: plan.n_params if train else 0,
+            CALL.acts: plan.n_acts,
+            CALL.deltas: plan.n_deltas,
+            CALL.state: n_state_vectors * plan.n_params,
+        }
+        check_memory(
+            sum(sizes.values()) * self.dtype.itemsize + plan.tables.nbytes + plan.tasks.nbytes,
+            f"this network with batches of {batch}",
+            "a smaller batch_size",
+        )
         self.buffers = {column: DeviceBuffer(size, dtype) for column, size in sizes.items()}
         self.buffers[CALL.metric_sums] = DeviceBuffer(2, np.float64)
         self.buffers[CALL.tables] = DeviceBuffer(plan.tables.size, np.int64)
         self.buffers[CALL.tasks] = DeviceBuffer(plan.tasks.size, np.int64)
         self.buffers[CALL.tasks].upload(plan.tasks)
-        self.call, self.device_call = np.zeros(len(CALL), np.int64), DeviceBuffer(len(CALL), np.int64)
+        self.call, self.device_call = (
+            np.zeros(len(CALL), np.int64),
+            DeviceBuffer(len(CALL), np.int64),
+        )
         for column, buffer in self.buffers.items():
             self.call[column] = buffer.address
         self.call[CALL.table_rows], self.call[CALL.n_tasks] = plan.tables.shape[1], len(plan.tasks)
@@ -116,7 +139,15 @@ class Executor:
 
         def run(batch):
             for kernel, row, ops in self.launches:
-                self.run_checked(ops, kernel, self.plan.threads, self.blocks, self.device_call.address, batch, row)
+                self.run_checked(
+                    ops,
+                    kernel,
+                    self.plan.threads,
+                    self.blocks,
+                    self.device_call.address,
+                    batch,
+                    row,
+                )
 
         return run
 
@@ -130,32 +161,48 @@ class Executor:
         except (KeyboardInterrupt, CudaError):
             raise
         except Exception as error:
-            hint = "" if launch.SYNC_EVERY_OP else "; set NUMBANET_CUDA_SYNC=1 to learn which op it was"
-            raise CudaError(f"the GPU reported an error in {ops}: {error}. The network's parameters are "
-                            f"those from before it{hint}") from error
+            hint = (
+                ""
+                if launch.SYNC_EVERY_OP
+                else "; set NUMBANET_CUDA_SYNC=1 to learn which op it was"
+            )
+            raise CudaError(
+                f"the GPU reported an error in {ops}: {error}. The network's parameters are "
+                f"those from before it{hint}"
+            ) from error
 
 
 def check_memory(needed: int, what: str, instead: str) -> None:
     """CudaError where the GPU has less memory free than that."""
     free = driver.free_bytes()
     if needed > free:
-        raise CudaError(f"{what} needs {needed:,} bytes of the GPU's memory, {free:,} are free; choose "
-                        f'{instead}, or device="cpu"')
+        raise CudaError(
+            f"{what} needs {needed:,} bytes of the GPU's memory, {free:,} are free; choose "
+            f'{instead}, or device="cpu"'
+        )
 
 
 class TrainingExecutor(Executor):
     """Training by mini-batches."""
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op, optimizer):
-        super().__init__(ops, dtype, batch=batch, train=True, n_state_vectors=len(optimizer.state_names),
-                         loss_op=loss_op, correct_op=correct_op)
+        super().__init__(
+            ops,
+            dtype,
+            batch=batch,
+            train=True,
+            n_state_vectors=len(optimizer.state_names),
+            loss_op=loss_op,
+            correct_op=correct_op,
+        )
         self.plan.tables[:, -1, N_STATE] = self.plan.n_params
         self.set_attrs(optimizer.attrs)
         kind = self.dtype.type
         if self.mode is LaunchMode.SINGLE_BLOCK:
             whole = kernels.chain(tuple(step for phase in self.phases for step in phase))
             self.single_block = kernels.single_block(
-                whole, self.gradient_verbs, kind, optimizer.begin_step, optimizer.update)
+                whole, self.gradient_verbs, kind, optimizer.begin_step, optimizer.update
+            )
         else:
             self.run_phases = self.forward_backward(optimizer.begin_step)
             self.gradients = kernels.gradients(self.gradient_verbs, kind)
@@ -180,7 +227,9 @@ class TrainingExecutor(Executor):
         """
         began = time.perf_counter()
         self.device_is_newer = None  # an error from here on leaves the host's arrays alone
-        self.run_checked("the copy to the GPU", self._upload, params, state, samples, first, steps_done)
+        self.run_checked(
+            "the copy to the GPU", self._upload, params, state, samples, first, steps_done
+        )
         call = self.device_call.address
         if self.mode is LaunchMode.SINGLE_BLOCK:
             self.run_checked("a small network's steps", self.single_block, 1, 1, call, first, last)
@@ -228,7 +277,10 @@ class GradientExecutor(Executor):
     def __init__(self, ops, dtype, *, batch, threads, loss_op):
         super().__init__(ops, dtype, batch=batch, train=True, loss_op=loss_op)
         self.run_phases, kind = self.forward_backward(), self.dtype.type
-        self.gradients, self.updates = kernels.gradients(self.gradient_verbs, kind), kernels.updates(kind)
+        self.gradients, self.updates = (
+            kernels.gradients(self.gradient_verbs, kind),
+            kernels.updates(kind),
+        )
         self.grads = np.zeros(self.plan.n_params, dtype)
 
     def gradient(self, params, samples: int) -> float:
@@ -248,11 +300,17 @@ class GradientExecutor(Executor):
 class InferenceExecutor(Executor):
     """Forward passes: outputs, or the sums of loss and correct answers."""
 
+    evaluation_batch = 4096
+    """Samples that a prediction or an evaluation carries at once."""
+
     checks_finite = False
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op=None, correct_op=None):
         super().__init__(ops, dtype, batch=batch, loss_op=loss_op, correct_op=correct_op)
-        self.run_phases, self.add_metrics = self.forward_backward(), kernels.metrics(self.dtype.type)
+        self.run_phases, self.add_metrics = (
+            self.forward_backward(),
+            kernels.metrics(self.dtype.type),
+        )
 
     def infer(self, params, samples: int) -> tuple[float, float]:
         """Process all samples; return the sums of loss and correct answers (0 without a loss)."""

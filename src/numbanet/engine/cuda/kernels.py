@@ -57,9 +57,11 @@ from numbanet.plan.columns import (
 from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 
 CALL = Attrs(
-    "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch epoch_samples "
-    "steps_done losses correct stopped batches_done n_chunks epoch seed permutation inputs targets "
-    "outputs", first=0)
+    "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
+    "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
+    "permutation inputs targets outputs",
+    first=0,
+)
 """
 What launches work on:
 tables … tasks         addresses on the GPU, and sizes
@@ -68,8 +70,14 @@ steps_done             optimiser steps taken before
 stopped, batches_done  whether and where training stopped
 epoch … outputs        what the context of every table holds
 """
-CONTEXT_COLUMNS = {EPOCH: CALL.epoch, SEED: CALL.seed, PERMUTATION: CALL.permutation,
-                   INPUTS: CALL.inputs, TARGETS: CALL.targets, OUTPUTS: CALL.outputs}
+CONTEXT_COLUMNS = {
+    EPOCH: CALL.epoch,
+    SEED: CALL.seed,
+    PERMUTATION: CALL.permutation,
+    INPUTS: CALL.inputs,
+    TARGETS: CALL.targets,
+    OUTPUTS: CALL.outputs,
+}
 """Columns of the context, and where the call holds them."""
 
 # --- the steps of the schedule -----------------------------------------------------------------
@@ -111,8 +119,13 @@ def _zero_grads(_):
     return device(part)
 
 
-_PARTS = {FORWARD: _forward, BACKWARD: _forward, STATISTICS: _statistics, ACCUMULATE: _accumulate,
-          ZERO_GRADS: _zero_grads}
+_PARTS = {
+    FORWARD: _forward,
+    BACKWARD: _forward,
+    STATISTICS: _statistics,
+    ACCUMULATE: _accumulate,
+    ZERO_GRADS: _zero_grads,
+}
 
 
 def steps(plan, phase: int) -> list[tuple]:
@@ -207,7 +220,9 @@ def forward_backward(part, kind, begin_step=None) -> CudaKernel:
         call = as_pointer(address, np.int64)
         if call[CALL.stopped] == 0:
             chunk, chunks = group_index(), num_groups()
-            table = ptr_add(as_pointer(call[CALL.tables], np.int64), chunk * call[CALL.table_rows] * ROW_SIZE)
+            table = ptr_add(
+                as_pointer(call[CALL.tables], np.int64), chunk * call[CALL.table_rows] * ROW_SIZE
+            )
             params, acts = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.acts], kind)
             deltas = as_pointer(call[CALL.deltas], kind)
             if thread_in_block() == 0:
@@ -257,9 +272,20 @@ def gradients(verbs: tuple, kind) -> CudaKernel:
             table, acts = as_pointer(call[CALL.tables], np.int64), as_pointer(call[CALL.acts], kind)
             if group_index() < call[CALL.n_tasks]:
                 task = ptr_add(as_pointer(call[CALL.tasks], np.int64), TASK_SIZE * group_index())
-                params, grads = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.grads], kind)
+                params, grads = (
+                    as_pointer(call[CALL.params], kind),
+                    as_pointer(call[CALL.grads], kind),
+                )
                 deltas = as_pointer(call[CALL.deltas], kind)
-                gradient(ptr_add(table, task[0] * ROW_SIZE), params, grads, acts, deltas, task[1], task[2])
+                gradient(
+                    ptr_add(table, task[0] * ROW_SIZE),
+                    params,
+                    grads,
+                    acts,
+                    deltas,
+                    task[1],
+                    task[2],
+                )
             elif block_in_group() == 0:
                 _add_metrics(call, acts, batch, table[SAMPLES])
 
@@ -275,7 +301,10 @@ def _update_task(update):
 
     def finish(call, task, params, grads, state, deltas):
         table = as_pointer(call[CALL.tables], np.int64)
-        op, last_row = ptr_add(table, task[0] * ROW_SIZE), ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
+        op, last_row = (
+            ptr_add(table, task[0] * ROW_SIZE),
+            ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE),
+        )
         end = op[W] + op[N_WEIGHTS]
         for i in range(task[3] + thread_rank(), task[4], num_threads()):
             penalize(op, params, grads, i, min(i + 1, max(i, end)))
@@ -315,11 +344,18 @@ def metrics(kind) -> CudaKernel:
 @cache
 def single_block(part, verbs: tuple, kind, begin_step, update) -> CudaKernel:
     """Steps first … last − 1 of an epoch in one block: `launch(1, 1, call, first, last)`."""
-    begin_step, gradient, finish = _single_thread(begin_step), _dispatch_by_code(verbs), _update_task(update)
+    begin_step, gradient, finish = (
+        _single_thread(begin_step),
+        _dispatch_by_code(verbs),
+        _update_task(update),
+    )
 
     def work(address, first, last):
         call = as_pointer(address, np.int64)
-        table, tasks = as_pointer(call[CALL.tables], np.int64), as_pointer(call[CALL.tasks], np.int64)
+        table, tasks = (
+            as_pointer(call[CALL.tables], np.int64),
+            as_pointer(call[CALL.tasks], np.int64),
+        )
         params, grads = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.grads], kind)
         acts, deltas = as_pointer(call[CALL.acts], kind), as_pointer(call[CALL.deltas], kind)
         state, n_tasks = as_pointer(call[CALL.state], kind), call[CALL.n_tasks]

@@ -1,6 +1,15 @@
 """Layers, one file each (or each family)."""
 
-from numbanet.nn.layers.activations import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Step, Tanh
+from numbanet.nn.layers.activations import (
+    Activation,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Step,
+    Tanh,
+)
 from numbanet.nn.layers.base import Layer
 from numbanet.nn.layers.batch_norm import BatchNorm
 from numbanet.nn.layers.conv1d import AvgPool1D, Conv1D, MaxPool1D
@@ -10,7 +19,13 @@ from numbanet.nn.layers.dropout import Dropout
 from numbanet.nn.layers.layer_norm import LayerNorm
 from numbanet.nn.layers.padding2d import ZeroPadding2D
 from numbanet.nn.layers.per_neuron import PerNeuron, activation
-from numbanet.nn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
+from numbanet.nn.layers.pool2d import (
+    AvgPool2D,
+    GlobalAvgPool2D,
+    GlobalMaxPool2D,
+    LpPool2D,
+    MaxPool2D,
+)
 from numbanet.nn.layers.shape import Flatten, Reshape
 
 __all__ = [

@@ -28,7 +28,18 @@ from numbanet.nn.layers.normalization import (
     Normalization,
     inverse_std,
 )
-from numbanet.plan.columns import BUFFERS, CHUNKS, N_IN, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, W, X, Y, context
+from numbanet.plan.columns import (
+    BUFFERS,
+    CHUNKS,
+    N_IN,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    SAMPLES,
+    W,
+    X,
+    Y,
+    context,
+)
 from numbanet.plan.op import Op
 
 

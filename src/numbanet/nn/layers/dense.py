@@ -31,7 +31,20 @@ from numbanet.io.fields import Count, Flag
 from numbanet.nn.initializers import INITIALIZER
 from numbanet.nn.layers.base import ACTIVATION, Layer, Shape
 from numbanet.nn.regularizers import PENALTY
-from numbanet.plan.columns import N_IN, N_OUT, N_SPLIT_K, PARTIAL_GRADS, PARTIAL_STRIDE, SAMPLES, SCRATCH, Attrs, W, X, Y, context
+from numbanet.plan.columns import (
+    N_IN,
+    N_OUT,
+    N_SPLIT_K,
+    PARTIAL_GRADS,
+    PARTIAL_STRIDE,
+    SAMPLES,
+    SCRATCH,
+    Attrs,
+    W,
+    X,
+    Y,
+    context,
+)
 from numbanet.plan.op import Op
 
 LAYOUT = Attrs("bias")
