@@ -62,7 +62,7 @@ class Polynomial(nn.Layer):
     def parameters(self, shape):
         return {"weights": (*shape, TERMS)}
 
-    def initializers(self, following):
+    def initializers(self, next_activation):
         return {"weights": nn.initializers.Normal(0.3)}
 
     def ops(self, shape):

@@ -48,7 +48,7 @@ class Scale(nn.Layer):
     def parameters(self, shape):
         return {"weights": shape}
 
-    def initializers(self, following):
+    def initializers(self, next_activation):
         return {"weights": nn.initializers.Uniform(0.5, 1.5)}
 
     def ops(self, shape):

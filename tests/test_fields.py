@@ -31,7 +31,16 @@ BASES = (
     regularizers.Penalty,
     initializers.Initializer,
 )
-BARE = {"Layer", "Activation", "Optimizer", "Loss", "Penalty", "Initializer", "Pool2D"}
+BARE = {
+    "Layer",
+    "Activation",
+    "Optimizer",
+    "Loss",
+    "Penalty",
+    "Initializer",
+    "Pool2D",
+    "Normalization",
+}
 REQUIRED = {
     "Dense": {"units": 3},
     "Conv1D": {"filters": 2, "kernel_size": 2},

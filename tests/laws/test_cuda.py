@@ -200,5 +200,5 @@ def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     (executor,) = net.executors.executors.values()
     executor.plan.tables[:, :, columns.W] += 1_000_000
     executor.tables_written = False
-    with pytest.raises(nn.CudaError, match=r"Dense.*of a memory of"):
+    with pytest.raises(nn.CudaError, match=r"Dense.*of an array of"):
         net.predict(x)

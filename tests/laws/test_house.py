@@ -99,7 +99,6 @@ def is_layer_file(module):
     }
     return bool(bases & {"Layer", "Activation"}) and module not in (
         "nn.layers.base",
-        "nn.layers.pool_geometry",
         "nn.layers.normalization",
     )
 

@@ -20,6 +20,6 @@ def copy_backward(op, params, grads, acts, deltas, lo, hi):
 def reduce_chunks(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo * op[PARAM_COLS], hi * op[PARAM_COLS]):
         grads[op[W] + i] = sum(
-            acts[op[PARTIAL_GRADS] + shard * op[PARTIAL_STRIDE] + i]
-            for shard in range(op.context(CHUNKS))
+            acts[op[PARTIAL_GRADS] + chunk * op[PARTIAL_STRIDE] + i]
+            for chunk in range(op.context(CHUNKS))
         )

@@ -77,25 +77,14 @@ def lower(
     Raises ValueError where one has none, with the reason.
     """
     cuda = target == "cuda"
-    chunks = threads if cuda else min(batch, MAX_CHUNKS)
-    ops = [_choose_gradient(op, batch, chunks, target) for op in _insert_copies(ops)]
-    first_trained = next((k for k, op in enumerate(ops) if op.n_params), len(ops))
-    split = train and not cuda and _use_split_k(ops, batch)
-    if split:
-        ops[:2] = replace(ops[0], forward=None), replace(ops[1], forward=ops[1].reduce_split_k)
-    verbs = {
-        op: _verbs(op, train, train and k > first_trained, split and k < 2)
-        for k, op in enumerate(ops)
-    }
+    ops, verbs, chunks = _choose_verbs(ops, batch, threads, train, target)
     by_chunk = any(STATISTICS in found for found in verbs.values())
-
+    first_trained = _first_trained(ops)
     places, slots = allocate_slots(ops, first_trained, train)
     for slot in slots if by_chunk or cuda else ():
         slot.whole_batch = True
     samples = micro_batch(slots, batch)
     n_acts, n_deltas, arena_strides = assign_offsets(slots, batch, threads, samples, train)
-    accumulates = any(ACCUMULATE in found for found in verbs.values())
-    chunks = chunks if train and accumulates else threads
 
     sizes = [-(-(ATTRS + len(op.attrs)) // ROW_SIZE) for op in ops]
     rows = dict(zip(ops, np.cumsum([1, *sizes]).tolist(), strict=False))
@@ -103,40 +92,25 @@ def lower(
     tables = np.zeros((threads, n_rows, ROW_SIZE), np.int64)
     tables[:, -1, INDEX] = n_rows - 1
     tables[:, 0, CHUNKS] = chunks
+    offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
     scratch = 0 if cuda else max(op.scratch for op in ops)
     scratch_start, n_acts = n_acts, n_acts + scratch * threads
-    offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
     w, buffers = 0, sum(op.n_params for op in ops)
     for k, op in enumerate(ops):
         row = tables[:, rows[op] :].reshape(threads, -1)
         for column, kernel in verbs[op].items():
             row[:, column] = NO_POINTER if cuda else kernel.address(dtype)
-        row[:, INDEX], row[:, N_IN], row[:, N_OUT] = rows[op], op.n_in, op.n_out
-        row[:, W], row[:, N_WEIGHTS], row[:, PARAM_COLS] = w, op.n_weights, op.param_cols
-        row[:, BUFFERS] = buffers
+        _write_sizes(row, op)
+        _write_places(row, places[k], arena_strides)
+        row[:, INDEX], row[:, W], row[:, BUFFERS] = rows[op], w, buffers
         row[:, AUX] = offsets[op.aux] if op.aux else 0
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
-        row[:, L1_STRENGTH], row[:, L2_STRENGTH] = (float64_bits(s) for s in op.penalties)
         row[:, READER] = next(
-            (rows[other] for j, other in enumerate(ops) if j > k and places[j][0] is places[k][1]),
-            0,
+            (rows[ops[j]] for j in range(k + 1, len(ops)) if places[j][0] is places[k][1]), 0
         )
-        row[:, PARTIAL_GRADS] = n_acts
-        if SPLIT_K in verbs[op] and op.n_in:
-            row[:, PARTIAL_STRIDE] = batch * op.n_out
-            n_acts += N_SPLIT_K * batch * op.n_out
-        elif ACCUMULATE in verbs[op]:
-            row[:, PARTIAL_STRIDE] = op.n_params + op.statistics_size
-            n_acts += chunks * (op.n_params + op.statistics_size)
-        for slot, offset, base, stride in zip(
-            places[k], (X, Y), (BASE_X, BASE_Y), (SAMPLE_STRIDE_X, SAMPLE_STRIDE_Y), strict=True
-        ):
-            if slot is not None:
-                arena_stride = 0 if slot.whole_batch else arena_strides[slot.has_delta]
-                row[:, base] = row[:, offset] = slot.offset + np.arange(threads) * arena_stride
-                row[:, stride] = 0 if slot.whole_batch else slot.size
-        for i, value in enumerate(op.attrs):
-            row[:, ATTRS + i] = column_value(value)
+        stride, copies = _partials(op, verbs[op], batch, chunks)
+        row[:, PARTIAL_GRADS], row[:, PARTIAL_STRIDE] = n_acts, stride
+        n_acts += stride * copies
         w += op.n_params
         buffers += op.buffers
     steps, phases = schedule({rows[op]: set(verbs[op]) for op in ops})
@@ -144,23 +118,80 @@ def lower(
         ops if train else [], rows, threads, TILE_ROWS[target]
     )
     return Plan(
-        ops,
-        threads,
-        batch,
-        samples,
-        chunks,
-        tables,
-        steps,
-        phases,
-        by_chunk,
-        tasks,
-        task_bounds,
-        n_acts,
-        n_deltas,
-        w,
-        offsets,
-        rows,
+        ops=ops,
+        threads=threads,
+        batch=batch,
+        micro_batch=samples,
+        chunks=chunks,
+        tables=tables,
+        schedule=steps,
+        phases=phases,
+        by_chunk=by_chunk,
+        tasks=tasks,
+        task_bounds=task_bounds,
+        n_acts=n_acts,
+        n_deltas=n_deltas,
+        n_params=w,
+        offsets=offsets,
+        rows=rows,
     )
+
+
+# --- the rows ---------------------------------------------------------------------------------
+
+
+def _write_sizes(row: np.ndarray, op: Op) -> None:
+    """Write what the op says of itself: sizes, penalties and attributes."""
+    row[:, N_IN], row[:, N_OUT] = op.n_in, op.n_out
+    row[:, N_WEIGHTS], row[:, PARAM_COLS] = op.n_weights, op.param_cols
+    row[:, L1_STRENGTH], row[:, L2_STRENGTH] = (float64_bits(s) for s in op.penalties)
+    for i, value in enumerate(op.attrs):
+        row[:, ATTRS + i] = column_value(value)
+
+
+def _write_places(row: np.ndarray, slots, arena_strides: dict[bool, int]) -> None:
+    """Write where the input and the output of the op lie, for every thread."""
+    columns = (X, BASE_X, SAMPLE_STRIDE_X), (Y, BASE_Y, SAMPLE_STRIDE_Y)
+    for slot, (offset, base, stride) in zip(slots, columns, strict=True):
+        if slot is not None:
+            arena_stride = 0 if slot.whole_batch else arena_strides[slot.has_delta]
+            row[:, base] = row[:, offset] = slot.offset + np.arange(len(row)) * arena_stride
+            row[:, stride] = 0 if slot.whole_batch else slot.size
+
+
+def _partials(op: Op, verbs: dict, batch: int, chunks: int) -> tuple[int, int]:
+    """(elements, how many) of the op's partial products or partial gradients."""
+    if SPLIT_K in verbs and op.n_in:
+        return batch * op.n_out, N_SPLIT_K
+    if ACCUMULATE in verbs:
+        return op.n_params + op.statistics_size, chunks
+    return 0, 0
+
+
+# --- what is run ------------------------------------------------------------------------------
+
+
+def _first_trained(ops: list[Op]) -> int:
+    """The number of the first op with parameters."""
+    return next((k for k, op in enumerate(ops) if op.n_params), len(ops))
+
+
+def _choose_verbs(ops: list[Op], batch: int, threads: int, train: bool, target: str):
+    """(ops, the kernels of each by column, chunks of the batch): which verbs the plan calls."""
+    cuda = target == "cuda"
+    chunks = threads if cuda else min(batch, MAX_CHUNKS)
+    ops = [_choose_gradient(op, batch, chunks, target) for op in _insert_copies(ops)]
+    first_trained = _first_trained(ops)
+    split = train and not cuda and _use_split_k(ops, batch)
+    if split:
+        reduce = replace(ops[1], forward=ops[1].reduce_split_k)
+        ops[:2] = replace(ops[0], forward=None), reduce
+    verbs = {
+        op: _verbs(op, train, train and k > first_trained, split and k < 2)
+        for k, op in enumerate(ops)
+    }
+    accumulates = any(ACCUMULATE in found for found in verbs.values())
+    return ops, verbs, chunks if train and accumulates else threads
 
 
 def _insert_copies(ops: list[Op]) -> list[Op]:

@@ -106,8 +106,8 @@ class Conv1D(Layer):
         shapes = self._flat.parameters(self._image_shape(shape))
         return {**shapes, "weights": shapes["weights"][1:]}
 
-    def initializers(self, following) -> dict:
-        return self._flat.initializers(following)
+    def initializers(self, next_activation) -> dict:
+        return self._flat.initializers(next_activation)
 
     def ops(self, shape: Shape) -> list[Op]:
         return self._flat.ops(self._image_shape(shape))

@@ -104,8 +104,8 @@ class Conv2D(Layer):
         shapes: dict[str, Shape] = {"weights": kernel_shape}
         return shapes | {"bias": (int(self.filters),)} if self.bias else shapes
 
-    def initializers(self, following) -> dict:
-        default = "he" if type(following).__name__ in ("ReLU", "LeakyReLU") else "glorot"
+    def initializers(self, next_activation) -> dict:
+        default = "he" if type(next_activation).__name__ in ("ReLU", "LeakyReLU") else "glorot"
         weights = default if self.initializer is None else self.initializer
         return {"weights": weights, "bias": self.bias_initializer}
 

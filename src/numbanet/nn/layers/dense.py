@@ -80,8 +80,8 @@ class Dense(Layer):
         shapes: dict[str, Shape] = {"weights": (shape[0], int(self.units))}
         return shapes | {"bias": (int(self.units),)} if self.bias else shapes
 
-    def initializers(self, following) -> dict:
-        default = "he" if type(following).__name__ in ("ReLU", "LeakyReLU") else "glorot"
+    def initializers(self, next_activation) -> dict:
+        default = "he" if type(next_activation).__name__ in ("ReLU", "LeakyReLU") else "glorot"
         weights = default if self.initializer is None else self.initializer
         return {"weights": weights, "bias": self.bias_initializer}
 

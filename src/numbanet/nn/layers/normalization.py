@@ -23,7 +23,7 @@ class Normalization(Layer):
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (shape[-1],), "bias": (shape[-1],)}
 
-    def initializers(self, following) -> dict:
+    def initializers(self, next_activation) -> dict:
         return {"weights": "ones", "bias": "zeros"}
 
     def _op(self, shape: Shape, forward, backward, accumulate_gradient, **options) -> Op:
