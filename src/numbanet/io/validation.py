@@ -10,9 +10,12 @@ def check_int(value, name: str, least: int = 1) -> int:
     return fields.Count(least, (1 << 63) - 1)(value, name)
 
 
+THREADS = fields.Count(1, 1024, optional=True)
+
+
 def check_threads(value) -> int | None:
     """A number of threads, or None."""
-    return fields.Count(1, 1024, optional=True)(value, "threads")
+    return None if value is None else THREADS(value, "threads")
 
 
 def _as_real(array, name: str) -> np.ndarray:
