@@ -159,42 +159,23 @@ def _forward_backward(call, table, params, acts, deltas, t, phase, piece, n_piec
     """
     size, chunks, threads = table[SAMPLES], table[CHUNKS], call[CALL.threads]
     from_chunk, to_chunk = chunks * t // threads, chunks * (t + 1) // threads
-    first, last = phase[1], phase[2]
-    if call[CALL.by_chunk]:
-        n = to_chunk - from_chunk
-        from_chunk, to_chunk = (
-            from_chunk + n * piece // n_pieces,
-            from_chunk + n * (piece + 1) // n_pieces,
-        )
-        first = _zero_grads(call, table, acts, first, from_chunk, to_chunk)
-        for chunk in range(from_chunk, to_chunk):
-            lo, hi = size * chunk // chunks, size * (chunk + 1) // chunks
-            if lo < hi:  # a batch may have fewer samples than chunks
-                _replay(call, table, params, acts, deltas, first, last, lo, hi, chunk, chunk + 1)
-    else:
-        begin, end, most = (
-            size * from_chunk // chunks,
-            size * to_chunk // chunks,
-            call[CALL.micro_batch],
-        )
-        first = _zero_grads(
-            call, table, acts, first, from_chunk, to_chunk if piece == 0 else from_chunk
-        )
-        n = (end - begin + most - 1) // most
-        for m in range(n * piece // n_pieces, n * (piece + 1) // n_pieces):
-            lo = begin + m * most
+    begin, end = size * from_chunk // chunks, size * to_chunk // chunks
+    by_chunk, most = call[CALL.by_chunk], call[CALL.micro_batch]
+    n = to_chunk - from_chunk if by_chunk else (end - begin + most - 1) // most
+    first_part, last_part = n * piece // n_pieces, n * (piece + 1) // n_pieces
+    zero_from = from_chunk + first_part if by_chunk else from_chunk
+    zero_to = to_chunk if piece == 0 else from_chunk
+    zero_to = from_chunk + last_part if by_chunk else zero_to
+    first = _zero_grads(call, table, acts, phase[1], zero_from, zero_to)
+    for part in range(first_part, last_part):
+        lo, hi = begin + part * most, min(begin + (part + 1) * most, end)
+        if by_chunk:
+            from_chunk = chunks * t // threads + part
+            to_chunk = from_chunk + 1
+            lo, hi = size * from_chunk // chunks, size * to_chunk // chunks
+        if lo < hi:  # a batch may have fewer samples than chunks
             _replay(
-                call,
-                table,
-                params,
-                acts,
-                deltas,
-                first,
-                last,
-                lo,
-                min(lo + most, end),
-                from_chunk,
-                to_chunk,
+                call, table, params, acts, deltas, first, phase[2], lo, hi, from_chunk, to_chunk
             )
 
 
@@ -286,10 +267,10 @@ def _sum(call, acts, offset, batch):
 
 
 @inline
-def _add_metrics(call, acts, batch):
-    """Add loss and correct answers of a batch to the sums."""
+def _add_metrics(call, acts, batch, loss):
+    """Add the summed loss and the correct answers of a batch to the sums."""
     sums = as_pointer(call[CALL.metric_sums], np.float64)
-    sums[0] += _sum(call, acts, call[CALL.losses], batch)
+    sums[0] += loss
     sums[1] += _sum(call, acts, call[CALL.correct], batch)
 
 
@@ -323,10 +304,11 @@ def train(call, params, grads, acts, deltas, worker, workers):
             _run_phase(call, params, acts, deltas, worker, workers, batch, phase, True, 0, 1)
             generation += 1
             barrier_wait(counter, workers, generation)
-        if not math.isfinite(_sum(call, acts, call[CALL.losses], batch)):
+        loss = _sum(call, acts, call[CALL.losses], batch)
+        if not math.isfinite(loss):
             break
         if worker == 0:
-            _add_metrics(call, acts, batch)
+            _add_metrics(call, acts, batch, loss)
         batch += 1
         step = call[CALL.steps_done] + batch - call[CALL.first]
         _begin_step(call, params, deltas, worker, workers, step)
@@ -353,7 +335,7 @@ def differentiate(call, params, grads, acts, deltas, worker, workers):
         barrier_wait(counter, workers, generation)
     _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, True, False)
     if worker == 0:
-        _add_metrics(call, acts, 0)
+        _add_metrics(call, acts, 0, _sum(call, acts, call[CALL.losses], 0))
         counter[BATCHES_DONE] = 1
 
 
@@ -374,7 +356,7 @@ def infer(call, params, grads, acts, deltas, worker, workers):
             generation += 1
             barrier_wait(counter, workers, generation)
             if worker == 0:
-                _add_metrics(call, acts, batch)
+                _add_metrics(call, acts, batch, _sum(call, acts, call[CALL.losses], batch))
             generation += 1
             barrier_wait(counter, workers, generation)
     if worker == 0:
@@ -434,8 +416,10 @@ _RUN = {parallel: entry_point(_run, parallel=parallel) for parallel in (False, T
 @entry_point
 def batch_loss(call, acts):
     """Add loss and correct answers of batch `first` to the sums; the loss of the batch."""
-    _add_metrics(data_pointer(call), data_pointer(acts), call[CALL.first])
-    return _sum(data_pointer(call), data_pointer(acts), call[CALL.losses], call[CALL.first])
+    call_, acts_, batch = data_pointer(call), data_pointer(acts), call[CALL.first]
+    loss = _sum(call_, acts_, call[CALL.losses], batch)
+    _add_metrics(call_, acts_, batch, loss)
+    return loss
 
 
 @entry_point
