@@ -71,7 +71,6 @@ class Executor:
         )
         self.call[CALL.by_chunk], self.call[CALL.threads] = plan.by_chunk, plan.threads
         self.call[CALL.batch], self.call[CALL.micro_batch] = plan.batch, plan.micro_batch
-        self.call[CALL.n_pieces] = 1
         for column, op in ((CALL.losses, loss_op), (CALL.correct, correct_op)):
             self.call[column] = plan.offsets[op] if op is not None else -1
 
@@ -141,7 +140,6 @@ class _StepExecutor(Executor):
         )
         flops = 3 * batch * sum(op.flops for op in self.plan.ops)
         self.step_seconds = flops / SURE_FLOPS / threads
-        self.n_pieces = 1
         parts = self.plan.chunks if self.plan.by_chunk else -(-batch // self.plan.micro_batch)
         self.most_pieces = max(1, parts // threads, len(self.plan.tasks) // threads)
 
@@ -154,24 +152,23 @@ class _StepExecutor(Executor):
         """One step in pieces; False, and nothing changed, if its loss is not finite."""
         began = time.perf_counter()
         wanted = math.ceil(self.step_seconds / CALL_SECONDS)
-        self.n_pieces = max(1, min(wanted, self.most_pieces))
+        n_pieces = max(1, min(wanted, self.most_pieces))
         if self.grads.size != self.plan.n_params:
             self.grads = allocate(self.plan.n_params, self.acts.dtype)
         self.call[CALL.task_size] = 0
         for stage in range(len(self.plan.phases)):
-            self._run_stage(params, batch, stage)
+            self._run_stage(params, batch, stage, n_pieces)
         if not math.isfinite(kernels.batch_loss(self.call, self.acts)):
             return False
-        self._run_stage(params, batch, TAKE_GRADIENTS)
+        self._run_stage(params, batch, TAKE_GRADIENTS, n_pieces)
         if apply:
-            self.n_pieces = 1
-            self._run_stage(params, batch, APPLY_GRADIENTS)
+            self._run_stage(params, batch, APPLY_GRADIENTS, 1)
         self.step_seconds = time.perf_counter() - began
         return True
 
-    def _run_stage(self, params, batch: int, stage: int) -> None:
-        self.call[CALL.stage], self.call[CALL.n_pieces] = stage, self.n_pieces
-        for piece in range(self.n_pieces):
+    def _run_stage(self, params, batch: int, stage: int, n_pieces: int) -> None:
+        self.call[CALL.stage], self.call[CALL.n_pieces] = stage, n_pieces
+        for piece in range(n_pieces):
             self.call[CALL.piece] = piece
             self.run_batches(kernels.run_stage, params, batch, batch + 1, self.plan.threads)
 
@@ -239,7 +236,7 @@ class GradientExecutor(_StepExecutor):
         if not self.long_steps:
             self.run_batches(kernels.differentiate, params, 0, 1, self.plan.threads)
         elif not self.run_in_pieces(params, 0, apply=False):
-            self._run_stage(params, 0, TAKE_GRADIENTS)
+            self._run_stage(params, 0, TAKE_GRADIENTS, 1)
         return float(self.metric_sums[0])
 
 
