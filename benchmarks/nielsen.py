@@ -94,7 +94,7 @@ def data_of(row: int):
     They are vectors or images, cut or expanded.
     """
     recipe, shape = BOOK_ROWS[row].recipe, BOOK_ROWS[row].input_shape
-    d = nn.datasets.mnist(flat=len(shape) == 1)
+    d = nn.datasets.mnist(flat=len(shape) == 1, dtype="float32")
     training = d.x[: recipe.examples], d.y[: recipe.examples]
     if recipe.expanded:
         training = nn.shift_copies(*training)

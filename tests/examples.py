@@ -156,6 +156,14 @@ LAYERS = [
         (5,),
         alone=False,
     ),
+    Example(
+        "dropout scaled in prediction",
+        lambda: [nn.Dropout(0.4, inverted=False)],
+        (23,),
+        alone=False,
+    ),
+    Example("rescale", lambda: [nn.Rescale(0.25, -0.5)], (3, 4, 2)),
+    Example("rescale first", lambda: [nn.Rescale(1 / 255)], (13,), first=True),
     Example("batch norm", lambda: [nn.BatchNorm()], (5,), alone=False),
     Example("batch norm of images", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
     Example(

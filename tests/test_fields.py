@@ -42,6 +42,7 @@ BARE = {
     "Normalization",
 }
 REQUIRED = {
+    "Rescale": {"scale": 0.5},
     "Dense": {"units": 3},
     "Conv1D": {"filters": 2, "kernel_size": 2},
     "Conv2D": {"filters": 2, "kernel_size": 2},

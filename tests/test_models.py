@@ -129,7 +129,7 @@ def test_the_starts_are_the_book_s(row):
         10: (784**-0.5, 0.1),
         15: (125**-0.5, 0.1, 0),
         16: (125**-0.5, 250**-0.5, 0.1, 0),
-        21: (125**-0.5, 250**-0.5, 0.5 * 1000**-0.5, 0.5 * 1000**-0.5, 0),
+        21: (125**-0.5, 250**-0.5, 1000**-0.5, 1000**-0.5, 0),
     }[row]
     for built, wanted in zip(weights, deviation, strict=True):
         assert built.weights.std() == pytest.approx(
@@ -137,6 +137,20 @@ def test_the_starts_are_the_book_s(row):
         )
         assert abs(built.weights.mean()) <= 4 * wanted / np.sqrt(built.weights.size)
         assert 0.5 < built.bias.std() < 1.5 if wanted else not built.bias.any()
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_one_form_of_dropout_scales_in_training_and_the_other_in_prediction(inverted):
+    """One step of gradient descent on y = w · dropout(1): w moves by what training scales it."""
+    net = nn.Sequential([nn.Dropout(0.75, inverted), nn.Dense(1, bias=False)], 400, "float64")
+    net.layers[1].weights[...] = 0
+    x = np.ones((1, 400))
+    net.fit(x, [[1.0]], optimizer=nn.SGD(1.0), loss="quadratic", verbose=0)
+    weights = net.layers[1].weights[:, 0]
+    kept = weights != 0
+    assert 60 <= kept.sum() <= 140 and set(weights[kept]) == {4.0 if inverted else 1.0}
+    scale = 1.0 if inverted else 0.25
+    assert net.predict(x)[0, 0] == scale * weights.sum()
 
 
 def test_dropout_stands_before_every_dense_layer_of_row_21():

@@ -8,13 +8,14 @@ from numbanet.plan.columns import EPOCH, INDEX, N_OUT, PERMUTATION, SEED, START,
 
 def mask(op, memory, lo, hi):
     n, rate = op[N_OUT], op.float_attr(DROPOUT.rate)
+    scale = op.float_attr(DROPOUT.scale)
     for i in range(lo, hi):
         place = op.context(START) + i
         sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
         key = fold_in(fold_in(fold_in(op.context(SEED), op.context(EPOCH)), sample), op[INDEX])
         for j in range(n):
             kept = uniform(key, j) >= rate
-            memory[op[Y] + i * n + j] = memory[op[Y] + i * n + j] / (1 - rate) if kept else 0
+            memory[op[Y] + i * n + j] = memory[op[Y] + i * n + j] * scale if kept else 0
 
 
 def forward(op, params, grads, acts, deltas, lo, hi):
@@ -23,3 +24,16 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 
 def backward(op, params, grads, acts, deltas, lo, hi):
     mask(op, deltas, lo, hi)
+
+
+def multiply(op, memory, lo, hi):
+    for i in range(lo * op[N_OUT], hi * op[N_OUT]):
+        memory[op[Y] + i] *= op.float_attr(DROPOUT.scale)
+
+
+def mean_forward(op, params, grads, acts, deltas, lo, hi):
+    multiply(op, acts, lo, hi)
+
+
+def mean_backward(op, params, grads, acts, deltas, lo, hi):
+    multiply(op, deltas, lo, hi)

@@ -14,8 +14,8 @@ N(0, 1). Rows from 14 on are chapter 6 with the initial values of its program ne
 N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases N(0, 1); zeros before
 the softmax. The book pools before the activation; for a monotone one, as here, the result is the
 same.
-Dropout here scales up in training what the book scales down in prediction; so the dense layers
-after it start with half the book's standard deviation, which gives the same function of the image.
+Dropout is the book's: nothing is scaled in training, activations are multiplied by 1 − rate in
+prediction.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapters 1, 3 and 6, and its programs
          network.py, network2.py, network3.py
@@ -146,14 +146,18 @@ def _conv_pool(filters: int, kind: type[Activation]) -> list[Layer]:
     ]
 
 
+def _dropout(rate: float) -> list[Layer]:
+    return [Dropout(rate, inverted=False)] if rate else []
+
+
 def _dense_block(count: int, kind: type[Activation], rate: float = 0.0) -> list[Layer]:
     """A dense layer, behind dropout if there is any."""
-    start = Normal((1 - rate) * (1 / count) ** 0.5)
-    return [*([Dropout(rate)] if rate else []), Dense(count, kind(), start, "normal")]
+    start = Normal((1 / count) ** 0.5)
+    return [*_dropout(rate), Dense(count, kind(), start, "normal")]
 
 
 def _output_layer(rate: float = 0.0) -> list[Layer]:
-    return [*([Dropout(rate)] if rate else []), Dense(10, "softmax", "zeros")]
+    return [*_dropout(rate), Dense(10, "softmax", "zeros")]
 
 
 def _conv_net(

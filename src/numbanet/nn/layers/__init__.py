@@ -26,6 +26,7 @@ from numbanet.nn.layers.pool2d import (
     LpPool2D,
     MaxPool2D,
 )
+from numbanet.nn.layers.rescale import Rescale
 from numbanet.nn.layers.shape import Flatten, Reshape
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "MaxPool2D",
     "PerNeuron",
     "ReLU",
+    "Rescale",
     "Reshape",
     "Sigmoid",
     "Softmax",
