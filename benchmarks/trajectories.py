@@ -27,6 +27,7 @@ REALS = RNG.normal(size=(203, 3))
 def pixels():
     """784-30-10 as in Nielsen's book: bytes, small batches, a penalty divided by the samples."""
     layers = [
+        nn.Rescale(1 / 255),
         nn.Dense(30, activation="sigmoid", initializer="normal"),
         nn.Dense(10, activation="sigmoid"),
     ]

@@ -164,6 +164,13 @@ LAYERS = [
     ),
     Example("rescale", lambda: [nn.Rescale(0.25, -0.5)], (3, 4, 2)),
     Example("rescale first", lambda: [nn.Rescale(1 / 255)], (13,), first=True),
+    Example("standardize", lambda: [nn.Standardize()], (6,), first=True),
+    Example(
+        "standardize after rescale",
+        lambda: [nn.Rescale(0.5), nn.Standardize()],
+        (3, 2, 3),
+        first=True,
+    ),
     Example("batch norm", lambda: [nn.BatchNorm()], (5,), alone=False),
     Example("batch norm of images", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
     Example(

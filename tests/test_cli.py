@@ -176,9 +176,11 @@ def test_a_file_with_real_targets(folder):
     x, y = regression_file()
     said = done("train", "line.npz", "--layers", "none", "--optimizer", "sgd", "--epochs", "60")
     assert "regression" in said and "1 real target" in said
+    assert "inputs and targets are standardised" in said
     net = nn.load("line.safetensors")
-    assert len(net.layers) == 1
-    np.testing.assert_allclose(net.layers[0].weights[:, 0], [2e4, -30, 1e6], rtol=0.02)
+    standardize, dense = net.layers
+    slopes = dense.weights[:, 0] * net.target_scaling.deviation / standardize.deviation
+    np.testing.assert_allclose(slopes, [2e4, -30, 1e6], rtol=0.02)
     assert net.evaluate(x, y)["r2"] > 0.999
     assert figures(done("evaluate", "line.safetensors", "line.npz", "--held-out")) == figures(said)
 
@@ -240,6 +242,7 @@ def test_the_output_layer_follows_the_loss(loss, last, outputs, folder):
     )
     net = nn.load("three.safetensors")
     assert [type(built.layer).__name__ for built in net.layers] == [
+        "Standardize",
         "Dense",
         "Tanh",
         "Dense",
@@ -256,27 +259,13 @@ def test_the_output_layer_follows_the_loss(loss, last, outputs, folder):
     assert "SGD(learning_rate=0.1, momentum=0.5" in said and "3 epochs of all samples" in said
 
 
-def test_scaling_goes_into_the_layers():
-    generator = np.random.default_rng(0)
-    x = np.column_stack(
-        [generator.normal(1e6, 3, 50), np.full(50, 0.1), generator.normal(0, 1e-5, 50)]
-    )
-    y = generator.normal(-7, 1e4, (50, 2))
-    net = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(2)], 3, "float64", seed=1)
-    scaled, expected = experiment.measure_scaling(x), experiment.measure_scaling(y)
-    assert scaled.scale[1] == 1
-    outputs = expected.invert(net.predict(scaled.apply(x)))
-    experiment.fold_scaling(net, scaled, expected)
-    np.testing.assert_allclose(net.predict(x), outputs, rtol=1e-7)
-
-
-def test_a_network_whose_weights_were_not_scaled_keeps_its_optimizer(folder):
+def test_bytes_are_rescaled_and_the_optimizer_is_kept(folder):
     np.savez(
         "bytes.npz",
         x=np.random.default_rng(0).integers(0, 256, (30, 4), dtype=np.uint8),
         y=np.arange(30) % 2,
     )
-    done("train", "bytes.npz", "--epochs", "2")
+    assert "Rescale" in done("train", "bytes.npz", "--epochs", "2")
     assert (
         "Adam(learning_rate=0.001" in done("info", "bytes.safetensors")
         and nn.load("bytes.safetensors").optimizer_steps == 2

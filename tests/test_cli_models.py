@@ -65,7 +65,7 @@ def test_a_network_by_name(model, kinds, folder):
     record, net = json.loads(Path("figures.json").read_text()), nn.load("bars.safetensors")
     assert (
         net.input_shape == (16, 16, 1)
-        and net.layers[0].filters == kinds
+        and net.layers[1].filters == kinds
         and net.output_shape == (2,)
     )
     assert (

@@ -19,7 +19,7 @@ def network(dtype="float32"):
         nn.Dense(7, activation=mixed),
         nn.Dense(4, activation="softmax"),
     ]
-    return nn.Sequential(layers, (8, 9, 2), dtype=dtype, seed=3)
+    return nn.Sequential([nn.Rescale(1 / 255), *layers], (8, 9, 2), dtype=dtype, seed=3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

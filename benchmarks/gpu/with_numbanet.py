@@ -21,8 +21,8 @@ class Training(with_numbanet.Training):
         self.net.to("cuda")
 
     def ready(self, x_test, y_test) -> None:
-        """Take a test set; the images become the bytes that they were."""
-        self.images, self.test = _bytes(self.case.x), (_bytes(x_test), y_test)
+        """Take a test set."""
+        self.test = x_test, y_test
 
     def learn(self, wanted: float, most: int) -> tuple[int, float]:
         """Train until the accuracy on the test set is reached, at most so many epochs.
@@ -36,7 +36,7 @@ class Training(with_numbanet.Training):
             return reached[-1] >= wanted
 
         self.net.fit(
-            self.images,
+            self.case.x,
             self.case.y,
             loss=line.loss,
             optimizer=optimizer(line),
@@ -47,10 +47,6 @@ class Training(with_numbanet.Training):
             verbose=0,
         )
         return len(reached), reached[-1]
-
-
-def _bytes(x):
-    return np.rint(255 * x).astype(np.uint8)
 
 
 class Predicting(Contender):

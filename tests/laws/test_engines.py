@@ -128,6 +128,16 @@ def test_inputs_of_every_type_agree(dtype):
     close(net.gradient(x, y, LOSS.loss), reference_gradient(net, x, y, LOSS.loss)[0], ROUNDING)
 
 
+def test_predictions_in_the_unit_of_scaled_targets_agree():
+    net, x = (
+        nn.Sequential([nn.Dense(3)], 4, "float64"),
+        np.random.default_rng(7).normal(size=(9, 4)),
+    )
+    net.fit(x, 1e3 + 100 * x[:, :3], scale_targets=True, verbose=0)
+    close(net.predict(x), reference_predict(net, x), ROUNDING)
+    assert abs(net.predict(x).mean() - 1e3) < 500
+
+
 def test_a_network_larger_than_a_block_agrees():
     net = nn.Sequential(
         [nn.Dense(70, activation="tanh"), nn.Dense(3, activation="softmax")], 33, "float64", seed=2
@@ -145,9 +155,9 @@ def test_a_network_larger_than_a_block_agrees():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_first_product_that_is_cut_by_its_inputs_agrees(dtype, threads):
     generator = np.random.default_rng(9)
-    net = nn.Sequential(
-        [nn.Dense(29, activation="tanh"), nn.Dense(3, activation="softmax")], 301, "float64", seed=2
-    )
+    layers = [nn.Dense(29, activation="tanh"), nn.Dense(3, activation="softmax")]
+    rescale = [nn.Rescale(1 / 255)] if dtype == "uint8" else []
+    net = nn.Sequential([*rescale, *layers], 301, "float64", seed=2)
     net.parameters[:] = generator.normal(size=net.parameters.size) / 10
     x = (
         generator.integers(0, 256, (25, 301), np.uint8)

@@ -1,5 +1,6 @@
-"""References of the kernels in gather.py. They read the data as arrays, in op.data."""
+"""References of the kernels in nn/data.py. They read the data as arrays, in op.data."""
 
+from numbanet.nn.data import COPY
 from numbanet.plan.columns import (
     INPUTS,
     N_IN,
@@ -20,30 +21,31 @@ def _index(op, i):
     return place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
 
 
-def _rows(op, data, acts, lo, hi, divisor=1):
+def _rows(op, data, acts, lo, hi, scale):
     for i in range(lo, hi):
         row = data[_index(op, i)].reshape(-1)
         for j in range(op[N_OUT]):
-            acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) / divisor
+            acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) * scale
 
 
 def inputs_float32(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi)
+    _rows(op, op.data[INPUTS], acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def inputs_float64(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi)
+    _rows(op, op.data[INPUTS], acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi, 255)
+    _rows(op, op.data[INPUTS], acts, lo, hi, op.float_attr(COPY.scale))
 
 
-def _copy_features(op, acts, lo, hi, divisor=1):
+def _copy_features(op, acts, lo, hi):
+    scale = op.float_attr(COPY.scale)
     for i in range(op.context(SAMPLES)):
         row = op.data[INPUTS][_index(op, i)].reshape(-1)
         for j in range(lo, hi):
-            acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) / divisor
+            acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) * scale
 
 
 def features_float32(op, params, grads, acts, deltas, lo, hi):
@@ -55,19 +57,19 @@ def features_float64(op, params, grads, acts, deltas, lo, hi):
 
 
 def features_uint8(op, params, grads, acts, deltas, lo, hi):
-    _copy_features(op, acts, lo, hi, 255)
+    _copy_features(op, acts, lo, hi)
 
 
 def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi)
+    _rows(op, op.data[INPUTS], acts, lo, hi, 1.0)
 
 
 def targets_float32(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[TARGETS], acts, lo, hi)
+    _rows(op, op.data[TARGETS], acts, lo, hi, 1.0)
 
 
 def targets_float64(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[TARGETS], acts, lo, hi)
+    _rows(op, op.data[TARGETS], acts, lo, hi, 1.0)
 
 
 def targets_int64(op, params, grads, acts, deltas, lo, hi):

@@ -104,6 +104,12 @@ class ExecutorCache:
         self.flops = sum(op.flops for op in network.layer_ops())
         self.lock = threading.RLock()
 
+    def clear(self) -> None:
+        """Forget all executors: the ops of the network have changed."""
+        with self.lock:
+            self.executors.clear()
+            self.small_batch.clear()
+
     def threads(self, wanted, flops: int) -> int:
         """Threads for a call of that much arithmetic, unless a number is asked for."""
         wanted = validation.check_threads(wanted)
@@ -223,9 +229,10 @@ class ExecutorCache:
 
     def inference_ops(self, x_dtype) -> list[Op]:
         """Ops from the data to the caller's outputs."""
-        n_in, n_out = size(self.network.input_shape), size(self.network.output_shape)
-        body = [*self.network.layer_ops(), data.outputs(n_out)]
-        return [data.inference_inputs(n_in, x_dtype, self.network.dtype, body[0]), *body]
+        n_in, dtype = size(self.network.input_shape), self.network.dtype
+        scale, done = self.network.input_scale()
+        body = [*self.network.layer_ops(done), *self.network.output_ops()]
+        return [data.inference_inputs(n_in, x_dtype, dtype, scale, body[0]), *body]
 
     def _evaluation_batch(self, samples: int) -> int:
         """Samples in a batch of a call without training."""

@@ -43,7 +43,7 @@ def single_sample_plan(
     ops = [
         data.inputs(size(network.input_shape), network.dtype),
         *network.layer_ops(),
-        data.outputs(size(network.output_shape)),
+        *network.output_ops(),
     ]
     plan = lower(ops, network.dtype, batch=1, threads=1, train=False, target=target)
     needed = plan.n_acts * network.dtype.itemsize
@@ -60,8 +60,7 @@ def single_sample_plan(
 def compiled(network):
     """Return `f(row, out)` for the network as it is now.
 
-    row   C-contiguous array of input_shape, or flat; float32, float64, or uint8 (0 … 255
-          become 0 … 1)
+    row   C-contiguous array of input_shape, or flat; float32, float64 or uint8
     out   array of as many elements as the network has outputs, of the network's dtype; overwritten
     Inside, ValueError is raised where row or out have another size. ValueError here if one sample
     needs more than 1 MiB between the layers.
@@ -97,21 +96,13 @@ def compiled(network):
 
 
 def _read(row, acts, n):
-    """acts[k] = row[k]; bytes of an image are scaled to 0 … 1."""
+    """acts[k] = row[k]"""
 
 
 @overload(_read)
 def _(row, acts, n):
     if not isinstance(row, types.Array) or row.layout != "C":
         return None
-    if row.dtype == types.uint8:
-
-        def from_bytes(row, acts, n):
-            x = data_pointer(row)
-            for k in range(n):
-                acts[k] = const_like(acts, x[k]) * const_like(acts, 1 / 255)
-
-        return from_bytes
 
     def from_elements(row, acts, n):
         x = data_pointer(row)

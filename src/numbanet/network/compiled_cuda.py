@@ -14,7 +14,6 @@ from numbanet.backend.intrinsics import (
     data_pointer,
     local_array,
     ptr_add,
-    uint8_scale,
 )
 from numbanet.network.compiled import single_sample_plan
 from numbanet.nn.layers.base import size
@@ -27,8 +26,7 @@ MAX_LOCAL_BYTES = 1 << 18
 def compiled(network):
     """Return `f(row, out)` for the network as it is now, to be called from `@cuda.jit` code.
 
-    row   C-contiguous array on the GPU, of input_shape or flat; float32, float64, or uint8 (0 … 255
-          become 0 … 1)
+    row   C-contiguous array on the GPU, of input_shape or flat; float32, float64 or uint8
     out   array of as many elements as the network has outputs; overwritten
     Sizes are not checked, as a kernel on a GPU cannot raise. ValueError here if one sample needs
     more than 256 KiB between the layers.
@@ -51,7 +49,7 @@ def compiled(network):
         params, rows = as_pointer(params_address, kind), as_pointer(table_address, np.int64)
         acts, x, y = local_array(params, n_local), data_pointer(row), data_pointer(out)
         for k in range(n_in):
-            acts[first_input + k] = const_like(acts, x[k]) * const_like(acts, uint8_scale(x))
+            acts[first_input + k] = const_like(acts, x[k])
         whole(rows, params, acts)
         for j in range(n_out):
             y[j] = const_like(y, acts[first_output + j])

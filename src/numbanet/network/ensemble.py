@@ -140,10 +140,11 @@ class Ensemble:
         self._check_last_layers(chosen)
         outputs = self._outputs(x, threads)
         mean = self._mean(outputs).reshape(len(outputs[0]), -1)
-        value = _loss_of_outputs(mean, y, chosen)
+        value = _loss_of_outputs(first.scale_targets(mean), y, chosen)
         if classes:
             mistakes = metrics.mistakes(y, self._classes(outputs))
             return {"loss": value, "accuracy": 1 - mistakes / len(mean), "mistakes": mistakes}
+        y = first.unscale_targets(y)
         return {"loss": value, "rmse": metrics.rmse(y, mean), "r2": metrics.r2(y, mean)}
 
     def _check_last_layers(self, loss) -> None:

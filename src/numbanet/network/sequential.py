@@ -7,10 +7,12 @@ import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
 from numbanet.io import fields, registry, validation
-from numbanet.network import built_layer, config, serialization
+from numbanet.network import built_layer, config, scaling, serialization
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
+from numbanet.nn.layers import Rescale
 from numbanet.nn.layers.base import Shape, size
+from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS
 from numbanet.plan.op import Op
@@ -26,6 +28,7 @@ CONFIG_KEYS = {
     "layers",
     "optimizer",
     "optimizer_steps",
+    "scales_targets",
 }
 """What the description of a network in a file consists of."""
 
@@ -73,14 +76,18 @@ class Sequential:
         self.input_shape: Shape = fields.Counts()(shape, "input_shape")
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
+        scaling.check_layers(self.layers)
         self.output_shape: Shape = self.layers[-1].output_shape
+        n_outputs = (size(self.output_shape),)
+        self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
+        self.scales_targets = False
         built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
 
     def _allocate(self) -> None:
         """Allocate the flat memory, filled with zeros."""
-        n_parameters = sum(built.n_parameters for built in self.layers)
-        n_buffers = sum(built.n_buffers for built in self.layers)
-        self.memory = np.zeros(n_parameters + n_buffers, self.dtype)
+        layers = [*self.layers, self.target_scaling]
+        n_elements = sum(built.n_parameters + built.n_buffers for built in layers)
+        self.memory = np.zeros(n_elements, self.dtype)
         self._bind()
         self._reset_executors()
 
@@ -88,7 +95,7 @@ class Sequential:
         """Give every layer views of its parameters and of its buffers, which follow them all."""
         n_parameters = sum(built.n_parameters for built in self.layers)
         self._parameters, start = self.memory[:n_parameters], n_parameters
-        for built in self.layers:
+        for built in [*self.layers, self.target_scaling]:
             built.bind(self.memory, start)
             start += built.n_buffers
 
@@ -129,6 +136,8 @@ class Sequential:
                 where = f"layer {i} ({type(built.layer).__name__}), {name}"
                 values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
             built.layer.initialize_buffers(built.buffers)
+        self.scales_targets = False
+        self.executors.clear()
         self.epoch = 0
         self.optimizer: Any = None
         self.optimizer_state = np.zeros(0, self.dtype)
@@ -157,8 +166,8 @@ class Sequential:
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
         """Return the outputs (samples, *output_shape), of the network's dtype.
 
-        x   inputs (samples, *input_shape): float32, float64, uint8 (images: 0 … 255 become
-            0 … 1) or other real numbers, which are converted
+        x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
+            other real numbers are converted
         Raises ValueError for a wrong shape, no samples, NaN or infinity.
         """
         if type(x) is np.ndarray:
@@ -198,6 +207,15 @@ class Sequential:
             return outputs.argmax(axis=1)
         return (outputs[:, 0] > 0.5).astype(np.int64)
 
+    def adapt(self, x) -> None:
+        """Measure mean and deviation of the inputs x for every Standardize layer.
+
+        fit does it with its training data before the first epoch. Raises ValueError for data that
+        do not fit, or that vary by less than the network's dtype can tell apart.
+        """
+        self._refuse_in_training("adapt")
+        scaling.adapt(self, x)
+
     def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
         """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
 
@@ -210,7 +228,7 @@ class Sequential:
         if accuracy is not None:
             mistakes = round((1 - accuracy) * len(x))
             return {"loss": value, "accuracy": accuracy, "mistakes": mistakes}
-        outputs = self.predict(x, threads=threads)
+        outputs, y = self.predict(x, threads=threads), self.unscale_targets(y)
         return {"loss": value, "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
 
     def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
@@ -257,6 +275,7 @@ class Sequential:
         shuffle: bool = True,
         validation_data=None,
         validation_split: float = 0.0,
+        scale_targets: bool = False,
         augment=None,
         callbacks=(),
         verbose: int = 1,
@@ -272,6 +291,10 @@ class Sequential:
         shuffle            a new order every epoch, a function of seed and epoch
         validation_data    (x, y), measured after every epoch
         validation_split   instead: the fraction of the samples, from the end, to measure on
+        scale_targets      True for targets far from 0 ± 1, such as prices: they are standardised
+                           for training, by mean and deviation measured before the first epoch;
+                           losses are those of standardised targets from then on, predictions,
+                           rmse and r2 in the targets' own unit
         augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
         callbacks          called after every epoch; see `numbanet.callbacks`
         verbose            1 shows progress when the output is a terminal, 0 nothing
@@ -294,6 +317,7 @@ class Sequential:
                 shuffle=shuffle,
                 validation_data=validation_data,
                 validation_split=validation_split,
+                scale_targets=scale_targets,
                 augment=augment,
                 callbacks=callbacks,
                 verbose=verbose,
@@ -333,14 +357,33 @@ class Sequential:
 
     def layer_ops(
         self,
+        first: int = 0,
         last: int | None = None,
         samples: int = 1,
         batches: int = 1,
         training: bool = False,
     ) -> list[Op]:
-        """Return the ops of the layers before `last`, penalties scaled for a training set."""
-        layers = self.layers[:last]
+        """Return the ops of layers first … last − 1, penalties scaled for a training set."""
+        layers = self.layers[first:last]
         return built_layer.layer_ops(layers, self.penalty, samples, batches, training)
+
+    def input_scale(self) -> tuple[float, int]:
+        """Return the factor that copying the inputs applies, and how many layers that replaces.
+
+        It is that of a Rescale without an offset before all layers that compute something.
+        """
+        for k, built in enumerate(self.layers):
+            if isinstance(built.layer, Rescale) and built.layer.offset == 0:
+                return built.layer.scale, k + 1
+            if built.layer.ops(built.input_shape):
+                break
+        return 1.0, 0
+
+    def output_ops(self) -> list[Op]:
+        """Return the ops after the layers of a prediction, to the caller's array."""
+        built = self.target_scaling
+        unscale = built.layer.ops(built.input_shape) if self.scales_targets else []
+        return [*unscale, data.outputs(size(self.output_shape))]
 
     def loss_ops(
         self,
@@ -361,14 +404,15 @@ class Sequential:
         self._check_loss(loss)
         n = self.output_shape[0]
         fused = bool(loss.fused_activation)
+        scale, done = (1.0, 0) if augment else self.input_scale()
         targets = data.targets(n, y_dtype)
         threshold = 0.0 if fused else 0.5
         correct_op = losses.correct_op(n, targets, threshold) if classes else None
         loss_op = loss.op(n, targets)
-        ops = [data.inputs(size(self.input_shape), x_dtype)]
+        ops = [data.inputs(size(self.input_shape), x_dtype, scale)]
         if augment:
             ops.append(augment.op(self.input_shape))
-        ops += self.layer_ops(-1 if fused else None, samples, batches, training)
+        ops += self.layer_ops(done, -1 if fused else None, samples, batches, training)
         ops.append(targets)
         if correct_op is not None:
             ops.append(correct_op)
@@ -412,6 +456,8 @@ class Sequential:
         )
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_probabilities(y, names[1], type(loss).__name__)
+        if self.scales_targets:
+            y, classes = self.scale_targets(y), False
         return x, y, classes
 
     def score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
@@ -425,6 +471,30 @@ class Sequential:
             finally:
                 executor.release()
         return total / len(x), correct / len(x) if classes else None
+
+    def learn_scalings(self, x, y, loss, scale_targets: bool) -> bool:
+        """Measure checked training data where that was not done; True if y is to be scaled now."""
+        scale_now = scale_targets and not self.scales_targets
+        if scale_now:
+            scaling.check_targets(self, y, loss)
+        scaling.adapt_once(self, x)
+        if scale_now:
+            scaling.measure_targets(self, y)
+        return scale_now
+
+    def scale_targets(self, y) -> np.ndarray:
+        """Return targets, or outputs, in the unit of the loss: standardised, if fit does so."""
+        if not self.scales_targets:
+            return y
+        found = self.target_scaling
+        return ((y - found.mean) / found.deviation).astype(self.dtype)
+
+    def unscale_targets(self, t) -> np.ndarray:
+        """Return the way back from `scale_targets`: targets in their own unit."""
+        if not self.scales_targets:
+            return t
+        found = self.target_scaling
+        return t * found.deviation + found.mean
 
     # --- files ---
 
@@ -444,6 +514,7 @@ class Sequential:
             "layers": [config.encode(spec, f"layer {i}") for i, spec in enumerate(self.specs)],
             "optimizer": config.encode(self.optimizer, "optimizer"),
             "optimizer_steps": self.optimizer_steps,
+            "scales_targets": self.scales_targets,
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -453,6 +524,8 @@ class Sequential:
             for i, built in enumerate(self.layers)
             for name, values in {**built.parameters, **built.buffers}.items()
         }
+        for name, values in self.target_scaling.buffers.items() if self.scales_targets else ():
+            views[f"targets.{name}"] = values
         names = getattr(self.optimizer, "state_names", ())
         state = self.optimizer_state
         vectors = np.reshape(state, (-1, self.parameters.size)) if state.size else ()
@@ -467,6 +540,8 @@ class Sequential:
             for i, built in enumerate(self.layers)
             for name, shape in {**built.shapes, **built.buffer_shapes}.items()
         }
+        for name, shape in self.target_scaling.buffer_shapes.items() if self.scales_targets else ():
+            shapes[f"targets.{name}"] = shape
         n_parameters = sum(built.n_parameters for built in self.layers)
         for name in getattr(optimizer, "state_names", ()):
             shapes[f"optimizer.{name}"] = (n_parameters,)
@@ -497,11 +572,14 @@ class Sequential:
                 for key in ("epoch", "optimizer_steps")
             )
             network.layer_ops()
+            network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")
         except Exception as error:
             raise ValueError(f"{where}: {error}") from error
         config.check_tensors(where, tensors, network._tensor_shapes(optimizer), network.dtype)
+        scales_targets = network.scales_targets
         network._allocate()
         network.initialize()
+        network.scales_targets = scales_targets
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps

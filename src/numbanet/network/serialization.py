@@ -1,14 +1,15 @@
 """Save a network or an ensemble to one file and load it again.
 
     metadata   "format"        "numbanet"
-               "version"       "1"
+               "version"       "2": bytes are the numbers 0 … 255 ("1": they were divided by 255)
                "network"       JSON: input_shape dtype seed threads epoch penalty layers
-                               optimizer optimizer_steps
+                               optimizer optimizer_steps scales_targets
                "ensemble"      instead of "network", JSON: combine, and the list of networks
     tensors    "0.weights"     the parameters and buffers of layers[0], by name, and so on for
                                every layer that has some
                "optimizer.mean"  the optimiser's state vectors, by name, each in the order of
                                the flat vector
+               "targets.mean", "targets.deviation"  where scales_targets is true
                "2/0.weights"   in an ensemble the tensors of network 2, and so on
 
 Which class "network" or "ensemble" stands for is found by name in `io.registry`; how a layer is
@@ -21,7 +22,7 @@ from typing import Any
 from numbanet.io import registry, safetensors
 from numbanet.network import config
 
-FORMAT = {"format": "numbanet", "version": "1"}
+FORMAT = {"format": "numbanet", "version": "2"}
 
 
 def save(network, path) -> None:
@@ -65,7 +66,8 @@ def _parse(path, metadata: dict[str, str]) -> tuple[Any, Any]:
     if metadata.get("version") != FORMAT["version"]:
         version, readable = metadata.get("version"), FORMAT["version"]
         raise ValueError(
-            f"{path}: version {version!r} of the file layout; this numbanet reads {readable!r}"
+            f"{path}: version {version!r} of the file layout; this numbanet reads {readable!r}. "
+            "Load it with the numbanet that wrote it, or train again"
         )
     name, kind = found
     try:

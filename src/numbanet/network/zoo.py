@@ -9,6 +9,8 @@
     network, recipe = models.nielsen(17)
     network.fit(x, y, **recipe.options)
 
+They expect pixels from 0 to 1; `before=[Rescale(1 / 255)]` puts a layer for bytes in front.
+
 Rows 1 to 10 are chapters 1 and 3: sigmoid neurons, weights N(0, 1) or N(0, 1 / n_in), biases
 N(0, 1). Rows from 14 on are chapter 6 with the initial values of its program network3.py: weights
 N(0, 1 / n_out), where n_out of a convolution is filters · 5 · 5 / 4; biases N(0, 1); zeros before
@@ -36,13 +38,15 @@ from numbanet.nn.regularizers import L2, Penalty
 DIGIT = (28, 28, 1)
 
 
-def lenet5(classes: int = 10, input_shape=DIGIT, **options) -> Sequential:
+def lenet5(classes: int = 10, input_shape=DIGIT, *, before=(), **options) -> Sequential:
     """Build LeNet-5 with ReLU and max-pooling; `options` go to Sequential.
 
+    before   layers in front, such as Rescale(1 / 255) for bytes
     Raises ValueError for images smaller than 16 by 16.
     """
     return Sequential(
         [
+            *before,
             Conv2D(6, 5, activation="relu"),
             MaxPool2D(2),
             Conv2D(16, 5, activation="relu"),
@@ -57,11 +61,12 @@ def lenet5(classes: int = 10, input_shape=DIGIT, **options) -> Sequential:
     )
 
 
-def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequential:
+def vgg_small(classes: int = 10, input_shape=(32, 32, 3), *, before=(), **options) -> Sequential:
     """Build a small network in the manner of VGG; `options` go to Sequential.
 
     Its 3×3 convolutions keep the size of the image: 32-32-pool-64-64-pool-128.
 
+    before   layers in front, such as Rescale(1 / 255) for bytes
     Raises ValueError for images smaller than 4 by 4.
     """
     convolutions: list[Layer] = []
@@ -73,6 +78,7 @@ def vgg_small(classes: int = 10, input_shape=(32, 32, 3), **options) -> Sequenti
         ]
     return Sequential(
         [
+            *before,
             *convolutions,
             Flatten(),
             Dense(128, activation="relu"),
@@ -218,9 +224,10 @@ BOOK_ROWS = {**_chapters_1_and_3(), **_chapter_6()}
 """The rows of the table by number."""
 
 
-def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
+def nielsen(row: int, *, seed: int = 0, before=(), **options) -> tuple[Any, Recipe]:
     """Return the book's network of that row with its recipe; `options` go to Sequential.
 
+    before   layers in front, such as Rescale(1 / 255) for bytes
     Row 22 is an Ensemble of five, with seeds 5 seed … 5 seed + 4; the others are Sequentials.
     Raises ValueError for a row that is not in the table.
     """
@@ -228,11 +235,12 @@ def nielsen(row: int, *, seed: int = 0, **options) -> tuple[Any, Recipe]:
         raise ValueError(f"there is no row {row!r}; the rows are {', '.join(map(str, BOOK_ROWS))}")
     chosen = BOOK_ROWS[row]
     options = {"penalty": chosen.recipe.penalty, **options}
+
+    def build(seed):
+        layers = [*before, *chosen.layers()]
+        return Sequential(layers, chosen.input_shape, seed=seed, **options)
+
     if chosen.networks == 1:
-        return Sequential(chosen.layers(), chosen.input_shape, seed=seed, **options), chosen.recipe
+        return build(seed), chosen.recipe
     seeds = range(seed * chosen.networks, (seed + 1) * chosen.networks)
-
-    def build(member_seed):
-        return Sequential(chosen.layers(), chosen.input_shape, seed=member_seed, **options)
-
     return Ensemble.from_builder(build, seeds=seeds, combine="vote"), chosen.recipe

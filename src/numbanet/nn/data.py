@@ -1,7 +1,8 @@
 """The ends of the plan: inputs and targets are copied in by index, outputs are copied out.
 
-The data stay as the user gave them: a batch is a list of indices into them. uint8 inputs are
-images, 0 … 255, and become 0 … 1 on the fly. The addresses of the data stand in row 0 of the plan.
+The data stay as the user gave them: a batch is a list of indices into them, and bytes are read
+where they lie. The factor of a Rescale layer in front is applied on the way in. The addresses of
+the data stand in row 0 of the plan.
 """
 
 from typing import Any
@@ -14,11 +15,11 @@ from numbanet.backend.intrinsics import (
     as_pointer,
     const_like,
     div_u32,
+    float_attr,
     lanes,
     num_threads,
     ptr_add,
     thread_rank,
-    uint8_scale,
 )
 from numbanet.backend.intrinsics.pointers import prefetch
 from numbanet.backend.jit import kernel, specialize
@@ -44,6 +45,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.op import Op
 
+COPY = Attrs("scale")
 ZERO_COPY = Attrs("nonfinite")
 NONFINITE = ZERO_COPY.nonfinite
 """1 when an input was not finite, for inputs that are read in place."""
@@ -60,9 +62,10 @@ DTYPE: Any = np.float32
 
 
 def _copy(op, params, grads, acts, deltas, lo, hi):
-    """Copy samples lo ≤ i < hi into acts[y], uint8 scaled to 0 … 1, and prefetch the next batch."""
+    """Copy samples lo ≤ i < hi, times a constant, into acts[y], and prefetch the next batch."""
     x = as_pointer(context(op, SOURCE), DTYPE)
-    scale, line = const_like(acts, uint8_scale(x)), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
+    scale = const_like(acts, float_attr(op, COPY.scale))
+    line = lanes(x) * (CACHE_LINE // VECTOR_BYTES)
     n, batch = op[N_OUT], context(op, SAMPLES)
     for i in range(lo, hi):
         if context(op, START) + batch + i < context(op, PREFETCH_LIMIT):
@@ -76,7 +79,7 @@ def _copy(op, params, grads, acts, deltas, lo, hi):
 
 def _copy_cuda(op, params, grads, acts, deltas, lo, hi):
     x, n = as_pointer(context(op, SOURCE), DTYPE), op[N_OUT]
-    scale = const_like(acts, uint8_scale(x))
+    scale = const_like(acts, float_attr(op, COPY.scale))
     for e in range(thread_rank(), (hi - lo) * n, num_threads()):
         i = div_u32(e, n)
         source = sample_index(op, lo + i) * n + e - i * n
@@ -86,7 +89,8 @@ def _copy_cuda(op, params, grads, acts, deltas, lo, hi):
 def _copy_features(op, params, grads, acts, deltas, lo, hi):
     """The same for features lo ≤ j < hi of all samples of the batch."""
     x = as_pointer(context(op, SOURCE), DTYPE)
-    scale, line = const_like(acts, uint8_scale(x)), lanes(x) * (CACHE_LINE // VECTOR_BYTES)
+    scale = const_like(acts, float_attr(op, COPY.scale))
+    line = lanes(x) * (CACHE_LINE // VECTOR_BYTES)
     n, batch = op[N_OUT], context(op, SAMPLES)
     for i in range(batch):
         if context(op, START) + batch + i < context(op, PREFETCH_LIMIT):
@@ -100,7 +104,7 @@ def _copy_features(op, params, grads, acts, deltas, lo, hi):
 
 def _copy_features_cuda(op, params, grads, acts, deltas, lo, hi):
     x, n = as_pointer(context(op, SOURCE), DTYPE), op[N_OUT]
-    scale = const_like(acts, uint8_scale(x))
+    scale = const_like(acts, float_attr(op, COPY.scale))
     for e in range(thread_rank(), (hi - lo) * context(op, SAMPLES), num_threads()):
         i = div_u32(e, hi - lo)
         j = lo + e - i * (hi - lo)
@@ -191,24 +195,30 @@ _INPUTS = {"float32": inputs_float32, "float64": inputs_float64, "uint8": inputs
 _TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": targets_int64}
 
 
-def inputs(n: int, dtype) -> Op:
-    """Return the op that copies in samples of n values of `dtype` (float32, float64 or uint8)."""
-    return Op("Inputs", 0, n, _INPUTS[str(dtype)], split_k=_FEATURES[str(dtype)])
+def inputs(n: int, dtype, scale: float = 1.0) -> Op:
+    """Return the op that copies in samples of n values of `dtype`, times `scale`.
+
+    dtype   float32, float64 or uint8
+    """
+    copy, attrs = _INPUTS[str(dtype)], COPY.pack(scale=float(scale))
+    return Op("Inputs", 0, n, copy, split_k=_FEATURES[str(dtype)], attrs=attrs)
 
 
-def inference_inputs(n: int, dtype, network_dtype, next_op: Op) -> Op:
+def inference_inputs(n: int, dtype, network_dtype, scale: float, next_op: Op) -> Op:
     """Return the same for samples that are only read, in their order.
 
-    They are not copied if they have the network's dtype and `next_op` does not write in place.
+    They are not copied if they have the network's dtype, need no factor, and `next_op` does not
+    write in place.
     """
-    if dtype != network_dtype or next_op.in_place:
-        return inputs(n, dtype)
+    if dtype != network_dtype or scale != 1 or next_op.in_place:
+        return inputs(n, dtype, scale)
     return Op("Inputs", 0, n, inputs_zero_copy, attrs=ZERO_COPY.pack(nonfinite=0))
 
 
 def targets(n: int, dtype) -> Op:
     """Return the op that copies in n targets per sample: rows (float) or labels (int64)."""
-    return Op("Targets", 0, n, _TARGETS[str(dtype)], side_output=True)
+    attrs = COPY.pack(scale=1.0)
+    return Op("Targets", 0, n, _TARGETS[str(dtype)], side_output=True, attrs=attrs)
 
 
 def outputs(n: int) -> Op:

@@ -26,12 +26,19 @@ class Lowerable(Protocol):
 
     def layer_ops(
         self,
+        first: int = 0,
         last: int | None = None,
         samples: int = 1,
         batches: int = 1,
         training: bool = False,
     ) -> list[Op]:
-        """Return the ops of the layers before `last`, penalties scaled for a training set."""
+        """Return the ops of layers first … last − 1, penalties scaled for a training set."""
+
+    def input_scale(self) -> tuple[float, int]:
+        """Return the factor that copying the inputs applies, and how many layers that replaces."""
+
+    def output_ops(self) -> list[Op]:
+        """Return the ops after the layers of a prediction, to the caller's array."""
 
     def loss_ops(
         self,

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from numbanet.io.fields import Real, shown
+from numbanet.io.fields import Flag, Real, shown
 from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
@@ -38,6 +38,7 @@ def fit(
     shuffle,
     validation_data,
     validation_split,
+    scale_targets,
     augment,
     callbacks,
     verbose,
@@ -50,6 +51,7 @@ def fit(
     threads = check_threads(threads)
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     validation_split = SPLIT(validation_split, "validation_split")
+    scale_targets = Flag()(scale_targets, "scale_targets")
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     x, y, classes = network.check_data(x, y, loss)
@@ -64,6 +66,10 @@ def fit(
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
     _check_last_batch(network, samples, batch)
+    if network.learn_scalings(x, y, loss, scale_targets):
+        y, classes = network.scale_targets(y), False
+        if validation is not None:
+            validation = (validation[0], network.scale_targets(validation[1]), False)
     trainer = network.executors.training(
         loss,
         optimizer,

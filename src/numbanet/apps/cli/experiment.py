@@ -2,12 +2,8 @@
 
 The options are defined in `app`, which needs click; this file does not.
 
-Inputs from a table are standardised for training: x' = (x − m) / s. Afterwards the scaling is
-folded into the first layer, and that of the targets into the last, so that a saved network takes
-values as in the file and predicts in their unit:
-
-    first   z = x' W + b = x (W / s) + (b − (m / s) W)
-    last    y = t σ + μ = a (W σ) + (b σ + μ)        t = a W + b
+The network takes values as in the file and predicts in their unit: inputs from a table pass through
+a Standardize layer, bytes of images through Rescale(1 / 255), and real targets are scaled by fit.
 """
 
 import os
@@ -18,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from numbanet import datasets
-from numbanet.datasets import Standardization
 from numbanet.io import tabular, validation
 from numbanet.io.registry import lookup
 from numbanet.network import zoo
 from numbanet.network.sequential import Sequential
 from numbanet.nn import losses, metrics, optimizers
 from numbanet.nn.augment import Augment, shift_copies
-from numbanet.nn.layers import Dense, Flatten
+from numbanet.nn.layers import Dense, Flatten, Layer, Rescale, Standardize
 from numbanet.nn.layers.base import size
 from numbanet.nn.regularizers import L1, L2
 from numbanet.plotting import image_shape
@@ -106,9 +101,11 @@ class Data:
         targets = f"{size(self.y.shape[1:])} real target(s)"
         if self.classes:
             targets = f"{self.classes} classes"
+        scaled = " and targets" if not self.classes else ""
+        scaling = f"; inputs{scaled} are standardised" if self.standardize else ""
         return (
             f"{self.name}: {len(self.x)} samples for training, {len(self.x_test)} held out; "
-            f"{size(self.x.shape[1:])} inputs, {targets}{self.decision}"
+            f"{size(self.x.shape[1:])} inputs, {targets}{self.decision}{scaling}"
         )
 
 
@@ -302,10 +299,18 @@ def prepare_data(data: Data, chosen: dict[str, Any]) -> Data:
     return replace(data, x=x, y=y, x_test=data.x_test.reshape(-1, *shape))
 
 
+def input_layers(data: Data) -> list[Layer]:
+    """The layers that bring the data near 0 ± 1."""
+    if data.standardize:
+        return [Standardize()]
+    return [Rescale(1 / 255)] if data.x.dtype == np.uint8 else []
+
+
 def build_named_model(data: Data, chosen: dict[str, Any], **options) -> Sequential:
     """The network with that name, for the data's images and classes."""
     penalty = [kind(chosen[name]) for kind, name in ((L1, "l1"), (L2, "l2")) if chosen[name]]
     options |= {"penalty": penalty} if penalty else {}
+    options["before"] = input_layers(data)
     name = chosen["model"]
     if name.startswith("nielsen"):
         return zoo.nielsen(int(name[7:]), **options)[0]
@@ -336,7 +341,7 @@ def build_network(
     hidden = [Dense(units, activation=chosen["activation"]) for units in chosen["layers"]]
     flat = [Flatten()] if data.x.ndim > 2 else []
     return Sequential(
-        [*flat, *hidden, Dense(outputs, activation=last)],
+        [*flat, *input_layers(data), *hidden, Dense(outputs, activation=last)],
         data.x.shape[1:],
         "float64" if data.standardize else "float32",
         seed,
@@ -353,58 +358,18 @@ def to_device(net, device: str):
     return net
 
 
-def measure_scaling(values: np.ndarray) -> Standardization:
-    """Mean and standard deviation of each column.
-
-    A column that varies by no more than rounding counts as constant.
-    """
-    found = Standardization.of(values.reshape(len(values), -1))
-    return Standardization(
-        found.mean, np.where(found.scale > 1e-10 * np.abs(found.mean), found.scale, 1.0)
-    )
-
-
 def train(net: Sequential, data: Data, chosen: dict[str, Any]):
-    """Train on standardised values, then fold the scaling into the layers; return the history."""
-    x, y, x_scaling, y_scaling = data.x, data.y, None, None
-    if data.standardize:
-        x_scaling = measure_scaling(x)
-        x = x_scaling.apply(x.reshape(len(x), -1))
-        if not data.classes:
-            y_scaling = measure_scaling(y)
-            y = y_scaling.apply(y)
-    x = x.reshape(len(x), *net.input_shape)
-    history = net.fit(
-        x,
-        y,
+    """Train the network and return the history."""
+    return net.fit(
+        data.x.reshape(len(data.x), *net.input_shape),
+        data.y,
         loss=chosen["loss"],
         optimizer=build_optimizer(chosen),
         batch_size=chosen["batch_size"],
         epochs=chosen["epochs"],
+        scale_targets=data.standardize and not data.classes,
         augment=parse_augmentation(chosen.get("augment")),
     )
-    fold_scaling(net, x_scaling, y_scaling)
-    return history
-
-
-def fold_scaling(
-    net: Sequential, x_scaling: Standardization | None, y_scaling: Standardization | None
-) -> None:
-    """Fold the scalings of inputs and targets into the first and the last dense layer.
-
-    The equations are those of the module's docstring. The optimiser's state belongs to the old
-    weights, so it is discarded.
-    """
-    dense = [built.parameters for built in net.layers if isinstance(built.layer, Dense)]
-    if x_scaling is not None:
-        weights = np.float64(dense[0]["weights"]) / x_scaling.scale[:, None]
-        dense[0]["bias"][...] = dense[0]["bias"] - x_scaling.mean @ weights
-        dense[0]["weights"][...] = weights
-    if y_scaling is not None:
-        dense[-1]["weights"][...] = dense[-1]["weights"] * y_scaling.scale
-        dense[-1]["bias"][...] = dense[-1]["bias"] * y_scaling.scale + y_scaling.mean
-    if x_scaling is not None or y_scaling is not None:
-        net.optimizer, net.optimizer_state, net.optimizer_steps = None, np.zeros(0, net.dtype), 0
 
 
 def reshape_for(x: np.ndarray, net) -> np.ndarray:

@@ -134,7 +134,6 @@ _INTRINSICS: dict[str, Any] = {
     "uniform_scalar": uniform_python,
     "div_u32": _div_u32,
     "data_pointer": _data_pointer,
-    "uint8_scale": lambda p: 1 / 255 if p.dtype == np.uint8 else 1.0,
 }
 
 _lock = threading.Lock()

@@ -59,7 +59,6 @@ from numbanet.backend.intrinsics.pointers import (
     local_array,
     ptr_add,
     set_float_attr,
-    uint8_scale,
 )
 from numbanet.backend.intrinsics.random import fold_in, uniform, uniform_scalar
 from numbanet.backend.intrinsics.target import VECTOR_BYTES
@@ -111,7 +110,6 @@ __all__ = [
     "thread_in_block",
     "thread_rank",
     "transpose",
-    "uint8_scale",
     "uniform",
     "uniform_scalar",
     "where_equal",

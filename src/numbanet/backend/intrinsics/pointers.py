@@ -73,17 +73,6 @@ def data_pointer(typingctx, array):
 
 
 @intrinsic
-def uint8_scale(typingctx, pointer):
-    """1/255 where `pointer` points to uint8, which are images, else 1 (a constant)."""
-    if isinstance(pointer, types.CPointer):
-
-        def codegen(context, builder, signature, args):
-            return ir.DoubleType()(1 / 255 if pointer.dtype == types.uint8 else 1.0)
-
-        return types.float64(pointer), codegen
-
-
-@intrinsic
 def lanes(typingctx, pointer):
     """Elements of the type that `pointer` points to in one vector register (a constant)."""
     if isinstance(pointer, types.CPointer):

@@ -105,12 +105,12 @@ class Executor:
             workers = 1
 
     def _check_array(self, array, n_elements: int, what: str) -> None:
-        """RuntimeError unless an array has the size that the plan was made for.
+        """RuntimeError unless an array has at least the size that the plan was made for.
 
         Native code does not check it.
         """
         if (
-            array.size != n_elements
+            array.size < n_elements
             or array.dtype != self.acts.dtype
             or not array.flags.c_contiguous
         ):

@@ -242,7 +242,7 @@ class TrainingExecutor(Executor):
         self.run_checked("a step", self.download_call)
         reached = int(self.call[CALL.batches_done]) if self.call[CALL.stopped] else last
         if reached == last:
-            self.device_is_newer = params, state
+            self.device_is_newer = params[: self.plan.n_memory], state
             if last * self.plan.batch >= samples:
                 self._copy_to_host()
         if self.timed:
@@ -253,7 +253,7 @@ class TrainingExecutor(Executor):
 
     def _upload(self, params, state, samples, first, steps_done):
         if first == 0:
-            self.buffers[CALL.params].upload(params)
+            self.buffers[CALL.params].upload(params[: self.plan.n_memory])
             self.buffers[CALL.state].upload(state)
         self.upload_call(samples, steps_done - first)
 
@@ -286,7 +286,7 @@ class GradientExecutor(Executor):
     def gradient(self, params, samples: int) -> float:
         """Fill grads and return the summed loss."""
         self.metric_sums[:] = 0
-        self.buffers[CALL.params].upload(params)
+        self.buffers[CALL.params].upload(params[: self.plan.n_memory])
         self.upload_call(samples)
         call, tasks = self.device_call.address, len(self.plan.tasks)
         self.run_phases(0)
@@ -315,7 +315,7 @@ class InferenceExecutor(Executor):
     def infer(self, params, samples: int) -> tuple[float, float]:
         """Process all samples; return the sums of loss and correct answers (0 without a loss)."""
         self.metric_sums[:] = 0
-        self.buffers[CALL.params].upload(params)
+        self.buffers[CALL.params].upload(params[: self.plan.n_memory])
         self.upload_call(samples)
         for batch in range(-(-samples // self.plan.batch)):
             self.run_phases(batch)

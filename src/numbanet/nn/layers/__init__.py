@@ -28,6 +28,7 @@ from numbanet.nn.layers.pool2d import (
 )
 from numbanet.nn.layers.rescale import Rescale
 from numbanet.nn.layers.shape import Flatten, Reshape
+from numbanet.nn.layers.standardize import Standardize
 
 __all__ = [
     "Activation",
@@ -54,6 +55,7 @@ __all__ = [
     "Reshape",
     "Sigmoid",
     "Softmax",
+    "Standardize",
     "Step",
     "Tanh",
     "ZeroPadding2D",
