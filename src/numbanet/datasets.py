@@ -116,8 +116,8 @@ def mnist(flat: bool = True, dtype: str = "uint8") -> Dataset:
     """Load 70,000 handwritten digits of 28×28 pixels, split as in Nielsen's book.
 
     Shapes   x (50000, 784) if flat, else (50000, 28, 28, 1): uint8, ink 0..255, for a network that
-             begins with Rescale(1 / 255), or float32, ink 0..1 · y (50000,) int64, 0..9 · validation, the last of the training file, and test:
-             10,000 each
+             begins with Rescale(1 / 255), or float32, ink 0..1 · y (50000,) int64, 0..9 ·
+             validation, the last of the training file, and test: 10,000 each
     Raises   ValueError for a dtype that is neither or a damaged file; FileNotFoundError
     Source   LeCun, Cortes, Burges, CC BY-SA 3.0
     """
