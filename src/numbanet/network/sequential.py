@@ -251,7 +251,7 @@ class Sequential:
         y,
         *,
         loss=None,
-        optimizer="sgd",
+        optimizer="adam",
         batch_size: int | None = 32,
         epochs: int = 1,
         shuffle: bool = True,
@@ -265,8 +265,8 @@ class Sequential:
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
         loss               a name or Loss; by default the one that belongs to the last activation
-        optimizer          a name or Optimizer; its state is kept from the last fit with an
-                           optimiser of the same class
+        optimizer          a name or Optimizer, by default Adam with a rate of 0.001; its state is
+                           kept from the last fit with an optimiser of the same class
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
@@ -277,7 +277,8 @@ class Sequential:
         verbose            1 shows progress when the output is a terminal, 0 nothing
 
         Raises ValueError or TypeError for bad data before training starts, DivergenceError when
-        the loss is no longer finite.
+        the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
+        hardly moved in its first ten epochs, and says what to try.
         """
         with self.executors.lock:
             self._refuse_in_training("fit")

@@ -9,6 +9,7 @@ import math
 import os
 import shlex
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except click.UsageError as error:
             raise _one_line_usage(error) from None
         except KeyboardInterrupt:
@@ -69,6 +72,11 @@ class Commands(click.Group):
             CudaError,
         ) as error:
             raise CommandError(error) from None
+
+
+def _show_warning(message, *_, **__) -> None:
+    """Print a warning as a line of its own."""
+    click.echo(f"warning: {message}", err=True)
 
 
 def _one_line_usage(error: click.UsageError) -> click.ClickException:
