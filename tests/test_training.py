@@ -431,8 +431,10 @@ def test_quiet_when_the_output_is_no_terminal(capfd):
 
 
 PROGRESS = """
+import logging
 import numpy as np
 import numbanet as nn
+logging.getLogger("numbanet").setLevel("ERROR")  # not that it compiles
 net = nn.Sequential([nn.Dense(3, activation="softmax")], 4)
 x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
 y = np.arange(50) % 3

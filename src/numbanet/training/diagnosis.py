@@ -73,7 +73,8 @@ class Run:
     def advice(self, diverged: bool) -> str:
         """What to change, the likeliest first."""
         rate, unusual = self._of_rate(diverged)
-        found = [*self._of_inputs(), *self._of_targets()]
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = [*self._of_inputs(), *self._of_targets()]
         if diverged or unusual or not found:
             found.append(rate)
         if not diverged and self.network.optimizer_steps < FEW_STEPS:
