@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import io
 import os
 import re
 import signal
@@ -428,6 +429,78 @@ def test_quiet_when_the_output_is_no_terminal(capfd):
     x, y = data()
     fit(network(), x, y, verbose=1, epochs=3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_line_for_each_epoch_in_a_log(capfd):
+    x, y = data()
+    fit(network(), x, y, verbose=2, epochs=3)
+    out, err = capfd.readouterr()
+    *epochs, last = err.splitlines()
+    assert out == "" and [line.split("  ")[0] for line in epochs] == [
+        "epoch 1/3",
+        "epoch 2/3",
+        "epoch 3/3",
+    ]
+    assert all(re.search(r"  loss \d.*  accuracy \d", line) for line in epochs)
+    assert re.match(r"3 epochs in \d+\.\d s  loss", last)
+
+
+@pytest.mark.parametrize("verbose", [3, -1, "yes", None, 0.5])
+def test_another_verbose_is_refused(verbose):
+    with pytest.raises(ValueError, match=r"verbose is 0 \(nothing\), 1 .* or 2 .*, got"):
+        fit(network(), *data(), verbose=verbose)
+
+
+class Notebook:
+    """The parts of IPython that a kernel has: `get_ipython`, and `display` with a handle."""
+
+    def __init__(self, kernel):
+        self.kernel, self.shown = kernel, []
+
+    def get_ipython(self):
+        return self
+
+    def has_trait(self, name):
+        return name == "kernel" and self.kernel
+
+    def display(self, content, *, raw, display_id):
+        assert raw and display_id and list(content) == ["text/plain"]
+        self.shown.append([content["text/plain"]])
+        return self
+
+    def update(self, content, *, raw):
+        assert raw
+        self.shown[-1].append(content["text/plain"])
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_progress_in_a_notebook_is_one_output(kernel, monkeypatch, capfd):
+    notebook = Notebook(kernel)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    x, y = data()
+    fit(network(), x, y, verbose=1, epochs=300)
+    fit(network(), x, y, verbose=0, epochs=3)
+    assert capfd.readouterr() == ("", "")
+    if kernel:
+        ((first, *_, last),) = notebook.shown
+        assert first.startswith("epoch 1/300 ") and re.match(r"300 epochs in .*accuracy", last)
+    else:
+        assert notebook.shown == []
+
+
+def test_a_warning_stands_on_a_line_of_its_own(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(warnings, "showwarning", lambda text, *_, **__: terminal.write(f"{text}\n"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        fit(network(), data()[0], CLASSES_OF_X, optimizer=nn.SGD(1e-6), epochs=14, verbose=1)
+    assert "\nthe loss hardly moved" in terminal.getvalue()
 
 
 PROGRESS = """

@@ -13,7 +13,7 @@ from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, SEED, TARGETS
 from numbanet.training.callbacks import as_callback
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
-from numbanet.training.progress import Progress
+from numbanet.training.progress import VERBOSE, Progress
 
 WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
 SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
@@ -49,6 +49,7 @@ def fit(
     loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
     callbacks = [as_callback(given) for given in callbacks]
     epochs = check_int(epochs, "epochs", 0)
+    verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
     threads = check_threads(threads)
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     validation_split = SPLIT(validation_split, "validation_split")
@@ -79,7 +80,7 @@ def fit(
     )
     _reuse_optimizer_state(network, optimizer)
     run, watched = Run(network, x, y, classes, loss, optimizer), network.epoch == 0
-    history, progress = History(), Progress(epochs if verbose else 0)
+    history, progress = History(), Progress(epochs, verbose)
     trainer.bind(INPUTS, x)
     trainer.bind(TARGETS, y)
     trainer.set_attrs(optimizer.attrs)
@@ -96,7 +97,7 @@ def fit(
             if watched and network.epoch >= STUCK_EPOCHS:
                 if network.optimizer_steps >= FEW_STEPS or network.epoch == epochs:
                     watched = False
-                    _warn_if_stuck(run, first, logs["loss"])
+                    _warn_if_stuck(run, first, logs["loss"], progress)
             logs["loss"] += penalty
             if validation is not None:
                 logs |= _validate(network, validation, loss, penalty)
@@ -191,10 +192,11 @@ def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
     return logs
 
 
-def _warn_if_stuck(run, first: float, last: float) -> None:
+def _warn_if_stuck(run, first: float, last: float, progress) -> None:
     """Say once what to try where the loss has hardly moved since the first epoch."""
     text = run.stuck(first, last)
     if text is not None:
+        progress.new_line()
         warnings.warn(text, NotLearningWarning, stacklevel=4)
 
 
