@@ -85,9 +85,9 @@ def test_no_fraction_of_the_peak_is_above_one(before, after, shares, note):
 
 def test_the_peak_is_measured_again_while_the_best_two_rounds_differ():
     rates = iter([1.0, 2.0, 1.0, 3.0, 1.0, 5.0, 1.0, 5.05, 9.0])
-    assert best_rate(lambda: next(rates)) == 5.05 and next(rates) == 9.0
+    assert best_rate(lambda: next(rates), rounds=5) == 5.05 and next(rates) == 9.0
     rates = iter(2.0**k for k in range(1000))
-    assert best_rate(lambda: next(rates), limit=0.0) == 16.0
+    assert best_rate(lambda: next(rates), rounds=5, limit=0.0) == 16.0
 
 
 def test_the_peak_of_float32_is_above_that_of_float64():

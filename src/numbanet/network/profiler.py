@@ -42,9 +42,9 @@ VERBS = {
 }
 
 
-PEAK_ROUND = 0.01
-"""Seconds of one round of products, at least."""
-PEAK_ROUNDS, PEAK_TOLERANCE = 5, 0.02
+PEAK_ROUND = 0.002
+"""Seconds of one round of products, at least: shorter than what another process takes at once."""
+PEAK_ROUNDS, PEAK_TOLERANCE = 25, 0.02
 """Fewest rounds for the peak, and by how much the best two may differ."""
 BUSY = 0.1
 """A peak that changes by more than this fraction belongs to a busy machine."""
@@ -194,10 +194,10 @@ def peak(dtype, threads: int = 1) -> float:
         return best_rate(lambda: threads * 2 * n**3 * times / seconds_of(times))
 
 
-def best_rate(measure: Callable[[], float], limit: float = 1.0) -> float:
+def best_rate(measure: Callable[[], float], rounds=PEAK_ROUNDS, limit=1.0) -> float:
     """The best of some rounds, of more while the best two differ, for at most `limit` seconds."""
     ends = time.perf_counter() + limit
-    rates = sorted(measure() for _ in range(PEAK_ROUNDS))
+    rates = sorted(measure() for _ in range(rounds))
     while rates[-1] > (1 + PEAK_TOLERANCE) * rates[-2] and time.perf_counter() < ends:
         rates = sorted([*rates, measure()])
     return rates[-1]
