@@ -19,6 +19,7 @@ import pytest
 
 import numbanet as nn
 from numbanet.engine.cpu import executor
+from numbanet.engine.cpu.tuner import ThreadTuner
 from numbanet.nn import losses
 from numbanet.plan.lowerable import Lowerable
 from numbanet.training import diagnosis
@@ -600,6 +601,24 @@ def test_the_keyboard_stops_within_an_epoch():
     assert time.monotonic() - sent < 1.5
     assert process.stdout.readline() == "True\n"
     assert process.wait() == 0
+
+
+def test_a_call_grows_at_most_twofold_and_is_short_on_a_machine_that_becomes_busy():
+    """Two threads take 2 µs a step, 400 µs on the busy machine, one thread 3 µs and 6 µs."""
+    tuner, lengths, most = ThreadTuner(2), [], {1: 0, 2: 0}
+    for call in range(300):
+        busy = 100 <= call < 110 or call >= 200
+        steps = tuner.steps_per_call()
+        assert steps <= max(8, 2 * most[tuner.size]) or call < 4
+        seconds = {1: (3e-6, 6e-6), 2: (2e-6, 4e-4)}[tuner.size][busy]
+        tuner.record(seconds, steps)
+        most[tuner.size] = steps
+        lengths.append(steps * seconds)
+    quiet = [length for call, length in enumerate(lengths[20:100], 20)]
+    assert max(quiet) < 0.027 and sorted(quiet)[len(quiet) // 2] > 0.02
+    changes = {100, 200}  # a call that is on its way cannot be shortened
+    slow = [call for call, length in enumerate(lengths) if length > 0.06]
+    assert set(slow) <= changes, [(call, lengths[call]) for call in slow]
 
 
 # --- the interface of a network ----------------------------------------------------------------

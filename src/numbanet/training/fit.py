@@ -156,7 +156,7 @@ def _reuse_optimizer_state(network, optimizer) -> None:
 
 
 def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
-    """Train for one epoch, in compiled calls of about 50 ms; return mean loss and accuracy."""
+    """Train for one epoch, in calls of at most about 50 ms; return mean loss and accuracy."""
     network, samples = run.network, len(run.x)
     snapshot = network.memory.copy()
     order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
