@@ -79,7 +79,7 @@ def test_shares_count_every_product(measured):
 def test_bars_are_as_long_as_shares():
     def bar(share):
         return (
-            bench.format_row(bench.Speed("a", "train", 1, 1e-3, 1000.0, share))
+            bench.format_row(bench.Speed("a", "train", 1, 1e-3, 1000.0, 1.0, share))
             .partition("%")[2]
             .strip()
         )
@@ -88,11 +88,28 @@ def test_bars_are_as_long_as_shares():
     assert bar(0.525) == "█" * 10 + "▌"
 
 
+def test_no_line_is_above_the_peak_and_a_disturbed_peak_is_said(tmp_path, monkeypatch):
+    """The peak is measured again for each line; here it was far too low at first, and then too."""
+    measured = iter([1e3, *[2e3] * LINES])
+    monkeypatch.setattr(bench, "peak_flops", lambda: next(measured))
+    monkeypatch.setattr(bench, "_step", lambda network, x, y, seconds, batch, **recipe: 1.0)
+    monkeypatch.setattr(bench, "_call", lambda call, seconds: 1.0)
+    path = tmp_path / "speed.json"
+    shown = run("--json", path).stdout
+    shares = [float(found) for found in re.findall(r"([\d.]+)%", shown)]
+    assert len(shares) == LINES and max(shares) == 100.0
+    assert "The measurement was disturbed: the peak was measured at 0 GFLOP/s at first" in shown
+    record = json.loads(path.read_text())
+    assert max(line["share"] for line in record["lines"]) == 1.0
+    assert record["peak"] == max(line["flops"] for line in record["lines"])
+    assert bench.Peak(1e9).note == ""
+
+
 def test_the_plot_is_written(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     few = [
-        bench.Speed("a", "train", 10, 1e-3, 1e4, 0.2),
-        bench.Speed("b", "predict", 1, 1e-6, 1e6, 0.1),
+        bench.Speed("a", "train", 10, 1e-3, 1e4, 1.0, 0.2),
+        bench.Speed("b", "predict", 1, 1e-6, 1e6, 1.0, 0.1),
     ]
     monkeypatch.setattr(bench, "peak_flops", lambda: 1e9)
     monkeypatch.setattr(bench, "measure", lambda seconds, most: iter(few))

@@ -185,6 +185,13 @@ def test_a_file_with_real_targets(folder):
     assert figures(done("evaluate", "line.safetensors", "line.npz", "--held-out")) == figures(said)
 
 
+def test_a_warning_is_one_line_on_stderr(folder):
+    classes_file()
+    result = run("train", "three.csv", "--learning-rate", "1e-9", "--epochs", "12")
+    assert result.exit_code == 0 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("warning: the loss hardly moved"), result.stderr
+
+
 def test_task_overrides_what_was_decided(folder):
     classes_file()
     assert "1 real target" in done("train", "three.csv", "--task", "regression", "--epochs", "2")

@@ -243,6 +243,7 @@ def trials(name):
             "batch_size",
             "validation_split",
             "threads",
+            "verbose",
             "augment",
             "loss",
             "optimizer",

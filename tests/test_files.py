@@ -3,7 +3,12 @@
 import errno
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ from numbanet.io import safetensors as files
 
 DTYPES = ["float32", "float64", "int64", "int32", "uint8", "bool"]
 SMALL = {"w": np.array([[1.5, -2.0, 3.25]], np.float32), "b": np.array([True, False])}
+SOURCES = str(Path(files.__file__).parents[2])
 METADATA = {"kind": "Sequential", "größe": "3 × 1"}
 
 
@@ -230,6 +236,70 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(
             files.write(path, {"other": np.ones(3)}, {})
     assert path.read_bytes() == content
     assert os.listdir(tmp_path) == ["small"]
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from numbanet.io import safetensors
+def stop(descriptor):
+    print("writing", flush=True)
+    if sys.stdin.readline() == "die\\n":
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+fsync, os.fsync = os.fsync, stop
+safetensors.write(sys.argv[1], {"w": np.ones(9)}, {"by": "the child"})
+"""
+
+
+def writing(path):
+    """A process that is in the middle of a write; its next line of input lets it go on."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": SOURCES},
+    )
+    assert child.stdout.readline() == "writing\n"
+    return child
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and locks as POSIX has them")
+def test_the_next_write_removes_what_a_killed_one_left_and_no_more(tmp_path):
+    path = tmp_path / "f"
+    files.write(path, SMALL, {})
+    dead, alive, other = writing(path), writing(path), writing(tmp_path / "another")
+    for child in (dead, other):
+        child.communicate("die\n")
+        assert child.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 4
+    files.write(path, SMALL, {"by": "us"})
+    assert len(os.listdir(tmp_path)) == 3  # of the living one, and of another file
+    assert files.read(path)[1] == {"by": "us"}
+    alive.communicate("go on\n")
+    assert alive.returncode == 0 and files.read(path)[1] == {"by": "the child"}
+    files.write(tmp_path / "another", SMALL, {})
+    assert sorted(os.listdir(tmp_path)) == ["another", "f"]
+
+
+@pytest.mark.parametrize("case", ["another machine", "no locks"])
+def test_where_no_lock_tells_only_old_files_are_removed(case, tmp_path, monkeypatch):
+    path, made = tmp_path / "f", []
+    create = files._create_temporary
+    monkeypatch.setattr(files, "_create_temporary", lambda name: made.append(name) or create(name))
+    if case == "no locks":
+        monkeypatch.setattr(files, "fcntl", None)
+    files.write(path, SMALL, {})
+    name = Path(made[0]).name
+    name = name if case == "no locks" else name.replace(files._host(), "elsewhere")
+    left = [tmp_path / f"{name}{k}.tmp" for k in range(2)]
+    for one in left:
+        one.write_bytes(b"half")
+    old = time.time() - 2 * files.ABANDONED_SECONDS
+    os.utime(left[0], (old, old))
+    files.write(path, SMALL, {"by": "us"})
+    assert sorted(tmp_path.iterdir()) == [left[1], path] and files.read(path)[1] == {"by": "us"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")

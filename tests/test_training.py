@@ -1,6 +1,8 @@
 """The loop of fit: what it measures, when it stops, what it leaves behind, and callbacks."""
 
+import dataclasses
 import inspect
+import io
 import os
 import re
 import signal
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 from pathlib import Path
 
@@ -16,7 +19,10 @@ import pytest
 
 import numbanet as nn
 from numbanet.engine.cpu import executor
+from numbanet.engine.cpu.tuner import ThreadTuner
+from numbanet.nn import losses
 from numbanet.plan.lowerable import Lowerable
+from numbanet.training import diagnosis
 from numbanet.training.callbacks import Callback, EarlyStopping
 
 SOURCES = str(Path(nn.__file__).parents[1])
@@ -139,7 +145,7 @@ def test_divergence_names_the_epoch_and_keeps_finite_weights():
     fit(net, x, x[:, :2], epochs=2)
     good = net.parameters.copy()
     with pytest.raises(
-        nn.DivergenceError, match=r"diverged in epoch 3, batch \d+: .*Lower the learning rate"
+        nn.DivergenceError, match=r"diverged in epoch 3, batch \d+: .*lower the learning rate"
     ):
         fit(net, x, x[:, :2], epochs=5, optimizer=nn.SGD(1e38))
     assert np.isfinite(net.parameters).all() and net.epoch == 2
@@ -155,6 +161,130 @@ def test_divergence_in_the_last_batch_of_all():
     with pytest.raises(nn.DivergenceError, match="epoch 1, batch 1"):
         fit(net, x, x[:, :2] * np.float32(1e12), optimizer=nn.SGD(1e38))
     np.testing.assert_array_equal(net.parameters, before)
+
+
+BYTES = np.random.default_rng(0).integers(0, 256, (60, 4)).astype("uint8")
+BYTES[:2] = [[0], [255]]
+CLASSES_OF_X = np.digitize(data(60)[0][:, 0], [-0.4, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("scale_x", "scale_y", "rate", "said", "not_said"),
+    [
+        (1, 1, 1e38, [r"do: lower the learning rate \(SGD's is 1e\+38\)"], ["x spans", "y spans"]),
+        ([1, 1, 1e6, 1], 1, 0.1, [r"column 2 of x spans -.*nn\.Standardize\(\)"], ["y spans"]),
+        (1, 1e7, 0.01, [r"y spans -.*scale_targets=True\).*learning rate"], ["x spans"]),
+        (1e6, 1e7, 0.1, ["column . of x spans", "y spans"], []),
+    ],
+)
+def test_divergence_names_what_is_large(scale_x, scale_y, rate, said, not_said):
+    x, _ = data()
+    net = nn.Sequential([nn.Dense(2)], 4)
+    x, y = (x * scale_x).astype("float32"), x[:, :2] * scale_y
+    run = diagnosis.Run(net, x, y, False, losses.Quadratic(), nn.SGD(rate))
+    text = run.advice(diverged=True)
+    assert all(re.search(one, text) for one in said), text
+    assert not any(one in text for one in not_said), text
+
+
+def test_the_message_of_a_divergence_ends_with_the_advice():
+    x, _ = data()
+    with pytest.raises(nn.DivergenceError, match=r"from before it\. What to do: column 2 of x"):
+        nn.Sequential([nn.Dense(2)], 4).fit(
+            x * np.float32([1, 1, 1e6, 1]), x[:, :2], optimizer=nn.SGD(0.1), epochs=20, verbose=0
+        )
+
+
+def test_bytes_are_named_where_a_training_goes_wrong():
+    run = diagnosis.Run(network(), BYTES, CLASSES_OF_X, True, losses.CrossEntropy(), nn.SGD(0.1))
+    assert "x spans 0 … 255: begin the network with nn.Rescale(1/255)" in run.advice(diverged=True)
+    scaled = nn.Sequential([nn.BatchNorm(), nn.Dense(3, activation="softmax")], 4)
+    assert "x spans" not in dataclasses.replace(run, network=scaled).advice(diverged=True)
+
+
+def test_a_column_of_tiny_spread_is_named():
+    x = data()[0] * np.float32([1, 1e-4, 1, 1])
+    run = diagnosis.Run(network(), x, CLASSES_OF_X, True, losses.CrossEntropy(), nn.Adam())
+    assert re.search(r"column \d of x spans .*, column 1 -", run.advice(diverged=False))
+
+
+# --- networks that do not learn ----------------------------------------------------------------
+
+
+def regression():
+    return network(last=None, outputs=1)
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "y", "options", "said"),
+    [
+        (network, 1, CLASSES_OF_X, {"optimizer": nn.SGD(1e-6)}, "SGD's .* 1e-06 is low: .*'adam'"),
+        (network, 1, CLASSES_OF_X, {"optimizer": nn.Adam(1e-8)}, r"raise .*\(Adam's is 1e-08\)"),
+        (network, 1, CLASSES_OF_X, {"optimizer": nn.SGD(0.0)}, "from .*; a constant predict"),
+        (regression, 1, 1e6 + data()[0][:, :1], {"optimizer": "adam"}, "y spans.*scale_targets"),
+        (network, [1, 1e7, 1, 1], CLASSES_OF_X, {"optimizer": nn.SGD(1e-9)}, "column 1 of x spans"),
+        (network, 1, CLASSES_OF_X, {"optimizer": "adam", "batch_size": None}, "only 13 steps"),
+        (
+            lambda: network(last="sigmoid", outputs=1),
+            1,
+            5 + data()[0][:, :1],
+            {"optimizer": nn.SGD(1e-6)},
+            "y spans .* the last activation, Sigmoid, cannot reach",
+        ),
+    ],
+)
+def test_a_fresh_network_that_does_not_learn_is_noticed_once(net, x, y, options, said):
+    options = {"loss": "quadratic", **options} if y.ndim == 2 else options
+    with pytest.warns(nn.NotLearningWarning, match="the loss hardly moved in 1[0-9] ep") as seen:
+        fit(net(), (data()[0] * x).astype("float32"), y, epochs=13, **options)
+    assert len(seen) == 1 and re.search(said, str(seen[0].message)), str(seen[0].message)
+    assert seen[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ({}, False),  # it learns
+        ({"optimizer": nn.SGD(1e-6), "epochs": 9}, False),  # too early to say
+        ({"optimizer": nn.SGD(1e-6), "epochs": 12}, True),  # it was trained before
+    ],
+)
+def test_other_trainings_are_silent(options, again):
+    x, _ = data()
+    net = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if again:
+            fit(net, x, CLASSES_OF_X, epochs=60)
+        fit(net, x, CLASSES_OF_X, **{"epochs": 20, **options})
+
+
+def test_what_a_first_epoch_has_learned_is_not_called_stuck():
+    run = diagnosis.Run(network(), *data(), True, losses.CrossEntropy(), nn.Adam())
+    assert run.stuck(1.1, 1.09) and run.stuck(0.5, 0.49) is None
+
+
+@pytest.mark.parametrize("loss", losses.NAMES)
+def test_the_loss_of_the_best_constant(loss):
+    """No constant on a grid is better, and one is as good."""
+    y = np.random.default_rng(3).random((200, 1)) if loss != "cross_entropy" else CLASSES_OF_X
+    chosen = losses.NAMES[loss]()
+    last = {"binary_cross_entropy": nn.Sigmoid, "cross_entropy": nn.Softmax}
+    net = nn.Sequential([last.get(loss, nn.Identity)()], 3 if y.ndim == 1 else 1, "float64")
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 41)] * net.input_shape[0]), -1)
+    values = [
+        net.evaluate(np.tile(row, (len(y), 1)), y, loss=chosen)["loss"]
+        for row in grid.reshape(-1, net.input_shape[0])[:: 1 if y.ndim == 2 else 37]
+    ]
+    found = diagnosis.constant_loss(chosen, y, net.output_shape[0])
+    assert found == pytest.approx(min(values), rel=0.02) and found > 0
+
+
+def test_the_default_optimizer_is_adam():
+    x, y = data()
+    net = network()
+    net.fit(x, y, verbose=0)
+    assert net.optimizer == nn.Adam(0.001)
 
 
 def test_callbacks_end_after_divergence():
@@ -302,9 +432,83 @@ def test_quiet_when_the_output_is_no_terminal(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_line_for_each_epoch_in_a_log(capfd):
+    x, y = data()
+    fit(network(), x, y, verbose=2, epochs=3)
+    out, err = capfd.readouterr()
+    *epochs, last = err.splitlines()
+    assert out == "" and [line.split("  ")[0] for line in epochs] == [
+        "epoch 1/3",
+        "epoch 2/3",
+        "epoch 3/3",
+    ]
+    assert all(re.search(r"  loss \d.*  accuracy \d", line) for line in epochs)
+    assert re.match(r"3 epochs in \d+\.\d s  loss", last)
+
+
+@pytest.mark.parametrize("verbose", [3, -1, "yes", None, 0.5])
+def test_another_verbose_is_refused(verbose):
+    with pytest.raises(ValueError, match=r"verbose is 0 \(nothing\), 1 .* or 2 .*, got"):
+        fit(network(), *data(), verbose=verbose)
+
+
+class Notebook:
+    """The parts of IPython that a kernel has: `get_ipython`, and `display` with a handle."""
+
+    def __init__(self, kernel):
+        self.kernel, self.shown = kernel, []
+
+    def get_ipython(self):
+        return self
+
+    def has_trait(self, name):
+        return name == "kernel" and self.kernel
+
+    def display(self, content, *, raw, display_id):
+        assert raw and display_id and list(content) == ["text/plain"]
+        self.shown.append([content["text/plain"]])
+        return self
+
+    def update(self, content, *, raw):
+        assert raw
+        self.shown[-1].append(content["text/plain"])
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_progress_in_a_notebook_is_one_output(kernel, monkeypatch, capfd):
+    notebook = Notebook(kernel)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    x, y = data()
+    fit(network(), x, y, verbose=1, epochs=300)
+    fit(network(), x, y, verbose=0, epochs=3)
+    assert capfd.readouterr() == ("", "")
+    if kernel:
+        ((first, *_, last),) = notebook.shown
+        assert first.startswith("epoch 1/300 ") and re.match(r"300 epochs in .*accuracy", last)
+    else:
+        assert notebook.shown == []
+
+
+def test_a_warning_stands_on_a_line_of_its_own(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(warnings, "showwarning", lambda text, *_, **__: terminal.write(f"{text}\n"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        fit(network(), data()[0], CLASSES_OF_X, optimizer=nn.SGD(1e-6), epochs=14, verbose=1)
+    assert "\nthe loss hardly moved" in terminal.getvalue()
+
+
 PROGRESS = """
+import logging
 import numpy as np
 import numbanet as nn
+logging.getLogger("numbanet").setLevel("ERROR")  # not that it compiles
 net = nn.Sequential([nn.Dense(3, activation="softmax")], 4)
 x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
 y = np.arange(50) % 3
@@ -397,6 +601,24 @@ def test_the_keyboard_stops_within_an_epoch():
     assert time.monotonic() - sent < 1.5
     assert process.stdout.readline() == "True\n"
     assert process.wait() == 0
+
+
+def test_a_call_grows_at_most_twofold_and_is_short_on_a_machine_that_becomes_busy():
+    """Two threads take 2 µs a step, 400 µs on the busy machine, one thread 3 µs and 6 µs."""
+    tuner, lengths, most = ThreadTuner(2), [], {1: 0, 2: 0}
+    for call in range(300):
+        busy = 100 <= call < 110 or call >= 200
+        steps = tuner.steps_per_call()
+        assert steps <= max(8, 2 * most[tuner.size]) or call < 4
+        seconds = {1: (3e-6, 6e-6), 2: (2e-6, 4e-4)}[tuner.size][busy]
+        tuner.record(seconds, steps)
+        most[tuner.size] = steps
+        lengths.append(steps * seconds)
+    quiet = [length for call, length in enumerate(lengths[20:100], 20)]
+    assert max(quiet) < 0.027 and sorted(quiet)[len(quiet) // 2] > 0.02
+    changes = {100, 200}  # a call that is on its way cannot be shortened
+    slow = [call for call, length in enumerate(lengths) if length > 0.06]
+    assert set(slow) <= changes, [(call, lengths[call]) for call in slow]
 
 
 # --- the interface of a network ----------------------------------------------------------------

@@ -56,6 +56,7 @@ from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from numbanet.nn.regularizers import L1, L2  # noqa: E402
 from numbanet.plan.op import Op  # noqa: E402
 from numbanet.training import callbacks  # noqa: E402
+from numbanet.training.diagnosis import NotLearningWarning  # noqa: E402
 from numbanet.training.fit import DivergenceError  # noqa: E402
 from numbanet.training.history import History  # noqa: E402
 
@@ -97,6 +98,7 @@ __all__ = [
     "MaxPool2D",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "NotLearningWarning",
     "Op",
     "Optimizer",
     "PerNeuron",

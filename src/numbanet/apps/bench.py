@@ -4,16 +4,15 @@
         print(bench.format_row(speed))
 
 The data are random, of MNIST's sizes. Fractions of the peak refer to the matrix micro-kernel on
-128³ with all threads at once, measured in the same run; on a GPU to one multiplication and one
-addition per lane and cycle at its highest clock. Other libraries are not measured here: the
-repository's `python -m benchmarks.peers` and `python -m benchmarks.gpu` compare.
+128³ with all threads at once, measured again before each line of the same run; on a GPU to one
+multiplication and one addition per lane and cycle at its highest clock. Other libraries are not
+measured here: the repository's `python -m benchmarks.peers` and `python -m benchmarks.gpu` compare.
 """
 
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numba
@@ -79,7 +78,8 @@ class Speed:
 
     kind      "train" or "predict"
     samples   in the step or in the call
-    share     fraction of the peak
+    flops     floating-point operations of the step or the call
+    share     fraction of the peak known so far
     """
 
     name: str
@@ -87,18 +87,47 @@ class Speed:
     samples: int
     seconds: float
     samples_per_second: float
+    flops: float
     share: float
 
 
-def measure(
-    seconds: float = 1.0, peak: float | None = None, device: str = "cpu"
-) -> Iterator[Speed]:
+@dataclass
+class Peak:
+    """The highest speed seen, of which fractions are given.
+
+    first   floating-point operations per second as they were measured at first
+    best    the most until now, of the micro-kernel or of a line
+    """
+
+    first: float
+    best: float = 0.0
+
+    def __post_init__(self):
+        self.best = self.first
+
+    def share(self, flops: float) -> float:
+        """The fraction of the peak that a speed is; a higher speed is the peak from now on."""
+        self.best = max(self.best, flops)
+        return flops / self.best
+
+    @property
+    def note(self) -> str:
+        """A line where the first measurement was disturbed, else ""."""
+        if self.best <= (1 + profiler.BUSY) * self.first:
+            return ""
+        return (
+            f"The measurement was disturbed: the peak was measured at {self.first / 1e9:,.0f} "
+            f"GFLOP/s at first and is at least {self.best / 1e9:,.0f}; measure again on a quiet "
+            "machine"
+        )
+
+
+def measure(seconds: float = 1.0, peak: Peak | None = None, device: str = "cpu") -> Iterator[Speed]:
     """Measure line after line, each for about that many seconds after warming up; yield medians.
 
-    peak   the floating-point operations per second of which fractions are given, by default
-           measured first
+    peak   of which fractions are given, by default measured first; it rises where more is reached
     """
-    peak = peak_flops(device) if peak is None else peak
+    peak = Peak(peak_flops(device)) if peak is None else peak
     rng = np.random.default_rng(0)
     images, vectors = rng.random((SAMPLES, 784), np.float32), rng.random((SAMPLES, 8), np.float32)
     labels, targets = rng.integers(0, 10, SAMPLES), rng.random((SAMPLES, 1), np.float32)
@@ -110,8 +139,10 @@ def measure(
 
     def speed(network, name, kind, n, found):
         passes = [2 * op.n_weights * op.weight_reuse for op in network.layer_ops() if op.n_weights]
-        flops = 3 * sum(passes) - passes[0] if kind == "train" else sum(passes)
-        return Speed(name, kind, n, found, n / found, n * flops / found / peak)
+        flops = n * (3 * sum(passes) - passes[0] if kind == "train" else sum(passes))
+        if device == "cpu":
+            peak.share(peak_flops())
+        return Speed(name, kind, n, found, n / found, flops, peak.share(flops / found))
 
     for name, build, loss, optimizer, batch in TRAINED:
         network = build().to(device)
@@ -134,14 +165,11 @@ def measure(
 def peak_flops(device: str = "cpu") -> float:
     """Floating-point operations per second of the matrix micro-kernel on all threads together.
 
-    It is the best of three measurements; for "cuda" see `gpu_peak_flops`.
+    For "cuda" see `gpu_peak_flops`.
     """
     if device == "cuda":
         return gpu_peak_flops()
-    threads = numba.get_num_threads()
-    profiler.peak(np.float32)  # compiles
-    with ThreadPoolExecutor(threads) as pool:
-        return max(sum(pool.map(profiler.peak, [np.float32] * threads)) for _ in range(3))
+    return profiler.peak(np.float32, numba.get_num_threads())
 
 
 def gpu_peak_flops() -> float:
@@ -235,16 +263,21 @@ def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.1f} µs"
 
 
-def record(found: list[Speed], peak: float, device: str = "cpu") -> dict[str, Any]:
-    """The measurements and their environment, for a JSON file; times in seconds."""
+def record(found: list[Speed], peak: Peak, device: str = "cpu") -> dict[str, Any]:
+    """The measurements and their environment, for a JSON file; times in seconds.
+
+    The fractions are those of the highest peak.
+    """
     where = {name: str(value) for name, value in show_versions()} | (
         {"gpu": driver.device_name()} if device == "cuda" else {}
     )
     return {
         "system": where,
         "device": device,
-        "peak": peak,
-        "lines": [asdict(speed) for speed in found],
+        "peak": peak.best,
+        "lines": [
+            asdict(replace(speed, share=peak.share(speed.flops / speed.seconds))) for speed in found
+        ],
     }
 
 

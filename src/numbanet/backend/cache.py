@@ -4,22 +4,31 @@ Compiled code is kept in a directory named after a hash of all sources of the pa
 in one file never uses a stale kernel of another; the name of a file of the cache also contains a
 hash of the source file of its function, which may be the user's. Each file carries its own key and
 checksum: a broken, truncated or foreign one counts as absent. Where nothing can be written, code
-is compiled anew in each process; nothing fails.
+is compiled anew in each process; nothing fails. Where compiling takes more than a second, a line in
+the log "numbanet" says so.
 """
 
 import contextlib
 import hashlib
 import inspect
+import logging
+import math
 import os
 import pickle
 import stat
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+
+NOTICE_SECONDS = 1.0
+"""Seconds of compiling after which a line says so."""
+BURST_GAP = 10.0
+"""Seconds without compiling after which a new burst begins, with a line of its own."""
 
 
 @cache
@@ -160,6 +169,39 @@ class _Implementation(CompileResultCacheImpl):
     _locator_classes: list = [_Locator]  # noqa: RUF012
 
 
+class CompileNotice:
+    """At most one line in the log "numbanet" for each burst of compilations, after a second of it.
+
+    Numba compiles one function at a time, under its lock. Nothing runs between the calls.
+    """
+
+    def __init__(self, now=time.perf_counter):
+        self._now, self._began, self._ended = now, math.inf, -math.inf
+        self._spent, self._said, self._lost = 0.0, False, ""
+
+    def begin(self) -> None:
+        """Note that a function was not found and is compiled now."""
+        self._began = self._now()
+        if self._began - self._ended > BURST_GAP:
+            self._spent, self._said, self._lost = 0.0, False, ""
+
+    def end(self, lost: str = "") -> None:
+        """Note that it is compiled, and why its code is not kept."""
+        self._ended = self._now()
+        self._spent += max(0.0, self._ended - self._began)
+        self._lost = lost or self._lost
+        if self._spent > NOTICE_SECONDS and not self._said:
+            self._said = True
+            then = "the next start reads them from the cache"
+            if self._lost:
+                then = f"each start does so, because {self._lost}"
+            text = "numbanet compiles kernels for this machine; %s"
+            logging.getLogger("numbanet").warning(text, then)
+
+
+notice = CompileNotice()
+
+
 class _Cache(FunctionCache):
     """Numba's function cache, which never raises: what cannot be read or written is compiled."""
 
@@ -171,12 +213,32 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig, target_context):
         with contextlib.suppress(Exception):
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
+            if found is not None:
+                return found
+        notice.begin()
         return None
 
     def save_overload(self, sig, data):
-        with contextlib.suppress(Exception):
+        lost = ""
+        try:
             super().save_overload(sig, data)
+        except Exception as error:
+            lost = f"the cache cannot be written ({error})"
+        notice.end(lost)
+
+
+class _NoCache(NullCache):
+    """For code that is not kept, and why."""
+
+    def __init__(self, lost: str):
+        self._lost = lost
+
+    def load_overload(self, sig, target_context):
+        notice.begin()
+
+    def save_overload(self, sig, cres):
+        notice.end(self._lost)
 
 
 def cached(compiled, function, variant=""):
@@ -185,9 +247,16 @@ def cached(compiled, function, variant=""):
     A function without a source file to stamp it with, or with a closure, which a file cannot show,
     is not cached. `variant` distinguishes what is compiled from one function with different flags.
     """
-    cacheable = cache_directory() is not None and all(
+    cacheable = all(
         os.path.isfile(inspect.getfile(source)) and source.__closure__ is None
         for source in _sources(function)
     )
-    compiled._cache = _Cache(function, variant) if cacheable else NullCache()
+    if cache_directory() is None:
+        lost = "no folder for the cache can be written: let NUMBA_CACHE_DIR name one"
+        compiled._cache = _NoCache(lost)
+    elif not cacheable:
+        lost = f"{function.__qualname__} has a closure, or no source file, and is not cached"
+        compiled._cache = _NoCache(lost)
+    else:
+        compiled._cache = _Cache(function, variant)
     return compiled

@@ -19,16 +19,26 @@ import hashlib
 import json
 import math
 import os
+import platform
+import re
 import secrets
 import stat
-from typing import Any
+import time
+from typing import IO, Any
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors package
 METADATA = "__metadata__"
 CHECKSUM = "sha256"
 DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
+ABANDONED_SECONDS = 86_400.0
+"""Age of a temporary file of which nobody can tell whether its process lives, to be removed."""
 NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 Path = str | os.PathLike[str]
@@ -38,8 +48,8 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
     """Write the arrays and the metadata to a file, completely or not at all.
 
     The bytes go to a temporary file beside the target, which is then renamed to the target. A
-    failure before that leaves the old file unchanged and no temporary file. An existing file keeps
-    its mode.
+    failure before that leaves the old file unchanged and no temporary file; what a killed process
+    left is removed by the next write of the same file. An existing file keeps its mode.
 
     Arrays   float32 float64 int64 int32 uint8 bool, any shape; not changed
     Raises   ValueError for another dtype, a reserved name, a value that is no string; OSError from
@@ -237,19 +247,24 @@ def write_atomic(path: Path, parts: list[Any]) -> None:
     mode = os.stat(target).st_mode if os.path.exists(target) else None
     if mode is not None and not stat.S_ISREG(mode):
         raise ValueError(f"{path}: exists and is not an ordinary file; choose another name")
-    temporary = os.path.join(folder, f".numbanet-{secrets.token_hex(8)}.tmp")
+    prefix = f".numbanet-{hashlib.sha256(os.path.basename(target).encode()).hexdigest()[:16]}-"
+    _remove_abandoned(folder, prefix)
+    file = _create_temporary(os.path.join(folder, f"{prefix}{_host()}-"))
     try:
-        with open(temporary, "xb") as file:
+        with file:
             for part in parts:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        if mode is not None:
-            os.chmod(temporary, stat.S_IMODE(mode))
-        os.replace(temporary, target)
+            if mode is not None:
+                os.chmod(file.name, stat.S_IMODE(mode))
+            if fcntl is not None:  # The lock is held until the file has its name.
+                os.replace(file.name, target)
+        if fcntl is None:  # Windows does not rename an open file.
+            os.replace(file.name, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            os.unlink(file.name)
         raise
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
@@ -260,3 +275,52 @@ def write_atomic(path: Path, parts: list[Any]) -> None:
                 raise
         finally:
             os.close(descriptor)
+
+
+def _host() -> str:
+    """This machine's name, as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]", "", platform.node())[:64]
+
+
+def _create_temporary(prefix: str) -> IO[bytes]:
+    """Open a new file and lock it, so that others see that its process lives."""
+    while True:
+        file = open(f"{prefix}{secrets.token_hex(8)}.tmp", "xb")  # noqa: SIM115
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # Some file systems have no locks.
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):  # Nobody took it for abandoned before it was locked.
+            return file
+        file.close()
+
+
+def _remove_abandoned(folder: str, prefix: str) -> None:
+    """Remove the temporary files of processes that were killed.
+
+    On this machine a lock tells whether the process lives. Without locks, and for files of other
+    machines on a network drive, whose locks may not be seen here, the age decides.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.name.endswith(".tmp"):
+                with contextlib.suppress(OSError):
+                    ours = entry.name.startswith(f"{prefix}{_host()}-")
+                    _remove_if_abandoned(entry, ours and fcntl is not None)
+
+
+def _remove_if_abandoned(entry: os.DirEntry[str], lockable: bool) -> None:
+    """Remove a temporary file whose lock is free, or one that is old if it cannot be locked."""
+    old = time.time() - entry.stat().st_mtime > ABANDONED_SECONDS
+    if not lockable:
+        if old:
+            os.unlink(entry.path)
+        return
+    with open(entry.path, "rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            if not old:
+                return
+        os.unlink(entry.path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from numbanet.io.fields import check, fits, shown
+from numbanet.io.tables import Table
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
@@ -164,7 +165,7 @@ def _penalty_strengths(built: BuiltLayer, penalty, samples, batches) -> tuple[fl
     )
 
 
-def summary(layers: list[BuiltLayer], dtype: np.dtype) -> str:
+def summary(layers: list[BuiltLayer], dtype: np.dtype) -> Table:
     """A table: layer, output shape, parameters, bytes."""
     rows = [("layer", "output", "parameters", "bytes")]
     for built in layers:
@@ -173,11 +174,4 @@ def summary(layers: list[BuiltLayer], dtype: np.dtype) -> str:
         rows.append((name, shape, f"{n:,}", f"{n * dtype.itemsize:,}"))
     total = sum(built.n_parameters for built in layers)
     rows.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))
-    widths = [max(len(row[k]) for row in rows) for k in range(4)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(w) for cell, w in zip(row[:2], widths[:2], strict=True)]
-        cells += [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(cells))
-    rule = "─" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return Table(rows, left=2)

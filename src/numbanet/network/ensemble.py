@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.io import registry, validation
+from numbanet.io.tables import Text
 from numbanet.network import config, serialization
 from numbanet.network.sequential import Sequential
 from numbanet.nn import metrics
@@ -200,13 +201,13 @@ class Ensemble:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
-    def summary(self) -> str:
+    def summary(self) -> Text:
         """Return the networks' tables, a single one if all are the same, and the total number."""
         tables = [network.summary() for network in self.networks]
         total = sum(network.parameters.size for network in self.networks)
         count = f"{len(tables)} networks" if len(tables) > 1 else "1 network"
         shown = tables[:1] if len(set(tables)) == 1 else tables
-        return "\n\n".join([*shown, f"{count}, {self.combine}: {total:,} parameters"])
+        return Text("\n\n".join([*shown, f"{count}, {self.combine}: {total:,} parameters"]))
 
     def __repr__(self):
         shapes = f"{self.input_shape} → {self.output_shape}"

@@ -5,6 +5,8 @@ A whole step takes longer because it waits for memory and for other threads.
 """
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from numbanet.backend.intrinsics import call_indirect, data_pointer, gemm, ptr_add
 from numbanet.backend.jit import entry_point, kernel
 from numbanet.engine.cpu.executor import GradientExecutor
+from numbanet.io.tables import Table
 from numbanet.plan.columns import (
     ACCUMULATE,
     BACKWARD,
@@ -39,24 +42,89 @@ VERBS = {
 }
 
 
+PEAK_ROUND = 0.002
+"""Seconds of one round of products, at least: shorter than what another process takes at once."""
+PEAK_ROUNDS, PEAK_TOLERANCE = 25, 0.02
+"""Fewest rounds for the peak, and by how much the best two may differ."""
+BUSY = 0.1
+"""A peak that changes by more than this fraction belongs to a busy machine."""
+
+
 @dataclass(frozen=True)
 class Cost:
-    """One verb of one op: microseconds, floating-point operations and bytes per sample.
-
-    `share` is the fraction of the FMA peak that it reaches.
-    """
+    """One verb of one op: microseconds, floating-point operations and bytes per sample."""
 
     layer: str
     verb: str
     microseconds: float
     flops: float
     bytes: float
-    share: float
+
+    @property
+    def speed(self) -> float:
+        """Floating-point operations per second."""
+        return 1e6 * self.flops / self.microseconds
 
     @property
     def bound(self) -> str:
         """What limits its speed: arithmetic, or memory (fewer than 4 operations for each byte)."""
         return "arithmetic" if self.flops > 4 * self.bytes else "memory"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The costs of all verbs.
+
+    before, after   the FMA peak as it was measured before and after them
+    """
+
+    costs: list[Cost]
+    before: float
+    after: float
+
+    @property
+    def peak(self) -> float:
+        """The highest speed seen, of which fractions are given."""
+        return max(self.before, self.after, *(one.speed for one in self.costs))
+
+    @property
+    def note(self) -> str:
+        """A line where the measurement was disturbed, else ""."""
+        measured = max(self.before, self.after)
+        if self.peak > measured:
+            return (
+                "The measurement was disturbed: a kernel was faster than the peak as it was "
+                f"measured, {measured / 1e9:.0f} GFLOP/s, and stands for it"
+            )
+        if min(self.before, self.after) < (1 - BUSY) * measured:
+            return (
+                f"The measurement was disturbed: the peak was {self.before / 1e9:.0f} GFLOP/s "
+                f"before it and {self.after / 1e9:.0f} after it"
+            )
+        return ""
+
+    def table(self) -> Table:
+        """The costs, one line for each verb, with the sum and the note."""
+        header = ("layer", "verb", "bound by", "µs/sample", "flop/sample", "bytes/sample")
+        rows = [
+            (
+                one.layer,
+                one.verb,
+                one.bound,
+                f"{one.microseconds:.3f}",
+                f"{one.flops:,.0f}",
+                f"{one.bytes:,.0f}",
+                f"{one.speed / self.peak:.0%}",
+            )
+            for one in self.costs
+        ]
+        sums = (
+            f"{sum(one.microseconds for one in self.costs):.3f}",
+            f"{sum(one.flops for one in self.costs):,.0f}",
+            f"{sum(one.bytes for one in self.costs):,.0f}",
+        )
+        rows = [(*header, "of peak"), *rows, ("sum", "", "", *sums, "")]
+        return Table(rows, left=3, note=self.note)
 
 
 @entry_point
@@ -98,20 +166,44 @@ def square_product(op, params, grads, acts, deltas, lo, hi):
     gemm(hi, hi, hi, params, hi, grads, hi, 0, acts, hi)
 
 
-def peak(dtype) -> float:
-    """The FMA peak: floating-point operations per second of a 128³ product on one core."""
+def peak(dtype, threads: int = 1) -> float:
+    """The FMA peak: floating-point operations per second of 128³ products, a thread on each core.
+
+    It is the best of many rounds, because a busy machine only makes them slower.
+    """
     n = 128
-    a, b, c = (np.random.default_rng(k).random(n * n).astype(dtype) for k in range(3))
-    row = np.zeros((1, ROW_SIZE), np.int64)
-    address = square_product.address(np.dtype(dtype))
-    return (
-        2
-        * n**3
-        / _seconds(lambda times: _repeat(address, row, 0, a, b, c, c, 0, n, times), rounds=9)
-    )
+    row, address = np.zeros((1, ROW_SIZE), np.int64), square_product.address(np.dtype(dtype))
+    generator = np.random.default_rng(0)
+    memories = [[generator.random(n * n).astype(dtype) for _ in range(3)] for _ in range(threads)]
+
+    def run(memory, times):
+        a, b, c = memory
+        _repeat(address, row, 0, a, b, c, c, 0, n, times)
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def seconds_of(times):
+            began = time.perf_counter()
+            list(pool.map(run, memories, [times] * threads))
+            return time.perf_counter() - began
+
+        seconds_of(1)
+        times = 1
+        while seconds_of(times) < PEAK_ROUND:
+            times *= 2
+        return best_rate(lambda: threads * 2 * n**3 * times / seconds_of(times))
 
 
-def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
+def best_rate(measure: Callable[[], float], rounds=PEAK_ROUNDS, limit=1.0) -> float:
+    """The best of some rounds, of more while the best two differ, for at most `limit` seconds."""
+    ends = time.perf_counter() + limit
+    rates = sorted(measure() for _ in range(rounds))
+    while rates[-1] > (1 + PEAK_TOLERANCE) * rates[-2] and time.perf_counter() < ends:
+        rates = sorted([*rates, measure()])
+    return rates[-1]
+
+
+def profile(network, x, y, loss=None, batch_size: int = 128) -> Profile:
     """Measure every verb of a training step on the first `batch_size` samples.
 
     The network and the data are left unchanged.
@@ -126,7 +218,7 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
     executor.bind(INPUTS, x)
     executor.bind(TARGETS, y)
     executor.gradient(params, len(x))
-    plan, samples, fma_peak = executor.plan, len(x), peak(network.dtype)
+    plan, samples, before = executor.plan, len(x), peak(network.dtype)
     table, item, found = plan.tables[0], network.dtype.itemsize, []
     table[0, SAMPLES], table[0, START] = samples, 0
     for op, row in plan.rows.items():
@@ -164,29 +256,6 @@ def costs(network, x, y, loss=None, batch_size: int = 128) -> list[Cost]:
             if op.n_weights and not reduces:
                 flops = 2 * op.n_weights * op.weight_reuse
             moved = item * (op.n_in + op.n_out + (op.n_params * (1 + (column == GRADIENT))) / count)
-            fraction = flops * count / seconds / fma_peak
-            found.append(Cost(op.name, verb, 1e6 * seconds / count, flops, moved, fraction))
+            found.append(Cost(op.name, verb, 1e6 * seconds / count, flops, moved))
     executor.release()
-    return found
-
-
-def table(found: list[Cost]) -> str:
-    """The costs as a table, one line for each verb, with the sum."""
-    lines = [
-        f"{'layer':16}{'verb':10}{'µs/sample':>10}{'flop/sample':>13}"
-        f"{'bytes/sample':>14}{'of peak':>9}  bound by",
-        "─" * 84,
-    ]
-    for one in found:
-        lines.append(
-            f"{one.layer:16}{one.verb:10}{one.microseconds:10.3f}{one.flops:13,.0f}"
-            f"{one.bytes:14,.0f}"
-            f"{one.share:9.0%}  {one.bound}"
-        )
-    lines += [
-        "─" * 84,
-        f"{'sum':26}{sum(one.microseconds for one in found):10.3f}"
-        f"{sum(one.flops for one in found):13,.0f}"
-        f"{sum(one.bytes for one in found):14,.0f}",
-    ]
-    return "\n".join(lines)
+    return Profile(found, before, peak(network.dtype))

@@ -7,6 +7,7 @@ import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
 from numbanet.io import fields, registry, validation
+from numbanet.io.tables import Table
 from numbanet.network import built_layer, config, scaling, serialization
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
@@ -269,7 +270,7 @@ class Sequential:
         y,
         *,
         loss=None,
-        optimizer="sgd",
+        optimizer="adam",
         batch_size: int | None = 32,
         epochs: int = 1,
         shuffle: bool = True,
@@ -284,8 +285,8 @@ class Sequential:
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
         loss               a name or Loss; by default the one that belongs to the last activation
-        optimizer          a name or Optimizer; its state is kept from the last fit with an
-                           optimiser of the same class
+        optimizer          a name or Optimizer, by default Adam with a rate of 0.001; its state is
+                           kept from the last fit with an optimiser of the same class
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
@@ -297,10 +298,12 @@ class Sequential:
                            rmse and r2 in the targets' own unit
         augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
         callbacks          called after every epoch; see `numbanet.callbacks`
-        verbose            1 shows progress when the output is a terminal, 0 nothing
+        verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
+                           2 prints a line for each epoch, in a log too; 0 shows nothing
 
         Raises ValueError or TypeError for bad data before training starts, DivergenceError when
-        the loss is no longer finite.
+        the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
+        hardly moved in its first ten epochs, and says what to try.
         """
         with self.executors.lock:
             self._refuse_in_training("fit")
@@ -340,17 +343,21 @@ class Sequential:
 
         return compiled(self)
 
-    def profile(self, x, y, loss=None, batch_size: int = 128) -> str:
+    def profile(self, x, y, loss=None, batch_size: int = 128) -> Table:
         """Return a table of the cost of each kernel of a training step.
 
-        Columns: time, operations, bytes, fraction of the peak, and what limits the speed.
+        Columns: time, operations, bytes, fraction of the peak, and what limits the speed. It is a
+        string, and an HTML table in a notebook.
         """
-        from numbanet.network.profiler import costs, table
+        from numbanet.network.profiler import profile
 
-        return table(costs(self, x, y, loss, batch_size))
+        return profile(self, x, y, loss, batch_size).table()
 
-    def summary(self) -> str:
-        """Return a table: layer, output shape, parameters, bytes."""
+    def summary(self) -> Table:
+        """Return a table: layer, output shape, parameters, bytes.
+
+        It is a string, and an HTML table in a notebook.
+        """
         return built_layer.summary(self.layers, self.dtype)
 
     # --- what executors, training, compilation and profiling use: plan.lowerable.Lowerable ---

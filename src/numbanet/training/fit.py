@@ -1,6 +1,7 @@
 """The loop of fit: epochs of compiled calls, with callbacks, progress and Ctrl-C between them."""
 
 import time
+import warnings
 
 import numpy as np
 
@@ -10,8 +11,9 @@ from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, SEED, TARGETS
 from numbanet.training.callbacks import as_callback
+from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
-from numbanet.training.progress import Progress
+from numbanet.training.progress import VERBOSE, Progress
 
 WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
 SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
@@ -48,6 +50,7 @@ def fit(
     loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
     callbacks = [as_callback(given) for given in callbacks]
     epochs = check_int(epochs, "epochs", 0)
+    verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
     threads = check_threads(threads)
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     validation_split = SPLIT(validation_split, "validation_split")
@@ -82,19 +85,26 @@ def fit(
         augment=augment,
     )
     _reuse_optimizer_state(network, optimizer)
-    history, progress = History(), Progress(epochs if verbose else 0)
+    run, watched = Run(network, x, y, classes, loss, optimizer), network.epoch == 0
+    history, progress = History(), Progress(epochs, verbose)
     trainer.bind(INPUTS, x)
     trainer.bind(TARGETS, y)
     trainer.set_attrs(optimizer.attrs)
     for callback in callbacks:
         callback.on_fit_begin(network)
+    first = 0.0
     try:
         for _ in range(epochs):
             start = time.perf_counter()
-            logs = _epoch(network, trainer, samples, batches, shuffle, progress)
+            logs = _epoch(run, trainer, batches, shuffle, progress)
             penalty = network.penalty_value(samples, batches)
-            logs["loss"] += penalty
             network.epoch += 1
+            first = logs["loss"] if not history.seconds else first
+            if watched and network.epoch >= STUCK_EPOCHS:
+                if network.optimizer_steps >= FEW_STEPS or network.epoch == epochs:
+                    watched = False
+                    _warn_if_stuck(run, first, logs["loss"], progress)
+            logs["loss"] += penalty
             if validation is not None:
                 logs |= _validate(network, validation, loss, penalty)
             history.add(logs, time.perf_counter() - start)
@@ -151,8 +161,9 @@ def _reuse_optimizer_state(network, optimizer) -> None:
     network.optimizer = optimizer
 
 
-def _epoch(network, trainer, samples, batches, shuffle, progress) -> dict[str, float]:
-    """Train for one epoch, in compiled calls of about 50 ms; return mean loss and accuracy."""
+def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
+    """Train for one epoch, in calls of at most about 50 ms; return mean loss and accuracy."""
+    network, samples = run.network, len(run.x)
     snapshot = network.memory.copy()
     order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
     trainer.bind(PERMUTATION, order)
@@ -167,11 +178,11 @@ def _epoch(network, trainer, samples, batches, shuffle, progress) -> dict[str, f
         )
         network.optimizer_steps += reached - done
         if reached < last:
-            _restore_and_raise(network, snapshot, reached + 1)
+            _restore_and_raise(run, snapshot, reached + 1)
         done = reached
         progress.step(done / batches)
     if not np.isfinite(network.parameters).all():
-        _restore_and_raise(network, snapshot, batches)
+        _restore_and_raise(run, snapshot, batches)
     logs = {"loss": float(trainer.metric_sums[0] / samples)}
     if trainer.correct_op is not None:
         logs["accuracy"] = float(trainer.metric_sums[1] / samples)
@@ -187,12 +198,21 @@ def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
     return logs
 
 
-def _restore_and_raise(network, snapshot, batch) -> None:
+def _warn_if_stuck(run, first: float, last: float, progress) -> None:
+    """Say once what to try where the loss has hardly moved since the first epoch."""
+    text = run.stuck(first, last)
+    if text is not None:
+        progress.new_line()
+        warnings.warn(text, NotLearningWarning, stacklevel=4)
+
+
+def _restore_and_raise(run, snapshot, batch) -> None:
+    network = run.network
     network.memory[:] = snapshot
     network.optimizer_state[:] = 0
     network.optimizer_steps = 0
     raise DivergenceError(
         f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a "
-        "finite number. The network is back at its parameters from before it. Lower the learning "
-        "rate, or scale the inputs"
+        "finite number. The network is back at its parameters from before it. "
+        f"{run.advice(diverged=True)}"
     )

@@ -1,51 +1,130 @@
-"""A line of progress on a terminal; silent elsewhere."""
+"""What fit shows: a line that is rewritten, on a terminal and in a notebook, or one per epoch."""
 
+import importlib
 import os
 import sys
 import time
+from typing import Any
+
+from numbanet.io.fields import Count
+
+SAYS = "{label} is 0 (nothing), 1 (a line of progress) or 2 (a line for each epoch), got {got}"
+VERBOSE = Count(0, 2, says=SAYS, beyond=SAYS)
 
 
 class Progress:
     """Shows epochs, a bar, metrics and the remaining time, at most ten times a second.
 
-    With zero epochs, or where the stream is no terminal, it shows nothing.
+    verbose   1: on a terminal and in a notebook, nothing elsewhere; 2: a line for each epoch,
+              anywhere; 0: nothing
+    stream    what it is written to, by default stderr
     """
 
-    def __init__(self, epochs: int, stream=None):
-        self.stream = stream or sys.stderr
-        self.epochs = epochs if epochs and self.stream.isatty() else 0
+    def __init__(self, epochs: int, verbose: int, stream=None):
+        self.epochs, self.verbose = epochs, verbose
+        self.line = _line(verbose, stream or sys.stderr) if epochs else None
         self.done, self.metrics = 0, ""
         self.start, self.shown = time.monotonic(), 0.0
 
     def step(self, fraction: float) -> None:
         """Show that this fraction of the current epoch is done."""
         now = time.monotonic()
-        if self.epochs and now - self.shown >= 0.1:
+        if self.line and self.verbose == 1 and now - self.shown >= 0.1:
             self.shown = now
             total = (self.done + fraction) / self.epochs
             left = (now - self.start) * (1 / total - 1) if total else 0
             bar = "█" * int(24 * total) + "·" * (24 - int(24 * total))
             epoch = min(self.done + 1, self.epochs)
-            self._write(f"epoch {epoch}/{self.epochs} {bar} {left:5.1f} s left  {self.metrics}")
+            self.line.show(f"epoch {epoch}/{self.epochs} {bar} {left:5.1f} s left  {self.metrics}")
 
     def epoch(self, logs: dict[str, float]) -> None:
         """Take the metrics of an epoch."""
         self.done += 1
         self.metrics = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        if self.line and self.verbose == 2:
+            self.line.show(f"epoch {self.done}/{self.epochs}  {self.metrics}")
         self.step(0)
+
+    def new_line(self) -> None:
+        """Leave the line as it is, because something else is printed."""
+        if self.line and self.verbose == 1 and self.shown:
+            self.line.end()
 
     def close(self) -> None:
         """Leave a last line with the metrics and the time it took."""
-        if self.epochs:
+        if self.line:
             seconds = time.monotonic() - self.start
-            self._write(f"{self.done} epochs in {seconds:.1f} s  {self.metrics}")
-            self.stream.write("\n")
-            self.stream.flush()
+            self.line.show(f"{self.done} epochs in {seconds:.1f} s  {self.metrics}")
+            self.line.end()
 
-    def _write(self, text: str) -> None:
+
+class _TerminalLine:
+    """One line of a terminal, rewritten."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def show(self, text: str) -> None:
         try:
             width = os.get_terminal_size(self.stream.fileno()).columns
         except (OSError, ValueError):
             width = 80
         self.stream.write("\r\x1b[K" + text[: max(1, width - 1)])
         self.stream.flush()
+
+    def end(self) -> None:
+        self.stream.write("\n")
+        self.stream.flush()
+
+
+class _NotebookLine:
+    """One output of a notebook's cell, updated."""
+
+    def __init__(self, display):
+        self.display, self.handle = display, None
+
+    def show(self, text: str) -> None:
+        content = {"text/plain": text}
+        if self.handle is None:
+            self.handle = self.display(content, raw=True, display_id=True)
+        else:
+            self.handle.update(content, raw=True)
+
+    def end(self) -> None:
+        """What else is printed has an output of its own."""
+
+
+class _LogLines:
+    """A line for each text."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def show(self, text: str) -> None:
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def end(self) -> None:
+        """Every line has ended."""
+
+
+def _line(verbose: int, stream) -> Any:
+    """What shows the texts, None where nothing does."""
+    if verbose == 2:
+        return _LogLines(stream)
+    if not verbose:
+        return None
+    display = _notebook_display()
+    if display is not None:
+        return _NotebookLine(display)
+    return _TerminalLine(stream) if stream.isatty() else None
+
+
+def _notebook_display():
+    """IPython's `display` where this process is the kernel of a notebook, else None."""
+    if "IPython" not in sys.modules:
+        return None
+    shell = sys.modules["IPython"].get_ipython()
+    if shell is None or not shell.has_trait("kernel"):
+        return None
+    return importlib.import_module("IPython.display").display

@@ -9,6 +9,7 @@ import math
 import os
 import shlex
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except click.UsageError as error:
             raise _one_line_usage(error) from None
         except KeyboardInterrupt:
@@ -69,6 +72,11 @@ class Commands(click.Group):
             CudaError,
         ) as error:
             raise CommandError(error) from None
+
+
+def _show_warning(message, *_, **__) -> None:
+    """Print a warning as a line of its own."""
+    click.echo(f"warning: {message}", err=True)
 
 
 def _one_line_usage(error: click.UsageError) -> click.ClickException:
@@ -412,13 +420,14 @@ def bench_command(seconds, device, json_file, plot_file, force) -> None:
         options.check_writable(plot_file, force, "--plot")
         plotting.new_figure(1, 1)  # says at once that matplotlib is missing
     on_device: dict[str, str] = {} if device == "cpu" else {"device": device}
-    peak, found = bench.peak_flops(**on_device), []
-    click.echo(
-        f"{bench.environment_line(device)}\n{bench.peak_text(peak, device)}\n\n{bench.header()}"
-    )
+    peak, found = bench.Peak(bench.peak_flops(**on_device)), []
+    click.echo(f"{bench.environment_line(device)}\n{bench.peak_text(peak.first, device)}\n")
+    click.echo(bench.header())
     for speed in bench.measure(seconds, peak, **on_device):
         click.echo(bench.format_row(speed))
         found.append(speed)
+    if peak.note:
+        click.echo(f"\n{peak.note}")
     if json_file:
         options.write_json(json_file, bench.record(found, peak, device))
     if plot_file:

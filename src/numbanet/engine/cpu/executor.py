@@ -216,7 +216,7 @@ class TrainingExecutor(_StepExecutor):
         began = time.perf_counter()
         reached = self.run_batches(kernels.train, params, first, last, self.tuner.size)
         seconds = (time.perf_counter() - began) / max(1, reached - first)
-        self.tuner.record(seconds)
+        self.tuner.record(seconds, reached - first)
         if self.tuner.calls > 1:
             self.step_seconds = seconds
         return reached

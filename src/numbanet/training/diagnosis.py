@@ -1,0 +1,190 @@
+"""Why a training goes wrong: what its data, its optimiser and its last activation say.
+
+It is asked only where a training diverges or does not learn, and looks at a sample of the data.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numbanet.nn import losses
+
+SAMPLE_ROWS = 4096
+"""Most rows that are looked at."""
+SAMPLE_ELEMENTS = 1 << 22
+"""Most elements that are looked at: of wide rows fewer are taken."""
+LARGE = 10.0
+"""Root mean square beyond which a column of inputs or targets is not scaled."""
+UNEQUAL = 100.0
+"""Columns whose deviations differ by more than this factor are on different scales."""
+STUCK_EPOCHS, FEW_STEPS = 10, 100
+"""Epochs and steps after which a training is looked at."""
+STUCK_DROP = 0.05
+"""A loss that drops by less than this fraction of the first epoch's hardly moves; where training
+works, ten epochs drop it by a third or more, or the first one has done so already."""
+CONSTANT_SHARE = 0.9
+"""Below this fraction of a constant's loss a network has learned something, and may be done."""
+RATES = {"SGD": (0.01, 1.0)}
+"""Lowest and highest usual learning rate by class of the optimiser; of others ADAPTIVE_RATES."""
+ADAPTIVE_RATES = (1e-4, 0.03)
+SCALING = {"Standardize", "Rescale", "BatchNorm", "LayerNorm"}
+"""Layers that scale what follows them."""
+RANGES = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "ReLU": (0.0, np.inf)}
+"""What a last activation can give."""
+
+
+class NotLearningWarning(UserWarning):
+    """The loss of a fresh network hardly moved in its first ten epochs."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: the network, its checked data, and how it is trained.
+
+    x         inputs (samples, …)
+    y         labels (samples,) or rows (samples, outputs)
+    classes   whether y names classes
+    """
+
+    network: Any
+    x: np.ndarray
+    y: np.ndarray
+    classes: bool
+    loss: Any
+    optimizer: Any
+
+    def stuck(self, first: float, last: float) -> str | None:
+        """What to say of a loss that went from `first` to `last`, None where it learned.
+
+        Both are means over the samples, without penalties.
+        """
+        if first - last >= STUCK_DROP * first:
+            return None
+        constant = constant_loss(self.loss, self.y, self.network.output_shape[0])
+        if constant is not None and last < CONSTANT_SHARE * constant:
+            return None
+        beside = "" if constant is None else f"; a constant prediction gives {constant:.3g}"
+        return (
+            f"the loss hardly moved in {self.network.epoch} epochs, from {first:.4g} to "
+            f"{last:.4g}{beside}. {self.advice(diverged=False)}"
+        )
+
+    def advice(self, diverged: bool) -> str:
+        """What to change, the likeliest first."""
+        rate, unusual = self._of_rate(diverged)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = [*self._of_inputs(), *self._of_targets()]
+        if diverged or unusual or not found:
+            found.append(rate)
+        if not diverged and self.network.optimizer_steps < FEW_STEPS:
+            steps = self.network.optimizer_steps
+            found.append(f"after only {steps} steps, train longer or in smaller batches")
+        elif found == [rate] and not (diverged or unusual):
+            found.append("or a larger network, or another seed; or x may say nothing about y")
+        return f"What to do: {'; '.join(found)}"
+
+    def _of_inputs(self):
+        if self._scales_inputs():
+            return
+        x = _sample(self.x)
+        low, high, rms, spread = x.min(axis=0), x.max(axis=0), _rms(x), x.std(axis=0)
+        vectors, large = self.x.ndim == 2, int(rms.argmax())
+        if rms[large] > LARGE and low.min() >= 0 and high.max() <= 255 and self._like_bytes():
+            yield (
+                f"x spans {_span(low.min(), high.max())}: begin the network with nn.Rescale(1/255)"
+            )
+        elif rms[large] > LARGE:
+            where = f"column {large} of x" if vectors and len(rms) > 1 else "x"
+            span = _span(low[large], high[large]) if vectors else _span(low.min(), high.max())
+            yield f"{where} spans {span}: begin the network with nn.Standardize()"
+        elif vectors:
+            wide, narrow = int(spread.argmax()), int(np.where(spread > 0, spread, np.inf).argmin())
+            if spread[wide] > UNEQUAL * spread[narrow] > 0:
+                yield (
+                    f"column {wide} of x spans {_span(low[wide], high[wide])}, column {narrow} "
+                    f"{_span(low[narrow], high[narrow])}: begin the network with nn.Standardize()"
+                )
+
+    def _like_bytes(self) -> bool:
+        """Whether x may hold the bytes of images."""
+        return self.x.dtype == np.uint8 or self.x.ndim > 2
+
+    def _scales_inputs(self) -> bool:
+        """Whether a layer scales the inputs before the first one that has parameters."""
+        for built in self.network.layers:
+            if type(built.layer).__name__ in SCALING:
+                return True
+            if built.n_parameters:
+                return False
+        return False
+
+    def _of_targets(self):
+        if self.classes:
+            return
+        y = _sample(self.y)
+        low, high = float(y.min()), float(y.max())
+        last = type(self.network.layers[-1].layer).__name__
+        least, most = RANGES.get(last, (-np.inf, np.inf))
+        if low < least or high > most:
+            yield (
+                f"y spans {_span(low, high)}, which the last activation, {last}, cannot reach: "
+                "leave the last layer without an activation"
+            )
+        if _rms(y).max() > LARGE:
+            yield f"y spans {_span(low, high)}: scale it by fit(…, scale_targets=True)"
+
+    def _of_rate(self, diverged: bool) -> tuple[str, bool]:
+        """What to do with the learning rate, and whether it is an unusual one."""
+        kind, rate = type(self.optimizer).__name__, float(self.optimizer.learning_rate)
+        least, most = RATES.get(kind, ADAPTIVE_RATES)
+        if diverged or rate > most:
+            return f"lower the learning rate ({kind}'s is {rate:g})", rate > most
+        if rate < least and kind == "SGD":
+            return f"SGD's learning rate of {rate:g} is low: try optimizer='adam'", True
+        if rate < least:
+            return f"raise the learning rate ({kind}'s is {rate:g})", True
+        return f"try another learning rate ({kind}'s is {rate:g})", False
+
+
+def constant_loss(loss, y: np.ndarray, outputs: int) -> float | None:
+    """The mean loss of the best constant prediction, None for a loss of the user's own."""
+    rows = _sample(y)
+    if y.ndim == 1:
+        rows = (rows == np.arange(outputs)).astype(np.float64)
+    kind, mean = type(loss), rows.mean(axis=0)
+    if kind is losses.CrossEntropy:
+        return float(mean.sum() * _log(mean.sum()) - (mean * _log(mean)).sum())
+    if kind is losses.BinaryCrossEntropy:
+        return float(-(mean * _log(mean) + (1 - mean) * _log(1 - mean)).sum())
+    if kind is losses.MeanAbsoluteError:
+        return float(abs(rows - np.median(rows, axis=0)).mean())
+    if kind is losses.Huber:
+        constants = mean if loss.delta > _rms(rows - mean).max() else np.median(rows, axis=0)
+        r = abs(rows - constants)
+        return float(np.where(r > loss.delta, loss.delta * (r - loss.delta / 2), r * r / 2).mean())
+    if kind in (losses.MeanSquaredError, losses.Quadratic):
+        variance = rows.var(axis=0)
+        return float(variance.mean() if kind is losses.MeanSquaredError else variance.sum() / 2)
+    return None
+
+
+def _log(p):
+    return np.log(np.where(p > 0, p, 1.0))
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    """Some rows of an array, evenly spaced, as a matrix of float64."""
+    width = max(1, array[:1].size)
+    rows = min(SAMPLE_ROWS, max(1, SAMPLE_ELEMENTS // width))
+    some = array[:: -(-len(array) // rows)]
+    return some.reshape(len(some), -1).astype(np.float64)
+
+
+def _rms(columns: np.ndarray) -> np.ndarray:
+    """The root mean square of each column."""
+    return np.sqrt((columns * columns).mean(axis=0))
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:,.4g} … {high:,.4g}"
