@@ -155,6 +155,7 @@ def reference_fit(
             inputs=x,
             targets=y,
             permutation=order,
+            rates=optimizer.rates(epoch, batches, epochs),
         )
         engine.steps(params, state, samples, 0, batches, epoch * batches)
         losses.append(engine.metric_sums[0] / samples)

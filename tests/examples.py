@@ -219,6 +219,8 @@ OPTIMIZERS = {
     "rmsprop with momentum": nn.RMSprop(0.005, alpha=0.95, momentum=0.7),
     "adam": nn.Adam(0.01),
     "adamw": nn.AdamW(0.01, weight_decay=0.1),
+    "adam with a schedule": nn.Adam(nn.schedules.WarmUp(nn.schedules.Cosine(0.02, epochs=4))),
+    "momentum with a schedule": nn.SGD(nn.schedules.StepDecay(0.1, 0.5), momentum=0.9),
 }
 
 TRAINABLE = [example for example in LAYERS if example.trains]

@@ -21,7 +21,7 @@ import pytest
 
 import numbanet as nn
 from numbanet.io import safetensors
-from numbanet.nn import initializers, optimizers, regularizers
+from numbanet.nn import initializers, optimizers, regularizers, schedules
 
 BASES = (
     nn.Layer,
@@ -30,6 +30,7 @@ BASES = (
     nn.Augment,
     regularizers.Penalty,
     initializers.Initializer,
+    schedules.Schedule,
 )
 BARE = {
     "Layer",
@@ -38,11 +39,16 @@ BARE = {
     "Loss",
     "Penalty",
     "Initializer",
+    "Schedule",
     "Pool2D",
     "Normalization",
 }
 REQUIRED = {
     "Rescale": {"scale": 0.5},
+    "StepDecay": {"rate": 0.1, "every": 2},
+    "Exponential": {"rate": 0.1, "factor": 0.5},
+    "Cosine": {"rate": 0.1},
+    "WarmUp": {"then": 0.1},
     "Dense": {"units": 3},
     "Conv1D": {"filters": 2, "kernel_size": 2},
     "Conv2D": {"filters": 2, "kernel_size": 2},
@@ -203,6 +209,8 @@ def use(one, shape):
         used(network_for(one, shape))
     elif isinstance(one, nn.Optimizer):
         used(small, optimizer=one)
+    elif isinstance(one, schedules.Schedule):
+        used(small, optimizer=nn.SGD(one))
     elif isinstance(one, nn.Loss):
         used(small, loss=one)
     elif isinstance(one, regularizers.Penalty):

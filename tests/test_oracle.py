@@ -81,12 +81,49 @@ def cross_entropy(parameters, x, y):
     return functional.cross_entropy(torch.tanh(x @ w + b) @ v + c, y)
 
 
+SCHEDULES = {
+    "cosine": (
+        nn.schedules.Cosine(0.1),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=100),
+    ),
+    "cosine to a floor": (
+        nn.schedules.Cosine(0.1, 0.02, epochs=30),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=150, eta_min=0.02),
+    ),
+    "exponential": (
+        nn.schedules.Exponential(0.1, 0.8),
+        lambda o: torch.optim.lr_scheduler.ExponentialLR(o, gamma=0.8**0.2),
+    ),
+    "steps": (
+        nn.schedules.StepDecay(0.1, every=3, factor=0.4),
+        lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=15, gamma=0.4),
+    ),
+    "warm-up": (
+        nn.schedules.WarmUp(0.1, epochs=4),
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda k: min(1, (k + 1) / 20)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, nn.Adam])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_hundred_steps_with_a_schedule_are_those_of_torch(name, kind):
+    ours, theirs = SCHEDULES[name]
+    optimizer = getattr(torch.optim, kind.__name__)
+    train_both(kind(ours), lambda parameters: optimizer(parameters, 0.1), theirs)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_hundred_steps_are_those_of_torch(name):
-    ours, theirs = OPTIMIZERS[name]
+    train_both(*OPTIMIZERS[name])
+
+
+def train_both(ours, theirs, schedule=None):
+    """Train one network by both for 20 epochs of 5 batches."""
     net, (x, y) = classifier(), data()
     parameters = torch_parameters(net)
     before, stepper = net.parameters.copy(), theirs(parameters)
+    scheduler = schedule(stepper) if schedule else None
     for epoch in range(20):
         shuffled = epoch_permutation(net.seed, epoch, SAMPLES)
         for first in range(0, SAMPLES, 10):
@@ -94,6 +131,8 @@ def test_a_hundred_steps_are_those_of_torch(name):
             stepper.zero_grad()
             cross_entropy(parameters, tensor(x[here]), torch.tensor(y[here])).backward()
             stepper.step()
+            if scheduler:
+                scheduler.step()
     net.fit(x, y, optimizer=ours, batch_size=10, epochs=20)
     assert net.optimizer_steps == 100
     assert np.abs(net.parameters - before).max() > 0.01

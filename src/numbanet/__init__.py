@@ -11,7 +11,7 @@ from numbanet.network import zoo as models  # noqa: E402
 from numbanet.network.ensemble import Ensemble  # noqa: E402
 from numbanet.network.sequential import Sequential  # noqa: E402
 from numbanet.network.serialization import load  # noqa: E402
-from numbanet.nn import initializers, metrics  # noqa: E402
+from numbanet.nn import initializers, metrics, schedules  # noqa: E402
 from numbanet.nn.augment import Augment, shift_copies  # noqa: E402
 from numbanet.nn.layers import (  # noqa: E402
     Activation,
@@ -122,5 +122,6 @@ __all__ = [
     "metrics",
     "models",
     "plotting",
+    "schedules",
     "shift_copies",
 ]

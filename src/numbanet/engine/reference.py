@@ -92,6 +92,7 @@ class Reference:
     loss, correct       the ops whose outputs are added up, if there are any
     optimizer           in training, whose kernels and hyper-parameters go into the last row
     inputs … outputs    the arrays that the ends of the plan read and write
+    rates               the learning rate of every batch, if it is not constant
     """
 
     def __init__(
@@ -107,9 +108,10 @@ class Reference:
         targets=None,
         permutation=None,
         outputs=None,
+        rates=None,
     ):
         self.plan, self.references, self.optimizer = plan, references, optimizer
-        self.loss, self.correct = loss, correct
+        self.loss, self.correct, self.rates = loss, correct, rates
         self.tables, self.ops = plan.tables.copy(), plan.by_row
         self.data = {INPUTS: inputs, TARGETS: targets, PERMUTATION: permutation, OUTPUTS: outputs}
         sizes = plan.n_acts, plan.n_deltas, plan.n_params
@@ -253,6 +255,9 @@ class Reference:
             if not np.isfinite(self.total(self.loss, size)):
                 return k
             self._add_metrics(size)
+            if self.rates is not None:
+                for table in self.tables:
+                    Row(table, len(table) - 1, self.data).set_float_attr(ATTRS, self.rates[k])
             self.update(params, state, steps_done + k - first + 1)
         return last
 

@@ -188,7 +188,7 @@ class Padding(Kind):
 class Real(Kind):
     """A finite number: at least `least` or above `above`, below `below` or at most `most`.
 
-    Python's ints and floats stay as they are; other numbers become floats.
+    None too if `optional`. Python's ints and floats stay as they are; other numbers become floats.
     `says` and `beyond` replace the messages for a wrong number and for one that is too large.
     """
 
@@ -196,10 +196,13 @@ class Real(Kind):
     below: float = math.inf
     above: float = -math.inf
     most: float = math.inf
+    optional: bool = False
     says: str = "{label} must be a finite number{range}, got {got}"
     beyond: str = "{label} must be {limit}, got {got}"
 
     def __call__(self, value, name, owner=""):
+        if value is None and self.optional:
+            return None
         given, value = value, _scalar(value)
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
             raise self._wrong(given, name, owner)

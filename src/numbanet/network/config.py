@@ -12,11 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from numbanet.nn import initializers, layers, optimizers, regularizers
+from numbanet.nn import initializers, layers, optimizers, regularizers, schedules
 
-MODULES = (layers, initializers, regularizers, optimizers)
-"""Where the classes that a description may name are public."""
-ABSTRACT = {"Layer", "Activation", "Initializer", "Penalty", "Optimizer"}
+PUBLIC: dict[Any, type] = {
+    layers: layers.Layer,
+    initializers: initializers.Initializer,
+    regularizers: regularizers.Penalty,
+    optimizers: optimizers.Optimizer,
+    schedules: schedules.Schedule,
+}
+"""The modules whose classes a description may name, if they are made from this one."""
+ABSTRACT = {"Activation", *(base.__name__ for base in PUBLIC.values())}
 
 
 @cache
@@ -24,9 +30,9 @@ def known() -> dict[str, type]:
     """The classes of numbanet that a description may name."""
     return {
         name: kind
-        for module in MODULES
+        for module, base in PUBLIC.items()
         for name, kind in vars(module).items()
-        if isinstance(kind, type) and is_dataclass(kind) and name not in ABSTRACT
+        if isinstance(kind, type) and issubclass(kind, base) and name not in ABSTRACT
     }
 
 

@@ -9,7 +9,8 @@
 
 Formulas and defaults are PyTorch's, checked over trajectories in the tests. An optimiser has the
 last row of the plan: `hyper_parameters` names its columns, its fields first, then what its
-`begin_step` calculates once per step.
+`begin_step` calculates once per step. The first is the learning rate: where it follows a schedule,
+the engines write it before every step.
 
 Source   Rumelhart, Hinton, Williams 1986; Nesterov 1983; Duchi, Hazan, Singer 2011; Tieleman,
          Hinton 2012; Kingma, Ba 2015; Loshchilov, Hutter 2019
@@ -19,10 +20,13 @@ import math
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, TypeAlias
 
+import numpy as np
+
 from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
 from numbanet.io.fields import Flag, Real, check, shown
 from numbanet.io.registry import lookup
+from numbanet.nn.schedules import Rate, Schedule
 from numbanet.plan.columns import ROW_SIZE, STEP, Attrs, context
 
 N_STATE = ROW_SIZE - 1
@@ -45,6 +49,7 @@ class _Plain(Real):
 
 
 Amount: TypeAlias = Annotated[float, Real(0)]
+LearningRate: TypeAlias = Annotated[float | Schedule, Rate()]
 Share: TypeAlias = Annotated[float, Real(0, below=1)]
 PLAIN = _Plain()
 
@@ -58,7 +63,7 @@ class Optimizer:
     and, if something is to be calculated once per step, `begin_step` with the same arguments.
     """
 
-    learning_rate: Amount
+    learning_rate: LearningRate
     update: ClassVar[Kernel]
     begin_step: ClassVar[Kernel | None] = None
     state_names: ClassVar[tuple[str, ...]] = ()
@@ -68,7 +73,15 @@ class Optimizer:
 
     @property
     def attrs(self) -> tuple[float, ...]:
-        return tuple(float(getattr(self, f.name)) for f in fields(self))
+        """The values of its columns; 0 for a learning rate that is written in every step."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return tuple(0.0 if isinstance(value, Schedule) else float(value) for value in values)
+
+    def rates(self, epoch: int, batches: int, end: float) -> np.ndarray | None:
+        """The learning rate of every step of an epoch, or None where it is constant."""
+        if isinstance(self.learning_rate, Schedule):
+            return self.learning_rate.epoch(epoch, batches, end)
+        return None
 
 
 # --- SGD --------------------------------------------------------------------------------------
@@ -106,7 +119,7 @@ def sgd_nesterov(op, params, grads, state, _, lo, hi):
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum and Nesterov's look ahead if asked for."""
 
-    learning_rate: Amount = 1e-3
+    learning_rate: LearningRate = 1e-3
     momentum: Share = 0.0
     nesterov: Annotated[bool, Flag()] = False
 
@@ -145,7 +158,7 @@ def adagrad(op, params, grads, state, _, lo, hi):
 class Adagrad(Optimizer):
     """A step per parameter that shrinks with the sum of its squared gradients."""
 
-    learning_rate: Amount = 1e-2
+    learning_rate: LearningRate = 1e-2
     epsilon: Amount = 1e-10
     update = adagrad
     state_names = ("squares",)
@@ -178,7 +191,7 @@ def rmsprop(op, params, grads, state, _, lo, hi):
 class RMSprop(Optimizer):
     """A step per parameter scaled by a running mean of its squared gradients; optional momentum."""
 
-    learning_rate: Amount = 1e-2
+    learning_rate: LearningRate = 1e-2
     alpha: Share = 0.99
     epsilon: Amount = 1e-8
     momentum: Share = 0.0
@@ -229,7 +242,7 @@ def adam(op, params, grads, state, _, lo, hi):
 class Adam(Optimizer):
     """Running means of the gradient and of its square, corrected for their start at zero."""
 
-    learning_rate: Amount = 1e-3
+    learning_rate: LearningRate = 1e-3
     beta_1: Share = 0.9
     beta_2: Share = 0.999
     epsilon: Amount = 1e-8

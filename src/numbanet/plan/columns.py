@@ -117,7 +117,8 @@ class Attrs:
     PERMUTATION,
     OUTPUTS,
     PREFETCH_LIMIT,
-) = range(11)
+    RATES,
+) = range(12)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
@@ -126,6 +127,8 @@ STEP                         optimiser steps taken, this one included
 INPUTS, TARGETS, OUTPUTS     addresses of the data
 PERMUTATION                  address of the order of the epoch's samples, or 0
 PREFETCH_LIMIT               samples in the epoch, 0 where the next batch is not prefetched
+RATES                        address of the learning rate of every batch of the epoch, or 0 where it
+                             is constant
 """
 
 

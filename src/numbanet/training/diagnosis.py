@@ -45,6 +45,7 @@ class Run:
     x         inputs (samples, …)
     y         labels (samples,) or rows (samples, outputs)
     classes   whether y names classes
+    end       the epoch after the last one
     """
 
     network: Any
@@ -53,6 +54,11 @@ class Run:
     classes: bool
     loss: Any
     optimizer: Any
+    end: int
+
+    def rates(self, batches: int) -> np.ndarray | None:
+        """The learning rates of the steps of the epoch to come, or None for a constant one."""
+        return self.optimizer.rates(self.network.epoch, batches, self.end)
 
     def stuck(self, first: float, last: float) -> str | None:
         """What to say of a loss that went from `first` to `last`, None where it learned.
@@ -136,7 +142,8 @@ class Run:
 
     def _of_rate(self, diverged: bool) -> tuple[str, bool]:
         """What to do with the learning rate, and whether it is an unusual one."""
-        kind, rate = type(self.optimizer).__name__, float(self.optimizer.learning_rate)
+        kind, rates = type(self.optimizer).__name__, self.rates(1)
+        rate = float(self.optimizer.learning_rate if rates is None else rates[0])
         least, most = RATES.get(kind, ADAPTIVE_RATES)
         if diverged or rate > most:
             return f"lower the learning rate ({kind}'s is {rate:g})", rate > most

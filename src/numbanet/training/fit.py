@@ -9,7 +9,7 @@ from numbanet.io.fields import Flag, Real, shown
 from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
-from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, SEED, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
 from numbanet.training.callbacks import as_callback
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
@@ -85,7 +85,8 @@ def fit(
         augment=augment,
     )
     _reuse_optimizer_state(network, optimizer)
-    run, watched = Run(network, x, y, classes, loss, optimizer), network.epoch == 0
+    end, watched = network.epoch + epochs, network.epoch == 0
+    run = Run(network, x, y, classes, loss, optimizer, end)
     history, progress = History(), Progress(epochs, verbose)
     trainer.bind(INPUTS, x)
     trainer.bind(TARGETS, y)
@@ -167,6 +168,7 @@ def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
     snapshot = network.memory.copy()
     order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
     trainer.bind(PERMUTATION, order)
+    trainer.bind(RATES, run.rates(batches))
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0

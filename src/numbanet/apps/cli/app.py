@@ -125,6 +125,11 @@ _device = click.option(
 @click.option("--loss", help="By default the one that belongs to the targets.")
 @click.option("--optimizer", help="sgd, adagrad, rmsprop, adam or adamw.")
 @click.option("--learning-rate", type=float)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "cosine"]),
+    help="The learning rate: constant, or falling to 0 along a cosine.",
+)
 @click.option("--momentum", type=float, help="For sgd and rmsprop.")
 @click.option("--batch-size", help='Samples per step, or "all".')
 @click.option("--epochs", type=int, help="Passes over the data.")

@@ -23,6 +23,7 @@ from numbanet.nn.augment import Augment, shift_copies
 from numbanet.nn.layers import Dense, Flatten, Layer, Rescale, Standardize
 from numbanet.nn.layers.base import size
 from numbanet.nn.regularizers import L1, L2
+from numbanet.nn.schedules import Cosine
 from numbanet.plotting import image_shape
 
 DATA_SETS: dict[str, dict[str, Any]] = {
@@ -46,6 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "loss": None,
     "optimizer": "adam",
     "learning_rate": None,
+    "schedule": "constant",
     "momentum": None,
     "batch_size": 32,
     "epochs": 100,
@@ -55,8 +57,8 @@ DEFAULTS: dict[str, Any] = {
 LEARNING_RATES = {"sgd": 0.1}
 """Learning rates of optimisers whose default is too small for data of this size."""
 NAMED_MODELS: dict[str, dict[str, Any]] = {
-    "lenet5": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 10},
-    "vgg_small": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 64, "epochs": 15},
+    "lenet5": {"learning_rate": 0.002, "schedule": "cosine", "batch_size": 64, "epochs": 10},
+    "vgg_small": {"learning_rate": 0.001, "schedule": "cosine", "batch_size": 64, "epochs": 15},
     **{
         f"nielsen{row}": {
             "optimizer": "sgd",
@@ -241,6 +243,11 @@ def build_optimizer(chosen: dict[str, Any]) -> optimizers.Optimizer:
             f"{kind.__name__} has no momentum; drop --momentum, "
             "or choose --optimizer sgd or rmsprop"
         )
+    if chosen["schedule"] == "cosine":
+        rate = values.get(
+            "learning_rate", {f.name: f for f in fields(kind)}["learning_rate"].default
+        )
+        values["learning_rate"] = Cosine(rate)
     return kind(**values)
 
 

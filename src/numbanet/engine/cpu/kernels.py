@@ -28,6 +28,7 @@ from numbanet.backend.intrinsics import (
     const_like,
     data_pointer,
     ptr_add,
+    set_float_attr,
 )
 from numbanet.backend.intrinsics.affinity import leave_shared_cpu, record_cpu
 from numbanet.backend.intrinsics.barrier import barrier_arrive_all, barrier_wait
@@ -36,6 +37,7 @@ from numbanet.backend.threads import max_threads
 from numbanet.nn.regularizers import penalize
 from numbanet.plan.columns import (
     ACCUMULATE,
+    ATTRS,
     BACKWARD,
     BASE_X,
     BASE_Y,
@@ -50,6 +52,7 @@ from numbanet.plan.columns import (
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
     PREFETCH_LIMIT,
+    RATES,
     ROW_SIZE,
     SAMPLE_STRIDE_X,
     SAMPLE_STRIDE_Y,
@@ -213,16 +216,15 @@ def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train
 
 
 @inline
-def _begin_step(call, params, deltas, worker, workers, step):
-    """Let the optimiser compute what is the same for all parameters.
-
-    Returns its row in the last table.
-    """
+def _begin_step(call, params, deltas, worker, workers, batch, step):
+    """Write the learning rate, and let the optimiser compute what all parameters share."""
     threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
         optimizer = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
         table[STEP] = step
+        if table[RATES]:
+            set_float_attr(optimizer, ATTRS, as_pointer(table[RATES], np.float64)[batch])
         if optimizer[FORWARD]:
             call_indirect(optimizer[FORWARD], optimizer, params, params, state, deltas, 0, 0)
 
@@ -311,7 +313,7 @@ def train(call, params, grads, acts, deltas, worker, workers):
             _add_metrics(call, acts, batch, loss)
         batch += 1
         step = call[CALL.steps_done] + batch - call[CALL.first]
-        _begin_step(call, params, deltas, worker, workers, step)
+        _begin_step(call, params, deltas, worker, workers, batch - 1, step)
         _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, True, True)
         generation += 1
         barrier_wait(counter, workers, generation)
@@ -386,7 +388,7 @@ def run_stage(call, params, grads, acts, deltas, worker, workers):
             call, params, grads, acts, deltas, worker, workers, piece, n_pieces, True, False
         )
     else:
-        _begin_step(call, params, deltas, worker, workers, call[CALL.steps_done] + 1)
+        _begin_step(call, params, deltas, worker, workers, batch, call[CALL.steps_done] + 1)
         _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, False, True)
     if worker == 0:
         as_pointer(call[CALL.barrier], np.int64)[BATCHES_DONE] = batch

@@ -23,6 +23,7 @@ from numbanet.backend.intrinsics import (
     num_groups,
     num_threads,
     ptr_add,
+    set_float_attr,
     syncthreads,
     thread_in_block,
     thread_rank,
@@ -32,6 +33,7 @@ from numbanet.nn.regularizers import penalize
 from numbanet.plan.builtin_ops import reduce_chunks
 from numbanet.plan.columns import (
     ACCUMULATE,
+    ATTRS,
     BACKWARD,
     CHUNKS,
     EPOCH,
@@ -44,6 +46,7 @@ from numbanet.plan.columns import (
     PARTIAL_STRIDE,
     PERMUTATION,
     PREFETCH_LIMIT,
+    RATES,
     ROW_SIZE,
     SAMPLES,
     SEED,
@@ -59,7 +62,7 @@ from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
-    "permutation inputs targets outputs",
+    "permutation inputs targets outputs rates",
     first=0,
 )
 """
@@ -68,7 +71,7 @@ tables … tasks         addresses on the GPU, and sizes
 losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
 steps_done             optimiser steps taken before
 stopped, batches_done  whether and where training stopped
-epoch … outputs        what the context of every table holds
+epoch … rates          what the context of every table holds
 """
 CONTEXT_COLUMNS = {
     EPOCH: CALL.epoch,
@@ -77,6 +80,7 @@ CONTEXT_COLUMNS = {
     INPUTS: CALL.inputs,
     TARGETS: CALL.targets,
     OUTPUTS: CALL.outputs,
+    RATES: CALL.rates,
 }
 """Columns of the context, and where the call holds them."""
 
@@ -177,6 +181,9 @@ def _write_context(call, table, batch):
     table[PERMUTATION], table[PREFETCH_LIMIT] = call[CALL.permutation], 0
     table[INPUTS], table[TARGETS] = call[CALL.inputs], call[CALL.targets]
     table[OUTPUTS] = call[CALL.outputs]
+    if call[CALL.rates]:
+        last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
+        set_float_attr(last_row, ATTRS, as_pointer(call[CALL.rates], np.float64)[batch])
 
 
 @inline
