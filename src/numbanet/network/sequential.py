@@ -1,6 +1,7 @@
 """Sequential: a network of layers. It holds their parameters and lowers them for an engine."""
 
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,8 @@ class Sequential:
 
         x   inputs (samples, *input_shape): float32, float64, uint8 (images: 0 … 255 become
             0 … 1) or other real numbers, which are converted
-        Raises ValueError for a wrong shape, no samples, NaN or infinity.
+        Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
+        network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
         """
         if type(x) is np.ndarray:
             small_batch = self.executors.small_batch.get(x.dtype)
@@ -183,13 +185,31 @@ class Sequential:
             executor.bind(OUTPUTS, outputs)
             try:
                 if not executor.checks_finite:
-                    validation.assert_all_finite(x, "x")
+                    validation.assert_all_finite(x, "x", self.dtype)
                 executor.infer(self.memory, len(x))
             finally:
                 executor.release()
         if executor.checks_finite and not executor.inputs_finite():
-            validation.assert_all_finite(x, "x")
+            validation.assert_all_finite(x, "x", self.dtype)
+        self._warn_of_overflow(outputs)
         return outputs
+
+    def _warn_of_overflow(self, outputs: np.ndarray) -> None:
+        """RuntimeWarning with the reason, if an output is not finite."""
+        finite = np.isfinite(outputs)
+        if finite.all():
+            return
+        sample = int(np.argwhere(~finite)[0][0])
+        reason = f"values inside the network exceed {self.dtype}; scale the inputs"
+        if self.dtype == np.float32:
+            reason += ", or use dtype='float64'"
+        if not np.isfinite(self.memory).all():
+            reason = "the network's parameters hold NaN or infinity"
+        warnings.warn(
+            f"predict: the outputs of sample {sample} are not finite: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
