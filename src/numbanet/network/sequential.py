@@ -27,6 +27,7 @@ CONFIG_KEYS = {
     "layers",
     "optimizer",
     "optimizer_steps",
+    "class_names",
 }
 """What the description of a network in a file consists of."""
 
@@ -75,6 +76,7 @@ class Sequential:
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         self.output_shape: Shape = self.layers[-1].output_shape
+        self._class_names: tuple[str, ...] = ()
         built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
 
     def _allocate(self) -> None:
@@ -152,6 +154,28 @@ class Sequential:
                 f"got an array of shape {values.shape}"
             )
         self._parameters[...] = values
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names in the order of their labels, saved with the network; () for none.
+
+        Setting them raises ValueError unless they are different texts, one for each output, or two
+        for a single output.
+        """
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names) -> None:
+        if not isinstance(names, (list, tuple)):
+            raise ValueError(f"class_names is a list of names, got {fields.shown(names)}")
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"class_names must be text, got {fields.shown(tuple(names))}")
+        classes = max(2, size(self.output_shape))
+        if names and not len(names) == len(set(names)) == classes:
+            raise ValueError(
+                f"class_names must be {classes} different names, got {fields.shown(tuple(names))}"
+            )
+        self._class_names = tuple(names)
 
     # --- using ---
 
@@ -464,6 +488,7 @@ class Sequential:
             "layers": [config.encode(spec, f"layer {i}") for i, spec in enumerate(self.specs)],
             "optimizer": config.encode(self.optimizer, "optimizer"),
             "optimizer_steps": self.optimizer_steps,
+            "class_names": list(self.class_names),
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -501,6 +526,8 @@ class Sequential:
         Raises ValueError for a description or tensors that do not make a network. The tensors are
         compared with the layers' shapes before memory is allocated.
         """
+        if isinstance(content, dict):
+            content = {"class_names": [], **content}  # optional
         config.check_keys(where, content, "network", CONFIG_KEYS)
         network = cls.__new__(cls)
         try:
@@ -516,6 +543,7 @@ class Sequential:
                 fields.Count(0, 2**62 - 1)(content[key], key)
                 for key in ("epoch", "optimizer_steps")
             )
+            network.class_names = content["class_names"]
             network.layer_ops()
         except Exception as error:
             raise ValueError(f"{where}: {error}") from error

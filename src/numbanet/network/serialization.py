@@ -3,7 +3,7 @@
     metadata   "format"        "numbanet"
                "version"       "1"
                "network"       JSON: input_shape dtype seed threads epoch penalty layers
-                               optimizer optimizer_steps
+                               optimizer optimizer_steps, and class_names, which may be absent
                "ensemble"      instead of "network", JSON: combine, and the list of networks
     tensors    "0.weights"     the parameters and buffers of layers[0], by name, and so on for
                                every layer that has some
