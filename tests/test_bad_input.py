@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.io import tabular
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -472,15 +471,6 @@ def test_parameters_of_another_length():
         ValueError, match=r"the network has 43 parameters, got an array of shape \(44,\)"
     ):
         net.parameters = np.zeros(44)
-
-
-def test_text_in_a_table(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("area,rooms,price\n50,2,100\n60,three,120\n")
-    with pytest.raises(
-        ValueError, match=r"table.csv: line 3, column 'rooms': 'three' is not a finite number"
-    ):
-        tabular.load_table(path)
 
 
 def memory_mapped(array, folder):
