@@ -85,6 +85,7 @@ INPUTS = {
     "a number": (3.0, ValueError, r"x must have shape \(samples, 4\), got \(\)"),
     "empty": (X[:0], ValueError, r"x has no samples: its shape is \(0, 4\)"),
     "an empty list": ([], ValueError, r"x must have shape \(samples, 4\), got \(0,\)"),
+    "no features": (X[:, :0], ValueError, r"x must have shape \(samples, 4\), got \(12, 0\)"),
     "complex": (X + 1j, TypeError, r"x is complex \(complex\d+\); pass real numbers"),
     "float64 beyond float32": (
         with_value(X.astype("float64"), (3, 1), 1e39),
@@ -490,7 +491,7 @@ def test_what_is_unusual_and_right(tmp_path):
         X.astype(">f4"),
         np.asfortranarray(X),
         np.repeat(X, 2, axis=0)[::2],
-        X[::-1][::-1],
+        X[::-1].copy()[::-1],
         X.astype(object),
         np.ma.array(X),
         memory_mapped(X, tmp_path),

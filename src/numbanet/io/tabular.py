@@ -12,6 +12,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -285,8 +286,10 @@ class CsvFile:
 
     def _floats(self, cells: list[str]) -> np.ndarray:
         """The numbers in cells, NaN or infinity where a cell holds no finite number."""
-        values = [parse(cell, self.decimal) for cell in cells]
-        return np.array(values, np.float64)
+        if self.decimal == "." and "_" not in "".join(cells):
+            with suppress(ValueError):
+                return np.fromiter(map(float, cells), np.float64, len(cells))
+        return np.array([parse(cell, self.decimal) for cell in cells], np.float64)
 
     def _numbers(self, rows: list[list[str]], columns: list[int], first: int) -> np.ndarray:
         """The cells of some rows as numbers, NaN where one is missing; `first` is the first row.

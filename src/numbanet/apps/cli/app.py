@@ -96,14 +96,22 @@ _device = click.option(
 
 
 _CSV_OPTIONS = (
-    click.option("--target", help="Of a CSV file: the column of y, by name or number from 1."),
-    click.option("--delimiter", type=click.Choice([",", ";", "tab"]), help="Of a CSV file."),
-    click.option("--decimal", type=click.Choice([".", ","]), help="Of the numbers in a CSV file."),
+    click.option("--target", help="The column of y in a CSV file, by name or number from 1."),
+    click.option(
+        "--delimiter",
+        type=click.Choice([",", ";", "tab"]),
+        help="Between cells of a CSV file; by default what fits.",
+    ),
+    click.option(
+        "--decimal",
+        type=click.Choice([".", ","]),
+        help="Decimal sign in a CSV file; by default what fits.",
+    ),
     click.option(
         "--missing",
         type=click.Choice(list(tabular.MISSING)),
-        help="Rows of a CSV file with missing cells: an error, dropped, or filled by the file's "
-        "column.",
+        help="What to do about missing cells in a CSV file: by default an error; drop the row, or "
+        "fill by the column's mean or median in this file.",
     ),
 )
 
