@@ -311,6 +311,8 @@ def test_columns_by_name_and_index(tmp_path):
     assert table.class_names == ("Oslo", "Rome") and table.y.tolist() == [1, 0]
     table = datasets.read_csv(path, target=None, columns=[-1])
     assert table.y is None and table.x.tolist() == [[3], [6]]
+    with pytest.raises(TypeError, match="columns is a list of names or indices, got 'ab'"):
+        datasets.read_csv(path, columns="ab")
 
 
 HOLES = "a,b,y\n1,2,3\n,4,5\n3,NA,9\n8,6,7\n"

@@ -102,6 +102,8 @@ def read_csv(
     place = None if target is None else file.index(target)
     chosen = [j for j in range(file.n_columns) if j != place]
     if columns is not None:
+        if isinstance(columns, str):
+            raise TypeError(f"columns is a list of names or indices, got {columns!r}")
         chosen = [file.index(column) for column in columns]
         if place in chosen:
             raise ValueError(f"{path}: {file.label(place)} is both the target and among columns")
