@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.io import tabular
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -86,14 +85,66 @@ INPUTS = {
     "a number": (3.0, ValueError, r"x must have shape \(samples, 4\), got \(\)"),
     "empty": (X[:0], ValueError, r"x has no samples: its shape is \(0, 4\)"),
     "an empty list": ([], ValueError, r"x must have shape \(samples, 4\), got \(0,\)"),
+    "no features": (X[:, :0], ValueError, r"x must have shape \(samples, 4\), got \(12, 0\)"),
     "complex": (X + 1j, TypeError, r"x is complex \(complex\d+\); pass real numbers"),
-    "text": (X.astype(str), TypeError, "x must hold numbers, got dtype <U"),
-    "objects": (X.astype(object), TypeError, "x must hold numbers, got dtype object"),
+    "float64 beyond float32": (
+        with_value(X.astype("float64"), (3, 1), 1e39),
+        ValueError,
+        r"x has 1e\+39 at \[3, 1\], too large for float32, .* or use dtype='float64'",
+    ),
+    "float64 below float32": (
+        with_value(X.astype("float64"), (11, 3), -1e39),
+        ValueError,
+        r"x has -1e\+39 at \[11, 3\], too large for float32",
+    ),
+    "text": (
+        X.astype(str),
+        TypeError,
+        r"x must hold numbers, got text such as '0\.12.*'; .* np.array\(x, float\)",
+    ),
+    "names": (
+        np.array([["red"] * 4] * 12),
+        TypeError,
+        "x must hold numbers, got text such as 'red'; encode it as numbers first",
+    ),
+    "text among objects": (
+        with_value(X.astype(object), (3, 1), "red"),
+        TypeError,
+        r"x must hold numbers, got 'red' at \[3, 1\]; encode it",
+    ),
+    "None among objects": (
+        with_value(X.astype(object), (5, 2), None),
+        ValueError,
+        r"x has None at \[5, 2\]; remove or fill",
+    ),
+    "an integer beyond float64": (
+        [[1, 2, 3, 10**400]] * 12,
+        ValueError,
+        r"x has 1000.* at \[0, 3\], beyond float64; scale it",
+    ),
+    "masked": (
+        np.ma.array(X, mask=with_value(np.zeros(X.shape, bool), (4, 3), True)),
+        ValueError,
+        r"x is a masked array, with 1 masked, the first at \[4, 3\]; .* x.filled\(0\), or drop",
+    ),
     "dates": (
         np.zeros((12, 4), "datetime64[s]"),
         TypeError,
-        "x must hold numbers, got dtype datetime64",
+        r"x must hold numbers, got dtype datetime64.* np.timedelta64\(1, 'D'\)",
     ),
+    "fields": (
+        np.zeros(12, "f4,f4,f4,f4"),
+        TypeError,
+        "got dtype .*; numpy.lib.recfunctions.structured_to_unstructured",
+    ),
+    "a dict": (
+        {"a": X[:, 0]},
+        TypeError,
+        r"x must .* in an array, got a dict; pass np.column_stack\(list\(x.values\(\)\)\)",
+    ),
+    "an iterator": (iter(X), TypeError, r"got a .*iterator.* read only once; pass list\(x\)"),
+    "a set": ({1, 2, 3}, TypeError, "got a set, which has no order"),
+    "a path": ("data.csv", TypeError, "got 'data.csv'; read a file first, .*read_csv"),
     "ragged": ([[1, 2, 3, 4], [1, 2]], ValueError, "x is not a rectangular array"),
     "nothing": (None, TypeError, "x must hold numbers"),
 }
@@ -155,8 +206,31 @@ TARGETS = {
         r"y has -0.5 at \[2, 1\]",
     ),
     "complex": (SINGLE + 0j, TypeError, "y is complex"),
-    "text": (np.array(["a"] * 12), TypeError, "y must hold numbers, got dtype <U1"),
-    "objects": (LABELS.astype(object), TypeError, "y must hold numbers, got dtype object"),
+    "text": (
+        np.array(["a"] * 12),
+        TypeError,
+        r"y must hold numbers, got text such as 'a'; .* = np.unique\(y, return_inverse=True\)",
+    ),
+    "text in objects": (
+        np.array(["a"] * 12, object),
+        TypeError,
+        r"y must hold numbers, got 'a' at \[0\]; .* = np.unique\(y, return_inverse=True\)",
+    ),
+    "labels from 1": (
+        LABELS + 1,
+        ValueError,
+        r"y has labels 1 … 3, .* labels 0 … 2; subtract 1, or use more outputs",
+    ),
+    "too large for float32": (
+        with_value(SINGLE.astype("float64"), (2, 1), 1e39),
+        ValueError,
+        r"y has 1e\+39 at \[2, 1\], too large for float32",
+    ),
+    "masked": (
+        np.ma.array(LABELS, mask=LABELS == 1),
+        ValueError,
+        r"y is a masked array, with 4 masked, the first at \[1\]",
+    ),
     "ragged": ([[1, 0, 0], [1]] * 6, ValueError, "y is not a rectangular array"),
     "nothing": (None, TypeError, "y must hold numbers"),
 }
@@ -174,7 +248,7 @@ def test_targets(name):
         refused(error, message, net, call)
     refused(
         error,
-        re.sub(r"\b([xy]) ", r"validation \1 ", message),
+        re.sub(r"\b([xy])( |, r|\)$)", r"validation \1\2", message),
         net,
         lambda: net.fit(X, LABELS, validation_data=(X, y), verbose=0),
     )
@@ -376,7 +450,7 @@ def test_images_in_another_layout(x, hint):
         (
             lambda: nn.SGD(-0.1),
             ValueError,
-            "SGD: learning_rate must be a finite number of at least 0, got -0.1",
+            "SGD: learning_rate must be a finite number of at least 0, or a schedule, got -0.1",
         ),
         (lambda: nn.SGD(INFINITY), ValueError, "SGD: learning_rate must be a finite number"),
         (lambda: nn.SGD(0.1, momentum=1), ValueError, "SGD: momentum must be below 1, got 1"),
@@ -400,16 +474,12 @@ def test_parameters_of_another_length():
         net.parameters = np.zeros(44)
 
 
-def test_text_in_a_table(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("area,rooms,price\n50,2,100\n60,three,120\n")
-    with pytest.raises(
-        ValueError, match=r"table.csv: line 3, column 'rooms': 'three' is not a finite number"
-    ):
-        tabular.load_table(path)
+def memory_mapped(array, folder):
+    np.save(folder / "array.npy", array)
+    return np.load(folder / "array.npy", mmap_mode="r")
 
 
-def test_what_is_unusual_and_right():
+def test_what_is_unusual_and_right(tmp_path):
     """Unusual data that must pass.
 
     Labels as floats or rows, lists, integers, other byte orders, strides, views, a flat image.
@@ -421,7 +491,10 @@ def test_what_is_unusual_and_right():
         X.astype(">f4"),
         np.asfortranarray(X),
         np.repeat(X, 2, axis=0)[::2],
-        X[::-1][::-1],
+        X[::-1].copy()[::-1],
+        X.astype(object),
+        np.ma.array(X),
+        memory_mapped(X, tmp_path),
     ):
         np.testing.assert_array_equal(net.predict(x), expected)
     whole = net.evaluate(X, LABELS)
@@ -430,6 +503,9 @@ def test_what_is_unusual_and_right():
         LABELS.astype("float32"),
         LABELS.astype("uint8"),
         LABELS[:, None],
+        LABELS.astype(object),
+        LABELS.astype(">u2"),
+        np.ma.array(LABELS),
         SINGLE,
         SINGLE.astype("float64"),
     ):
@@ -440,8 +516,120 @@ def test_what_is_unusual_and_right():
         == net.predict(np.ones((3, 4), bool)).shape
         == (3, 3)
     )
+    for dtype in ("int8", "uint16", "int64", "uint64", "float16", "longdouble", "bool"):
+        x = np.ones((3, 4), dtype)
+        np.testing.assert_array_equal(net.predict(x), net.predict(np.ones((3, 4), "float32")))
     large = np.full((4, 4), 3e38, "float32")  # its sum overflows, its numbers do not
-    net.predict(large)
+    nn.Sequential([nn.ReLU()], 4).predict(large)
+
+
+def test_a_vector_where_a_sample_is_one_number():
+    net = nn.Sequential([nn.Dense(2)], 1)
+    x = np.linspace(-1, 1, 12, dtype="float32")
+    for given in (x, x.tolist(), x.astype("float64").astype(object)):
+        np.testing.assert_array_equal(net.predict(given), net.predict(x[:, None]))
+    assert net.evaluate(x, LABELS % 2) == net.evaluate(x[:, None], LABELS % 2)
+    net.fit(x, LABELS % 2, verbose=0)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_predictions_that_overflow_warn(samples, dtype):
+    """The first call builds what later calls of few samples use."""
+    net = nn.Sequential([nn.Dense(3), nn.Dense(2)], 4, dtype, seed=1)
+    net.predict(np.ones((samples, 4), dtype))
+    largest = np.finfo(dtype).max
+    x = np.ones((samples, 4), dtype)
+    x[-1] = largest
+    way = "or use dtype='float64'" if dtype == "float32" else ""
+    message = f"outputs of sample {samples - 1} are not finite: .*{dtype}; scale the inputs.*{way}"
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match=message) as caught:
+            outputs = net.predict(x)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        assert not np.isfinite(outputs).all()
+    net.parameters[0] = NAN
+    with pytest.warns(RuntimeWarning, match="the network's parameters hold NaN or infinity"):
+        net.predict(np.ones((samples, 4), dtype))
+
+
+@pytest.mark.parametrize("samples", [1, 3, 300])
+def test_the_fast_path_refuses_what_the_network_cannot_hold(samples):
+    net = nn.Sequential([nn.Dense(2, activation="tanh")], 4)
+    x = np.ones((samples, 4))
+    net.predict(x)
+    x[-1, 2] = 3.5e38
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"x has 3.5e\+38 at \[{samples - 1}, 2\], too large"):
+            net.predict(x)
+    wide = nn.Sequential([nn.Dense(2, activation="tanh")], 4, "float64")
+    assert np.isfinite(wide.predict(x)).all()
+
+
+# --- arrays of other libraries -----------------------------------------------------------------
+
+
+def test_frames_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    net, columns = network(), list("abcd")
+    frame = pandas.DataFrame(X, columns=columns)
+    expected = net.predict(X)
+    np.testing.assert_array_equal(net.predict(frame), expected)
+    np.testing.assert_array_equal(net.predict(frame.astype("Float32")), expected)
+    np.testing.assert_array_equal(net.predict(frame.astype(object)), expected)
+    kinds = pandas.DataFrame(
+        {"a": [1, 2], "b": [True, False], "c": [1.5, 2], "d": [3, 4]}, index=["u", "v"]
+    ).astype({"a": "Int64", "b": "boolean", "c": "Float64"})
+    plain = np.array([[1, 1, 1.5, 3], [2, 0, 2, 4]])
+    np.testing.assert_array_equal(net.predict(kinds), net.predict(plain))
+    for y in (pandas.Series(LABELS), pandas.DataFrame({"y": LABELS}).astype("Int64")):
+        assert net.evaluate(frame, y) == net.evaluate(X, LABELS)
+    text = pandas.Series(["red", "green", "blue"] * 4)
+    for x, message in [
+        (frame.assign(b=text), "x, column 'b' holds text: encode it, e.g. pandas.get_dummies"),
+        (
+            frame.assign(b=text.astype("category")),
+            "x, column 'b' holds categories: encode it, e.g. pandas.get_dummies",
+        ),
+        (
+            frame.assign(c=pandas.Timestamp(0)),
+            "x, column 'c' must hold numbers, got dtype datetime64",
+        ),
+    ]:
+        refused(TypeError, message, net, lambda x=x: net.predict(x))
+    for kind in ("float32", "Float32", object):
+        holes = frame.astype(kind)
+        holes.iloc[7, 2] = None if kind == "float32" else pandas.NA
+        message = r"x, column 'c' has a missing value in row 7; .*\(dropna\).*\(fillna\)"
+        refused(ValueError, message, net, lambda x=holes: net.fit(x, LABELS, verbose=0))
+    for y, holds in [(text, "text"), (text.astype("category"), "categories")]:
+        message = rf"y holds {holds}: .* = np.unique\(y, return_inverse=True\)"
+        refused(TypeError, message, net, lambda y=y: net.fit(X, y, verbose=0))
+
+
+def test_sparse_matrices():
+    sparse = pytest.importorskip("scipy.sparse")
+    net = network()
+    refused(
+        TypeError,
+        r"x is a sparse matrix; pass x.toarray\(\)",
+        net,
+        lambda: net.predict(sparse.csr_array(X)),
+    )
+
+
+def test_tensors_of_other_libraries():
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    net = network()
+    expected = net.predict(X)
+    np.testing.assert_array_equal(net.predict(torch.tensor(X)), expected)
+    np.testing.assert_array_equal(net.predict(jax.numpy.asarray(X)), expected)
+    for x, message in [
+        (torch.tensor(X, requires_grad=True), r"requires a gradient; pass x.detach\(\)"),
+        (torch.tensor(X).bfloat16(), "x cannot be read as an array: .*BFloat16"),
+        (jax.numpy.asarray(X, "bfloat16"), r"got dtype bfloat16; .* x.astype\('float32'\)"),
+    ]:
+        refused(TypeError, message, net, lambda x=x: net.predict(x))
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28)])

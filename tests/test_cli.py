@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,8 +189,9 @@ def test_a_file_with_real_targets(folder):
 def test_a_warning_is_one_line_on_stderr(folder):
     classes_file()
     result = run("train", "three.csv", "--learning-rate", "1e-9", "--epochs", "12")
-    assert result.exit_code == 0 and result.stderr.count("\n") == 1
-    assert result.stderr.startswith("warning: the loss hardly moved"), result.stderr
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 0 and all(line.startswith("warning: ") for line in lines)
+    assert sum("the loss hardly moved" in line for line in lines) == 1, result.stderr
 
 
 def test_task_overrides_what_was_decided(folder):
@@ -277,6 +279,122 @@ def test_bytes_are_rescaled_and_the_optimizer_is_kept(folder):
         "Adam(learning_rate=0.001" in done("info", "bytes.safetensors")
         and nn.load("bytes.safetensors").optimizer_steps == 2
     )
+
+
+# --- labels with names -------------------------------------------------------------------------
+
+
+COLOURS = np.array(["red", "green, dark", "blue"])
+
+
+def named_file(name, labels):
+    """The clouds of `classes_file`, with labels[k] for class k; the features and places."""
+    x, y = classes_file("plain.csv")
+    if name.endswith(".npz"):
+        np.savez(name, x=x, y=labels[y])
+        return x, y
+    with open(name, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["a", "b", "colour"])
+        writer.writerows([*map(float, row), label] for row, label in zip(x, labels[y], strict=True))
+    return x, y
+
+
+@pytest.mark.parametrize("name", ["named.csv", "named.npz"])
+def test_names_in_the_last_column_are_classes(name, folder):
+    x, y = named_file(name, COLOURS)
+    said = done("train", name)
+    assert "3 classes (y holds names)" in said
+    net = nn.load("named.safetensors")
+    assert net.class_names == ("blue", "green, dark", "red")
+    assert net.evaluate(x, 2 - y)["accuracy"] > 0.95
+    evaluated = done("evaluate", "named.safetensors", name, "--held-out", "--json", "figures.json")
+    assert evaluated in said and "mistakes by class: blue: " in evaluated
+    found = json.loads(Path("figures.json").read_text())
+    assert sum(one["samples"] for one in found["classes"].values()) == found["samples"] == 24
+    assert sum(one["mistakes"] for one in found["classes"].values()) == found["mistakes"]
+    rows = list(csv.DictReader(done("predict", "named.safetensors", name).splitlines()))
+    assert list(rows[0]) == ["label", "output_blue", "output_green, dark", "output_red"]
+    assert [row["label"] for row in rows] == [
+        net.class_names[k] for k in net.predict_classes(x).tolist()
+    ]
+    assert "blue, green, dark, red" in done("info", "named.safetensors")
+    named_file("others.csv", np.array(["red", "blue", "black"]))
+    assert "others.csv: y has the class 'black'; the network's are blue" in refused(
+        "evaluate", "named.safetensors", "others.csv"
+    )
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [30, 10, 20], [-1, 0, 5]], ids=str)
+@pytest.mark.parametrize("name", ["named.csv", "named.npz"])
+def test_integers_that_are_not_0_to_k_are_names(name, labels, folder):
+    x, y = named_file(name, np.array(labels))
+    done("train", name)
+    net = nn.load("named.safetensors")
+    assert net.output_shape == (3,) and net.class_names == tuple(map(str, sorted(labels)))
+    assert net.evaluate(x, np.searchsorted(sorted(labels), np.array(labels)[y]))["accuracy"] > 0.95
+    assert float(done("evaluate", "named.safetensors", name).split()[1]) > 95
+    rows = csv.DictReader(done("predict", "named.safetensors", name).splitlines())
+    assert {row["label"] for row in rows} == set(map(str, labels))
+
+
+def test_two_names_share_one_output(folder):
+    Path("two.csv").write_text("a,y\n" + "1,yes\n-1,no\n" * 20)
+    done("train", "two.csv")
+    net = nn.load("two.safetensors")
+    assert net.output_shape == (1,) and net.class_names == ("no", "yes")
+    said = done("predict", "two.safetensors", "two.csv").splitlines()
+    assert said[0] == "label,output_0" and [line.split(",")[0] for line in said[1:3]] == [
+        "yes",
+        "no",
+    ]
+
+
+def test_a_table_as_spreadsheets_export_it(folder):
+    """Semicolons, decimal commas, the target in front, and empty cells."""
+    x, y = classes_file("plain.csv")
+    lines = [
+        ";".join(["abc"[k], "" if i == 7 else str(a).replace(".", ","), str(b).replace(".", ",")])
+        for i, ((a, b), k) in enumerate(zip(x, y, strict=True))
+    ]
+    Path("export.csv").write_text("\n".join(["kind;a;b", *lines]) + "\n", encoding="utf-8-sig")
+    said = done("train", "export.csv", "--target", "kind", "--missing", "drop", "--delimiter", ";")
+    assert "1 rows with a missing cell left out" in said
+    command = said.splitlines()[-1]
+    assert command.endswith("export.csv --held-out --target kind --delimiter ';' --missing drop")
+    assert figures(done(*shlex.split(command)[1:])) == figures(said)
+    result = run(
+        "predict", "export.safetensors", "export.csv", "--target", "1", "--missing", "drop"
+    )
+    assert len(result.stdout.splitlines()) == 120
+    assert result.stderr == "export.csv: 1 rows with a missing cell left out, lines 9\n"
+    filled = done(
+        "evaluate", "export.safetensors", "export.csv", "--target", "1", "--missing", "mean"
+    )
+    assert "in 120 samples" in filled
+
+
+def test_the_names_of_a_data_set_are_kept(folder):
+    needs("breast_cancer")
+    said = done("train", "breast_cancer", "--epochs", "30")
+    assert nn.load("breast_cancer.safetensors").class_names == ("malignant", "benign")
+    assert "mistakes by class: malignant: " in said
+    assert done("evaluate", "breast_cancer.safetensors", "breast_cancer") in said
+
+
+# --- results no better than guessing -----------------------------------------------------------
+
+
+def test_a_result_no_better_than_guessing_warns(folder):
+    classes_file()
+    options = ("--layers", "8,8,8", "--learning-rate", "1e4", "--epochs", "8", "--seed", "1")
+    result = run("train", "three.csv", *options)
+    assert result.exit_code == 0 and "saved three.safetensors" in result.stdout
+    assert "warning: " in result.stderr and "the most frequent class" in result.stderr
+    regression_file()
+    result = run("train", "line.npz", "--epochs", "1", "--learning-rate", "30")
+    assert "warning: r2 " in result.stderr and "predicting the mean" in result.stderr
+    assert run("train", "three.csv", "--output", "good").stderr == ""
 
 
 # --- predict and info --------------------------------------------------------------------------
@@ -421,7 +539,14 @@ def test_info_says_why_there_is_no_gpu(no_gpu):
 def test_nothing_is_overwritten_without_force(folder):
     classes_file()
     done("train", "three.csv", "--epochs", "1", "--json", "figures.json")
-    assert "three.safetensors exists" in refused("train", "three.csv", "--epochs", "1")
+    first = Path("three.safetensors").read_bytes()
+    for name in ("three-2.safetensors", "three-3.safetensors"):
+        said = done("train", "three.csv", "--epochs", "1")
+        assert f"saved {name} (three.safetensors exists; --force replaces it)" in said
+        assert said.splitlines()[-1] == f"numbanet evaluate {name} three.csv --held-out"
+    assert Path("three.safetensors").read_bytes() == first
+    error = refused("train", "three.csv", "--output", "three.safetensors")
+    assert "three.safetensors exists" in error and "replace it with --force" in error
     assert "figures.json exists" in refused(
         "train", "three.csv", "--output", "new", "--json", "figures.json"
     )
@@ -471,7 +596,17 @@ def test_nothing_is_overwritten_without_force(folder):
         ),
         (["text.csv"], "line 2, column 2: 'red' is not a finite number"),
         (["one.csv"], "hold a fifth out"),
-        (["minus.csv"], "labels must lie in 0"),
+        (["mixed.csv"], "line 3, column 'y': 'red' is not a number, others are"),
+        (["names.csv", "--task", "regression"], "y holds names such as 'a'; drop --task"),
+        (["one_name.csv"], "y has the one class 'a'; there must be two or more"),
+        (["many.csv"], "y holds 60 different names, such as 'n0'; choose another column"),
+        (["holes.csv"], "line 3, column 'a': '' is missing; drop such rows or fill them"),
+        (["holes.csv", "--missing", "mean"], "line 4: the target is missing"),
+        (["names.csv", "--target", "z"], "no column 'z'; the columns are a, y"),
+        (["names.csv", "--target", "0"], "--target as a number must be"),
+        (["names.csv", "--target", "3"], "no column with index 2 (from 0); there are 2"),
+        (["nan.npz", "--missing", "drop"], "--missing: for CSV files, not for nan.npz"),
+        (["digits", "--target", "y"], "--target: for CSV files, not for digits"),
         (["nan.npz"], r"nan.npz: x has NaN at [1, 0]"),
         (["words.npz"], "words.npz"),
         (["empty.npz"], "empty.npz"),
@@ -486,7 +621,11 @@ def test_one_line_for_every_bad_training(options, message, folder):
     Path("text.csv").write_text("1,2,0\n3,red,1\n")
     Path("one.csv").write_text("1,2,0\n")
     Path("notes.txt").write_text("hello")
-    write_csv("minus.csv", [[0.5, -1], [0.25, 1]] * 5)
+    Path("mixed.csv").write_text("x,y\n1,2\n3,red\n")
+    Path("names.csv").write_text("a,y\n" + "1,a\n2,b\n" * 5)
+    Path("one_name.csv").write_text("a,y\n" + "1,a\n" * 5)
+    Path("many.csv").write_text("a,y\n" + "".join(f"{i},n{i}\n" for i in range(60)))
+    Path("holes.csv").write_text("a,y\n1,2\n,3\n4,\n5,6\n")
     np.savez("nan.npz", x=[[1.0], [np.nan], [3.0]] * 3, y=np.arange(9) % 2)
     np.savez("words.npz", x=[["a"], ["b"]], y=[0, 1])
     np.savez("empty.npz", x=np.zeros((0, 3)), y=np.zeros(0))
@@ -500,11 +639,21 @@ def test_one_line_for_every_bad_use(folder):
     Path("broken").write_bytes(Path("three.safetensors").read_bytes()[:-9])
     Path("foreign").write_bytes(b"PK\3\4" * 30)
     np.savez("y.npz", y=[1.0])
+    Path("names.csv").write_text("a,b,y\n1,2,a\n3,4,b\n")
     for args, message in [
         (["evaluate", "none", "three.csv"], "none: No such file"),
         (["evaluate", "broken", "three.csv"], "broken: "),
         (["evaluate", "foreign", "three.csv"], "foreign: "),
         (["evaluate", ".", "three.csv"], ".: Is a directory"),
+        (["evaluate", "three.csv", "three.csv"], "three.csv: not a file of numbanet's"),
+        (
+            ["evaluate", "three.safetensors", "names.csv"],
+            "the class 'a'; the network's are without",
+        ),
+        (
+            ["predict", "three.safetensors", "x.npz", "--decimal", ","],
+            "--decimal: for CSV files, not for x.npz",
+        ),
         (
             ["evaluate", "three.safetensors", "wide.csv"],
             "wide.csv: x must have shape (samples, 2), got (2, 4)",
@@ -543,7 +692,7 @@ def program(*args, code="from numbanet.apps.cli import main; main()"):
 
 def test_as_a_program(folder):
     classes_file()
-    process = program("train", "three.csv", "--epochs", "5")
+    process = program("train", "three.csv", "--epochs", "60")
     said, errors = process.communicate()
     assert (process.returncode, errors) == (0, "") and "saved three.safetensors" in said
     process = program("evaluate", "three.safetensors", "none.csv")
@@ -553,6 +702,33 @@ def test_as_a_program(folder):
         "",
         "Error: none.csv: No such file or directory\n",
     )
+
+
+def test_as_a_module(folder):
+    env = {**os.environ, "PYTHONPATH": SOURCES}
+    command = [sys.executable, "-m", "numbanet", "--version"]
+    found = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (found.returncode, found.stdout) == (0, f"numbanet, version {nn.__version__}\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a closed pipe is another error elsewhere")
+def test_a_closed_pipe_does_not_stop_a_training(folder):
+    classes_file()
+    process = program("train", "three.csv", "--epochs", "60")
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert (process.wait(), errors) == (0, "")
+    assert nn.load("three.safetensors").epoch == 60
+
+
+def test_houses_without_their_file_say_where_they_come_from(folder, monkeypatch):
+    monkeypatch.delenv("NUMBANET_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(folder / "cache"))
+    monkeypatch.setenv("HOME", str(folder))
+    error = refused("train", "houses")
+    assert "Kaggle, Melbourne housing snapshot, https://" in error
+    assert re.search(r"NUMBANET_DATA .*, or put it at \S+melbourne.melb_data.csv", error)
 
 
 def test_stopped_by_the_keyboard(folder):

@@ -256,49 +256,174 @@ def test_a_constant_column_keeps_its_scale():
 @pytest.mark.parametrize("head", ["", "\ufeff", "area,rooms,price\n", "\ufeffarea,rooms,price\r\n"])
 def test_a_table_of_numbers(tmp_path, head):
     (tmp_path / "t.csv").write_text(head + "1,2.5,3\n\n-4,5e1,6\n", encoding="utf-8")
-    x, y = tabular.load_table(tmp_path / "t.csv")
-    assert x.tolist() == [[1, 2.5], [-4, 50]] and y.tolist() == [3, 6] and y.dtype == np.float64
+    table = datasets.read_csv(tmp_path / "t.csv")
+    assert table.x.tolist() == [[1, 2.5], [-4, 50]] and table.x.dtype == np.float64
+    assert table.y.tolist() == [3, 6] and table.y.dtype == np.float64
+    named = "area" in head
+    assert table.feature_names == (("area", "rooms") if named else ("column 1", "column 2"))
+    assert (table.class_names, table.dropped) == ((), ())
+
+
+X_EXPECTED, Y_EXPECTED = [[1.5, 2.0], [3.0, 4.25]], [10.0, 20.0]
+SPELLINGS = {
+    "commas": "a,b,y\n1.5,2,10\n3,4.25,20\n",
+    "semicolons": "a;b;y\n1.5;2;10\n3;4.25;20\n",
+    "tabs": "a\tb\ty\n1.5\t2\t10\n3\t4.25\t20\n",
+    "European": "a;b;y\n1,5;2;10\n3;4,25;20\n",
+    "European without a header": "1,5;2;10\n3;4,25;20\n",
+    "tabs with decimal commas": "a\tb\ty\n1,5\t2\t10\n3\t4,25\t20\n",
+    "quoted decimal commas": 'a,b,y\n"1,5",2,10\n3,"4,25",20\n',
+    "quoted cells": '"a","b","y"\n"1.5","2","10"\n"3","4.25","20"\n',
+    "spaces": "a, b, y\n 1.5, 2 ,10\n3, 4.25, 20\n",
+    "spaces and quotes": 'a, b, y\n1.5, "2", 10\n3, "4.25", 20\n',
+    "CRLF": "a,b,y\r\n1.5,2,10\r\n3,4.25,20\r\n",
+    "blank lines": "\n\na,b,y\n\n1.5,2,10\n\n\n3,4.25,20\n\n",
+    "no end of line": "1.5,2,10\n3,4.25,20",
+    "a name in two lines": '"a\nlength",b,y\n1.5,2,10\n3,4.25,20\n',
+    "the same name twice": "a,a,y\n1.5,2,10\n3,4.25,20\n",
+    "an empty name": ",b,y\n1.5,2,10\n3,4.25,20\n",
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings_of_one_table(tmp_path, name):
+    (tmp_path / "t.csv").write_text(SPELLINGS[name], newline="")
+    table = datasets.read_csv(tmp_path / "t.csv")
+    assert (table.x.tolist(), table.y.tolist()) == (X_EXPECTED, Y_EXPECTED)
+
+
+def test_text_in_the_target_names_classes(tmp_path):
+    path = tmp_path / "iris.csv"
+    path.write_text("5.1,3.5,setosa\n6.2,2.9, versicolor\n4.9,3.0,setosa\n")
+    table = datasets.read_csv(path)
+    assert table.class_names == ("setosa", "versicolor")
+    assert table.y.tolist() == [0, 1, 0] and table.y.dtype == np.int64
+    assert table.x.tolist() == [[5.1, 3.5], [6.2, 2.9], [4.9, 3.0]]
+
+
+def test_columns_by_name_and_index(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("city,y,a,b\nRome,1,2,3\nOslo,4,5,6\n")
+    table = datasets.read_csv(path, target="y", columns=["b", 2])
+    assert table.x.tolist() == [[3, 2], [6, 5]] and table.feature_names == ("b", "a")
+    assert table.y.tolist() == [1, 4]
+    table = datasets.read_csv(path, target=0, columns=["a"])
+    assert table.class_names == ("Oslo", "Rome") and table.y.tolist() == [1, 0]
+    table = datasets.read_csv(path, target=None, columns=[-1])
+    assert table.y is None and table.x.tolist() == [[3], [6]]
+    with pytest.raises(TypeError, match="columns is a list of names or indices, got 'ab'"):
+        datasets.read_csv(path, columns="ab")
+
+
+HOLES = "a,b,y\n1,2,3\n,4,5\n3,NA,9\n8,6,7\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("missing", "x", "y", "dropped"),
     [
-        ("", "rows and 2 or more columns, got 0, 0"),
-        ("a,b\n", "got 0, 2"),
-        ("1\n2\n", "got 2, 1"),
-        ("a,b\n1,2\n3\n", "line 3 has 1 cells, expected 2"),
-        ("a,b\n1,2\nfour,5\n", "line 3, column 'a': 'four' is not a finite number"),
-        ("1,2\n3,x\n", "line 2, column 2: 'x'"),
-        ("a,b\n1,nan\n", "line 2, column 'b': 'nan'"),
-        ("a,b\n1,\n", "line 2, column 'b': ''"),
+        ("drop", [[1, 2], [8, 6]], [3, 7], (3, 4)),
+        ("mean", [[1, 2], [4, 4], [3, 4], [8, 6]], [3, 5, 9, 7], ()),
+        ("median", [[1, 2], [3, 4], [3, 4], [8, 6]], [3, 5, 9, 7], ()),
     ],
 )
-def test_a_table_with_a_fault_names_the_place(tmp_path, text, message):
+def test_missing_cells(tmp_path, missing, x, y, dropped):
+    (tmp_path / "t.csv").write_text(HOLES)
+    table = datasets.read_csv(tmp_path / "t.csv", missing=missing)
+    assert (table.x.tolist(), table.y.tolist(), table.dropped) == (x, y, dropped)
+
+
+def test_a_missing_label_is_dropped(tmp_path):
+    (tmp_path / "t.csv").write_text("1,red\n2,\n3,blue\n4,red\n")
+    table = datasets.read_csv(tmp_path / "t.csv", missing="drop")
+    assert table.y.tolist() == [1, 0, 1] and table.class_names == ("blue", "red")
+    assert (table.x.tolist(), table.dropped) == ([[1], [3], [4]], (2,))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {}, "the file is empty"),
+        ("a,b\n", {}, "rows and 2 or more columns, got 0, 2"),
+        ("1\n2\n", {}, "got 2, 1"),
+        ("a,b\n1,2\n3\n", {}, "line 3 has 1 cells, expected 2"),
+        ("a;b\n1;2\n3\n", {}, "line 3 has 1 cells, expected 2"),
+        ("a,b\n1,2\nfour,5\n", {}, "line 3, column 'a': 'four' is not a finite number"),
+        ("a,b\n1_0,2\n", {}, "line 2, column 'a': '1_0' is not a finite number"),
+        ("a,b\ninf,2\n", {}, "line 2, column 'a': 'inf' is not a finite number"),
+        ("1,2\n3,x\n", {}, "line 2, column 2: 'x' is not a number, others are"),
+        ("a,1\n1,2\n", {}, "line 1, column 1: 'a' .* if the first line is a header"),
+        ("a,b\n1,nan\n", {}, "line 2, column 'b': 'nan' is missing; .*'drop', 'mean' or"),
+        ("a,b\n1,\n", {}, "line 2, column 'b': '' is missing"),
+        ('a,b\n"1\n",2\n,3\n', {}, "line 4, column 'a': '' is missing"),
+        ("a,b\n,1\n,2\n", {"missing": "mean"}, "column 'a' has no number to fill it with"),
+        ("a,b\n1,\n2,3\n", {"missing": "median"}, "line 2: the target is missing, .*'drop'"),
+        ("a,b\n1,\n,3\n", {"missing": "drop"}, "every row has a missing cell"),
+        ("a,b\n1,2\n", {"missing": "skip"}, "missing is one of error, drop, .* got 'skip'"),
+        ("a,b\n1,2\n", {"target": "c"}, "no column 'c'; the columns are a, b"),
+        ("1,2\n", {"target": "c"}, "no column 'c'; the columns are without names: give an index"),
+        ("a,b\n1,2\n", {"target": 2}, r"no column with index 2 \(from 0\); there are 2"),
+        ("a,b,a\n1,2,3\n", {"target": "a"}, "'a' names the columns with index 0 and 2"),
+        ("a,b\n1,2\n", {"columns": ["b"]}, "column 'b' is both the target and among columns"),
+        ("a,b\n1,2\n", {"delimiter": "::"}, "delimiter must be one character, got '::'"),
+        ("a,b\n1,2\n", {"decimal": "'"}, "decimal must be"),
+        ("a;b\n1,5;2\n", {"decimal": "."}, "'1,5' .* sign '.'; pass decimal=',' .--decimal"),
+        ("a;b\n1.5;2,5\n1,5;2,5\n", {}, "'1.5' .* sign ','; pass decimal='.'"),
+        ("a;b\n1,234;5,678\n", {}, "'1,234' may be a decimal number or thousands"),
+        ("x;1,5\ny;2,5\n", {}, "may be separated by ',' or ';'; pass one as delimiter"),
+    ],
+)
+def test_a_table_with_a_fault_names_the_place(tmp_path, text, options, message):
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ValueError, match=rf"t\.csv: .*{message}"):
-        tabular.load_table(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=message) as caught:
+        datasets.read_csv(tmp_path / "t.csv", **options)
+    assert "t.csv: " in str(caught.value) or set(options) & {"delimiter", "decimal", "missing"}
 
 
-def test_an_npz_table(tmp_path):
+def test_the_delimiter_and_the_decimal_sign_as_given(tmp_path):
+    (tmp_path / "t.csv").write_text("a;b\n1,234;5,678\n")
+    assert datasets.read_csv(tmp_path / "t.csv", decimal=",").x.tolist() == [[1.234]]
+    (tmp_path / "t.csv").write_text("x;1,5\ny;2,5\n")
+    table = datasets.read_csv(tmp_path / "t.csv", delimiter=";", target=0)
+    assert table.x.tolist() == [[1.5], [2.5]] and table.class_names == ("x", "y")
+    (tmp_path / "t.csv").write_text("1|2\n3|4\n")
+    assert datasets.read_csv(tmp_path / "t.csv", delimiter="|").y.tolist() == [2, 4]
+
+
+def test_a_table_in_another_encoding(tmp_path):
+    (tmp_path / "t.csv").write_bytes("größe,b\n1,2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.csv: not text in UTF-8 .*byte 2.*; save it as CSV"):
+        datasets.read_csv(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("options", [{}, {"missing": "mean"}], ids=["numbers", "holes"])
+def test_a_long_table_by_both_ways(tmp_path, options):
+    """More rows than one chunk: by NumPy, and with a missing cell by the csv module."""
+    values = np.random.default_rng(0).normal(size=(10_000, 4))
+    lines = [",".join(map(repr, row)) for row in values.tolist()]
+    if options:
+        lines[7777] = "?" + lines[7777][lines[7777].index(",") :]
+        values[7777, 0] = np.delete(values[:, 0], 7777).mean()
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    table = datasets.read_csv(tmp_path / "t.csv", **options)
+    np.testing.assert_allclose(np.column_stack([table.x, table.y]), values, rtol=1e-12)
+    lines[9999] = "1,2,3,x"
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="line 10000, column 4: 'x' is not a number"):
+        datasets.read_csv(tmp_path / "t.csv", **options)
+
+
+def test_the_arrays_of_an_npz_file(tmp_path):
     x, y = np.arange(6, dtype=np.uint8).reshape(3, 2), np.array([1, 0, 1])
     np.savez(tmp_path / "t.npz", x=x, y=y)
-    found = tabular.load_table(tmp_path / "t.npz")
+    found = tabular.read_npz(tmp_path / "t.npz", "x", "y")
     np.testing.assert_array_equal(found[0], x, strict=True)
     np.testing.assert_array_equal(found[1], y, strict=True)
-    np.savez(tmp_path / "short.npz", x=x, y=y[:2])
     np.savez(tmp_path / "nameless.npz", x)
     np.savez(tmp_path / "objects.npz", x=np.array([None]), y=y)
     (tmp_path / "text.npz").write_text("1,2\n")
-    (tmp_path / "t.txt").write_text("1,2\n")
-    for name, message in [
-        ("short.npz", r"got x \(3, 2\) and y \(2,\)"),
-        ("nameless.npz", "arrays x and y"),
-        ("objects.npz", "arrays x and y"),
-        ("text.npz", "arrays x and y"),
-        ("t.txt", "got '.txt'"),
-    ]:
-        with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
-            tabular.load_table(tmp_path / name)
+    for name in ("nameless.npz", "objects.npz", "text.npz"):
+        with pytest.raises(ValueError, match=rf"{name}: .*arrays x and y"):
+            tabular.read_npz(tmp_path / name, "x", "y")
 
 
 @real("mnist")

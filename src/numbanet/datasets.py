@@ -1,7 +1,8 @@
-"""Load the data sets of the examples.
+"""Load the data sets of the examples, and a user's own table (`read_csv`).
 
-A file is looked for in the folder named by the environment variable NUMBANET_DATA, then in the
-cache folder, then, where a public address exists, on the network. Existing files are never changed.
+The file of a data set is looked for in the folder named by the environment variable NUMBANET_DATA,
+then in the cache folder, then, where a public address exists, on the network. Existing files are
+never changed.
 """
 
 import csv
@@ -19,7 +20,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbanet.io.tabular import number
+from numbanet.io.tabular import Table, number, read_csv
+
+__all__ = [
+    "Dataset",
+    "Standardization",
+    "Table",
+    "breast_cancer",
+    "cats",
+    "digits",
+    "houses",
+    "mnist",
+    "read_csv",
+    "read_idx",
+    "split_indices",
+]
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {  # of the unpacked files
@@ -29,6 +44,10 @@ MNIST_MD5 = {  # of the unpacked files
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 MNIST_VALIDATION = 10_000
+HOUSES_SOURCE = (
+    "Kaggle, Melbourne housing snapshot, "
+    "https://www.kaggle.com/datasets/dansbecker/melbourne-housing-snapshot"
+)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -141,7 +160,8 @@ def houses(seed: int = 0, standardize: bool = True) -> Dataset:
     Raises   FileNotFoundError; ValueError for a column that is absent or text that is no number
     Source   Kaggle, Melbourne housing snapshot (melb_data.csv), CC BY-NC-SA 4.0
     """
-    rows = np.array(_read_houses(_find("melbourne", "melb_data.csv")), np.float64).reshape(-1, 5)
+    path = _find("melbourne", "melb_data.csv", source=HOUSES_SOURCE)
+    rows = np.array(_read_houses(path), np.float64).reshape(-1, 5)
     if len(rows) < 2:
         raise ValueError(f"melb_data.csv: {len(rows)} usable rows; a split needs at least 2")
     x, y = rows[:, :4], rows[:, 4:]
@@ -302,8 +322,11 @@ def _cache() -> Path:
     return Path(base).expanduser().absolute() / "numbanet"
 
 
-def _find(folder: str, *names: str, url: str | None = None) -> Path:
-    """Return the first file of one of these names; else fetch names[0] from the url, if given."""
+def _find(folder: str, *names: str, url: str | None = None, source: str = "") -> Path:
+    """Return the first file of one of these names; else fetch names[0] from the url, if given.
+
+    source   where a user gets a file that has no free address
+    """
     given = os.environ.get("NUMBANET_DATA")
     places = [Path(given).expanduser().absolute()] if given else []
     candidates = [
@@ -327,6 +350,7 @@ def _find(folder: str, *names: str, url: str | None = None) -> Path:
     raise FileNotFoundError(
         f"{names[0]} is not in any of the three places:\n  "
         + "\n  ".join(tried)
+        + (f"\nDownload it from {source}." if source else "")
         + "\nSet the environment variable NUMBANET_DATA to a folder that holds "
-        + f"{folder}/{names[0]}."
+        + f"{folder}/{names[0]}, or put it at {_cache() / folder / names[0]}."
     )

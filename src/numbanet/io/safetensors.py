@@ -95,6 +95,10 @@ def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], d
         if size < 8:
             raise ValueError(f"{path}: the header's length needs 8 bytes, the file has {size}")
         length = int.from_bytes(file.read(8), "little")
+        if length > size - 8 and file.read(1) not in (b"{", b""):
+            raise ValueError(
+                f"{path}: not a file of numbanet's; numbanet train and net.save write such files"
+            )
         if length > HEADER_LIMIT:
             raise ValueError(
                 f"{path}: a header of {length} bytes is announced, the limit is {HEADER_LIMIT}"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from numbanet.io import fields
+from numbanet.io import arrays, fields
 
 
 def check_int(value, name: str, least: int = 1) -> int:
@@ -18,49 +18,41 @@ def check_threads(value) -> int | None:
     return None if value is None else THREADS(value, "threads")
 
 
-def _as_real(array, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(array)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a rectangular array: {error}") from None
-    if array.dtype.kind == "c":
-        raise TypeError(
-            f"{name} is complex ({array.dtype}); pass real numbers, for example {name}.real"
-        )
-    if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"{name} must hold numbers, got dtype {array.dtype}; "
-            "convert text and objects to numbers first"
-        )
-    return array
-
-
-def assert_all_finite(array, name: str) -> None:
-    """ValueError that says where, if a float array has a NaN or an infinity."""
-    if array.dtype.kind != "f":
+def assert_all_finite(array, name: str, dtype) -> None:
+    """ValueError that says where, if an element of a float array is not finite in `dtype`."""
+    if array.dtype.kind != "f" or array.size == 0:
         return
+    limit = min(np.finfo(array.dtype).max, np.finfo(dtype).max)
     for start in range(0, len(array), 4096):  # in pieces: no copy of the data
         piece = array[start : start + 4096]
-        # A sum is finite if all terms are, and costs one pass; if it is not, each term is tested.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(piece.sum())
-        if suspicious and not np.isfinite(piece).all():
-            index = np.argwhere(~np.isfinite(piece))[0]
-            kind = "NaN" if np.isnan(piece[tuple(index)]) else "infinity"
-            position = ", ".join(str(int(i)) for i in (index[0] + start, *index[1:]))
-            raise ValueError(f"{name} has {kind} at [{position}]; remove or fill such values first")
+        if piece.min() >= -limit and piece.max() <= limit:  # False for NaN too
+            continue
+        index = np.argwhere(~(np.abs(piece) <= limit))[0]
+        value = piece[tuple(index)]
+        place = ", ".join(str(int(i)) for i in (index[0] + start, *index[1:]))
+        if np.isfinite(value):
+            raise ValueError(
+                f"{name} has {value} at [{place}], too large for {np.dtype(dtype)}, the "
+                "network's dtype; scale it, or use dtype='float64'"
+            )
+        kind = "NaN" if np.isnan(value) else "infinity"
+        raise ValueError(f"{name} has {kind} at [{place}]; remove or fill such values first")
 
 
 def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) -> np.ndarray:
     """Return x as a contiguous array (samples, *shape) of float32, float64 or uint8.
 
     float32, float64 and uint8 (images, 0 … 255) keep their dtype; other numbers are converted to
-    `dtype`. A copy is made only where it is needed.
-    Raises ValueError for a wrong shape, no samples, NaN or infinity (the last two only with
-    `check_finite`); TypeError for anything but real numbers.
+    `dtype`. A copy is made only where it is needed. A vector (samples,) serves where a sample is a
+    single number.
+    Raises ValueError for a wrong shape, no samples, and what is not finite in `dtype` (with
+    `check_finite`, or where x is converted); TypeError for anything but real numbers.
     """
-    x = _as_real(x, name)
-    if x.shape[1:] != tuple(shape) and not (x.ndim == 2 and x.shape[1:] == (int(np.prod(shape)),)):
+    x = arrays.as_numbers(x, name)
+    features = int(np.prod(shape))
+    if x.ndim == 1 and features == 1:
+        x = x[:, None]
+    if x.shape[1:] != tuple(shape) and not (x.ndim == 2 and x.shape[1:] == (features,)):
         expected = "(samples, " + ", ".join(map(str, shape)) + ")"
         hint = ""
         if x.shape == tuple(shape):
@@ -69,31 +61,17 @@ def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) ->
             hint = f"; this looks like channels first: pass {name}.transpose(0, 2, 3, 1)"
         elif x.ndim == 3 and len(shape) == 3 and shape[2] == 1 and x.shape[1:] == tuple(shape[:2]):
             hint = f"; add the channel axis: {name}[..., None]"
-        elif x.ndim > 2 and x[:1].size == int(np.prod(shape)):
+        elif x.ndim > 2 and x[:1].size == features:
             hint = f"; pass {name}.reshape(len({name}), -1), or begin the network with Flatten()"
         raise ValueError(f"{name} must have shape {expected}, got {x.shape}{hint}")
     if len(x) == 0:
         raise ValueError(f"{name} has no samples: its shape is {x.shape}")
-    if x.dtype not in (np.float32, np.float64, np.uint8) or not x.dtype.isnative:
-        x = _converted(x, dtype, name)
-    if check_finite:
-        assert_all_finite(x, name)
+    converted = x.dtype not in (np.float32, np.float64, np.uint8) or not x.dtype.isnative
+    if check_finite or converted:
+        assert_all_finite(x, name, dtype)
+    if converted:
+        x = x.astype(dtype)
     return np.require(x, requirements=("C", "A"))
-
-
-def _converted(array, dtype, name):
-    """The array in `dtype`; ValueError where a finite number becomes infinite."""
-    with np.errstate(over="ignore"):
-        result = array.astype(dtype)
-    if (
-        array.dtype.kind == "f"
-        and array.dtype.itemsize > 2
-        and not np.isfinite(result[np.isfinite(array)]).all()
-    ):
-        raise ValueError(
-            f"{name} has numbers too large for {np.dtype(dtype)}; scale it, or use dtype='float64'"
-        )
-    return result
 
 
 def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str = "x"):
@@ -102,15 +80,16 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     The result is int64 labels (samples,) or rows (samples, outputs) of float32 or float64. Integers
     in one dimension are labels; with one output they must be 0 or 1 to count as classes. Rows of
     zeros with a single one name classes too.
-    Raises ValueError for lengths that differ, labels out of range or fractional, NaN or infinity.
+    Raises ValueError for lengths that differ, labels out of range or fractional, and what is not
+    finite in `dtype`.
     """
-    y = _as_real(y, name)
+    y = arrays.as_numbers(y, name, labels=True)
     if y.ndim == 0 or len(y) != samples:
         raise ValueError(
             f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
             "they must be as many"
         )
-    assert_all_finite(y, name)
+    assert_all_finite(y, name, dtype)
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
     if y.ndim == 1 and outputs > 1:
@@ -125,7 +104,7 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
         )
     rows = y
     if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
-        rows = _converted(y, dtype, name)
+        rows = y.astype(dtype)
     classes = bool(((rows == 0) | (rows == 1)).all())
     if classes and outputs > 1:
         classes = bool((rows.sum(axis=1) == 1).all())
@@ -144,6 +123,11 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
         )
     wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
     if len(wrong):
+        if labels.min() == 1 and labels.max() == outputs:
+            raise ValueError(
+                f"{name} has labels 1 … {outputs}, the network's {outputs} outputs stand for "
+                f"labels 0 … {outputs - 1}; subtract 1, or use more outputs"
+            )
         raise ValueError(
             f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], "
             f"but the network's {outputs} outputs stand for labels 0 … {outputs - 1}"

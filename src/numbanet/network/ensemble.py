@@ -81,6 +81,11 @@ class Ensemble:
         """The first network's seed."""
         return self.networks[0].seed
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The first network's names of the classes."""
+        return self.networks[0].class_names
+
     def fit(self, x, y, **options) -> list:
         """Train every network with the options of `Sequential.fit` and return their histories.
 

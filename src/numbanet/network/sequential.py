@@ -1,6 +1,7 @@
 """Sequential: a network of layers. It holds their parameters and lowers them for an engine."""
 
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ CONFIG_KEYS = {
     "optimizer",
     "optimizer_steps",
     "scales_targets",
+    "class_names",
 }
 """What the description of a network in a file consists of."""
 
@@ -82,6 +84,7 @@ class Sequential:
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
         self.scales_targets = False
+        self._class_names: tuple[str, ...] = ()
         built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
 
     def _allocate(self) -> None:
@@ -162,6 +165,28 @@ class Sequential:
             )
         self._parameters[...] = values
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names in the order of their labels, saved with the network; () for none.
+
+        Setting them raises ValueError unless they are different texts, one for each output, or two
+        for a single output.
+        """
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names) -> None:
+        if not isinstance(names, (list, tuple)):
+            raise ValueError(f"class_names is a list of names, got {fields.shown(names)}")
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"class_names must be text, got {fields.shown(tuple(names))}")
+        classes = max(2, size(self.output_shape))
+        if names and not len(names) == len(set(names)) == classes:
+            raise ValueError(
+                f"class_names must be {classes} different names, got {fields.shown(tuple(names))}"
+            )
+        self._class_names = tuple(names)
+
     # --- using ---
 
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
@@ -169,7 +194,8 @@ class Sequential:
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
             other real numbers are converted
-        Raises ValueError for a wrong shape, no samples, NaN or infinity.
+        Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
+        network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
         """
         if type(x) is np.ndarray:
             small_batch = self.executors.small_batch.get(x.dtype)
@@ -193,13 +219,31 @@ class Sequential:
             executor.bind(OUTPUTS, outputs)
             try:
                 if not executor.checks_finite:
-                    validation.assert_all_finite(x, "x")
+                    validation.assert_all_finite(x, "x", self.dtype)
                 executor.infer(self.memory, len(x))
             finally:
                 executor.release()
         if executor.checks_finite and not executor.inputs_finite():
-            validation.assert_all_finite(x, "x")
+            validation.assert_all_finite(x, "x", self.dtype)
+        self._warn_of_overflow(outputs)
         return outputs
+
+    def _warn_of_overflow(self, outputs: np.ndarray) -> None:
+        """RuntimeWarning with the reason, if an output is not finite."""
+        finite = np.isfinite(outputs)
+        if finite.all():
+            return
+        sample = int(np.argwhere(~finite)[0][0])
+        reason = f"values inside the network exceed {self.dtype}; scale the inputs"
+        if self.dtype == np.float32:
+            reason += ", or use dtype='float64'"
+        if not np.isfinite(self.memory).all():
+            reason = "the network's parameters hold NaN or infinity"
+        warnings.warn(
+            f"predict: the outputs of sample {sample} are not finite: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
@@ -522,6 +566,7 @@ class Sequential:
             "optimizer": config.encode(self.optimizer, "optimizer"),
             "optimizer_steps": self.optimizer_steps,
             "scales_targets": self.scales_targets,
+            "class_names": list(self.class_names),
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -578,6 +623,7 @@ class Sequential:
                 fields.Count(0, 2**62 - 1)(content[key], key)
                 for key in ("epoch", "optimizer_steps")
             )
+            network.class_names = content["class_names"]
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")
         except Exception as error:

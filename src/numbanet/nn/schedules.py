@@ -99,7 +99,7 @@ class Cosine(Schedule):
 class Rate(Real):
     """The kind of a field for a learning rate: a number of at least 0, or a schedule."""
 
-    least: float = 0.0
+    least: float = 0
     says: str = "{label} must be a finite number{range}, or a schedule, got {got}"
 
     def __call__(self, value, name, owner=""):

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import shlex
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -102,6 +103,34 @@ _device = click.option(
 )
 
 
+_CSV_OPTIONS = (
+    click.option("--target", help="The column of y in a CSV file, by name or number from 1."),
+    click.option(
+        "--delimiter",
+        type=click.Choice([",", ";", "tab"]),
+        help="Between cells of a CSV file; by default what fits.",
+    ),
+    click.option(
+        "--decimal",
+        type=click.Choice([".", ","]),
+        help="Decimal sign in a CSV file; by default what fits.",
+    ),
+    click.option(
+        "--missing",
+        type=click.Choice(list(tabular.MISSING)),
+        help="What to do about missing cells in a CSV file: by default an error; drop the row, or "
+        "fill by the column's mean or median in this file.",
+    ),
+)
+
+
+def _csv_options(command):
+    """Add the options that say how a CSV file is read."""
+    for option in reversed(_CSV_OPTIONS):
+        command = option(command)
+    return command
+
+
 # --- train ----------------------------------------------------------------------------------------
 
 
@@ -153,17 +182,19 @@ _device = click.option(
     "--output", type=click.Path(), help="The network's file; by default NAME.safetensors."
 )
 @click.option("--json", "json_file", type=click.Path(), help="A file for the metrics.")
+@_csv_options
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def train(data, seed, threads, device, task, output, json_file, force, **given) -> None:
     """Train a network on DATA and save it.
 
     DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y,
-    or FILE.csv, numbers with y in the last column. A fifth of a file is held out for the metrics at
-    the end.
+    or FILE.csv, numbers with y in the last column, which may hold names. A fifth of a file is held
+    out for the metrics at the end.
     """
     if validation.check_int(seed, "--seed", 0) >= 2**63:
         raise ValueError(f"--seed must be below 2^63, got {seed}")
     given = {name: value for name, value in given.items() if value is not None}
+    csv = options.take_csv(given)
     if "layers" in given:
         given["layers"] = options.parse_layers(given["layers"])
     if "batch_size" in given:
@@ -172,17 +203,22 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
     validation.check_int(chosen["epochs"], "--epochs", 0)
     optimizer = experiment.build_optimizer(chosen)
     experiment.parse_augmentation(chosen.get("augment"))
-    output = output or _default_output(data)
+    instead = ""
+    if not output:
+        plain = _default_output(data)
+        output = plain if force else _unused(plain)
+        instead = "" if output == plain else f" ({plain} exists; --force replaces it)"
     options.check_writable(output, force, "--output")
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
         options.check_writable(json_file, force, "--json")
-    d = experiment.prepare_data(experiment.read_data(data, seed, task), chosen)
+    d = experiment.prepare_data(experiment.read_data(data, seed, task, **csv), chosen)
     net = experiment.build_network(d, chosen, seed, threads, device)
-    click.echo(f"{d}\n\n{net.summary()}\n")
+    net.class_names = d.class_names
+    _say(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
-    click.echo(
+    _say(
         f"{type(net.resolve_loss(chosen['loss'])).__name__}, {optimizer}, "
         f"{chosen['epochs']} epochs of {batch}, seed {seed}"
     )
@@ -190,7 +226,6 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
     history = experiment.train(net, d, chosen)
     seconds = time.perf_counter() - start
     found = experiment.compute_metrics(net, d.x_test, d.y_test)
-    click.echo(f"trained in {seconds:.1f} s\nheld out: {experiment.format_metrics(found, d.unit)}")
     net.save(output)
     if json_file:
         record = {
@@ -206,15 +241,36 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
             "history": history.history,
         }
         options.write_json(json_file, record)
-    held_out = ["--held-out"] if experiment.is_file(data) else []
-    command = shlex.join(["numbanet", "evaluate", output, data, *held_out])
-    click.echo(f"saved {output}; the metrics again:\n{command}")
+    _say(f"trained in {seconds:.1f} s\nheld out: {experiment.format_metrics(found, d.unit)}")
+    rest = ["--held-out"] if experiment.is_file(data) else []
+    rest += [word for name, value in options.given_csv(csv) for word in (name, value)]
+    command = shlex.join(["numbanet", "evaluate", output, data, *rest])
+    _say(f"saved {output}{instead}; the metrics again:\n{command}")
+    if warning := experiment.guessing_warning(found, d.y_test):
+        click.echo(warning, err=True)
+
+
+def _say(text: str) -> None:
+    """Print a line of a command whose work goes on where nobody reads it, as after `| head`."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _default_output(data: str) -> str:
     """The name of the network's file for a data set or a file."""
     name = Path(data).stem if experiment.is_file(data) else data.lower().replace("-", "_")
     return f"{name}.safetensors"
+
+
+def _unused(path: str) -> str:
+    """The path, or the first of NAME-2, NAME-3, … where it exists."""
+    chosen, number = Path(path), 2
+    while chosen.exists():
+        chosen = Path(path).with_stem(f"{Path(path).stem}-{number}")
+        number += 1
+    return str(chosen)
 
 
 # --- evaluate, predict ----------------------------------------------------------------------------
@@ -226,27 +282,37 @@ def _default_output(data: str) -> str:
 @click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
 @_device
 @click.option("--json", "json_file", type=click.Path(), help="A file for the metrics.")
+@_csv_options
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
-def evaluate(model, data, held_out, device, json_file, force) -> None:
+def evaluate(model, data, held_out, device, json_file, force, **csv) -> None:
     """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
     if json_file:
         options.check_writable(json_file, force, "--json")
     net = experiment.to_device(load(model), device)
-    x, y, unit = _evaluation_data(data, net, held_out)
+    x, y, unit = _evaluation_data(data, net, held_out, options.take_csv(csv))
     found = experiment.compute_metrics(net, x, y, f"{data}: ")
     if json_file:
         options.write_json(json_file, {"data": data, "model": model, **found, "unit": unit})
     click.echo(experiment.format_metrics(found, unit))
 
 
-def _evaluation_data(data: str, net, held_out: bool) -> tuple[np.ndarray, np.ndarray, str]:
+def _evaluation_data(data: str, net, held_out: bool, csv) -> tuple[np.ndarray, np.ndarray, str]:
     """x, y and the unit of y: the held-out part of a named data set, or a file."""
     if not experiment.is_file(data):
-        d = experiment.read_data(data, net.seed)
+        d = experiment.read_data(data, net.seed, **csv)
         return d.x_test, d.y_test, d.unit
-    x, y = experiment.read_table(data)
+    table = experiment.read_table(data, **csv)
+    _tell_dropped(data, table)
+    x, y = table.x, experiment.labels_for(net, table, data)
     chosen = datasets.split_indices(len(x), net.seed)[1] if held_out else slice(None)
     return experiment.reshape_for(x[chosen], net), y[chosen], ""
+
+
+def _tell_dropped(path: str, table: tabular.Table) -> None:
+    """Say on stderr which rows of a table were left out."""
+    if n := len(table.dropped):
+        lines = ", ".join(map(str, table.dropped[:10])) + (", …" if n > 10 else "")
+        click.echo(f"{path}: {n} rows with a missing cell left out, lines {lines}", err=True)
 
 
 @cli.command()
@@ -256,29 +322,35 @@ def _evaluation_data(data: str, net, held_out: bool) -> tuple[np.ndarray, np.nda
 @click.option(
     "--output", type=click.Path(), help="A CSV file for the outputs; by default they are printed."
 )
+@_csv_options
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
-def predict(model, file, device, output, force) -> None:
+def predict(model, file, device, output, force, **given) -> None:
     """Print MODEL's outputs for the samples in FILE.csv (numbers) or FILE.npz (the array x) as CSV.
 
-    A CSV file may still have its last column, y; it is left out. Images of bytes are read from an
-    .npz file, as uint8.
+    A CSV file may still have its last column, y, or --target; it is left out. Images of bytes are
+    read from an .npz file, as uint8.
     """
+    csv = options.take_csv(given)
     if output:
         options.check_writable(output, force, "--output")
     net = experiment.to_device(load(model), device)
     x = validation.check_inputs(
-        experiment.reshape_for(_inputs(file, net), net), net.input_shape, net.dtype, f"{file}: x"
+        experiment.reshape_for(_inputs(file, net, csv), net),
+        net.input_shape,
+        net.dtype,
+        f"{file}: x",
     )
     outputs = net.predict(x).reshape(len(x), -1)
-    head = [f"output_{j}" for j in range(outputs.shape[1])]
+    names = net.class_names if outputs.shape[1] > 1 else ()
+    head = [f"output_{name}" for name in names or range(outputs.shape[1])]
     rows = [[str(value) for value in row] for row in outputs]
     if experiment.is_classifier(net):
-        labels = net.predict_classes(x)
+        labels = [net.class_names[k] if net.class_names else k for k in net.predict_classes(x)]
         head, rows = (
             ["label", *head],
             [[str(label), *row] for label, row in zip(labels, rows, strict=True)],
         )
-    text = "".join(",".join(row) + "\n" for row in [head, *rows])
+    text = options.csv_text([head, *rows])
     if output:
         options.write_text(output, text)
         click.echo(f"wrote {len(rows)} rows to {output}", err=True)
@@ -286,33 +358,26 @@ def predict(model, file, device, output, force) -> None:
         click.echo(text, nl=False)
 
 
-def _inputs(file: str, net: Sequential) -> np.ndarray:
-    if Path(file).suffix.lower() == ".csv":
-        table = tabular.read_table(Path(file), min_columns=1)
-        n = math.prod(net.input_shape)
-        if table.shape[1] == n + 1:
-            click.echo(f"{file}: the last of {n + 1} columns is taken for y and left out", err=True)
-            table = table[:, :-1]
-        return table
-    if Path(file).suffix.lower() != ".npz":
-        raise ValueError(
-            f"{file}: inputs come from a .csv or a .npz file, got {Path(file).suffix!r}"
-        )
-    with open(file, "rb") as stream:
-        content = io.BytesIO(stream.read())
-    try:
-        with np.load(content, allow_pickle=False) as arrays:
-            x = arrays["x"]
-    except (
-        LookupError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        EOFError,
-        *tabular.ZIP_ERRORS,
-    ) as error:
-        raise ValueError(f"{file}: not an .npz file with the array x: {error}") from None
-    return experiment.read_inputs(file, x)
+def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> np.ndarray:
+    """The inputs in a file, which may still hold the targets."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".csv":
+        file = tabular.CsvFile(path, csv.get("delimiter"), csv.get("decimal"))
+        n, target = math.prod(net.input_shape), None
+        if "target" in csv:
+            target = file.index(csv["target"])
+        elif file.n_columns == n + 1:
+            click.echo(f"{path}: the last of {n + 1} columns is taken for y and left out", err=True)
+            target = n
+        chosen = [j for j in range(file.n_columns) if j != target]
+        table = file.read(chosen, None, csv.get("missing", "error"))
+        _tell_dropped(path, table)
+        return table.x
+    if suffix != ".npz":
+        raise ValueError(f"{path}: inputs come from a .csv or a .npz file, got {suffix!r}")
+    if csv:
+        raise ValueError(f"{experiment.option_names(csv)}: for CSV files, not for {path}")
+    return experiment.read_inputs(path, tabular.read_npz(path, "x")[0])
 
 
 # --- plot -----------------------------------------------------------------------------------------
@@ -332,9 +397,11 @@ def _inputs(file: str, net: Sequential) -> np.ndarray:
     "--confusion", type=click.Path(), help="A file for how often each class was taken for which."
 )
 @click.option("--held-out", is_flag=True, help="Of a file, only the fifth that train held out.")
+@_csv_options
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def plot(model, data, held_out, force, **given) -> None:
     """Draw MODEL and its predictions for DATA into files .png, .svg or .pdf."""
+    csv = options.take_csv(given)
     paths = {name: path for name, path in given.items() if path}
     if not paths:
         raise ValueError(
@@ -344,7 +411,7 @@ def plot(model, data, held_out, force, **given) -> None:
     for name, path in paths.items():
         options.check_writable(path, force, f"--{name}")
     net = load(model)
-    x, y, _ = _evaluation_data(data, net, held_out)
+    x, y, _ = _evaluation_data(data, net, held_out, csv)
     first = getattr(net, "networks", [net])[0]
     draw = {
         "filters": lambda: plotting.filters(first),
@@ -388,6 +455,7 @@ def _model(path: str) -> list[tuple[str, Any]]:
         ("", ""),
         ("input", net.input_shape),
         ("output", net.output_shape),
+        ("classes", ", ".join(net.class_names) or "without names"),
         ("dtype", net.dtype),
         ("seed", net.seed),
         ("penalty", ", ".join(map(str, net.penalty)) or "none"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from numbanet import datasets
+from numbanet.datasets import Table
 from numbanet.io import tabular, validation
 from numbanet.io.registry import lookup
 from numbanet.network import zoo
@@ -73,7 +74,6 @@ NAMED_MODELS: dict[str, dict[str, Any]] = {
 }
 """Networks by name, with their settings."""
 MAX_CLASSES = 50
-MAX_LABEL = 255
 CLASS_OUTPUTS = ("Softmax", "Sigmoid", "Step")
 """Last activations whose outputs name a class."""
 
@@ -85,8 +85,10 @@ CLASS_OUTPUTS = ("Softmax", "Sigmoid", "Step")
 class Data:
     """Unscaled inputs and targets, for training and held out.
 
-    classes    the number of classes, 0 for real targets
-    decision   why they were taken for classes or for real targets
+    classes       the number of classes, 0 for real targets
+    decision      why they were taken for classes or for real targets
+    class_names   empty where the labels have no names
+    dropped       how many rows of a table were left out for a missing cell
     """
 
     name: str
@@ -98,6 +100,8 @@ class Data:
     standardize: bool
     unit: str = ""
     decision: str = ""
+    class_names: tuple[str, ...] = ()
+    dropped: int = 0
 
     def __str__(self):
         targets = f"{size(self.y.shape[1:])} real target(s)"
@@ -105,9 +109,10 @@ class Data:
             targets = f"{self.classes} classes"
         scaled = " and targets" if not self.classes else ""
         scaling = f"; inputs{scaled} are standardised" if self.standardize else ""
+        dropped = f"; {self.dropped} rows with a missing cell left out" if self.dropped else ""
         return (
             f"{self.name}: {len(self.x)} samples for training, {len(self.x_test)} held out; "
-            f"{size(self.x.shape[1:])} inputs, {targets}{self.decision}{scaling}"
+            f"{size(self.x.shape[1:])} inputs, {targets}{self.decision}{dropped}{scaling}"
         )
 
 
@@ -119,16 +124,21 @@ def is_file(source: str) -> bool:
     return False
 
 
-def read_data(source: str, seed: int, task: str | None = None) -> Data:
-    """Read a data set by name, or a table of which a fifth is held out."""
+def read_data(source: str, seed: int, task: str | None = None, **csv: Any) -> Data:
+    """Read a data set by name, or a table of which a fifth is held out.
+
+    csv   the options of `read_table`
+    """
     if is_file(source):
-        x, y = read_table(source)
+        table = read_table(source, **csv)
+        x, y = table.x, table.y
+        assert y is not None
         train, test = datasets.split_indices(len(x), seed)
         if len(test) == 0:
             raise ValueError(
                 f"{source}: {len(x)} samples; at least 3 are needed to hold a fifth out"
             )
-        y, classes, decision = infer_task(source, y, task)
+        y, classes, decision, class_names = infer_task(source, y, task, table.class_names)
         return Data(
             source,
             x[train],
@@ -138,10 +148,14 @@ def read_data(source: str, seed: int, task: str | None = None) -> Data:
             classes,
             x.dtype != np.uint8,
             decision=decision,
+            class_names=class_names,
+            dropped=len(table.dropped),
         )
     name = source.lower().replace("-", "_")
     if task is not None:
         raise ValueError(f"--task is for files; {name} has its own")
+    if csv:
+        raise ValueError(f"{option_names(csv)}: for CSV files, not for {name}")
     if name == "houses":
         d = datasets.houses(seed, standardize=False)
         x, y, x_test, y_test = (part.astype(np.float64) for part in (d.x, d.y, d.x_test, d.y_test))
@@ -152,13 +166,48 @@ def read_data(source: str, seed: int, task: str | None = None) -> Data:
         if d.x_scaling is None
         else (d.x_scaling.invert(d.x), d.x_scaling.invert(d.x_test))
     )
-    return Data(name, x, d.y, x_test, d.y_test, len(d.names), d.x_scaling is not None)
+    plain = d.names == tuple(map(str, range(len(d.names))))
+    return Data(
+        name,
+        x,
+        d.y,
+        x_test,
+        d.y_test,
+        len(d.names),
+        d.x_scaling is not None,
+        class_names=() if plain else d.names,
+    )
 
 
-def read_table(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read x (uint8, or else float64) and y of a file; a single column of y becomes a vector."""
-    x, y = tabular.load_table(path)
-    return read_inputs(path, x), y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+def option_names(csv: dict[str, Any]) -> str:
+    """The options of a CSV file as the command line has them: "--missing, --target"."""
+    return ", ".join(f"--{name}" for name in csv)
+
+
+def read_table(path: str, **csv: Any) -> Table:
+    """Read x (uint8, or else float64) and y of a file; a single column of y becomes a vector.
+
+    csv   options of `datasets.read_csv`, for a CSV file
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".csv":
+        return datasets.read_csv(path, **csv)
+    if suffix != ".npz":
+        raise ValueError(f"{path}: a table is a .npz or a .csv file, got {suffix!r}")
+    if csv:
+        raise ValueError(f"{option_names(csv)}: for CSV files, not for {path}")
+    x, y = tabular.read_npz(path, "x", "y")
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+        raise ValueError(
+            f"{path}: x and y need the same number of samples, got x {x.shape} and y {y.shape}"
+        )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    names: tuple[str, ...] = ()
+    if y.dtype.kind == "U" and y.ndim == 1:
+        found, y = np.unique(y, return_inverse=True)
+        names = tuple(map(str, found))
+    return Table(read_inputs(path, x), y, class_names=names)
 
 
 def read_inputs(path: str, x: np.ndarray) -> np.ndarray:
@@ -168,11 +217,18 @@ def read_inputs(path: str, x: np.ndarray) -> np.ndarray:
     return validation.check_inputs(x, x.shape[1:], np.float64, f"{path}: x").astype(dtype)
 
 
-def infer_task(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray, int, str]:
+def infer_task(
+    source: str, y: np.ndarray, task: str | None, class_names: tuple[str, ...] = ()
+) -> tuple[np.ndarray, int, str, tuple[str, ...]]:
     """Decide whether y holds labels or real targets.
 
-    Returns y as training takes it, the number of classes (0 for real targets), and the reason.
+    class_names   where y held names: y is made of places in them
+    Returns y as training takes it, the number of classes (0 for real targets), the reason, and the
+    classes' names. Integers that are not 0 … k − 1 become labels in their order, with themselves
+    for names.
     """
+    if class_names:
+        return y, _check_classes(source, class_names, task), " (y holds names)", class_names
     width = y.shape[1] if y.ndim == 2 else 1
     validation.check_targets(
         y, len(y), size(y.shape[1:]), np.float64, f"{source}: y", f"{source}: x"
@@ -183,28 +239,57 @@ def infer_task(source: str, y: np.ndarray, task: str | None) -> tuple[np.ndarray
         and ((y == 0) | (y == 1)).all()
         and (y.sum(axis=1) == 1).all()
     ):
-        return y.argmax(axis=1), width, " (y has rows with a single one: classes)"
-    different = np.unique(y)
+        return y.argmax(axis=1), width, " (y has rows with a single one: classes)", ()
+    different, labels = np.unique(y, return_inverse=True)
     integers = bool((different == np.floor(different)).all())
     few = width == 1 and integers and len(different) <= MAX_CLASSES
     if task == "regression" or (task is None and not few):
         why = " (y is not made of few integers: regression; --task classes decides otherwise)"
-        return y.astype(np.float64).reshape(len(y), -1), 0, "" if task else why
+        return y.astype(np.float64).reshape(len(y), -1), 0, "" if task else why, ()
     if width > 1 or not integers:
         raise ValueError(
             f"{source}: y must hold one integer per sample to name classes; drop --task classes"
-        )
-    if different[0] < 0 or different[-1] > MAX_LABEL:
-        raise ValueError(
-            f"{source}: labels must lie in 0 … {MAX_LABEL}, "
-            f"y goes from {different[0]:g} to {different[-1]:g}; "
-            "number the classes from 0, or pass --task regression"
         )
     why = (
         f" (y has {len(different)} different integers: classes; "
         "--task regression decides otherwise)"
     )
-    return y.astype(np.int64), max(2, int(different[-1]) + 1), "" if task else why
+    if not (different == np.arange(len(different))).all():
+        class_names = tuple(str(int(value)) for value in different)
+        _check_classes(source, class_names, "classes")
+    return labels.reshape(-1), max(2, len(different)), "" if task else why, class_names
+
+
+def _check_classes(source: str, names: tuple[str, ...], task: str | None) -> int:
+    """The number of classes; ValueError for a single one, or names that are unlikely classes."""
+    if task == "regression":
+        raise ValueError(f"{source}: y holds names such as {names[0]!r}; drop --task regression")
+    if len(names) == 1:
+        raise ValueError(f"{source}: y has the one class {names[0]!r}; there must be two or more")
+    if task is None and len(names) > MAX_CLASSES:
+        raise ValueError(
+            f"{source}: y holds {len(names)} different names, such as {names[0]!r}; choose another "
+            "column with --target, or pass --task classes"
+        )
+    return len(names)
+
+
+def labels_for(net, table: Table, source: str) -> np.ndarray:
+    """The targets of a table as the network takes them: names become its labels."""
+    y, names = table.y, net.class_names
+    assert y is not None
+    if table.class_names:
+        given = [table.class_names[k] for k in y]
+    elif names and y.ndim == 1 and all(name.lstrip("-").isdigit() for name in names):
+        given = [f"{value:.0f}" if value == np.floor(value) else str(value) for value in y]
+    else:
+        return y
+    places = {name: k for k, name in enumerate(names)}
+    unknown = next((name for name in given if name not in places), None)
+    if unknown is not None:
+        known = ", ".join(names) or "without names"
+        raise ValueError(f"{source}: y has the class {unknown!r}; the network's are {known}")
+    return np.array([places[name] for name in given], np.int64)
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -401,24 +486,59 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """Measure a network on x and y.
 
-    Returns samples, accuracy (0 … 1) and mistakes for classes; samples, rmse (in the target's unit)
-    and r2 for real targets.
+    Returns samples, accuracy (0 … 1) and mistakes for classes, and by name the samples and mistakes
+    of "classes" that have names; samples, rmse (in the target's unit) and r2 for real targets.
     """
     x = validation.check_inputs(x, net.input_shape, net.dtype, f"{where}x")
     y, labels = validation.check_targets(
         y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x"
     )
     if labels and (is_classifier(net) or y.ndim == 1):
-        wrong = metrics.mistakes(y, net.predict_classes(x))
-        return {"samples": len(x), "accuracy": 1 - wrong / len(x), "mistakes": wrong}
+        wrong = metrics.mistakes(y, predicted := net.predict_classes(x))
+        found: dict[str, Any] = {
+            "samples": len(x),
+            "accuracy": 1 - wrong / len(x),
+            "mistakes": wrong,
+        }
+        if net.class_names:
+            true = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
+            found["classes"] = {
+                name: {
+                    "samples": int((true == k).sum()),
+                    "mistakes": int(((true == k) & (predicted != k)).sum()),
+                }
+                for k, name in enumerate(net.class_names)
+            }
+        return found
     outputs = net.predict(x).reshape(len(x), -1)
     return {"samples": len(x), "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
 
 
 def format_metrics(found: dict[str, Any], unit: str = "") -> str:
-    """The metrics as text."""
+    """The metrics as text: a line, and one with the mistakes of classes that have names."""
     if "accuracy" in found:
         accuracy, mistakes = f"{100 * found['accuracy']:.2f} %", found["mistakes"]
-        return f"accuracy {accuracy}, {mistakes} mistakes in {found['samples']} samples"
+        text = f"accuracy {accuracy}, {mistakes} mistakes in {found['samples']} samples"
+        if "classes" not in found:
+            return text
+        classes = (f"{n}: {c['mistakes']} of {c['samples']}" for n, c in found["classes"].items())
+        return f"{text}\nmistakes by class: {', '.join(classes)}"
     rmse = f"{found['rmse']:,.6g}{' ' + unit if unit else ''}"
     return f"rmse {rmse}, r2 {found['r2']:.4f}, {found['samples']} samples"
+
+
+def guessing_warning(found: dict[str, Any], y: np.ndarray) -> str:
+    """A warning where the metrics on targets y are no better than guessing, else nothing."""
+    way = "lower --learning-rate, or change --epochs or --layers"
+    if "accuracy" in found:
+        most = int(np.unique(y, return_counts=True)[1].max())
+        right = found["samples"] - found["mistakes"]
+        if right > most or found["mistakes"] == 0:
+            return ""
+        return (
+            f"warning: {right} of {found['samples']} right is no better than always naming the "
+            f"most frequent class, {most} of {found['samples']}; {way}"
+        )
+    if found["r2"] > 0:
+        return ""
+    return f"warning: r2 {found['r2']:.4f} is no better than always predicting the mean; {way}"

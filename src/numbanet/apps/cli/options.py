@@ -1,5 +1,7 @@
 """Check and convert the options of the command line: integers, files and devices."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -32,6 +34,41 @@ def parse_batch_size(text: str) -> int | None:
         raise ValueError(
             f'--batch-size must be an integer of at least 1, or "all", got {text!r}'
         ) from None
+
+
+CSV_OPTIONS = ("target", "delimiter", "decimal", "missing")
+
+
+def take_csv(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options for a CSV file out of those given, as `datasets.read_csv` has them.
+
+    ValueError for --target 0: columns are counted from 1, as in messages.
+    """
+    taken = {name: given.pop(name, None) for name in CSV_OPTIONS}
+    chosen = {name: value for name, value in taken.items() if value is not None}
+    if chosen.get("delimiter") == "tab":
+        chosen["delimiter"] = "\t"
+    if chosen.get("target", "").isdigit():
+        number = validation.check_int(int(chosen["target"]), "--target as a number")
+        chosen["target"] = number - 1
+    return chosen
+
+
+def given_csv(chosen: dict[str, Any]) -> list[tuple[str, str]]:
+    """The options for a CSV file as they are written on the command line."""
+    written = dict(chosen)
+    if chosen.get("delimiter") == "\t":
+        written["delimiter"] = "tab"
+    if isinstance(chosen.get("target"), int):
+        written["target"] = str(chosen["target"] + 1)
+    return [(f"--{name}", value) for name, value in written.items()]
+
+
+def csv_text(rows: list[list[str]]) -> str:
+    """Rows of cells as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def check_writable(path: str, force: bool, option: str) -> None:

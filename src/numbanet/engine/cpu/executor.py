@@ -287,7 +287,7 @@ class SmallBatchInference(InferenceExecutor):
         self._nonfinite = self.plan.tables[0, 1, data.NONFINITE :]
 
     def __call__(self, x, outputs, params) -> bool:
-        """Write the outputs of contiguous samples; False if an input is not finite."""
+        """Write the outputs of contiguous samples; False if an input or output is not finite."""
         if not self._predict(x, outputs, self.call, params, self.acts, not self.checks_finite):
             return False
         if self.checks_finite and self._nonfinite[0]:

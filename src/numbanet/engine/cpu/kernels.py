@@ -426,24 +426,25 @@ def batch_loss(call, acts):
 
 @entry_point
 def predict_small(x, outputs, call, params, acts, check_finite):
-    """Process a few samples in the calling thread.
+    """Process a few samples in the calling thread; False if an output is not finite.
 
-    With `check_finite`, False and no outputs if an input is not finite.
+    With `check_finite`, False and no outputs if an input is not finite in the dtype of `acts`.
     """
-    inputs = data_pointer(x)
+    inputs, results, memory = data_pointer(x), data_pointer(outputs), data_pointer(acts)
+    total = const_like(memory, 0)
     if check_finite:
-        total = 0.0
         for k in range(x.size):
-            total += inputs[k] * 0.0
-        if total != 0.0:
+            total += const_like(memory, inputs[k]) * const_like(memory, 0)
+        if total != const_like(memory, 0):
             return False
     table = as_pointer(call[CALL.tables], np.int64)
-    table[INPUTS], table[OUTPUTS] = address(inputs), address(data_pointer(outputs))
+    table[INPUTS], table[OUTPUTS] = address(inputs), address(results)
     call[CALL.epoch_samples] = len(x)
-    memory = data_pointer(acts)
     _run_phase(data_pointer(call), data_pointer(params), memory, memory, 0, 1, 0, 0, False, 0, 1)
     table[INPUTS] = table[OUTPUTS] = 0
-    return True
+    for k in range(outputs.size):
+        total += results[k] * const_like(memory, 0)
+    return total == const_like(memory, 0)
 
 
 _workqueue_lock = threading.Lock()

@@ -1,0 +1,5 @@
+"""The command line as a module: `python -m numbanet` is `numbanet`."""
+
+from numbanet.apps.cli import main
+
+main()
