@@ -400,6 +400,120 @@ def test_parameters_of_another_length():
         net.parameters = np.zeros(44)
 
 
+@pytest.mark.parametrize("values", [np.zeros(43) + 1j, np.zeros(43, object), ["a"] * 43])
+def test_parameters_that_are_no_real_numbers(values):
+    net = network()
+    for built, name in ((net, "parameters"), (net.layers[1], "weights")):
+        part = values if built is net else np.resize(values, (4, 5))
+        refused(TypeError, f"{name} (is complex|must hold numbers)", net, setter(built, name, part))
+
+
+def setter(instance, name, value):
+    return lambda: setattr(instance, name, value)
+
+
+ENSEMBLE = nn.Ensemble([network()])
+
+
+@pytest.mark.parametrize(
+    ("instance", "name", "value", "error", "message"),
+    [
+        (lambda net: net, "trainable", False, AttributeError, "all layers are trained; to keep"),
+        (lambda net: net, "treads", 2, AttributeError, "Sequential has .*mean 'threads'"),
+        (lambda net: net, "learning_rate", 1, AttributeError, "to fit"),
+        (lambda net: ENSEMBLE, "combin", "vote", AttributeError, "Ensemble .* mean 'combine'"),
+        (lambda net: net.layers[1], "trainable", False, AttributeError, "all layers are trained"),
+        (lambda net: net.layers[1], "wieghts", 0, AttributeError, "mean 'weights'"),
+        (lambda net: net.layers[1], "kernel", 0, AttributeError, "Dense has no attribute 'kernel'"),
+        (lambda net: net.layers[1], "units", 3, AttributeError, "units belongs to .* description"),
+        (
+            lambda net: net.layers[1],
+            "weights",
+            np.zeros(5),
+            ValueError,
+            r"Dense: weights has shape \(4, 5\), got an array of shape \(5,\)",
+        ),
+        (lambda net: net.layers[1], "bias", [1.0], ValueError, r"shape \(5,\), .* \(1,\)"),
+        (lambda net: nn.Dense(3), "trainable", False, AttributeError, "all layers are trained"),
+        (lambda net: nn.Dense(3), "unit", 3, AttributeError, "mean 'units'"),
+        (lambda net: nn.Flatten(), "x", 3, AttributeError, "Flatten has no attribute 'x'"),
+        (lambda net: nn.ReLU(), "x", 3, AttributeError, "ReLU has no attribute 'x'"),
+        (lambda net: nn.CrossEntropy(), "x", 3, AttributeError, "CrossEntropy has no attribute"),
+        (
+            lambda net: nn.Dense(3),
+            "units",
+            4,
+            AttributeError,
+            r"units cannot be changed; .* dataclasses.replace\(…, units=…\), and build a network",
+        ),
+        (
+            lambda net: nn.Adam(),
+            "learning_rate",
+            0.01,
+            AttributeError,
+            "replace.*pass it to the next fit, which keeps the state of an optimiser of its class",
+        ),
+        (lambda net: nn.L2(0.1), "strength", 1, AttributeError, "strength cannot be changed"),
+        (lambda net: nn.Augment(), "shift", 1, AttributeError, "shift cannot be changed"),
+    ],
+)
+def test_attributes_that_cannot_be_set(instance, name, value, error, message):
+    net = network()
+    refused(error, message, net, setter(instance(net), name, value))
+
+
+def test_attributes_that_can_be_set():
+    net = network()
+    net.layers[1].weights = np.full((4, 5), 0.5)
+    net.layers[1].bias = 2
+    assert net.parameters[:25].tolist() == [0.5] * 20 + [2] * 5
+
+    class Named(nn.Sequential):
+        pass
+
+    class Plain(nn.Layer):
+        def __init__(self):
+            self.calls = 0
+
+    named = Named([Plain()], 3)
+    named.title = "mine"
+    named.specs[0].calls += 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Adam(lr=0.1), r"Adam .* 'lr'; it is called 'learning_rate' here \(its arg"),
+        (lambda: nn.Adam(betas=(0.9, 0.99)), "called 'beta_1' and 'beta_2' here"),
+        (lambda: nn.RMSprop(rho=0.9), "called 'alpha' here"),
+        (lambda: nn.BatchNorm(eps=0.1), "called 'epsilon' here"),
+        (lambda: nn.Conv2D(3, 3, strides=2), "called 'stride' here .* filters, kernel_size,"),
+        (lambda: nn.MaxPool2D(pool_size=2), "called 'size' here"),
+        (lambda: nn.MaxPool1D(kernel_size=2), "called 'size' here"),
+        (lambda: nn.Conv1D(out_channels=3), "called 'filters' here"),
+        (lambda: nn.Dense(3, use_bias=False), "called 'bias' here"),
+        (lambda: nn.Dense(3, kernel_initializer="he"), "called 'initializer' here"),
+        (lambda: nn.Dense(3, kernel_regularizer=nn.L2(0.1)), "called 'penalty' here"),
+        (lambda: nn.Dense(3, activtion="relu"), "did you mean 'activation'"),
+        (lambda: nn.Dense(3, input_shape=4), "Sequential takes the shape of a sample"),
+        (lambda: nn.Dense(3, trainable=False), "all layers are trained"),
+        (lambda: nn.Dropout(p=0.5), "called 'rate' here"),
+        (lambda: nn.LeakyReLU(alpha=0.5), "called 'slope' here"),
+        (lambda: nn.L2(l2=0.5), "called 'strength' here"),
+        (lambda: nn.initializers.Normal(stddev=0.5), "called 'std' here"),
+        (lambda: nn.CrossEntropy(from_logits=True), "work on logits .* arguments: none"),
+        (lambda: nn.Augment(rotations=3), "did you mean 'rotation'"),
+        (lambda: nn.Sequential([nn.Dense(1)], 3, sead=3), "did you mean 'seed'"),
+        (lambda: nn.Ensemble(networks=[], combin="vote"), "did you mean 'combine'"),
+        (lambda: nn.callbacks.EarlyStopping(patients=3), "did you mean 'patience'"),
+    ],
+)
+def test_unknown_arguments(build, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
 def test_text_in_a_table(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("area,rooms,price\n50,2,100\n60,three,120\n")

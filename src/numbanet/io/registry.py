@@ -13,9 +13,13 @@ def lookup(what: str, name: str, known: dict):
     key = name.lower().replace("-", "_").replace(" ", "_")
     if key in known:
         return known[key]
-    near = get_close_matches(key, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+    raise ValueError(f"unknown {what} {name!r}{nearest(key, known)} (known: {', '.join(known)})")
+
+
+def nearest(name: str, known) -> str:
+    """The nearest of the known names as the end of a sentence; "" where none is near."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def register(name: str):

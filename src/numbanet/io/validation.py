@@ -18,7 +18,8 @@ def check_threads(value) -> int | None:
     return None if value is None else THREADS(value, "threads")
 
 
-def _as_real(array, name: str) -> np.ndarray:
+def as_real(array, name: str) -> np.ndarray:
+    """The array; TypeError for anything but real numbers, ValueError for ragged lists."""
     try:
         array = np.asarray(array)
     except ValueError as error:
@@ -59,7 +60,7 @@ def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) ->
     Raises ValueError for a wrong shape, no samples, NaN or infinity (the last two only with
     `check_finite`); TypeError for anything but real numbers.
     """
-    x = _as_real(x, name)
+    x = as_real(x, name)
     if x.shape[1:] != tuple(shape) and not (x.ndim == 2 and x.shape[1:] == (int(np.prod(shape)),)):
         expected = "(samples, " + ", ".join(map(str, shape)) + ")"
         hint = ""
@@ -104,7 +105,7 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     zeros with a single one name classes too.
     Raises ValueError for lengths that differ, labels out of range or fractional, NaN or infinity.
     """
-    y = _as_real(y, name)
+    y = as_real(y, name)
     if y.ndim == 0 or len(y) != samples:
         raise ValueError(
             f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "

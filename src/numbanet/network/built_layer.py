@@ -1,9 +1,12 @@
 """Built layers: a layer's description with its shapes and its views of the flat memory."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
 
+from numbanet.io import validation
+from numbanet.io.attributes import unknown_attribute
 from numbanet.io.fields import check, fits, shown
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
@@ -15,7 +18,22 @@ class BuiltLayer:
     """A layer in a network: its description, shapes, and views of its parameters by name.
 
     offset   where its parameters begin in the flat memory
+
+    `built.weights = array` writes into the flat memory: an array of the same shape, or one number
+    for all. Raises ValueError for another shape, TypeError for what is not real numbers,
+    AttributeError for a name that is neither a parameter nor a buffer.
     """
+
+    layer: Layer
+    offset: int
+    input_shape: Shape
+    output_shape: Shape
+    shapes: dict[str, Shape]
+    buffer_shapes: dict[str, Shape]
+    n_parameters: int
+    n_buffers: int
+    parameters: dict[str, np.ndarray]
+    buffers: dict[str, np.ndarray]
 
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
         self.layer, self.offset = layer, offset
@@ -23,8 +41,7 @@ class BuiltLayer:
         self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
         self.n_parameters = sum(size(shape) for shape in self.shapes.values())
         self.n_buffers = sum(size(shape) for shape in self.buffer_shapes.values())
-        self.parameters: dict[str, np.ndarray] = {}
-        self.buffers: dict[str, np.ndarray] = {}
+        self.parameters, self.buffers = {}, {}
 
     def bind(self, memory: np.ndarray, buffers: int) -> None:
         """Take views of the flat memory; the buffers begin at element `buffers`."""
@@ -40,11 +57,24 @@ class BuiltLayer:
         return getattr(self.layer, name)
 
     def __setattr__(self, name: str, value):
-        for views in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
-            if name in views:
-                views[name][...] = value
-                return
-        super().__setattr__(name, value)
+        views = {**self.__dict__.get("parameters", {}), **self.__dict__.get("buffers", {})}
+        if name in views:
+            values, shape = validation.as_real(value, name), views[name].shape
+            if values.shape not in (shape, ()):
+                raise ValueError(
+                    f"{type(self.layer).__name__}: {name} has shape {shape}, got an array of shape "
+                    f"{values.shape}"
+                )
+            views[name][...] = values
+        elif name in inspect.get_annotations(BuiltLayer):
+            super().__setattr__(name, value)
+        elif hasattr(self.layer, name):
+            raise AttributeError(
+                f"{type(self.layer).__name__}: {name} belongs to the layer's description, which "
+                "cannot change; build another network"
+            )
+        else:
+            raise unknown_attribute(self.layer, name, views)
 
     def __repr__(self):
         return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"

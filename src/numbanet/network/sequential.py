@@ -7,10 +7,11 @@ import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
 from numbanet.io import fields, registry, validation
+from numbanet.io.attributes import KnownArguments, KnownAttributes
 from numbanet.network import built_layer, config, serialization
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
-from numbanet.nn.layers.base import Shape, size
+from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS
 from numbanet.plan.op import Op
@@ -28,10 +29,18 @@ CONFIG_KEYS = {
     "optimizer_steps",
 }
 """What the description of a network in a file consists of."""
+INSTEAD = {
+    "trainable": Layer.instead["trainable"],
+    "learning_rate": "pass optimizer=nn.Adam(learning_rate) to fit",
+    "loss": "pass the loss to fit",
+    "metrics": "evaluate and the history of fit hold the metrics",
+    "name": "networks have no names",
+}
+"""What a network has instead of arguments and attributes of these names."""
 
 
 @registry.register("network")
-class Sequential:
+class Sequential(KnownArguments, KnownAttributes):
     """A network of layers in a row.
 
     layers        the layers; an `activation=` in one becomes a separate layer after it
@@ -44,6 +53,26 @@ class Sequential:
 
     Raises ValueError where two layers do not fit, with both shapes and how to fix it.
     """
+
+    instead = INSTEAD
+
+    dtype: np.dtype
+    seed: int
+    penalty: tuple
+    device: str
+    threads: int | None
+    input_shape: Shape
+    output_shape: Shape
+    specs: list
+    layers: list[built_layer.BuiltLayer]
+    memory: np.ndarray
+    executors: ExecutorCache
+    epoch: int
+    optimizer: Any
+    optimizer_state: np.ndarray
+    optimizer_steps: int
+    _parameters: np.ndarray
+    _trained_by: int | None
 
     def __init__(
         self,
@@ -70,10 +99,10 @@ class Sequential:
         self.threads = validation.check_threads(threads)
         is_shape = isinstance(input_shape, (tuple, list)) or np.ndim(input_shape)
         shape = input_shape if is_shape else (input_shape,)
-        self.input_shape: Shape = fields.Counts()(shape, "input_shape")
+        self.input_shape = fields.Counts()(shape, "input_shape")
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
-        self.output_shape: Shape = self.layers[-1].output_shape
+        self.output_shape = self.layers[-1].output_shape
         built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
 
     def _allocate(self) -> None:
@@ -94,7 +123,7 @@ class Sequential:
 
     def _reset_executors(self) -> None:
         self.executors = ExecutorCache(self)
-        self._trained_by: int | None = None
+        self._trained_by = None
 
     def _refuse_in_training(self, what: str) -> None:
         """RuntimeError while fit runs on this network."""
@@ -130,7 +159,7 @@ class Sequential:
                 values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
             built.layer.initialize_buffers(built.buffers)
         self.epoch = 0
-        self.optimizer: Any = None
+        self.optimizer = None
         self.optimizer_state = np.zeros(0, self.dtype)
         self.optimizer_steps = 0
 
@@ -144,7 +173,7 @@ class Sequential:
 
     @parameters.setter
     def parameters(self, values) -> None:
-        values = np.asarray(values)
+        values = validation.as_real(values, "parameters")
         if values.shape != self._parameters.shape:
             raise ValueError(
                 f"the network has {self._parameters.size} parameters, "

@@ -20,6 +20,7 @@ from typing import Annotated
 
 import numpy as np
 
+from numbanet.io.attributes import Description
 from numbanet.io.fields import By, Real, check, shown
 from numbanet.io.registry import lookup
 
@@ -33,7 +34,7 @@ def fans(shape) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Initializer:
+class Initializer(Description):
     """An initialiser: called with a shape and a NumPy generator it returns float64 values."""
 
     def __post_init__(self):

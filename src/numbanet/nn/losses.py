@@ -20,14 +20,21 @@ from typing import Annotated, ClassVar
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.attributes import Description
 from numbanet.io.fields import Real, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.columns import AUX, N_IN, SAMPLES, Attrs, X, Y, context
 from numbanet.plan.op import Op
 
+LOGITS = (
+    "the cross-entropies work on logits by themselves: end the network with activation='softmax' "
+    "and loss='cross_entropy', or 'sigmoid' and 'binary_cross_entropy'"
+)
+"""What to use instead of a loss of logits."""
+
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Description):
     """A loss. A new one names its kernels, which both read the outputs at acts[X + i N_IN …] and
     the targets at acts[AUX + i N_IN …]:
 
@@ -37,6 +44,8 @@ class Loss:
     `fused_activation`  the name of the last activation that the kernels replace (they see z
                         instead of a), or "" (they see a)
     """
+
+    instead: ClassVar[dict[str, str]] = {"from_logits": LOGITS}
 
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel]

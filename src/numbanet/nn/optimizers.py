@@ -21,6 +21,7 @@ from typing import Annotated, ClassVar, TypeAlias
 
 from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.attributes import Description
 from numbanet.io.fields import Flag, Real, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.columns import ROW_SIZE, STEP, Attrs, context
@@ -50,13 +51,20 @@ PLAIN = _Plain()
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Description):
     """An optimiser: its hyper-parameters are its fields, `update` its kernel.
 
     `state_names` names the state vectors that it keeps, each with a value per parameter; they
     follow one another in `state`. A new one names `update(op, params, grads, state, _, lo, hi)`
     and, if something is to be calculated once per step, `begin_step` with the same arguments.
     """
+
+    after_change = "pass it to the next fit, which keeps the state of an optimiser of its class"
+    instead: ClassVar[dict[str, str]] = {
+        "clipnorm": "gradients are not clipped",
+        "clipvalue": "gradients are not clipped",
+        "amsgrad": "there is Adam without it, and AdamW",
+    }
 
     learning_rate: Amount
     update: ClassVar[Kernel]

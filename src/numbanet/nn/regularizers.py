@@ -15,13 +15,16 @@ from typing import Annotated, ClassVar, Literal
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline_strict
+from numbanet.io.attributes import Description
 from numbanet.io.fields import By, Choice, Real, check, shown
 from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(Description):
     """A penalty of `strength`, divided by the training samples or the batches if `per` says so."""
+
+    after_change = "build a network with the copy"
 
     strength: Annotated[
         float, Real(0, says="{owner} needs a finite {name} of at least 0, got {got}")

@@ -2,6 +2,8 @@
 
 import math
 
+from numbanet.io.attributes import KnownArguments
+
 
 class Callback:
     """Called around training. Override what you need.
@@ -37,7 +39,7 @@ def as_callback(given) -> Callback:
     raise TypeError(f"a callback is a Callback or a function (epoch, logs, network), not {given!r}")
 
 
-class EarlyStopping(Callback):
+class EarlyStopping(KnownArguments, Callback):
     """Stop when `monitor` has not improved for `patience` epochs, and restore the best parameters.
 
     Metrics whose name ends in "accuracy" or "r2" improve upwards, all others downwards.
