@@ -400,6 +400,20 @@ def test_parameters_of_another_length():
         net.parameters = np.zeros(44)
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Dense(1, activation="softmax")], 3),
+        ([nn.Dense(1), nn.Softmax()], 3),
+        ([nn.Softmax(), nn.Dense(2)], 1),
+        ([nn.Flatten(), nn.Softmax], (1, 1, 1)),
+    ],
+)
+def test_a_softmax_of_one_output(layers, shape):
+    with pytest.raises(ValueError, match=r"\(Softmax\): .* always 1.*; use sigmoid, or one output"):
+        nn.Sequential(layers, shape)
+
+
 @pytest.mark.parametrize("values", [np.zeros(43) + 1j, np.zeros(43, object), ["a"] * 43])
 def test_parameters_that_are_no_real_numbers(values):
     net = network()
