@@ -13,9 +13,9 @@ from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, OUTPUTS, SEED, TARGETS
 from numbanet.plan.op import Op
-from numbanet.training.fit import fit
+from numbanet.training.fit import check_last_batch, fit
 
 CONFIG_KEYS = {
     "input_shape",
@@ -254,25 +254,50 @@ class Sequential(KnownArguments, KnownAttributes):
                 total += p.scaled(samples, batches) * norm
         return float(total)
 
-    def loss(self, x, y, loss=None) -> float:
-        """Return the mean loss over the samples plus the penalties, with x as the only batch."""
-        chosen = self.resolve_loss(loss)
-        x, y, classes = self.check_data(x, y, chosen)
-        return self.score(x, y, classes, chosen)[0] + self.penalty_value(len(x), 1)
+    def loss(self, x, y, loss=None, *, training: bool = False) -> float:
+        """Return the mean loss over the samples plus the penalties, with x as the only batch.
 
-    def gradient(self, x, y, loss=None, *, threads: int | None = None) -> np.ndarray:
-        """Return the gradient of `loss(x, y)` by all parameters, as a new vector in their order."""
+        training   False: the layers work as in prediction, without dropout and with the running
+                   means of BatchNorm. True: as in the next step of training on this batch: with
+                   the dropout masks of the network's seed and epoch, and with the batch's own mean
+                   and variance. The network, its running means too, stays as it is.
+        """
         chosen = self.resolve_loss(loss)
         x, y, classes = self.check_data(x, y, chosen)
+        if fields.Flag()(training, "training"):
+            value = self._differentiate(x, y, chosen, None, True)[0]
+        else:
+            value = self.score(x, y, classes, chosen)[0]
+        return value + self.penalty_value(len(x), 1)
+
+    def gradient(
+        self, x, y, loss=None, *, training: bool = False, threads: int | None = None
+    ) -> np.ndarray:
+        """Return the gradient of `loss(x, y, training=training)` by all parameters.
+
+        It is a new vector in their order.
+        """
+        chosen, training = self.resolve_loss(loss), fields.Flag()(training, "training")
+        x, y, _ = self.check_data(x, y, chosen)
+        return self._differentiate(x, y, chosen, threads, training)[1]
+
+    def _differentiate(self, x, y, loss, threads, training: bool) -> tuple[float, np.ndarray]:
+        """The mean loss of checked data without penalties, and the gradient with them."""
+        memory = self.memory
+        if training:
+            check_last_batch(self, len(x), len(x))
+            memory = memory.copy()  # training writes the running means
         with self.executors.lock:
-            executor = self.executors.gradient(chosen, x, y, threads)
+            executor = self.executors.gradient(loss, x, y, threads, training)
+            executor.plan.set_context(EPOCH, self.epoch)
+            executor.plan.set_context(SEED, self.seed)
             executor.bind(INPUTS, x)
             executor.bind(TARGETS, y)
             try:
-                executor.gradient(self.memory, len(x))
+                total = executor.gradient(memory, len(x))
             finally:
                 executor.release()
-            return executor.grads.copy()
+            return total / len(x), executor.grads.copy()
 
     def fit(
         self,

@@ -63,7 +63,7 @@ def fit(
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
-    _check_last_batch(network, samples, batch)
+    check_last_batch(network, samples, batch)
     trainer = network.executors.training(
         loss,
         optimizer,
@@ -122,7 +122,7 @@ def _n_train(samples: int, validation_split: float) -> int:
     return n_train
 
 
-def _check_last_batch(network, samples: int, batch: int) -> None:
+def check_last_batch(network, samples: int, batch: int) -> None:
     """ValueError where the last batch is too small for a layer with batch statistics."""
     last_batch = samples % batch or batch
     for built in network.layers:
@@ -131,7 +131,7 @@ def _check_last_batch(network, samples: int, batch: int) -> None:
             raise ValueError(
                 f"{type(built.layer).__name__} needs at least 2 samples in every batch; {samples} "
                 f"samples in batches of {batch} leave one of a single sample: "
-                "choose another batch_size"
+                "give more samples, or choose another batch_size"
             )
 
 
