@@ -359,6 +359,7 @@ class Sequential(KnownArguments, KnownAttributes):
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now as a function `f(row, out)` for the user's compiled code.
 
+        See `network.compiled.CompiledNetwork`. The function can be pickled.
         For device="cuda" it is a device function: each thread of a `@cuda.jit` kernel calls it
         with its own sample.
         """
@@ -366,9 +367,9 @@ class Sequential(KnownArguments, KnownAttributes):
             from numbanet.network import compiled_cuda
 
             return compiled_cuda.compiled(self)
-        from numbanet.network.compiled import compiled
+        from numbanet.network.compiled import CompiledNetwork
 
-        return compiled(self)
+        return CompiledNetwork(self)
 
     def profile(self, x, y, loss=None, batch_size: int = 128) -> str:
         """Return a table of the cost of each kernel of a training step.
