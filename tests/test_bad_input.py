@@ -11,6 +11,9 @@ import pytest
 
 import numbanet as nn
 from numbanet.io import tabular
+from numbanet.nn import losses
+from numbanet.nn.layers import activation
+from numbanet.nn.optimizers import optimizer
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -215,6 +218,19 @@ def test_targets(name):
             r"validation x must have shape \(samples, 4\), got \(12, 2\)",
         ),
         ({"callbacks": [3]}, TypeError, "a callback is a Callback or a function"),
+        ({"callbacks": 3}, TypeError, "a callback is a Callback or a function .*, not 3"),
+        (
+            {"callbacks": [nn.callbacks.EarlyStopping]},
+            TypeError,
+            r"EarlyStopping is a class; pass EarlyStopping\(\)",
+        ),
+        ({"callbacks": nn.callbacks.EarlyStopping}, TypeError, "EarlyStopping is a class"),
+        ({"loss": nn.Loss}, TypeError, "Loss is what its subclasses have in common"),
+        ({"loss": "bce_with_logits"}, ValueError, "'bce_with_logits'; .* activation='softmax'"),
+        ({"loss": "BCEWithLogitsLoss"}, ValueError, "work on logits by themselves"),
+        ({"optimizer": nn.Optimizer}, TypeError, "Optimizer is what its subclasses have"),
+        ({"optimizer": "Adma"}, ValueError, "unknown optimizer 'Adma'; did you mean 'adam'"),
+        ({"augment": 3}, TypeError, "augment is an Augment or None, not 3"),
         (
             {"loss": "cross_entrop"},
             ValueError,
@@ -272,6 +288,44 @@ def test_losses_that_need_another_last_activation(last, loss, message):
         refused(ValueError, message, net, call)
 
 
+@pytest.mark.parametrize(
+    ("names", "find", "kind"),
+    [
+        (["mse", "MSE", "MSELoss", "squared_error"], losses.loss, nn.MeanSquaredError),
+        (["mae", "L1Loss", "MeanAbsoluteError"], losses.loss, nn.MeanAbsoluteError),
+        (["bce", "binary_crossentropy", "BCELoss"], losses.loss, nn.BinaryCrossEntropy),
+        (
+            ["crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"]
+            + ["log_loss", "CrossEntropyLoss", nn.CrossEntropy],
+            losses.loss,
+            nn.CrossEntropy,
+        ),
+        (["Huber", "smooth_l1_loss", nn.Huber], losses.loss, nn.Huber),
+        (["linear", "Identity"], activation, nn.Identity),
+        (["LeakyReLU", "leaky-relu", nn.LeakyReLU], activation, nn.LeakyReLU),
+        (["RMSProp", nn.RMSprop], optimizer, nn.RMSprop),
+    ],
+)
+def test_names_of_other_libraries_and_classes(names, find, kind):
+    assert {type(find(name)) for name in names} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("xavier", "glorot"), ("glorot_uniform", "glorot"), ("He-Normal", "he")]
+)
+def test_initialisers_of_other_libraries(name, same):
+    nets = [nn.Sequential([nn.Dense(3, initializer=one)], 2) for one in (name, same)]
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+
+
+def test_one_callback_or_none():
+    net, seen = network(), []
+    for callbacks in (None, lambda *_: seen.append(1), iter([lambda *_: seen.append(2)])):
+        net.fit(X, LABELS, callbacks=callbacks, verbose=0)
+    net.fit(X, LABELS, callbacks=nn.callbacks.EarlyStopping("loss"), augment=None, verbose=0)
+    assert seen == [1, 2]
+
+
 def test_a_loss_on_images():
     net = nn.Sequential([nn.ReLU()], (2, 2, 1))
     with pytest.raises(ValueError, match=r"output has shape \(2, 2, 1\); end it with Flatten\(\)"):
@@ -301,6 +355,10 @@ def test_images_in_another_layout(x, hint):
             "unknown activation 'rellu'; did you mean 'relu'",
         ),
         (lambda: network(hidden=3), TypeError, "an activation is a name"),
+        (lambda: network(hidden="swish"), ValueError, "unknown activation 'swish'"),
+        (lambda: nn.Sequential([nn.Dense], 3), TypeError, r"a class and needs units; .*\(units\)"),
+        (lambda: nn.Sequential([nn.Layer], 3), TypeError, "Layer is what its subclasses have in"),
+        (lambda: nn.Dense(3, penalty=nn.L2), TypeError, "L2 is a class and needs strength"),
         (
             lambda: nn.Sequential([nn.Dense(3, initializer="glorott")], 2),
             ValueError,
@@ -385,7 +443,6 @@ def test_images_in_another_layout(x, hint):
         (lambda: nn.Huber(0), ValueError, "Huber needs a positive delta, got 0"),
         (lambda: nn.LeakyReLU(-1), ValueError, "LeakyReLU needs a slope of at least 0, got -1"),
     ],
-    ids=range(27),
 )
 def test_descriptions(build, error, message):
     with pytest.raises(error, match=message):

@@ -45,6 +45,28 @@ OTHER_NAMES = (
 """Names of one thing here, in Keras, PyTorch and scikit-learn."""
 
 
+def instance(given, base: type):
+    """The object for a subclass of `base` that needs no arguments; anything else as it is.
+
+    Raises TypeError with the arguments for a class that needs some, and for `base` itself.
+    """
+    if not (isinstance(given, type) and issubclass(given, base)):
+        return given
+    if given is base:
+        raise TypeError(f"{base.__name__} is what its subclasses have in common; pass one of them")
+    required = [
+        one.name
+        for one in inspect.signature(given).parameters.values()
+        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+    if required:
+        raise TypeError(
+            f"{given.__name__} is a class and needs {', '.join(required)}; "
+            f"pass {given.__name__}({', '.join(required)})"
+        )
+    return given()
+
+
 def hint(name: str, known, instead: dict[str, str]) -> str:
     """What an unknown name probably means, as the end of a sentence.
 

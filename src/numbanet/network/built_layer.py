@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from numbanet.io import validation
-from numbanet.io.attributes import unknown_attribute
+from numbanet.io.attributes import instance, unknown_attribute
 from numbanet.io.fields import check, fits, shown
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
@@ -97,8 +97,7 @@ def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
     """
     expanded: list[Layer] = []
     for layer in specs:
-        if isinstance(layer, type) and issubclass(layer, Layer):
-            layer = layer()
+        layer = instance(layer, Layer)
         if not isinstance(layer, Layer):
             raise TypeError(f"a layer was expected at place {len(expanded)}, got {shown(layer)}")
         check(layer)  # a subclass may have its own __post_init__

@@ -327,7 +327,7 @@ class Sequential(KnownArguments, KnownAttributes):
         validation_data    (x, y), measured after every epoch
         validation_split   instead: the fraction of the samples, from the end, to measure on
         augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
-        callbacks          called after every epoch; see `numbanet.callbacks`
+        callbacks          one or several, called after every epoch; see `numbanet.callbacks`
         verbose            1 shows progress when the output is a terminal, 0 nothing
 
         Raises ValueError or TypeError for bad data before training starts, DivergenceError when

@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar, TypeAlias
 
 from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
-from numbanet.io.attributes import Description
+from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import Flag, Real, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.columns import ROW_SIZE, STEP, Attrs, context
@@ -260,11 +260,10 @@ NAMES = {"sgd": SGD, "adagrad": Adagrad, "rmsprop": RMSprop, "adam": Adam, "adam
 
 
 def optimizer(given) -> Optimizer:
-    """The optimiser for a name or an Optimizer."""
+    """The optimiser for a name, an Optimizer or a class of optimisers."""
     if isinstance(given, str):
         return lookup("optimizer", given, NAMES)()
-    if isinstance(given, type) and issubclass(given, Optimizer):
-        return given()  # type: ignore[call-arg]
+    given = instance(given, Optimizer)
     if isinstance(given, Optimizer):
         return given
     raise TypeError(f"an optimizer is a name or an Optimizer, not {shown(given)}")

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline_strict
-from numbanet.io.attributes import Description
+from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import By, Choice, Real, check, shown
 from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 
@@ -56,7 +56,8 @@ def penalties(given) -> tuple[Penalty, ...]:
     """Return the penalties for None, one of them, or a list."""
     if given is None:
         return ()
-    each = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    each = given if isinstance(given, (list, tuple)) else [given]
+    each = tuple(instance(one, Penalty) for one in each)
     for one in each:
         if not isinstance(one, Penalty):
             raise TypeError(f"a penalty is L1(…), L2(…) or a list of them, not {shown(one)}")

@@ -4,12 +4,13 @@ import time
 
 import numpy as np
 
+from numbanet.io.attributes import instance
 from numbanet.io.fields import Real, shown
 from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, SEED, TARGETS
-from numbanet.training.callbacks import as_callback
+from numbanet.training.callbacks import as_callbacks
 from numbanet.training.history import History
 from numbanet.training.progress import Progress
 
@@ -45,11 +46,12 @@ def fit(
 ) -> History:
     """Train the network; see Sequential.fit."""
     loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
-    callbacks = [as_callback(given) for given in callbacks]
+    callbacks = as_callbacks(callbacks)
     epochs = check_int(epochs, "epochs", 0)
     threads = check_threads(threads)
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     validation_split = SPLIT(validation_split, "validation_split")
+    augment = instance(augment, Augment)
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     x, y, classes = network.check_data(x, y, loss)
