@@ -7,7 +7,8 @@ Description       both, for an immutable dataclass
 
 import inspect
 from dataclasses import FrozenInstanceError, fields
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 from numbanet.io.registry import nearest
 
@@ -81,6 +82,15 @@ def hint(name: str, known, instead: dict[str, str]) -> str:
     return nearest(name, known)
 
 
+@cache
+def _argument_names(cls: Any) -> list[str] | None:
+    """The names of a constructor's arguments, or None where it takes any."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return [one.name for one in parameters if one.name != "self"]
+
+
 class KnownArguments:
     """A class whose constructor says what an unknown keyword argument is called here.
 
@@ -90,15 +100,13 @@ class KnownArguments:
     instead: ClassVar[dict[str, str]] = {}
 
     def __new__(cls, *args, **kwargs):
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        known = [one.name for one in parameters if one.name != "self"]
-        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
-            for name in kwargs:
-                if name not in known:
-                    raise TypeError(
-                        f"{cls.__name__} has no argument {name!r}{hint(name, known, cls.instead)} "
-                        f"(its arguments: {', '.join(known) or 'none'})"
-                    )
+        known = _argument_names(cls)  # type: ignore[arg-type]
+        for name in kwargs:
+            if known is not None and name not in known:
+                raise TypeError(
+                    f"{cls.__name__} has no argument {name!r}{hint(name, known, cls.instead)} "
+                    f"(its arguments: {', '.join(known) or 'none'})"
+                )
         return super().__new__(cls)
 
 

@@ -13,6 +13,9 @@ from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.op import Op
 
+MAX_LAYERS = 10_000
+"""Layers that are still built and lowered within seconds."""
+
 
 class BuiltLayer:
     """A layer in a network: its description, shapes, and views of its parameters by name.
@@ -92,9 +95,11 @@ def parameter_views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) ->
 def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
     """Make activations separate layers and give every layer its shapes and its offset.
 
-    Raises TypeError for what is not a layer, ValueError where a layer does not fit the one before
-    it, with its number and name.
+    Raises TypeError for what is not a layer, ValueError for more than MAX_LAYERS, or where a layer
+    does not fit the one before it, with its number and name.
     """
+    if len(specs) > MAX_LAYERS:
+        raise ValueError(f"a network has at most {MAX_LAYERS:,} layers, got {len(specs):,}")
     expanded: list[Layer] = []
     for layer in specs:
         layer = instance(layer, Layer)
