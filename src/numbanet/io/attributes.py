@@ -144,7 +144,8 @@ class Description(KnownArguments):
 
     def __new__(cls, *args, **kwargs):
         for kind in cls.__mro__:  # dataclass has given each its own
-            if "__dataclass_fields__" in vars(kind):
+            own = "__dataclass_fields__" in vars(kind) and vars(kind).get("__setattr__")
+            if own and own is not Description.__setattr__:
                 for method in ("__setattr__", "__delattr__"):
                     setattr(kind, method, getattr(Description, method))
         return super().__new__(cls, *args, **kwargs)
