@@ -84,10 +84,10 @@ def largest_error(net, found, expected):
     )
 
 
-def gradient_error(net, x, y, loss):
+def gradient_error(net, x, y, loss, training=False):
     """The largest relative error of `gradient`."""
-    numeric = difference(lambda: net.loss(x, y, loss), net.parameters)
-    return largest_error(net, net.gradient(x, y, loss), numeric)
+    numeric = difference(lambda: net.loss(x, y, loss, training=training), net.parameters)
+    return largest_error(net, net.gradient(x, y, loss, training=training), numeric)
 
 
 def trained_once(net, x, y, loss, rate, threads=1):

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import numbanet as nn
+from numbanet.nn import losses
+from numbanet.nn.layers import activation
+from numbanet.nn.optimizers import optimizer
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -289,6 +292,19 @@ def test_targets(name):
             r"validation x must have shape \(samples, 4\), got \(12, 2\)",
         ),
         ({"callbacks": [3]}, TypeError, "a callback is a Callback or a function"),
+        ({"callbacks": 3}, TypeError, "a callback is a Callback or a function .*, not 3"),
+        (
+            {"callbacks": [nn.callbacks.EarlyStopping]},
+            TypeError,
+            r"EarlyStopping is a class; pass EarlyStopping\(\)",
+        ),
+        ({"callbacks": nn.callbacks.EarlyStopping}, TypeError, "EarlyStopping is a class"),
+        ({"loss": nn.Loss}, TypeError, "Loss is what its subclasses have in common"),
+        ({"loss": "bce_with_logits"}, ValueError, "'bce_with_logits'; .* activation='softmax'"),
+        ({"loss": "BCEWithLogitsLoss"}, ValueError, "work on logits by themselves"),
+        ({"optimizer": nn.Optimizer}, TypeError, "Optimizer is what its subclasses have"),
+        ({"optimizer": "Adma"}, ValueError, "unknown optimizer 'Adma'; did you mean 'adam'"),
+        ({"augment": 3}, TypeError, "augment is an Augment or None, not 3"),
         (
             {"loss": "cross_entrop"},
             ValueError,
@@ -346,6 +362,44 @@ def test_losses_that_need_another_last_activation(last, loss, message):
         refused(ValueError, message, net, call)
 
 
+@pytest.mark.parametrize(
+    ("names", "find", "kind"),
+    [
+        (["mse", "MSE", "MSELoss", "squared_error"], losses.loss, nn.MeanSquaredError),
+        (["mae", "L1Loss", "MeanAbsoluteError"], losses.loss, nn.MeanAbsoluteError),
+        (["bce", "binary_crossentropy", "BCELoss"], losses.loss, nn.BinaryCrossEntropy),
+        (
+            ["crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"]
+            + ["log_loss", "CrossEntropyLoss", nn.CrossEntropy],
+            losses.loss,
+            nn.CrossEntropy,
+        ),
+        (["Huber", "smooth_l1_loss", nn.Huber], losses.loss, nn.Huber),
+        (["linear", "Identity"], activation, nn.Identity),
+        (["LeakyReLU", "leaky-relu", nn.LeakyReLU], activation, nn.LeakyReLU),
+        (["RMSProp", nn.RMSprop], optimizer, nn.RMSprop),
+    ],
+)
+def test_names_of_other_libraries_and_classes(names, find, kind):
+    assert {type(find(name)) for name in names} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("xavier", "glorot"), ("glorot_uniform", "glorot"), ("He-Normal", "he")]
+)
+def test_initialisers_of_other_libraries(name, same):
+    nets = [nn.Sequential([nn.Dense(3, initializer=one)], 2) for one in (name, same)]
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+
+
+def test_one_callback_or_none():
+    net, seen = network(), []
+    for callbacks in (None, lambda *_: seen.append(1), iter([lambda *_: seen.append(2)])):
+        net.fit(X, LABELS, callbacks=callbacks, verbose=0)
+    net.fit(X, LABELS, callbacks=nn.callbacks.EarlyStopping("loss"), augment=None, verbose=0)
+    assert seen == [1, 2]
+
+
 def test_a_loss_on_images():
     net = nn.Sequential([nn.ReLU()], (2, 2, 1))
     with pytest.raises(ValueError, match=r"output has shape \(2, 2, 1\); end it with Flatten\(\)"):
@@ -375,6 +429,10 @@ def test_images_in_another_layout(x, hint):
             "unknown activation 'rellu'; did you mean 'relu'",
         ),
         (lambda: network(hidden=3), TypeError, "an activation is a name"),
+        (lambda: network(hidden="swish"), ValueError, "unknown activation 'swish'"),
+        (lambda: nn.Sequential([nn.Dense], 3), TypeError, r"a class and needs units; .*\(units\)"),
+        (lambda: nn.Sequential([nn.Layer], 3), TypeError, "Layer is what its subclasses have in"),
+        (lambda: nn.Dense(3, penalty=nn.L2), TypeError, "L2 is a class and needs strength"),
         (
             lambda: nn.Sequential([nn.Dense(3, initializer="glorott")], 2),
             ValueError,
@@ -459,7 +517,6 @@ def test_images_in_another_layout(x, hint):
         (lambda: nn.Huber(0), ValueError, "Huber needs a positive delta, got 0"),
         (lambda: nn.LeakyReLU(-1), ValueError, "LeakyReLU needs a slope of at least 0, got -1"),
     ],
-    ids=range(27),
 )
 def test_descriptions(build, error, message):
     with pytest.raises(error, match=message):
@@ -477,6 +534,134 @@ def test_parameters_of_another_length():
 def memory_mapped(array, folder):
     np.save(folder / "array.npy", array)
     return np.load(folder / "array.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Dense(1, activation="softmax")], 3),
+        ([nn.Dense(1), nn.Softmax()], 3),
+        ([nn.Softmax(), nn.Dense(2)], 1),
+        ([nn.Flatten(), nn.Softmax], (1, 1, 1)),
+    ],
+)
+def test_a_softmax_of_one_output(layers, shape):
+    with pytest.raises(ValueError, match=r"\(Softmax\): .* always 1.*; use sigmoid, or one output"):
+        nn.Sequential(layers, shape)
+
+
+@pytest.mark.parametrize("values", [np.zeros(43) + 1j, np.full(43, None), ["a"] * 43])
+def test_parameters_that_are_no_real_numbers(values):
+    net = network()
+    for built, name in ((net, "parameters"), (net.layers[1], "weights")):
+        part = values if built is net else np.resize(values, (4, 5))
+        refused(TypeError, f"{name} (is complex|must hold numbers)", net, setter(built, name, part))
+
+
+def setter(instance, name, value):
+    return lambda: setattr(instance, name, value)
+
+
+ENSEMBLE = nn.Ensemble([network()])
+
+
+@pytest.mark.parametrize(
+    ("instance", "name", "value", "error", "message"),
+    [
+        (lambda net: net, "trainable", False, AttributeError, "all layers are trained; to keep"),
+        (lambda net: net, "treads", 2, AttributeError, "Sequential has .*mean 'threads'"),
+        (lambda net: net, "learning_rate", 1, AttributeError, "to fit"),
+        (lambda net: ENSEMBLE, "combin", "vote", AttributeError, "Ensemble .* mean 'combine'"),
+        (lambda net: net.layers[1], "trainable", False, AttributeError, "all layers are trained"),
+        (lambda net: net.layers[1], "wieghts", 0, AttributeError, "mean 'weights'"),
+        (lambda net: net.layers[1], "kernel", 0, AttributeError, "Dense has no attribute 'kernel'"),
+        (lambda net: net.layers[1], "units", 3, AttributeError, "units belongs to .* description"),
+        (
+            lambda net: net.layers[1],
+            "weights",
+            np.zeros(5),
+            ValueError,
+            r"Dense: weights has shape \(4, 5\), got an array of shape \(5,\)",
+        ),
+        (lambda net: net.layers[1], "bias", [1.0], ValueError, r"shape \(5,\), .* \(1,\)"),
+        (lambda net: nn.Dense(3), "trainable", False, AttributeError, "all layers are trained"),
+        (lambda net: nn.Dense(3), "unit", 3, AttributeError, "mean 'units'"),
+        (lambda net: nn.Flatten(), "x", 3, AttributeError, "Flatten has no attribute 'x'"),
+        (lambda net: nn.ReLU(), "x", 3, AttributeError, "ReLU has no attribute 'x'"),
+        (lambda net: nn.CrossEntropy(), "x", 3, AttributeError, "CrossEntropy has no attribute"),
+        (
+            lambda net: nn.Dense(3),
+            "units",
+            4,
+            AttributeError,
+            r"units cannot be changed; .* dataclasses.replace\(…, units=…\), and build a network",
+        ),
+        (
+            lambda net: nn.Adam(),
+            "learning_rate",
+            0.01,
+            AttributeError,
+            "replace.*pass it to the next fit, which keeps the state of an optimiser of its class",
+        ),
+        (lambda net: nn.L2(0.1), "strength", 1, AttributeError, "strength cannot be changed"),
+        (lambda net: nn.Augment(), "shift", 1, AttributeError, "shift cannot be changed"),
+    ],
+)
+def test_attributes_that_cannot_be_set(instance, name, value, error, message):
+    net = network()
+    refused(error, message, net, setter(instance(net), name, value))
+
+
+def test_attributes_that_can_be_set():
+    net = network()
+    net.layers[1].weights = np.full((4, 5), 0.5)
+    net.layers[1].bias = 2
+    assert net.parameters[:25].tolist() == [0.5] * 20 + [2] * 5
+
+    class Named(nn.Sequential):
+        pass
+
+    class Plain(nn.Layer):
+        def __init__(self):
+            self.calls = 0
+
+    named = Named([Plain()], 3)
+    named.title = "mine"
+    named.specs[0].calls += 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Adam(lr=0.1), r"Adam .* 'lr'; it is called 'learning_rate' here \(its arg"),
+        (lambda: nn.Adam(betas=(0.9, 0.99)), "called 'beta_1' and 'beta_2' here"),
+        (lambda: nn.RMSprop(rho=0.9), "called 'alpha' here"),
+        (lambda: nn.BatchNorm(eps=0.1), "called 'epsilon' here"),
+        (lambda: nn.Conv2D(3, 3, strides=2), "called 'stride' here .* filters, kernel_size,"),
+        (lambda: nn.MaxPool2D(pool_size=2), "called 'size' here"),
+        (lambda: nn.MaxPool1D(kernel_size=2), "called 'size' here"),
+        (lambda: nn.Conv1D(out_channels=3), "called 'filters' here"),
+        (lambda: nn.Dense(3, use_bias=False), "called 'bias' here"),
+        (lambda: nn.Dense(3, kernel_initializer="he"), "called 'initializer' here"),
+        (lambda: nn.Dense(3, kernel_regularizer=nn.L2(0.1)), "called 'penalty' here"),
+        (lambda: nn.Dense(3, activtion="relu"), "did you mean 'activation'"),
+        (lambda: nn.Dense(3, input_shape=4), "Sequential takes the shape of a sample"),
+        (lambda: nn.Dense(3, trainable=False), "all layers are trained"),
+        (lambda: nn.Dropout(p=0.5), "called 'rate' here"),
+        (lambda: nn.LeakyReLU(alpha=0.5), "called 'slope' here"),
+        (lambda: nn.L2(l2=0.5), "called 'strength' here"),
+        (lambda: nn.initializers.Normal(stddev=0.5), "called 'std' here"),
+        (lambda: nn.CrossEntropy(from_logits=True), "work on logits .* arguments: none"),
+        (lambda: nn.Augment(rotations=3), "did you mean 'rotation'"),
+        (lambda: nn.Sequential([nn.Dense(1)], 3, sead=3), "did you mean 'seed'"),
+        (lambda: nn.Ensemble(networks=[], combin="vote"), "did you mean 'combine'"),
+        (lambda: nn.callbacks.EarlyStopping(patients=3), "did you mean 'patience'"),
+    ],
+)
+def test_unknown_arguments(build, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_unusual_and_right(tmp_path):

@@ -33,6 +33,17 @@ print(cache.cache_directory(), net.parameters.tobytes().hex())
 """
 
 
+def test_numba_without_its_compiler_is_refused():
+    child = subprocess.run(
+        [sys.executable, "-c", "import numbanet"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": SOURCES},
+    )
+    assert child.returncode == 1
+    assert "ImportError: numbanet cannot run without Numba's compiler" in child.stderr
+
+
 def train(*args, **places):
     """Train in a new process that has these places and no other.
 

@@ -463,6 +463,11 @@ def test_numpy_scalars_become_those_of_python():
     assert nn.Conv2D(2, [np.int64(3), 2]).kernel_size == (3, 2)
     assert repr(nn.SGD(1)) == "SGD(learning_rate=1, momentum=0.0, nesterov=False)"
     hash(nn.Augment(shift=[1, 2]))
+    assert nn.Dense(np.array(3), bias=np.array(True)).bias is True
+    assert nn.MaxPool2D(np.array([3, 2])).size == (3, 2)
+    assert nn.L2(np.array(0.5), per=np.array("sample")).per == "sample"
+    assert type(nn.Huber(np.array(2.0)).delta) is float
+    assert type(nn.SGD(0.1, np.float16(0.5), np.bool_(True)).nesterov) is bool
 
 
 def test_a_network_beyond_the_memory_is_refused_with_the_numbers(monkeypatch):

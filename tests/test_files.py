@@ -303,6 +303,26 @@ def test_where_no_lock_tells_only_old_files_are_removed(case, tmp_path, monkeypa
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
+def test_a_link_to_itself_is_not_replaced(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(OSError, match=r"symbolic links.*loop"):
+        files.write(loop, {}, {})
+    assert loop.is_symlink() and os.listdir(tmp_path) == ["loop"]
+
+
+def test_paths_of_any_kind(tmp_path):
+    for path in (os.fsencode(tmp_path / "a"), str(tmp_path / "b"), tmp_path / "c"):
+        files.write(path, {}, {"some": "text"})
+        assert files.read(path) == ({}, {"some": "text"})
+    for path in (0, None, 1.5):
+        with pytest.raises(TypeError, match=r"expected str, bytes or os.PathLike"):
+            files.write(path, {}, {})
+        with pytest.raises(TypeError, match=r"expected str, bytes or os.PathLike"):
+            files.read(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
 def test_modes_and_links_are_kept(tmp_path):
     path, old = tmp_path / "f", os.umask(0o027)
     try:

@@ -6,6 +6,7 @@ Anything else is refused by name.
 import json
 import os
 import pickle
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -473,6 +474,60 @@ def test_another_version_and_a_description_that_is_not_json(tmp_path):
     rewritten(path, version="2", network="{")
     with pytest.raises(ValueError, match="net: the network's description is not JSON"):
         nn.load(path)
+
+
+ODD = [
+    *(None, True, -1, 0, 2**63, 10**400, 1.5, float("nan"), float("inf"), "", "x", "relu", "\0"),
+    *([], [[]], [None], [1], ["a"], [[1, "a"]], [[[[[[]]]]]], {}, {"a": 1}, {"type": None}),
+    *({"type": "Dense"}, {"type": "ReLU"}, {"type": "SGD"}, {"type": "L2", "strength": 1}),
+    *({"type": "He"}, {"type": "Layer"}, {"type": "Optimizer", "learning_rate": 1}),
+    {"type": "Dropout", "rate": [1]},
+]
+
+
+def places(value, path=()):
+    """Where something stands in a description: the keys and indices on the way there."""
+    yield path
+    keys = value if isinstance(value, dict) else range(len(value) if type(value) is list else 0)
+    for key in keys:
+        yield from places(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, nn.Ensemble])
+def test_only_value_errors_come_from_a_description(kind):
+    activations = ["relu", nn.LeakyReLU(0.1)] * 3
+    net = network(activation=activations, initializer=Normal(0.1), penalty=nn.L2(1))
+    net.fit(*data(), optimizer="adam", verbose=0)
+    net = net if kind is nn.Sequential else nn.Ensemble([net, network()])
+    text, tensors = json.dumps(net.to_config()), net.tensors()
+    for place in places(json.loads(text)):
+        for value in ODD:
+            inner = root = {"": json.loads(text)}
+            for key in ("", *place)[:-1]:
+                inner = inner[key]
+            inner[("", *place)[-1]] = value
+            with suppress(ValueError):
+                kind.from_config(root[""], tensors, config.known(), "net")
+
+
+def test_a_file_of_very_many_layers(tmp_path):
+    path = tmp_path / "net"
+    nn.Sequential([nn.ReLU()], 2).save(path)
+    rewritten(path, lambda content: content.update(layers=[{"type": "ReLU"}] * 20_000))
+    with pytest.raises(ValueError, match=r"net: a network has at most 10,000 layers, got 20,000"):
+        nn.load(path)
+
+
+def test_a_path_of_bytes(tmp_path):
+    net, path = network(), os.fsencode(tmp_path / "net")
+    net.save(path)
+    np.testing.assert_array_equal(nn.load(path).parameters, net.parameters)
+    (tmp_path / "net").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"^/.*net: the header"):
+        nn.load(path)
+    for call in (net.save, nn.load):
+        with pytest.raises(TypeError, match=r"expected str, bytes or os.PathLike"):
+            call(3)
 
 
 def test_no_file(tmp_path):

@@ -66,6 +66,51 @@ def test_the_gradient_that_training_applies_agrees_with_differences(example):
     assert error <= TOLERANCE
 
 
+RANDOM_OR_OF_THE_BATCH = [
+    [nn.Dense(5, activation="tanh"), nn.Dropout(0.4), nn.Dense(2)],
+    [nn.Dense(5), nn.BatchNorm(), nn.Dense(2, activation="tanh")],
+    [nn.Reshape((4, 1)), nn.Conv1D(3, 2), nn.BatchNorm(), nn.Flatten(), nn.Dropout(0.3)],
+]
+
+
+@pytest.mark.parametrize("layers", RANDOM_OR_OF_THE_BATCH, ids=["dropout", "batch", "both"])
+def test_the_gradient_in_training_mode_is_that_of_the_loss_and_of_a_step(layers):
+    net = nn.Sequential(layers, 4, "float64", seed=3, penalty=nn.L2(0.1, per="sample"))
+    net.epoch, generator = 5, np.random.default_rng(0)
+    x, y = generator.normal(size=(7, 4)), generator.normal(size=(7, *net.output_shape))
+    memory = net.memory.copy()
+    assert gradient_error(net, x, y, "quadratic", training=True) <= TOLERANCE
+    value = net.loss(x, y, "quadratic", training=True)
+    gradient = net.gradient(x, y, "quadratic", training=True)
+    assert not np.allclose(gradient, net.gradient(x, y, "quadratic"))
+    assert value != net.loss(x, y, "quadratic")
+    np.testing.assert_array_equal(net.memory, memory)
+    for rate in (0.0, 1.0):
+        net.epoch, net.memory[:] = 5, memory
+        step = {"optimizer": nn.SGD(rate), "batch_size": None, "shuffle": False, "verbose": 0}
+        fitted = net.fit(x, y, loss="quadratic", **step)
+        if rate == 0:  # fit adds the penalty of the parameters behind the step
+            assert value == pytest.approx(fitted.history["loss"][0], rel=1e-14)
+    np.testing.assert_allclose(memory[: gradient.size] - net.parameters, gradient, atol=1e-14)
+
+
+def test_a_gradient_in_training_mode_follows_seed_and_epoch():
+    net, x, y = nn.Sequential([nn.Dropout(0.5), nn.Dense(1)], 20), np.ones((6, 20)), np.ones((6, 1))
+    first = net.gradient(x, y, training=True)
+    np.testing.assert_array_equal(net.gradient(x, y, training=True), first)
+    net.epoch = 1
+    assert not np.array_equal(net.gradient(x, y, training=True), first)
+
+
+def test_the_statistics_of_a_single_sample_are_refused():
+    net = nn.Sequential([nn.Dense(3), nn.BatchNorm(), nn.Dense(1)], 4)
+    for call in (net.gradient, net.loss):
+        with pytest.raises(ValueError, match=r"BatchNorm needs at least 2 samples .* more samples"):
+            call(np.ones((1, 4)), np.ones((1, 1)), training=True)
+        with pytest.raises(ValueError, match="training must be True or False, got 1"):
+            call(np.ones((1, 4)), np.ones((1, 1)), training=1)
+
+
 def test_there_are_enough_configurations():
     assert len(CONFIGURATIONS) >= 100
 

@@ -9,6 +9,12 @@ from numba.core import config as _config
 config: Any = _config
 """Numba's settings."""
 
+if config.DISABLE_JIT:
+    raise ImportError(
+        "numbanet cannot run without Numba's compiler: its kernels call one another by address. "
+        "NUMBA_DISABLE_JIT is set; unset it before Python starts"
+    )
+
 
 def prefer_openmp() -> None:
     """Put OpenMP first among the threading layers (a fork-join takes 1 µs there, 90 µs in Numba's

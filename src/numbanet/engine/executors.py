@@ -171,19 +171,20 @@ class ExecutorCache:
         )
         return self._get_or_build(key, build)
 
-    def gradient(self, loss, x, y, threads) -> GradientExecutor:
-        """For the gradient over all samples of x and y."""
+    def gradient(self, loss, x, y, threads, training: bool) -> GradientExecutor:
+        """For the gradient over all samples of x and y, with the ops of training or prediction."""
         threads = self.threads(threads, 3 * self.flops * len(x))
 
         def build():
             ops, loss_op, _ = self.network.loss_ops(
-                loss, x.dtype, y.dtype, False, samples=len(x), batches=1
+                loss, x.dtype, y.dtype, False, samples=len(x), batches=1, training=training
             )
             return self.backend.GradientExecutor(
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
-        return self._get_or_build(("gradient", loss, x.dtype, y.dtype, len(x), threads), build)
+        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training)
+        return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:
         """For the outputs of any number of samples."""

@@ -129,6 +129,8 @@ class Pair(Count):
     def __call__(self, value, name, owner=""):
         if value is None and self.optional:
             return None
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            value = tuple(value)
         if not isinstance(value, (tuple, list)):
             return self.one(value, value, name, owner)
         if len(value) != 2:
@@ -231,8 +233,9 @@ class Flag(Kind):
     """True or False, and nothing that only counts as one of them."""
 
     def __call__(self, value, name, owner=""):
+        given, value = value, _scalar(value)
         if not isinstance(value, (bool, np.bool_)):
-            raise self.refuse(value, name, owner, "{label} must be True or False, got {got}")
+            raise self.refuse(given, name, owner, "{label} must be True or False, got {got}")
         return bool(value)
 
 
@@ -243,6 +246,7 @@ class Choice(Kind):
     allowed: tuple[str | None, ...]
 
     def __call__(self, value, name, owner=""):
+        value = _scalar(value)
         for one in self.allowed:
             if value is one or (isinstance(value, str) and isinstance(one, str) and value == one):
                 return one

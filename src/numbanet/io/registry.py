@@ -8,14 +8,29 @@ Kind = TypeVar("Kind", bound=type)
 _SAVED_CLASSES: dict[str, type] = {}
 
 
-def lookup(what: str, name: str, known: dict):
-    """The entry of `known` for `name`; ValueError with the nearest name and all of them."""
-    key = name.lower().replace("-", "_").replace(" ", "_")
-    if key in known:
-        return known[key]
-    near = get_close_matches(key, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+def lookup(what: str, name: str, known: dict, synonyms: dict[str, str] | None = None):
+    """The entry of `known` for `name`; ValueError with the nearest name and all of them.
+
+    Case, spaces, hyphens and underscores do not count.
+    synonyms   names of other libraries, and what is known here for them
+    """
+    names = {**{one: one for one in known}, **(synonyms or {})}
+    plain = {_plain(one): entry for one, entry in names.items()}
+    key = _plain(name)
+    if key in plain:
+        return known[plain[key]]
+    near = nearest(name.lower(), names) or nearest(key, plain)
+    raise ValueError(f"unknown {what} {name!r}{near} (known: {', '.join(known)})")
+
+
+def _plain(name: str) -> str:
+    return "".join(name.lower().replace("-", " ").replace("_", " ").split())
+
+
+def nearest(name: str, known) -> str:
+    """The nearest of the known names as the end of a sentence; "" where none is near."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def register(name: str):

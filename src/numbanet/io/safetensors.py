@@ -44,7 +44,7 @@ NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 Path = str | os.PathLike[str]
 
 
-def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def write(path: Path | bytes, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write the arrays and the metadata to a file, completely or not at all.
 
     The bytes go to a temporary file beside the target, which is then renamed to the target. A
@@ -55,6 +55,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
     Raises   ValueError for another dtype, a reserved name, a value that is no string; OSError from
              the disk
     """
+    path = os.fsdecode(path)
     header: dict[str, Any] = {METADATA: _checked_metadata(path, metadata)}
     arrays, end = [], 0
     for name, value in tensors.items():
@@ -82,7 +83,9 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
     write_atomic(path, [len(text).to_bytes(8, "little"), text, *arrays])
 
 
-def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(
+    path: Path | bytes, *, foreign: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Verify the checksum of a file, and read its arrays and metadata.
 
     Returns  arrays in the order of their data, new, writable, native byte order; metadata without
@@ -90,6 +93,7 @@ def read(path: Path, *, foreign: bool = False) -> tuple[dict[str, np.ndarray], d
     foreign  accept a safetensors file without a checksum; a checksum is verified in any case
     Raises   ValueError that names the path, what is wrong and where; OSError from the disk
     """
+    path = os.fsdecode(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
@@ -244,9 +248,12 @@ def _array(path: Path, name: str, entry: dict[str, Any], data: bytes) -> np.ndar
         ) from None
 
 
-def write_atomic(path: Path, parts: list[Any]) -> None:
+def write_atomic(path: Path | bytes, parts: list[Any]) -> None:
     """Write the parts to a temporary file and rename it to the path."""
+    path = os.fsdecode(path)
     target = os.path.realpath(path)  # A link stays a link; the file that it points to is replaced.
+    if os.path.islink(target):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     folder = os.path.dirname(target)
     mode = os.stat(target).st_mode if os.path.exists(target) else None
     if mode is not None and not stat.S_ISREG(mode):

@@ -28,7 +28,7 @@ MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "?"})
 THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 COMMA_TO_POINT = str.maketrans({",": ".", ".": "?"})
 """Makes a number with a decimal comma readable, and one with a point not."""
-SAMPLE_ROWS = 200
+SNIFFED_ROWS = 200
 """Rows from which the delimiter and the decimal sign are guessed."""
 CHUNK_ROWS = 4096
 DAMAGE = (
@@ -164,7 +164,7 @@ class CsvFile:
         """The delimiter and the decimal sign that fit the first rows."""
         fits = {}
         for delimiter in delimiters:
-            rows = [cells for cells, _ in islice(self._rows(delimiter), SAMPLE_ROWS)]
+            rows = [cells for cells, _ in islice(self._rows(delimiter), SNIFFED_ROWS)]
             body = [cell for cells in rows[1:] or rows for cell in cells]
             widths = {len(cells) for cells in rows}
             for decimal in decimals:
@@ -189,7 +189,7 @@ class CsvFile:
 
     def _refuse_thousands(self, delimiter: str) -> None:
         """ValueError where every comma in a number may separate thousands."""
-        rows = [cells for cells, _ in islice(self._rows(delimiter), SAMPLE_ROWS)]
+        rows = [cells for cells, _ in islice(self._rows(delimiter), SNIFFED_ROWS)]
         cells = [cell for row in rows for cell in row if "," in cell and is_number(cell, ",")]
         if all(THOUSANDS.fullmatch(cell.strip()) for cell in cells):
             raise ValueError(

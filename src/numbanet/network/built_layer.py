@@ -1,9 +1,12 @@
 """Built layers: a layer's description with its shapes and its views of the flat memory."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
 
+from numbanet.io import arrays
+from numbanet.io.attributes import instance, unknown_attribute
 from numbanet.io.fields import check, fits, shown
 from numbanet.io.tables import Table
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
@@ -11,12 +14,30 @@ from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.op import Op
 
+MAX_LAYERS = 10_000
+"""Layers that are still built and lowered within seconds."""
+
 
 class BuiltLayer:
     """A layer in a network: its description, shapes, and views of its parameters by name.
 
     offset   where its parameters begin in the flat memory
+
+    `built.weights = array` writes into the flat memory: an array of the same shape, or one number
+    for all. Raises ValueError for another shape, TypeError for what is not real numbers,
+    AttributeError for a name that is neither a parameter nor a buffer.
     """
+
+    layer: Layer
+    offset: int
+    input_shape: Shape
+    output_shape: Shape
+    shapes: dict[str, Shape]
+    buffer_shapes: dict[str, Shape]
+    n_parameters: int
+    n_buffers: int
+    parameters: dict[str, np.ndarray]
+    buffers: dict[str, np.ndarray]
 
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
         self.layer, self.offset = layer, offset
@@ -24,8 +45,7 @@ class BuiltLayer:
         self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
         self.n_parameters = sum(size(shape) for shape in self.shapes.values())
         self.n_buffers = sum(size(shape) for shape in self.buffer_shapes.values())
-        self.parameters: dict[str, np.ndarray] = {}
-        self.buffers: dict[str, np.ndarray] = {}
+        self.parameters, self.buffers = {}, {}
 
     def bind(self, memory: np.ndarray, buffers: int) -> None:
         """Take views of the flat memory; the buffers begin at element `buffers`."""
@@ -41,11 +61,24 @@ class BuiltLayer:
         return getattr(self.layer, name)
 
     def __setattr__(self, name: str, value):
-        for views in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
-            if name in views:
-                views[name][...] = value
-                return
-        super().__setattr__(name, value)
+        views = {**self.__dict__.get("parameters", {}), **self.__dict__.get("buffers", {})}
+        if name in views:
+            values, shape = arrays.as_numbers(value, name), views[name].shape
+            if values.shape not in (shape, ()):
+                raise ValueError(
+                    f"{type(self.layer).__name__}: {name} has shape {shape}, got an array of shape "
+                    f"{values.shape}"
+                )
+            views[name][...] = values
+        elif name in inspect.get_annotations(BuiltLayer):
+            super().__setattr__(name, value)
+        elif hasattr(self.layer, name):
+            raise AttributeError(
+                f"{type(self.layer).__name__}: {name} belongs to the layer's description, which "
+                "cannot change; build another network"
+            )
+        else:
+            raise unknown_attribute(self.layer, name, views)
 
     def __repr__(self):
         return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
@@ -63,13 +96,14 @@ def parameter_views(memory: np.ndarray, start: int, shapes: dict[str, Shape]) ->
 def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
     """Make activations separate layers and give every layer its shapes and its offset.
 
-    Raises TypeError for what is not a layer, ValueError where a layer does not fit the one before
-    it, with its number and name.
+    Raises TypeError for what is not a layer, ValueError for more than MAX_LAYERS, or where a layer
+    does not fit the one before it, with its number and name.
     """
+    if len(specs) > MAX_LAYERS:
+        raise ValueError(f"a network has at most {MAX_LAYERS:,} layers, got {len(specs):,}")
     expanded: list[Layer] = []
     for layer in specs:
-        if isinstance(layer, type) and issubclass(layer, Layer):
-            layer = layer()
+        layer = instance(layer, Layer)
         if not isinstance(layer, Layer):
             raise TypeError(f"a layer was expected at place {len(expanded)}, got {shown(layer)}")
         check(layer)  # a subclass may have its own __post_init__

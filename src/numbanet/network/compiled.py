@@ -1,29 +1,33 @@
 """A trained network as a function inside the user's own compiled code.
 
-`network.compiled()` gives a Numba function `f(row, out)`: one sample in, its outputs out, callable
-from any `@njit` code, in a `prange` loop too. A call allocates nothing, takes no lock and no
-thread: what lies between the layers stays on the caller's stack. The parameters are those at the
-moment of
-`compiled()`; later training does not reach it.
+`network.compiled()` gives a function `f(row, out)`: one sample in, its outputs out, callable from
+any `@njit` code, in a `prange` loop too. A call allocates nothing, takes no lock and no thread:
+what lies between the layers stays on the stack. The parameters are those at the moment of
+`compiled()`; later training does not reach it. All networks of a dtype share the compiled code:
+what is different is read from a record (backend/intrinsics/bound.py).
 """
 
+import copy
+
 import numba
+import numpy as np
 from numba.core import types
-from numba.extending import overload
+from numba.core.errors import TypingError
 
 from numbanet.backend.intrinsics import (
+    BoundFunction,
     as_pointer,
+    bind,
     call_indirect,
     const_like,
-    constant_address,
     data_pointer,
-    local_array,
     ptr_add,
+    stack_array,
 )
-from numbanet.backend.jit import noinline
+from numbanet.backend.jit import entry_point, noinline, specialize
 from numbanet.nn import data
 from numbanet.nn.layers.base import size
-from numbanet.plan.columns import FORWARD, ROW_SIZE, X, Y
+from numbanet.plan.columns import FORWARD, ROW_SIZE, Attrs, X, Y
 from numbanet.plan.lower import lower
 from numbanet.plan.plan import STEP_SIZE, Plan
 
@@ -57,56 +61,127 @@ def single_sample_plan(
     return plan, steps[1:-1], first_input, first_output
 
 
-def compiled(network):
-    """Return `f(row, out)` for the network as it is now.
+RECORD = Attrs(
+    "table schedule steps params stack_size n_in n_out first_input first_output", first=0
+)
+"""Columns of the record of a CompiledNetwork.
 
-    row   C-contiguous array of input_shape, or flat; float32, float64 or uint8
-    out   array of as many elements as the network has outputs, of the network's dtype; overwritten
-    Inside, ValueError is raised where row or out have another size. ValueError here if one sample
-    needs more than 1 MiB between the layers.
+table, schedule, params   addresses
+steps                     steps between the ends of the schedule
+stack_size                elements between the layers
+n_in, n_out               elements of a row and of its outputs
+first_input, first_output their offsets among those between the layers
+"""
+
+
+@noinline
+def _predict_row(network, row, out):
+    """What every CompiledNetwork runs."""
+    record = as_pointer(network, numba.int64)
+    if row.size != record[RECORD.n_in] or out.size != record[RECORD.n_out]:
+        raise ValueError(
+            "the compiled network was given a row or an output of another size than its own"
+        )
+    table = as_pointer(record[RECORD.table], numba.int64)
+    schedule = as_pointer(record[RECORD.schedule], numba.int64)
+    params = as_pointer(record[RECORD.params], network)
+    acts = stack_array(params, record[RECORD.stack_size])
+    x, inputs = data_pointer(row), ptr_add(acts, record[RECORD.first_input])
+    for k in range(record[RECORD.n_in]):
+        inputs[k] = const_like(acts, x[k])
+    for k in range(record[RECORD.steps]):
+        op = ptr_add(table, schedule[STEP_SIZE * k + 1] * ROW_SIZE)
+        call_indirect(op[FORWARD], op, params, params, acts, acts, 0, 1)
+    result, outputs = data_pointer(out), ptr_add(acts, record[RECORD.first_output])
+    for j in range(record[RECORD.n_out]):
+        result[j] = const_like(result, outputs[j])
+
+
+class CompiledNetwork(BoundFunction):
+    """A network as it was, as a function `f(row, out)` for Python and for compiled code.
+
+    row   C-contiguous array of input_shape, or flat: float32, float64 or integers
+    out   C-contiguous array of as many elements as the network has outputs, float32 or float64;
+          overwritten
+    Raises ValueError where row or out have another size; TypeError, or in compiled code Numba's
+    TypingError, where they are of another kind or `out` cannot be written to.
+
+    A pickle holds the network; it is compiled again where it is loaded.
     """
-    plan, _, first_input, first_output = single_sample_plan(network, MAX_STACK_BYTES, "on a stack")
-    n_in, n_out = size(network.input_shape), size(network.output_shape)
-    table, params = plan.tables[0].copy(), network.memory.copy()
-    schedule, n_steps = plan.schedule[1:-1].copy(), len(plan.schedule) - 2
-    stack_elements, kind = int(plan.n_acts) + STACK_PADDING, numba.from_dtype(network.dtype)
-    table_address, params_address = constant_address(table), constant_address(params)
-    schedule_address = constant_address(schedule)
 
-    @noinline
-    def predict_row(row, out):
-        if row.size != n_in or out.size != n_out:
-            raise ValueError(
-                "the compiled network was given a row or an output of another size than its own"
+    function = _predict_row
+
+    def __init__(self, network):
+        plan, _, first_input, first_output = single_sample_plan(
+            network, MAX_STACK_BYTES, "on a stack"
+        )
+        self._network = copy.deepcopy(network)
+        self._table, self._schedule = plan.tables[0].copy(), plan.schedule[1:-1].copy()
+        record = RECORD.pack(
+            table=self._table.ctypes.data,
+            schedule=self._schedule.ctypes.data,
+            params=self._network.memory.ctypes.data,
+            steps=len(self._schedule),
+            stack_size=plan.n_acts + STACK_PADDING,
+            n_in=size(network.input_shape),
+            n_out=size(network.output_shape),
+            first_input=first_input,
+            first_output=first_output,
+        )
+        super().__init__(np.array(record, np.int64), network.dtype)
+        self._call = _from_python[str(network.dtype)].compiled
+
+    @classmethod
+    def check(cls, *kinds) -> None:
+        for name, kind in zip(("row", "out"), kinds, strict=True):
+            is_out, found = name == "out", getattr(kind, "dtype", None)
+            numeric = found in (types.float32, types.float64) or (
+                isinstance(found, types.Integer) and not is_out
             )
-        table = as_pointer(table_address(), numba.int64)
-        schedule = as_pointer(schedule_address(), numba.int64)
-        params = as_pointer(params_address(), kind)
-        acts = local_array(params, stack_elements)
-        _read(row, ptr_add(acts, first_input), n_in)
-        for k in range(n_steps):
-            op = ptr_add(table, schedule[STEP_SIZE * k + 1] * ROW_SIZE)
-            call_indirect(op[FORWARD], op, params, params, acts, acts, 0, 1)
-        result = data_pointer(out)
-        for j in range(n_out):
-            result[j] = const_like(result, acts[first_output + j])
+            if (
+                isinstance(kind, types.Array)
+                and numeric
+                and kind.layout == "C"
+                and (kind.mutable or not is_out)
+            ):
+                continue
+            also = "that can be written to" if is_out else "or integers"
+            raise TypingError(
+                f"{name} of a compiled network is a C-contiguous array of float32, float64 {also}, "
+                f"got {kind}"
+            )
 
-    predict_row.kept_alive = (plan, table, params, schedule)
-    return predict_row
+    def __call__(self, row, out) -> None:
+        """Write the outputs of one sample into `out`."""
+        try:
+            self._call(self.address, row, out)
+        except TypingError:
+            self.check_python(row, out)
+            raise
+
+    def check_python(self, *arguments) -> None:
+        """TypeError for what the function does not take."""
+        try:
+            self.check(*(numba.typeof(one) for one in arguments))
+        except (TypingError, ValueError) as error:
+            raise TypeError(str(error)) from None
+
+    def __reduce__(self):
+        return type(self), (self._network,)
+
+    def __repr__(self):
+        return f"<compiled {self._network!r}>"
 
 
-def _read(row, acts, n):
-    """acts[k] = row[k]"""
+bound, dtype = bind(CompiledNetwork), numba.float32
 
 
-@overload(_read)
-def _(row, acts, n):
-    if not isinstance(row, types.Array) or row.layout != "C":
-        return None
+def _call(address, row, out):
+    bound(address, dtype)(row, out)
 
-    def from_elements(row, acts, n):
-        x = data_pointer(row)
-        for k in range(n):
-            acts[k] = const_like(acts, x[k])
 
-    return from_elements
+_from_python = {
+    str(dtype): entry_point(specialize(_call, f"call_{dtype}", dtype=dtype))
+    for dtype in (numba.float32, numba.float64)
+}
+"""The entry points of Python, by dtype."""

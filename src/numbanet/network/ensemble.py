@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.io import registry, validation
+from numbanet.io.attributes import KnownArguments, KnownAttributes
 from numbanet.io.tables import Text
 from numbanet.network import config, serialization
 from numbanet.network.sequential import Sequential
@@ -22,7 +23,7 @@ from numbanet.nn.layers.base import size
 
 
 @registry.register("ensemble")
-class Ensemble:
+class Ensemble(KnownArguments, KnownAttributes):
     """Networks with the same input and output shapes, trained one after the other.
 
     networks   Sequentials; their layers may differ
@@ -31,8 +32,11 @@ class Ensemble:
     Raises ValueError for no network, the same one twice, or shapes that differ.
     """
 
+    networks: list[Sequential]
+    combine: str
+
     def __init__(self, networks, combine: str = "mean"):
-        self.networks: list[Sequential] = list(networks)
+        self.networks = list(networks)
         if combine not in ("mean", "vote"):
             raise ValueError(f'combine is "mean" or "vote", not {combine!r}')
         if not self.networks:

@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
-from numbanet.io import fields, registry, validation
+from numbanet.io import arrays, fields, registry, validation
+from numbanet.io.attributes import KnownArguments, KnownAttributes
 from numbanet.io.tables import Table
 from numbanet.network import built_layer, config, scaling, serialization
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
-from numbanet.nn.layers.base import Shape, size
+from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.columns import INPUTS, OUTPUTS, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, OUTPUTS, SEED, TARGETS
 from numbanet.plan.op import Op
-from numbanet.training.fit import fit
+from numbanet.training.fit import check_last_batch, fit
 
 CONFIG_KEYS = {
     "input_shape",
@@ -34,10 +35,18 @@ CONFIG_KEYS = {
     "class_names",
 }
 """What the description of a network in a file consists of."""
+INSTEAD = {
+    "trainable": Layer.instead["trainable"],
+    "learning_rate": "pass optimizer=nn.Adam(learning_rate) to fit",
+    "loss": "pass the loss to fit",
+    "metrics": "evaluate and the history of fit hold the metrics",
+    "name": "networks have no names",
+}
+"""What a network has instead of arguments and attributes of these names."""
 
 
 @registry.register("network")
-class Sequential:
+class Sequential(KnownArguments, KnownAttributes):
     """A network of layers in a row.
 
     layers        the layers; an `activation=` in one becomes a separate layer after it
@@ -50,6 +59,29 @@ class Sequential:
 
     Raises ValueError where two layers do not fit, with both shapes and how to fix it.
     """
+
+    instead = INSTEAD
+
+    dtype: np.dtype
+    seed: int
+    penalty: tuple
+    device: str
+    threads: int | None
+    input_shape: Shape
+    output_shape: Shape
+    specs: list
+    layers: list[built_layer.BuiltLayer]
+    memory: np.ndarray
+    executors: ExecutorCache
+    epoch: int
+    optimizer: Any
+    optimizer_state: np.ndarray
+    optimizer_steps: int
+    scales_targets: bool
+    target_scaling: built_layer.BuiltLayer
+    _class_names: tuple[str, ...]
+    _parameters: np.ndarray
+    _trained_by: int | None
 
     def __init__(
         self,
@@ -76,15 +108,15 @@ class Sequential:
         self.threads = validation.check_threads(threads)
         is_shape = isinstance(input_shape, (tuple, list)) or np.ndim(input_shape)
         shape = input_shape if is_shape else (input_shape,)
-        self.input_shape: Shape = fields.Counts()(shape, "input_shape")
+        self.input_shape = fields.Counts()(shape, "input_shape")
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         scaling.check_layers(self.layers)
-        self.output_shape: Shape = self.layers[-1].output_shape
+        self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
         self.scales_targets = False
-        self._class_names: tuple[str, ...] = ()
+        self._class_names = ()
         built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
 
     def _allocate(self) -> None:
@@ -105,7 +137,7 @@ class Sequential:
 
     def _reset_executors(self) -> None:
         self.executors = ExecutorCache(self)
-        self._trained_by: int | None = None
+        self._trained_by = None
 
     def _refuse_in_training(self, what: str) -> None:
         """RuntimeError while fit runs on this network."""
@@ -143,7 +175,7 @@ class Sequential:
         self.scales_targets = False
         self.executors.clear()
         self.epoch = 0
-        self.optimizer: Any = None
+        self.optimizer = None
         self.optimizer_state = np.zeros(0, self.dtype)
         self.optimizer_steps = 0
 
@@ -157,7 +189,7 @@ class Sequential:
 
     @parameters.setter
     def parameters(self, values) -> None:
-        values = np.asarray(values)
+        values = arrays.as_numbers(values, "parameters")
         if values.shape != self._parameters.shape:
             raise ValueError(
                 f"the network has {self._parameters.size} parameters, "
@@ -288,25 +320,50 @@ class Sequential:
                 total += p.scaled(samples, batches) * norm
         return float(total)
 
-    def loss(self, x, y, loss=None) -> float:
-        """Return the mean loss over the samples plus the penalties, with x as the only batch."""
-        chosen = self.resolve_loss(loss)
-        x, y, classes = self.check_data(x, y, chosen)
-        return self.score(x, y, classes, chosen)[0] + self.penalty_value(len(x), 1)
+    def loss(self, x, y, loss=None, *, training: bool = False) -> float:
+        """Return the mean loss over the samples plus the penalties, with x as the only batch.
 
-    def gradient(self, x, y, loss=None, *, threads: int | None = None) -> np.ndarray:
-        """Return the gradient of `loss(x, y)` by all parameters, as a new vector in their order."""
+        training   False: the layers work as in prediction, without dropout and with the running
+                   means of BatchNorm. True: as in the next step of training on this batch: with
+                   the dropout masks of the network's seed and epoch, and with the batch's own mean
+                   and variance. The network, its running means too, stays as it is.
+        """
         chosen = self.resolve_loss(loss)
         x, y, classes = self.check_data(x, y, chosen)
+        if fields.Flag()(training, "training"):
+            value = self._differentiate(x, y, chosen, None, True)[0]
+        else:
+            value = self.score(x, y, classes, chosen)[0]
+        return value + self.penalty_value(len(x), 1)
+
+    def gradient(
+        self, x, y, loss=None, *, training: bool = False, threads: int | None = None
+    ) -> np.ndarray:
+        """Return the gradient of `loss(x, y, training=training)` by all parameters.
+
+        It is a new vector in their order.
+        """
+        chosen, training = self.resolve_loss(loss), fields.Flag()(training, "training")
+        x, y, _ = self.check_data(x, y, chosen)
+        return self._differentiate(x, y, chosen, threads, training)[1]
+
+    def _differentiate(self, x, y, loss, threads, training: bool) -> tuple[float, np.ndarray]:
+        """The mean loss of checked data without penalties, and the gradient with them."""
+        memory = self.memory
+        if training:
+            check_last_batch(self, len(x), len(x))
+            memory = memory.copy()  # training writes the running means
         with self.executors.lock:
-            executor = self.executors.gradient(chosen, x, y, threads)
+            executor = self.executors.gradient(loss, x, y, threads, training)
+            executor.plan.set_context(EPOCH, self.epoch)
+            executor.plan.set_context(SEED, self.seed)
             executor.bind(INPUTS, x)
             executor.bind(TARGETS, y)
             try:
-                executor.gradient(self.memory, len(x))
+                total = executor.gradient(memory, len(x))
             finally:
                 executor.release()
-            return executor.grads.copy()
+            return total / len(x), executor.grads.copy()
 
     def fit(
         self,
@@ -341,7 +398,7 @@ class Sequential:
                            losses are those of standardised targets from then on, predictions,
                            rmse and r2 in the targets' own unit
         augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
-        callbacks          called after every epoch; see `numbanet.callbacks`
+        callbacks          one or several, called after every epoch; see `numbanet.callbacks`
         verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
                            2 prints a line for each epoch, in a log too; 0 shows nothing
 
@@ -376,6 +433,7 @@ class Sequential:
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now as a function `f(row, out)` for the user's compiled code.
 
+        See `network.compiled.CompiledNetwork`. The function can be pickled.
         For device="cuda" it is a device function: each thread of a `@cuda.jit` kernel calls it
         with its own sample.
         """
@@ -383,9 +441,9 @@ class Sequential:
             from numbanet.network import compiled_cuda
 
             return compiled_cuda.compiled(self)
-        from numbanet.network.compiled import compiled
+        from numbanet.network.compiled import CompiledNetwork
 
-        return compiled(self)
+        return CompiledNetwork(self)
 
     def profile(self, x, y, loss=None, batch_size: int = 128) -> Table:
         """Return a table of the cost of each kernel of a training step.

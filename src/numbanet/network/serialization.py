@@ -17,6 +17,7 @@ written in the JSON stands in `network.config`. A loaded network resumes trainin
 """
 
 import json
+import os
 from typing import Any
 
 from numbanet.io import registry, safetensors
@@ -45,6 +46,7 @@ def load(path, custom: dict[str, type] | None = None) -> Any:
     Raises   ValueError that names the path and what is wrong: damaged, not written by numbanet,
              an unknown class, tensors that do not fit the layers; OSError from the disk
     """
+    path = os.fsdecode(path)
     pairs = (custom or {}).items()
     if not all(isinstance(name, str) and isinstance(kind, type) for name, kind in pairs):
         raise TypeError(f'custom maps names to classes, as in {{"Mine": Mine}}, got {custom!r}')

@@ -34,6 +34,7 @@ from numbanet.backend.intrinsics import (
     uniform_scalar,
 )
 from numbanet.backend.jit import entry_point, inline, kernel
+from numbanet.io.attributes import Description
 from numbanet.io.fields import Count, Flag, Pair, Real, check
 from numbanet.plan.columns import EPOCH, N_IN, ROW_SIZE, SEED, Attrs, X, Y, context, sample_index
 from numbanet.plan.op import Op
@@ -49,7 +50,7 @@ AUGMENT = Attrs(
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augment(Description):
     """How much training images may be changed; every amount is drawn for each sample and epoch.
 
     shift         pixels, up to that many to each side: an integer, or (vertical, horizontal)

@@ -20,6 +20,7 @@ from typing import Annotated
 
 import numpy as np
 
+from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import By, Real, check, shown
 from numbanet.io.registry import lookup
 
@@ -33,7 +34,7 @@ def fans(shape) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Initializer:
+class Initializer(Description):
     """An initialiser: called with a shape and a NumPy generator it returns float64 values."""
 
     def __post_init__(self):
@@ -117,11 +118,27 @@ NAMES = {
 }
 
 
+SYNONYMS = {
+    "zero": "zeros",
+    "one": "ones",
+    "glorot_uniform": "glorot",
+    "xavier": "glorot",
+    "xavier_uniform": "glorot",
+    "he_normal": "he",
+    "kaiming": "he",
+    "kaiming_normal": "he",
+    "lecun_normal": "lecun",
+}
+"""Names in other libraries."""
+
+
 def _initializer(given) -> None:
     """TypeError for what `initial` cannot take, ValueError for an unknown name."""
     if isinstance(given, str):
-        lookup("initializer", given, NAMES)
-    elif not (given is None or callable(given) or isinstance(given, (np.ndarray, list, tuple))):
+        lookup("initializer", given, NAMES, SYNONYMS)
+        return
+    given = instance(given, Initializer)
+    if not (given is None or callable(given) or isinstance(given, (np.ndarray, list, tuple))):
         raise TypeError(
             "an initializer is a name, an Initializer, "
             "a function of (shape, generator) or an array, "
@@ -139,9 +156,8 @@ def initial(given, shape, generator, where: str) -> np.ndarray:
     `given` is a name, an Initializer, a function of (shape, generator), or an array.
     """
     if isinstance(given, str):
-        given = lookup("initializer", given, NAMES)()
-    if isinstance(given, type) and issubclass(given, Initializer):
-        given = given()
+        given = lookup("initializer", given, NAMES, SYNONYMS)()
+    given = instance(given, Initializer)
     values = np.asarray(given(shape, generator) if callable(given) else given)
     if values.shape != tuple(shape):
         raise ValueError(

@@ -20,14 +20,21 @@ from typing import Annotated, ClassVar
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import Real, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.columns import AUX, N_IN, SAMPLES, Attrs, X, Y, context
 from numbanet.plan.op import Op
 
+LOGITS = (
+    "the cross-entropies work on logits by themselves: end the network with activation='softmax' "
+    "and loss='cross_entropy', or 'sigmoid' and 'binary_cross_entropy'"
+)
+"""What to use instead of a loss of logits."""
+
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Description):
     """A loss. A new one names its kernels, which both read the outputs at acts[X + i N_IN …] and
     the targets at acts[AUX + i N_IN …]:
 
@@ -37,6 +44,8 @@ class Loss:
     `fused_activation`  the name of the last activation that the kernels replace (they see z
                         instead of a), or "" (they see a)
     """
+
+    instead: ClassVar[dict[str, str]] = {"from_logits": LOGITS}
 
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel]
@@ -280,12 +289,32 @@ NAMES = {
 }
 
 
+SYNONYMS = {
+    "mse": "mean_squared_error",
+    "mse_loss": "mean_squared_error",
+    "squared_error": "mean_squared_error",
+    "mae": "mean_absolute_error",
+    "absolute_error": "mean_absolute_error",
+    "l1_loss": "mean_absolute_error",
+    "huber_loss": "huber",
+    "smooth_l1_loss": "huber",
+    "bce": "binary_cross_entropy",
+    "bce_loss": "binary_cross_entropy",
+    "categorical_cross_entropy": "cross_entropy",
+    "sparse_categorical_cross_entropy": "cross_entropy",
+    "cross_entropy_loss": "cross_entropy",
+    "log_loss": "cross_entropy",
+}
+"""Names in other libraries."""
+
+
 def loss(given) -> Loss:
-    """The loss for a name or a Loss."""
+    """The loss for a name, a Loss or a class of losses."""
     if isinstance(given, str):
-        return lookup("loss", given, NAMES)()
-    if isinstance(given, type) and issubclass(given, Loss):
-        return given()
+        if "logits" in given.lower():
+            raise ValueError(f"unknown loss {given!r}; {LOGITS}")
+        return lookup("loss", given, NAMES, SYNONYMS)()
+    given = instance(given, Loss)
     if isinstance(given, Loss):
         return given
     raise TypeError(f"a loss is a name or a Loss, not {shown(given)}")

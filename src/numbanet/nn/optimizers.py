@@ -24,6 +24,7 @@ import numpy as np
 
 from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
+from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import Flag, Real, check, shown
 from numbanet.io.registry import lookup
 from numbanet.nn.schedules import Rate, Schedule
@@ -55,13 +56,20 @@ PLAIN = _Plain()
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Description):
     """An optimiser: its hyper-parameters are its fields, `update` its kernel.
 
     `state_names` names the state vectors that it keeps, each with a value per parameter; they
     follow one another in `state`. A new one names `update(op, params, grads, state, _, lo, hi)`
     and, if something is to be calculated once per step, `begin_step` with the same arguments.
     """
+
+    after_change = "pass it to the next fit, which keeps the state of an optimiser of its class"
+    instead: ClassVar[dict[str, str]] = {
+        "clipnorm": "gradients are not clipped",
+        "clipvalue": "gradients are not clipped",
+        "amsgrad": "there is Adam without it, and AdamW",
+    }
 
     learning_rate: LearningRate
     update: ClassVar[Kernel]
@@ -265,11 +273,10 @@ NAMES = {"sgd": SGD, "adagrad": Adagrad, "rmsprop": RMSprop, "adam": Adam, "adam
 
 
 def optimizer(given) -> Optimizer:
-    """The optimiser for a name or an Optimizer."""
+    """The optimiser for a name, an Optimizer or a class of optimisers."""
     if isinstance(given, str):
         return lookup("optimizer", given, NAMES)()
-    if isinstance(given, type) and issubclass(given, Optimizer):
-        return given()  # type: ignore[call-arg]
+    given = instance(given, Optimizer)
     if isinstance(given, Optimizer):
         return given
     raise TypeError(f"an optimizer is a name or an Optimizer, not {shown(given)}")

@@ -15,13 +15,16 @@ from typing import Annotated, ClassVar, Literal
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline_strict
+from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import By, Choice, Real, check, shown
 from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(Description):
     """A penalty of `strength`, divided by the training samples or the batches if `per` says so."""
+
+    after_change = "build a network with the copy"
 
     strength: Annotated[
         float, Real(0, says="{owner} needs a finite {name} of at least 0, got {got}")
@@ -53,7 +56,8 @@ def penalties(given) -> tuple[Penalty, ...]:
     """Return the penalties for None, one of them, or a list."""
     if given is None:
         return ()
-    each = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    each = given if isinstance(given, (list, tuple)) else [given]
+    each = tuple(instance(one, Penalty) for one in each)
     for one in each:
         if not isinstance(one, Penalty):
             raise TypeError(f"a penalty is L1(…), L2(…) or a list of them, not {shown(one)}")

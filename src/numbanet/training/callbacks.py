@@ -1,6 +1,10 @@
 """Callbacks: what the user runs between epochs."""
 
 import math
+from collections.abc import Iterable
+
+from numbanet.io.attributes import KnownArguments
+from numbanet.io.fields import shown
 
 
 class Callback:
@@ -28,16 +32,27 @@ class _Function(Callback):
         return self._function(epoch, logs, network)
 
 
-def as_callback(given) -> Callback:
-    """The Callback for a Callback or a function."""
+def as_callbacks(given) -> list[Callback]:
+    """The Callbacks for None, a Callback, a function, or a list of them."""
+    if given is None:
+        return []
+    several = isinstance(given, Iterable) and not isinstance(given, Callback)
+    return [_as_callback(one) for one in (given if several else [given])]
+
+
+def _as_callback(given) -> Callback:
+    if isinstance(given, type) and issubclass(given, Callback):
+        raise TypeError(f"{given.__name__} is a class; pass {given.__name__}()")
     if isinstance(given, Callback):
         return given
     if callable(given):
         return _Function(given)
-    raise TypeError(f"a callback is a Callback or a function (epoch, logs, network), not {given!r}")
+    raise TypeError(
+        f"a callback is a Callback or a function (epoch, logs, network), not {shown(given)}"
+    )
 
 
-class EarlyStopping(Callback):
+class EarlyStopping(KnownArguments, Callback):
     """Stop when `monitor` has not improved for `patience` epochs, and restore the best parameters.
 
     Metrics whose name ends in "accuracy" or "r2" improve upwards, all others downwards.

@@ -5,12 +5,13 @@ import warnings
 
 import numpy as np
 
+from numbanet.io.attributes import instance
 from numbanet.io.fields import Flag, Real, shown
 from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
-from numbanet.training.callbacks import as_callback
+from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
 from numbanet.training.progress import VERBOSE, Progress
@@ -48,13 +49,14 @@ def fit(
 ) -> History:
     """Train the network; see Sequential.fit."""
     loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
-    callbacks = [as_callback(given) for given in callbacks]
+    callbacks = as_callbacks(callbacks)
     epochs = check_int(epochs, "epochs", 0)
     verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
     threads = check_threads(threads)
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     validation_split = SPLIT(validation_split, "validation_split")
     scale_targets = Flag()(scale_targets, "scale_targets")
+    augment = instance(augment, Augment)
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     x, y, classes = network.check_data(x, y, loss)
@@ -68,7 +70,7 @@ def fit(
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
-    _check_last_batch(network, samples, batch)
+    check_last_batch(network, samples, batch)
     if network.learn_scalings(x, y, loss, scale_targets):
         y, classes = network.scale_targets(y), False
         if validation is not None:
@@ -139,7 +141,7 @@ def _n_train(samples: int, validation_split: float) -> int:
     return n_train
 
 
-def _check_last_batch(network, samples: int, batch: int) -> None:
+def check_last_batch(network, samples: int, batch: int) -> None:
     """ValueError where the last batch is too small for a layer with batch statistics."""
     last_batch = samples % batch or batch
     for built in network.layers:
@@ -148,7 +150,7 @@ def _check_last_batch(network, samples: int, batch: int) -> None:
             raise ValueError(
                 f"{type(built.layer).__name__} needs at least 2 samples in every batch; {samples} "
                 f"samples in batches of {batch} leave one of a single sample: "
-                "choose another batch_size"
+                "give more samples, or choose another batch_size"
             )
 
 

@@ -1,5 +1,6 @@
 """The only folder that speaks LLVM: Numba intrinsics, a few instructions for each call.
 
+`bound`             compiled functions bound to data
 `pointers`          pointers into flat memories, prefetching, calls by address, bits
 `vectors`           one vector register as a value
 `elementwise`       the steps of elementary functions, for a scalar or a vector
@@ -11,6 +12,7 @@
 `target`            the width of the CPU's vectors
 """
 
+from numbanet.backend.intrinsics.bound import BoundFunction, bind
 from numbanet.backend.intrinsics.cuda_threads import (
     block_in_group,
     blocks_per_group,
@@ -52,13 +54,13 @@ from numbanet.backend.intrinsics.pointers import (
     address,
     as_pointer,
     call_indirect,
-    constant_address,
     data_pointer,
     float_attr,
     lanes,
     local_array,
     ptr_add,
     set_float_attr,
+    stack_array,
 )
 from numbanet.backend.intrinsics.random import fold_in, uniform, uniform_scalar
 from numbanet.backend.intrinsics.target import VECTOR_BYTES
@@ -67,8 +69,10 @@ from numbanet.backend.intrinsics.vectors import load, store
 
 __all__ = [
     "VECTOR_BYTES",
+    "BoundFunction",
     "address",
     "as_pointer",
+    "bind",
     "block_in_group",
     "blocks_per_group",
     "brgemm",
@@ -78,7 +82,6 @@ __all__ = [
     "call_indirect",
     "concat_even",
     "const_like",
-    "constant_address",
     "data_pointer",
     "div_u32",
     "exp2_int",
@@ -104,6 +107,7 @@ __all__ = [
     "set_float_attr",
     "shared_array",
     "splat",
+    "stack_array",
     "store",
     "swap_pairs",
     "syncthreads",

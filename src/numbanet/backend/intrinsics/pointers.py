@@ -7,6 +7,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from numbanet.backend.intrinsics.bound import BoundType
 from numbanet.backend.intrinsics.target import lanes_of
 
 # --- pointers ---------------------------------------------------------------------------------
@@ -25,28 +26,16 @@ def ptr_add(typingctx, pointer, offset):
 
 @intrinsic
 def as_pointer(typingctx, address, dtype):
-    """The int64 `address` as a pointer to elements of `dtype`, a dtype or a pointer that has it."""
-    if isinstance(address, types.Integer):
+    """The int64 `address` as a pointer to elements of `dtype`, a dtype or what has it: a pointer, a
+    bound function."""
+    if isinstance(address, (types.Integer, BoundType)):
         result = dtype if isinstance(dtype, types.CPointer) else types.CPointer(dtype.instance_type)
 
         def codegen(context, builder, signature, args):
             return builder.inttoptr(args[0], context.get_value_type(result))
 
-        return result(types.int64, dtype), codegen
-
-
-def constant_address(array):
-    """Return a compiled function that returns the array's address; its callers are not cached."""
-
-    @intrinsic
-    def address(typingctx):
-        def codegen(context, builder, signature, args):
-            place = context.add_dynamic_addr(builder, array.ctypes.data, info="numbanet.network")
-            return builder.ptrtoint(place, ir.IntType(64))
-
-        return types.int64(), codegen
-
-    return address
+        kind = address if isinstance(address, BoundType) else types.int64
+        return result(kind, dtype), codegen
 
 
 @intrinsic
@@ -81,6 +70,22 @@ def lanes(typingctx, pointer):
             return ir.IntType(64)(lanes_of(pointer.dtype))
 
         return types.int64(pointer), codegen
+
+
+@intrinsic
+def stack_array(typingctx, dtype_of, count):
+    """Memory on the stack of the function, for `count` elements of the type `dtype_of` points to.
+
+    For the CPU; where the number is a literal, `local_array` serves both.
+    """
+    if isinstance(dtype_of, types.CPointer) and isinstance(count, types.Integer):
+
+        def codegen(context, builder, signature, args):
+            memory = builder.alloca(context.get_value_type(dtype_of.dtype), args[1])
+            memory.align = 64
+            return memory
+
+        return dtype_of(dtype_of, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)

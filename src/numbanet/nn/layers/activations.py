@@ -270,7 +270,7 @@ def softmax_backward(op, params, grads, acts, deltas, lo, hi):
 class Softmax(Activation):
     """Outputs that are positive and sum to 1: the probabilities of exclusive classes.
 
-    Expects a vector.
+    Expects a vector of at least two.
     """
 
     forward, backward = softmax_forward, softmax_backward
@@ -279,4 +279,9 @@ class Softmax(Activation):
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 1:
             raise ValueError(f"Softmax expects a vector, got {shape}; put Flatten() before it")
+        if shape == (1,):
+            raise ValueError(
+                "Softmax of a single output is always 1, so nothing could be learnt; use sigmoid, "
+                "or one output for each class"
+            )
         return shape

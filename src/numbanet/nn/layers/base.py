@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, fields
 from math import prod
+from typing import ClassVar
 
+from numbanet.io.attributes import Description
 from numbanet.io.fields import By, check, shown
 from numbanet.plan.op import Op
 
@@ -10,13 +12,25 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class Layer(Description):
     """A layer's description. It holds no parameters: those are in the network's flat vector.
 
     A new layer overrides `output_shape` and `ops`, and `parameters` if it has any. Its fields are
     saved with the network; those whose annotation has a kind (io/fields.py) are checked when the
     layer is built.
     """
+
+    after_change = "build a network with the copy"
+    instead: ClassVar[dict[str, str]] = {
+        "trainable": "all layers are trained; to keep the first ones as they are, train a network "
+        "of the others on what the first ones predict",
+        "input_shape": "Sequential takes the shape of a sample",
+        "input_dim": "Sequential takes the shape of a sample, input_shape",
+        "in_features": "Sequential takes the shape of a sample, input_shape",
+        "in_channels": "Sequential takes the shape of a sample, input_shape",
+        "dtype": "Sequential takes the dtype",
+        "name": "layers have no names; network.layers holds them in order",
+    }
 
     def __post_init__(self):
         check(self)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline, kernel, specialize
+from numbanet.io.attributes import instance
+from numbanet.io.fields import shown
 from numbanet.io.registry import lookup
 from numbanet.nn.layers.activations import (
     Activation,
@@ -163,7 +165,6 @@ class PerNeuron(Activation):
 
 NAMES = {
     "identity": Identity,
-    "linear": Identity,
     "step": Step,
     "sigmoid": Sigmoid,
     "tanh": Tanh,
@@ -171,6 +172,8 @@ NAMES = {
     "leaky_relu": LeakyReLU,
     "softmax": Softmax,
 }
+SYNONYMS = {"linear": "identity", "logistic": "sigmoid", "heaviside": "step", "lrelu": "leaky_relu"}
+"""Names in other libraries."""
 
 
 def activation(given) -> Layer:
@@ -178,7 +181,7 @@ def activation(given) -> Layer:
     if given is None:
         return Identity()
     if isinstance(given, str):
-        return lookup("activation", given, NAMES)()
+        return lookup("activation", given, NAMES, SYNONYMS)()
     if isinstance(given, (list, tuple)):
         each = [activation(one) for one in given]
         if each and all(
@@ -186,8 +189,7 @@ def activation(given) -> Layer:
         ):
             return each[0] if not isinstance(each[0], Softmax) else PerNeuron(tuple(each))
         return PerNeuron(tuple(each))
-    if isinstance(given, type) and issubclass(given, Layer):
-        return given()
+    given = instance(given, Layer)
     if isinstance(given, Layer):
         return given
-    raise TypeError(f"an activation is a name, a layer or a list of them, not {given!r}")
+    raise TypeError(f"an activation is a name, a layer or a list of them, not {shown(given)}")
