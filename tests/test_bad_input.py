@@ -550,7 +550,7 @@ def test_a_softmax_of_one_output(layers, shape):
         nn.Sequential(layers, shape)
 
 
-@pytest.mark.parametrize("values", [np.zeros(43) + 1j, np.full(43, None), ["a"] * 43])
+@pytest.mark.parametrize("values", [np.zeros(43) + 1j, np.full(43, Ellipsis), ["a"] * 43])
 def test_parameters_that_are_no_real_numbers(values):
     net = network()
     for built, name in ((net, "parameters"), (net.layers[1], "weights")):
