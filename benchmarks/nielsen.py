@@ -14,6 +14,9 @@ is a row of its own.
     last                      after the last epoch
     test at best validation   test accuracy in the first epoch of the best validation accuracy
     vote                      of five networks of row 21, each as it was in that epoch
+
+Some runs from large initial weights never learn a digit: its output neuron begins saturated. Below
+the table stands how many runs learned all digits, how many all but one, and so on.
 """
 
 import argparse
@@ -34,6 +37,8 @@ BATCHES = 300
 PAUSE = 20
 """Seconds between two saves of a run that is under way."""
 CHOSEN = "test at best validation"
+LEARNED = 0.1
+"""A digit counts as learned if at least this part of its test images is recognised."""
 
 
 class Claim(NamedTuple):
@@ -154,6 +159,8 @@ class Recorder(nn.callbacks.Callback):
             network.save(self.store.beside(record["key"], "best"))
         record["validation"].append(accuracy)
         record["test"].append(network.evaluate(*self.test, loss=self.loss)["accuracy"])
+        if epoch == self.epochs:
+            record["not_learned"] = digits_not_learned(network, *self.test)
         now = time.perf_counter()
         record["seconds"].append(now - self.began)
         self.began = now
@@ -174,6 +181,21 @@ class Recorder(nn.callbacks.Callback):
             self.store.write()
             network.save(self.store.beside(record["key"], "state"))
             self.saved = now
+
+
+def digits_not_learned(network, x, y) -> int:
+    """How many digits the network does not recognise."""
+    right = network.predict_classes(x) == y
+    return int(sum(right[y == digit].mean() < LEARNED for digit in range(10)))
+
+
+def by_digits_not_learned(row: int, records) -> str:
+    """How the runs of a row differ by the number of digits that they never learned."""
+    parts = []
+    for count in sorted({record.get("not_learned", 0) for record in records}):
+        found = [figure(row, one) for one in records if one.get("not_learned", 0) == count]
+        parts.append(f"{count} in {len(found)} runs (mean {np.mean(found):.2f} %)")
+    return f"row {row}: digits never learned: {', '.join(parts)}"
 
 
 def train(row: int, seed: int, epochs: int, data, store: Store) -> dict:
@@ -216,8 +238,8 @@ def figure(row: int, record: dict) -> float:
     return 100 * (max(series) if protocol == "peak" else series[-1])
 
 
-def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
-    """Train what is not trained yet, and return the row of the table."""
+def line(row: int, wanted: int | None, seeds: int, store: Store) -> tuple[str, str]:
+    """Train what is not trained yet; return the row of the table, and what stands below it."""
     recipe, networks = BOOK_ROWS[row].recipe, BOOK_ROWS[row].networks
     trained = VOTERS if networks > 1 else row
     epochs = min(recipe.epochs, wanted or recipe.epochs)
@@ -236,7 +258,7 @@ def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
             f"row {row}, {recipe.name}: {left} epochs, {an_epoch:.2f} s each, "
             f"about {duration(left * an_epoch)} in all"
         )
-    figures, seconds = [], []
+    figures, seconds, everyone = [], [], []
     for s in range(seeds):
         records = [
             train(trained, seed, epochs, data, store)
@@ -244,14 +266,19 @@ def line(row: int, wanted: int | None, seeds: int, store: Store) -> str:
         ]
         figures.append(vote(records, data[2], store) if networks > 1 else figure(row, records[0]))
         seconds.append(sum(sum(record["seconds"]) for record in records))
+        everyone += records
     shorter = "" if epochs == recipe.epochs else f" ({epochs} of {recipe.epochs} epochs)"
     claim = BOOK[row]
-    return (
+    below = ""
+    if any(record.get("not_learned") for record in everyone):
+        below = by_digits_not_learned(trained, everyone)
+    text = (
         f"| {row} | {recipe.name}{shorter} | {claim.published:.2f} {claim.measure} "
         f"| {claim.protocol}, {epochs} epochs, "
         f"{seeds} seed{'s' * (seeds > 1)} | {np.mean(figures):.2f} | {max(figures):.2f} "
         f"| {np.median(seconds):.1f} |"
     )
+    return text, below
 
 
 def main() -> None:
@@ -286,14 +313,15 @@ def main() -> None:
     try:
         for row in rows:
             lines.append(line(row, given.epochs, given.seeds, store))
-            say(lines[-1])
+            say(lines[-1][0])
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last saved epoch")
     print(
         "| row | network | published % | our protocol | mean % | best % | seconds a run |\n"
         "|---|---|---|---|---|---|---|"
     )
-    print("\n".join(lines))
+    print("\n".join(text for text, _ in lines))
+    print("\n".join(["", *(below for _, below in lines if below)]))
 
 
 if __name__ == "__main__":
