@@ -126,6 +126,10 @@ class ExecutorCache:
             self.executors[key] = build()
         return self.executors[key]
 
+    def _trainable(self) -> tuple[bool, ...]:
+        """Which layers are trained."""
+        return tuple(built.trainable for built in self.network.layers)
+
     def training(
         self, loss, optimizer, x, y, classes, *, batch, batches, threads, augment
     ) -> TrainingExecutor:
@@ -143,8 +147,10 @@ class ExecutorCache:
                 training=True,
                 augment=augment,
             )
-            if not any(op.n_params for op in ops):
-                raise ValueError("the network has no parameters to train")
+            if not any(op.trained for op in ops):
+                frozen = any(op.n_params for op in ops)
+                reason = "all its layers are frozen: unfreeze one" if frozen else "it has none"
+                raise ValueError(f"the network has no parameters to train; {reason}")
             return self.backend.TrainingExecutor(
                 ops,
                 self.network.dtype,
@@ -157,6 +163,7 @@ class ExecutorCache:
 
         key = (
             "training",
+            self._trainable(),
             loss,
             type(optimizer),
             optimizer.update,
@@ -183,7 +190,8 @@ class ExecutorCache:
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training)
+        trainable = self._trainable() if training else ()
+        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, trainable)
         return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:

@@ -7,7 +7,7 @@ import numpy as np
 
 from numbanet.io import arrays
 from numbanet.io.attributes import instance, unknown_attribute
-from numbanet.io.fields import check, fits, shown
+from numbanet.io.fields import Flag, check, fits, shown
 from numbanet.io.tables import Table
 from numbanet.nn.layers import Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
@@ -21,7 +21,9 @@ MAX_LAYERS = 10_000
 class BuiltLayer:
     """A layer in a network: its description, shapes, and views of its parameters by name.
 
-    offset   where its parameters begin in the flat memory
+    offset     where its parameters begin in the flat memory
+    trainable  False for a frozen layer: training leaves its parameters and buffers as they are, and
+               a BatchNorm uses its running means
 
     `built.weights = array` writes into the flat memory: an array of the same shape, or one number
     for all. Raises ValueError for another shape, TypeError for what is not real numbers,
@@ -38,6 +40,7 @@ class BuiltLayer:
     n_buffers: int
     parameters: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]
+    trainable: bool
 
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
         self.layer, self.offset = layer, offset
@@ -46,6 +49,7 @@ class BuiltLayer:
         self.n_parameters = sum(size(shape) for shape in self.shapes.values())
         self.n_buffers = sum(size(shape) for shape in self.buffer_shapes.values())
         self.parameters, self.buffers = {}, {}
+        self.trainable = True
 
     def bind(self, memory: np.ndarray, buffers: int) -> None:
         """Take views of the flat memory; the buffers begin at element `buffers`."""
@@ -70,6 +74,8 @@ class BuiltLayer:
                     f"{values.shape}"
                 )
             views[name][...] = values
+        elif name == "trainable":
+            super().__setattr__(name, Flag()(value, name, type(self.layer).__name__))
         elif name in inspect.get_annotations(BuiltLayer):
             super().__setattr__(name, value)
         elif hasattr(self.layer, name):
@@ -152,13 +158,20 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training) -> 
             n_fused, ops = conv2d_channels_first.fuse(pairs)
         if not n_fused:
             n_fused = 1
-            lower = built.layer.ops if training else built.layer.inference_ops
+            as_trained = training and (built.trainable or not built.n_parameters)
+            lower = built.layer.ops if as_trained else built.layer.inference_ops
             ops = lower(built.input_shape)
         _check_ops(layers[k : k + n_fused], ops)
         strengths = _penalty_strengths(built, penalty, samples, batches)
-        result += [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
+        ops = [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
+        result += [_frozen(op) for op in ops] if training and not built.trainable else ops
         k += n_fused
     return result
+
+
+def _frozen(op: Op) -> Op:
+    """The op without a gradient for its parameters."""
+    return replace(op, frozen=True, gradient=None, accumulate_gradient=None, statistics=None)
 
 
 def _check_ops(layers: list[BuiltLayer], ops: list[Op]) -> None:

@@ -10,11 +10,11 @@ from numbanet.engine.executors import ExecutorCache
 from numbanet.io import arrays, fields, registry, validation
 from numbanet.io.attributes import KnownArguments, KnownAttributes
 from numbanet.io.tables import Table
-from numbanet.network import built_layer, config, scaling, serialization
+from numbanet.network import built_layer, config, scaling, serialization, transfer
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
-from numbanet.nn.layers.base import Layer, Shape, size
+from numbanet.nn.layers.base import Shape, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import EPOCH, INPUTS, OUTPUTS, SEED, TARGETS
@@ -33,10 +33,11 @@ CONFIG_KEYS = {
     "optimizer_steps",
     "scales_targets",
     "class_names",
+    "frozen",
 }
 """What the description of a network in a file consists of."""
 INSTEAD = {
-    "trainable": Layer.instead["trainable"],
+    "trainable": "network.freeze() freezes its layers, network.unfreeze() trains them again",
     "learning_rate": "pass optimizer=nn.Adam(learning_rate) to fit",
     "loss": "pass the loss to fit",
     "metrics": "evaluate and the history of fit hold the metrics",
@@ -283,6 +284,40 @@ class Sequential(KnownArguments, KnownAttributes):
         if outputs.shape[1] > 1:
             return outputs.argmax(axis=1)
         return (outputs[:, 0] > 0.5).astype(np.int64)
+
+    def freeze(self, *layers) -> None:
+        """Leave these layers as they are in training, from the next fit on; without any, all.
+
+        layers   integers, negative ones from the end, or slices, as in `summary`. `unfreeze` is
+                 the way back; `network.layers[k].trainable` is the state of one.
+
+        Nothing before the lowest layer that is trained has a backward pass, so training is faster.
+        A frozen BatchNorm uses its running means. Frozen layers are saved as such.
+        """
+        transfer.set_trainable(self, layers, False)
+
+    def unfreeze(self, *layers) -> None:
+        """Train these layers again, by default all."""
+        transfer.set_trainable(self, layers, True)
+
+    def copy_weights(self, other, layers=None) -> None:
+        """Copy parameters and buffers from the layers of another network.
+
+        layers   which: numbers or slices, or a dict of the other network's layers by this one's; by
+                 default all, layer by layer
+        Raises ValueError where shapes differ; then nothing is changed.
+        """
+        self._refuse_in_training("copy_weights")
+        transfer.copy_weights(self, other, layers)
+
+    def __getitem__(self, key) -> "Sequential":
+        """network[a:b]: a new network of layers a … b − 1, with copies of their weights."""
+        return transfer.part(self, key)
+
+    def outputs(self, x, layer: int, *, threads: int | None = None) -> np.ndarray:
+        """Return the outputs (samples, …) of one layer, counted as in `summary`, in prediction."""
+        (k,) = transfer.selected(self, [layer])
+        return self[: k + 1].predict(x, threads=threads)
 
     def adapt(self, x) -> None:
         """Measure mean and deviation of the inputs x for every Standardize layer.
@@ -625,6 +660,7 @@ class Sequential(KnownArguments, KnownAttributes):
             "optimizer_steps": self.optimizer_steps,
             "scales_targets": self.scales_targets,
             "class_names": list(self.class_names),
+            "frozen": [k for k, built in enumerate(self.layers) if not built.trainable],
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -682,6 +718,8 @@ class Sequential(KnownArguments, KnownAttributes):
                 for key in ("epoch", "optimizer_steps")
             )
             network.class_names = content["class_names"]
+            frozen = fields.Counts(0)(content["frozen"], "frozen")
+            network.freeze(*frozen) if frozen else None
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")
         except Exception as error:

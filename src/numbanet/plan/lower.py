@@ -172,8 +172,8 @@ def _partials(op: Op, verbs: dict, batch: int, chunks: int) -> tuple[int, int]:
 
 
 def _first_trained(ops: list[Op]) -> int:
-    """The number of the first op with parameters."""
-    return next((k for k, op in enumerate(ops) if op.n_params), len(ops))
+    """The number of the first op whose parameters are trained."""
+    return next((k for k, op in enumerate(ops) if op.trained), len(ops))
 
 
 def _choose_verbs(ops: list[Op], batch: int, threads: int, train: bool, target: str):

@@ -38,6 +38,7 @@ class Op:
     `statistics_size`      elements behind a chunk's partial gradient, for `statistics`
     `buffers`              elements that are kept and saved with the network, but not trained
     `scratch`              elements that a thread needs for itself during a verb
+    `frozen`               training leaves its parameters as they are
     `attrs`                integers or floats for the columns from ATTRS on
     """
 
@@ -65,6 +66,7 @@ class Op:
     attrs: tuple = ()
     not_differentiable: str = ""
     penalties: tuple = (0.0, 0.0)
+    frozen: bool = False
 
     @property
     def verbs(self) -> dict[int, Kernel | None]:
@@ -82,6 +84,11 @@ class Op:
     def n_params(self) -> int:
         """How many parameters the op has."""
         return self.param_rows * self.param_cols
+
+    @property
+    def trained(self) -> bool:
+        """Whether training changes its parameters."""
+        return self.n_params > 0 and not self.frozen
 
     @property
     def flops(self) -> int:

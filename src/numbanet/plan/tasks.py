@@ -23,7 +23,7 @@ def partition_parameters(ops: list[Op], rows: dict[Op, int], threads: int, tile_
     grain = min(MAX_TASK, max(MIN_TASK, n_params // 32))
     tasks, costs, offset = [], [0], 0
     for op in ops:
-        if op.n_params:
+        if op.trained:
             whole_tiles = grain // op.param_cols // tile_rows * tile_rows
             at_once = min(op.param_rows, max(tile_rows, whole_tiles))
             for lo, hi in pairwise([*range(0, op.param_rows, at_once), op.param_rows]):

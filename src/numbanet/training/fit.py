@@ -146,7 +146,7 @@ def check_last_batch(network, samples: int, batch: int) -> None:
     last_batch = samples % batch or batch
     for built in network.layers:
         needs_batch = getattr(built.layer, "needs_batch", False)
-        if needs_batch and last_batch * len(built.input_shape) == 1:
+        if needs_batch and built.trainable and last_batch * len(built.input_shape) == 1:
             raise ValueError(
                 f"{type(built.layer).__name__} needs at least 2 samples in every batch; {samples} "
                 f"samples in batches of {batch} leave one of a single sample: "

@@ -22,8 +22,7 @@ class Layer(Description):
 
     after_change = "build a network with the copy"
     instead: ClassVar[dict[str, str]] = {
-        "trainable": "all layers are trained; to keep the first ones as they are, train a network "
-        "of the others on what the first ones predict",
+        "trainable": "freeze a layer in its network: network.freeze(k)",
         "input_shape": "Sequential takes the shape of a sample",
         "input_dim": "Sequential takes the shape of a sample, input_shape",
         "in_features": "Sequential takes the shape of a sample, input_shape",
