@@ -1,5 +1,6 @@
 """Sequential: a network of layers. It holds their parameters and lowers them for an engine."""
 
+import os
 import threading
 import warnings
 from typing import Any
@@ -10,7 +11,7 @@ from numbanet.engine.executors import ExecutorCache
 from numbanet.io import arrays, fields, registry, validation
 from numbanet.io.attributes import KnownArguments, KnownAttributes
 from numbanet.io.tables import Table
-from numbanet.network import built_layer, config, scaling, serialization, transfer
+from numbanet.network import built_layer, checkpoints, config, scaling, serialization, transfer
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
@@ -415,6 +416,7 @@ class Sequential(KnownArguments, KnownAttributes):
         scale_targets: bool = False,
         augment=None,
         callbacks=(),
+        resume=None,
         verbose: int = 1,
         threads: int | None = None,
     ):
@@ -434,6 +436,9 @@ class Sequential(KnownArguments, KnownAttributes):
                            rmse and r2 in the targets' own unit
         augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
         callbacks          one or several, called after every epoch; see `numbanet.callbacks`
+        resume             a folder of a `callbacks.Checkpoint`: go on from its newest file, if any,
+                           until `epochs` are done in all; the result is that of a training that
+                           was never interrupted
         verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
                            2 prints a line for each epoch, in a log too; 0 shows nothing
 
@@ -445,6 +450,8 @@ class Sequential(KnownArguments, KnownAttributes):
             self._refuse_in_training("fit")
             self._trained_by = threading.get_ident()
         try:
+            if resume is not None:
+                epochs = checkpoints.resume(self, os.fsdecode(resume), epochs, optimizer)
             return fit(
                 self,
                 x,
@@ -639,6 +646,16 @@ class Sequential(KnownArguments, KnownAttributes):
             return t
         found = self.target_scaling
         return t * found.deviation + found.mean
+
+    def take_state(self, other) -> None:
+        """Become what another network of the same layers is, with its optimiser and its epochs."""
+        self.memory[...] = other.memory
+        for name in ("seed", "epoch", "optimizer", "optimizer_steps", "scales_targets"):
+            setattr(self, name, getattr(other, name))
+        self.optimizer_state = other.optimizer_state.copy()
+        for built, source in zip(self.layers, other.layers, strict=True):
+            built.trainable = source.trainable
+        self.executors.clear()
 
     # --- files ---
 

@@ -1,10 +1,19 @@
 """Callbacks: what the user runs between epochs."""
 
+import json
 import math
+import os
+import time
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from numbanet.io.attributes import KnownArguments
-from numbanet.io.fields import shown
+from numbanet.io.fields import Choice, Count, Flag, Real, shown
+
+MODE = Choice(("auto", "min", "max"))
+CHECKPOINT = "epoch-{epoch:06}.safetensors"
+"""The name of a Checkpoint's file."""
 
 
 class Callback:
@@ -52,29 +61,64 @@ def _as_callback(given) -> Callback:
     )
 
 
-class EarlyStopping(KnownArguments, Callback):
-    """Stop when `monitor` has not improved for `patience` epochs, and restore the best parameters.
+class _Watch:
+    """A metric that improves downwards or upwards, and by how much it has to."""
 
-    Metrics whose name ends in "accuracy" or "r2" improve upwards, all others downwards.
-    """
+    def __init__(self, owner: str, monitor: str, mode: str, min_delta: float):
+        self.owner, self.monitor = owner, monitor
+        self.min_delta = Real(0)(min_delta, "min_delta", owner)
+        if MODE(mode, "mode", owner) == "auto":
+            mode = "max" if monitor.endswith(("accuracy", "r2")) else "min"
+        self.sign = -1 if mode == "max" else 1
+        self.best = math.inf
 
-    def __init__(self, monitor: str = "val_loss", patience: int = 10, restore_best: bool = True):
-        self.monitor, self.patience, self.restore_best = monitor, patience, restore_best
-        self.sign = -1 if monitor.endswith(("accuracy", "r2")) else 1
+    def take(self, value: float) -> None:
+        """Count a value from before as one that was reached."""
+        self.best = min(self.best, self.sign * value)
 
-    def on_fit_begin(self, network):
-        self.best, self.since, self.parameters = math.inf, 0, None
-
-    def on_epoch_end(self, epoch, logs, network):
+    def improves(self, logs: dict[str, float]) -> bool:
+        """Whether the metric is better than the best before; ValueError if it is not there."""
         if self.monitor not in logs:
             hint = "; pass validation_data" if self.monitor.startswith("val_") else ""
             raise ValueError(
-                f"EarlyStopping: no metric {self.monitor!r} to watch, "
+                f"{self.owner}: no metric {self.monitor!r} to watch, "
                 f"there are {', '.join(logs)}{hint}"
             )
         value = self.sign * logs[self.monitor]
-        if value < self.best:
-            self.best, self.since = value, 0
+        if value < self.best - (self.min_delta if self.best < math.inf else 0):
+            self.best = value
+            return True
+        return False
+
+
+class EarlyStopping(KnownArguments, Callback):
+    """Stop when `monitor` has not improved for `patience` epochs, and restore the best parameters.
+
+    mode        "min" or "max", whether it improves downwards or upwards; "auto": upwards for names
+                that end in "accuracy" or "r2"
+    min_delta   what counts as an improvement: more than this
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        restore_best: bool = True,
+        mode: str = "auto",
+        min_delta: float = 0.0,
+    ):
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
+        self.patience = Count(0)(patience, "patience", "EarlyStopping")
+        self.restore_best = Flag()(restore_best, "restore_best", "EarlyStopping")
+        self.on_fit_begin(None)
+
+    def on_fit_begin(self, network):
+        self.watch = _Watch("EarlyStopping", self.monitor, self.mode, self.min_delta)
+        self.since, self.parameters = 0, None
+
+    def on_epoch_end(self, epoch, logs, network):
+        if self.watch.improves(logs):
+            self.since = 0
             self.parameters = network.memory.copy() if self.restore_best else None
         else:
             self.since += 1
@@ -83,3 +127,104 @@ class EarlyStopping(KnownArguments, Callback):
     def on_fit_end(self, network):
         if self.parameters is not None:
             network.memory[:] = self.parameters
+
+
+class TimeLimit(KnownArguments, Callback):
+    """Stop after the epoch in which `seconds` are over."""
+
+    def __init__(self, seconds: float):
+        self.seconds = Real(above=0)(seconds, "seconds", "TimeLimit")
+
+    def on_fit_begin(self, network):
+        self.end = time.monotonic() + self.seconds
+
+    def on_epoch_end(self, epoch, logs, network):
+        return time.monotonic() >= self.end
+
+
+class Checkpoint(KnownArguments, Callback):
+    """Save the network into a folder after every `every` epochs; `fit(…, resume=folder)` goes on.
+
+    folder    made if need be; files epoch-000012.safetensors
+    keep      how many of these are kept, the newest
+    monitor   a metric whose best network is kept too, as best-000007-val_loss=0.25.safetensors;
+              None: no such file. `mode` is that of EarlyStopping
+
+    A file is written completely or not at all, so a run that is killed can be resumed.
+    """
+
+    def __init__(
+        self,
+        folder,
+        every: int = 1,
+        keep: int = 3,
+        monitor: str | None = None,
+        mode: str = "auto",
+    ):
+        self.folder = Path(os.fsdecode(folder))
+        self.every = Count(1)(every, "every", "Checkpoint")
+        self.keep = Count(1)(keep, "keep", "Checkpoint")
+        self.monitor = monitor
+        self.watch = _Watch("Checkpoint", monitor or "", mode, 0)
+
+    def on_fit_begin(self, network):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self._best():
+            with suppress(ValueError):
+                self.watch.take(float(path.stem.rpartition("=")[2]))
+
+    def on_epoch_end(self, epoch, logs, network):
+        if self.monitor and self.watch.improves(logs):
+            older, value = self._best(), logs[self.monitor]
+            name = f"best-{epoch:06}-{self.monitor}={value:.9g}.safetensors"
+            network.save(self.folder / name)
+            _remove(path for path in older if path.name != name)
+        if epoch % self.every == 0:
+            network.save(self.folder / CHECKPOINT.format(epoch=epoch))
+            _remove(checkpoints(self.folder)[: -self.keep])
+
+    def _best(self) -> list[Path]:
+        if not self.monitor:
+            return []
+        return list(self.folder.glob(f"best-*-{self.monitor}=*.safetensors"))
+
+
+def checkpoints(folder) -> list[Path]:
+    """The files of a Checkpoint, by epoch."""
+    return sorted(Path(folder).glob("epoch-*.safetensors"))
+
+
+def _remove(paths) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+class Log(KnownArguments, Callback):
+    """Append the metrics of every epoch to a file: FILE.csv, or a line of JSON each in FILE.jsonl.
+
+    Raises ValueError for another suffix, or a CSV file with other columns.
+    """
+
+    def __init__(self, path):
+        self.path = Path(os.fsdecode(path))
+        if self.path.suffix not in (".csv", ".jsonl"):
+            raise ValueError(f"Log: {self.path}: give a file .csv or .jsonl")
+
+    def on_epoch_end(self, epoch, logs, network):
+        row = {"epoch": epoch, **logs}
+        if self.path.suffix == ".jsonl":
+            text = json.dumps(row) + "\n"
+        else:
+            text = self._head(",".join(row)) + ",".join(map(repr, row.values())) + "\n"
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(text)
+
+    def _head(self, head: str) -> str:
+        """The first line, if it is not there yet."""
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return head + "\n"
+        with open(self.path, encoding="utf-8") as file:
+            found = file.readline().rstrip("\n")
+        if found != head:
+            raise ValueError(f"Log: {self.path} has the columns {found}, this training {head}")
+        return ""
