@@ -237,3 +237,90 @@ def test_classes_are_not_scaled(layers, y):
 def test_scale_targets_is_true_or_false():
     with pytest.raises(ValueError, match="scale_targets must be True or False"):
         regression().fit(TABLE, PRICES, scale_targets="yes")
+
+
+# --- what goes wrong leaves no trace --------------------------------------------------------------
+
+
+class Stops(nn.callbacks.Callback):
+    """A callback that fails before the first epoch."""
+
+    def on_fit_begin(self, network):
+        raise RuntimeError("stop")
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "error"),
+    [
+        ([nn.Standardize(), nn.Dense(1)], {"callbacks": Stops()}, RuntimeError),
+        ([nn.Standardize(), nn.Dense(1)], {"augment": nn.Augment(shift=1)}, ValueError),
+        ([nn.Standardize(), nn.ReLU(), nn.Flatten()], {}, ValueError),
+        ([nn.Standardize(), nn.Dense(1)], {"optimizer": nn.SGD(1e30)}, nn.DivergenceError),
+        ([nn.Standardize(), nn.Dense(1)], {"epochs": 0}, None),
+    ],
+)
+def test_a_training_that_does_not_begin_leaves_the_scalings_alone(layers, options, error):
+    net = nn.Sequential(layers, 3, seed=1)
+    y = PRICES if net.output_shape == (1,) else PRICES[:, None] * np.ones(3)
+    before = net.memory.copy(), net.predict(TABLE)
+    if error:
+        with pytest.raises(error):
+            net.fit(TABLE, y, scale_targets=True, verbose=0, **options)
+    else:
+        net.fit(TABLE, y, scale_targets=True, verbose=0, **options)
+    assert np.array_equal(net.memory, before[0]) and not net.scales_targets
+    assert np.array_equal(net.predict(TABLE), before[1])
+    assert all(
+        array is None for ex in net.executors.executors.values() for array in ex._bound.values()
+    )
+
+
+def test_a_layer_that_is_refused_leaves_the_others_alone():
+    net = nn.Sequential([nn.Standardize(), nn.Rescale(1.0, 1e6), nn.Standardize(), nn.Dense(1)], 3)
+    with pytest.raises(ValueError, match=r"layer 2 \(Standardize\): channel"):
+        net.adapt(TABLE)
+    assert not net.layers[0].adapted.any() and not net.layers[0].mean.any()
+
+
+def test_a_mean_that_was_set_is_not_measured():
+    net = regression(nn.Standardize())
+    net.layers[0].mean, net.layers[0].deviation = 5, 2
+    net.fit(TABLE, TABLE[:, 0], verbose=0)
+    assert set(net.layers[0].mean) == {5} and set(net.layers[0].deviation) == {2}
+
+
+def test_scaling_begins_with_the_first_fit():
+    net = regression()
+    net.fit(TABLE, TABLE[:, 0], verbose=0)
+    before = net.predict(TABLE)
+    with pytest.raises(ValueError, match=r"begins with the first fit; .* trained for 1 epochs"):
+        net.fit(TABLE, PRICES, scale_targets=True, verbose=0)
+    assert np.array_equal(net.predict(TABLE), before)
+
+
+def test_labels_are_no_scaled_targets():
+    net = nn.Sequential([nn.Dense(5)], 3)
+    net.fit(TABLE, PRICES[:, None] * np.ones(5), scale_targets=True, verbose=0)
+    for call in (net.evaluate, net.loss, net.gradient, nn.Ensemble([net]).evaluate):
+        with pytest.raises(ValueError, match="y holds labels, but this network was trained with"):
+            call(TABLE[:5], np.arange(5))
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", 1e6), ("float64", 1e12)])
+def test_what_is_constant_and_what_only_seems_so(dtype, value):
+    net = regression(nn.Standardize(), dtype=dtype)
+    varied = value + 50 * GENERATOR.normal(size=80)
+    if dtype == "float64":
+        net.adapt(np.column_stack([TABLE[:, 0], np.full(80, value), varied]))
+        assert net.layers[0].deviation[2] == pytest.approx(varied.std(), rel=1e-6)
+    else:
+        net.adapt(np.column_stack([TABLE[:, :2], np.full(80, value)]))
+    assert net.layers[0].deviation[1 if dtype == "float64" else 2] == 1
+
+
+def test_targets_far_from_those_of_the_first_fit_are_named():
+    net = fitted(2, regression())
+    with pytest.raises(
+        nn.DivergenceError, match=r"y spans .* far from the targets of the first fit"
+    ):
+        net.fit(TABLE, 1e4 * PRICES, optimizer=nn.SGD(50.0), epochs=50, verbose=0)

@@ -181,7 +181,7 @@ def test_divergence_names_what_is_large(scale_x, scale_y, rate, said, not_said):
     x, _ = data()
     net = nn.Sequential([nn.Dense(2)], 4)
     x, y = (x * scale_x).astype("float32"), x[:, :2] * scale_y
-    run = diagnosis.Run(net, x, y, False, losses.Quadratic(), nn.SGD(rate), 1)
+    run = diagnosis.Run(net, x, y, False, losses.Quadratic(), nn.SGD(rate), 0, 1)
     text = run.advice(diverged=True)
     assert all(re.search(one, text) for one in said), text
     assert not any(one in text for one in not_said), text
@@ -196,7 +196,9 @@ def test_the_message_of_a_divergence_ends_with_the_advice():
 
 
 def test_bytes_are_named_where_a_training_goes_wrong():
-    run = diagnosis.Run(network(), BYTES, CLASSES_OF_X, True, losses.CrossEntropy(), nn.SGD(0.1), 1)
+    run = diagnosis.Run(
+        network(), BYTES, CLASSES_OF_X, True, losses.CrossEntropy(), nn.SGD(0.1), 0, 1
+    )
     assert "x spans 0 … 255: begin the network with nn.Rescale(1/255)" in run.advice(diverged=True)
     scaled = nn.Sequential([nn.BatchNorm(), nn.Dense(3, activation="softmax")], 4)
     assert "x spans" not in dataclasses.replace(run, network=scaled).advice(diverged=True)
@@ -204,7 +206,7 @@ def test_bytes_are_named_where_a_training_goes_wrong():
 
 def test_a_column_of_tiny_spread_is_named():
     x = data()[0] * np.float32([1, 1e-4, 1, 1])
-    run = diagnosis.Run(network(), x, CLASSES_OF_X, True, losses.CrossEntropy(), nn.Adam(), 1)
+    run = diagnosis.Run(network(), x, CLASSES_OF_X, True, losses.CrossEntropy(), nn.Adam(), 0, 1)
     assert re.search(r"column \d of x spans .*, column 1 -", run.advice(diverged=False))
 
 
@@ -260,7 +262,7 @@ def test_other_trainings_are_silent(options, again):
 
 
 def test_what_a_first_epoch_has_learned_is_not_called_stuck():
-    run = diagnosis.Run(network(), *data(), True, losses.CrossEntropy(), nn.Adam(), 1)
+    run = diagnosis.Run(network(), *data(), True, losses.CrossEntropy(), nn.Adam(), 0, 1)
     assert run.stuck(1.1, 1.09) and run.stuck(0.5, 0.49) is None
 
 

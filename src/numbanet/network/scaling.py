@@ -29,21 +29,41 @@ def check_layers(layers) -> None:
             )
 
 
-def adapt(network, x) -> None:
-    """Measure the inputs of every Standardize layer, one after the other."""
-    x = validation.check_inputs(x, network.input_shape, network.dtype)
-    for k, built in enumerate(network.layers):
-        if isinstance(built.layer, Standardize):
-            mean, deviation = measure(_inputs_of(network, k, x))
-            _check_resolution(mean, deviation, network.dtype, f"layer {k} (Standardize): channel")
-            built.mean, built.deviation, built.adapted = mean, deviation, 1
+class Undo:
+    """The scalings of a network as they are, to be put back where a training does not begin."""
+
+    def __init__(self, network):
+        self.network, self.scales_targets = network, network.scales_targets
+        self.buffers = network.memory[network.parameters.size :].copy()
+
+    def __call__(self) -> None:
+        network = self.network
+        network.memory[network.parameters.size :] = self.buffers
+        if network.scales_targets != self.scales_targets:
+            network.scales_targets = self.scales_targets
+            network.executors.clear()
 
 
-def adapt_once(network, x) -> None:
-    """Measure the inputs x if there is a Standardize layer that was never adapted."""
-    layers = [built for built in network.layers if isinstance(built.layer, Standardize)]
-    if any(built.adapted[0] == 0 for built in layers):
-        adapt(network, x)
+def adapt(network, x, *, again: bool = True) -> None:
+    """Measure the inputs of Standardize layers, one after the other; of new ones without `again`.
+
+    A layer is new where it was never adapted and mean and deviation are still 0 and 1.
+    """
+    x, undo = validation.check_inputs(x, network.input_shape, network.dtype), Undo(network)
+    try:
+        for k, built in enumerate(network.layers):
+            if isinstance(built.layer, Standardize) and (again or _is_new(built)):
+                where = f"layer {k} (Standardize): channel"
+                mean, deviation = _measured(_inputs_of(network, k, x), network.dtype, where)
+                built.mean, built.deviation, built.adapted = mean, deviation, 1
+    except BaseException:
+        undo()
+        raise
+
+
+def _is_new(built) -> bool:
+    changed = built.adapted[0] or built.mean.any() or (built.deviation != 1).any()
+    return not changed
 
 
 def _inputs_of(network, k: int, x: np.ndarray):
@@ -67,34 +87,48 @@ def _inputs_of(network, k: int, x: np.ndarray):
         yield outputs
 
 
-def check_targets(network, y, loss) -> None:
-    """ValueError where targets cannot be standardised: they name classes, or outputs are bound."""
+def check_last_layer(network) -> None:
+    """ValueError for a last activation that gives classes, for a network that scales targets."""
     last = network.layers[-1].layer
-    if loss.fused_activation or y.dtype.kind != "f" or isinstance(last, (Sigmoid, Softmax, Step)):
+    if isinstance(last, (Sigmoid, Softmax, Step)):
         raise ValueError(
-            "scale_targets is for real targets; here the targets, the loss or the last activation "
-            f"({type(last).__name__}, {type(loss).__name__}) are those of classes: leave it out"
+            "scale_targets is for real targets; the last activation here, "
+            f"{type(last).__name__}, is that of classes: leave it out"
+        )
+
+
+def check_targets(network, y, loss) -> None:
+    """ValueError where targets cannot be standardised, or not any more."""
+    check_last_layer(network)
+    if loss.fused_activation or y.dtype.kind != "f":
+        raise ValueError(
+            "scale_targets is for real targets; these name classes, or the loss "
+            f"({type(loss).__name__}) is for classes: leave it out"
+        )
+    if network.epoch:
+        raise ValueError(
+            f"scale_targets begins with the first fit; this network was trained for "
+            f"{network.epoch} epochs on targets as they were. network.initialize() begins anew"
         )
 
 
 def measure_targets(network, y: np.ndarray) -> None:
     """Measure mean and deviation of every target; the network predicts in their unit from now."""
-    mean, deviation = measure(y[start : start + PIECE] for start in range(0, len(y), PIECE))
-    _check_resolution(mean, deviation, network.dtype, "y: target")
+    pieces = (y[start : start + PIECE] for start in range(0, len(y), PIECE))
+    mean, deviation = _measured(pieces, network.dtype, "y: target")
     built = network.target_scaling
     built.mean, built.deviation = mean, deviation
     network.scales_targets = True
     network.executors.clear()
 
 
-def _check_resolution(mean, deviation, dtype, where: str) -> None:
-    """ValueError for values that the dtype cannot tell apart well enough."""
-    limits = np.finfo(dtype)
+def _measured(pieces, dtype, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation, 1 where nothing varies; ValueError where the dtype does not hold them."""
+    mean, deviation = measure(pieces)
+    limits, constant = np.finfo(dtype), deviation == 0
     with np.errstate(over="ignore"):
-        wrong = (
-            (deviation < LEAST_STEPS * limits.eps * np.abs(mean))
-            | (deviation < limits.tiny)
-            | ~np.isfinite(np.maximum(np.abs(mean), deviation).astype(dtype))
+        wrong = ~np.isfinite(np.maximum(np.abs(mean), deviation).astype(dtype)) | ~constant & (
+            (deviation < LEAST_STEPS * limits.eps * np.abs(mean)) | (deviation < limits.tiny)
         )
     if wrong.any():
         c = int(np.flatnonzero(wrong)[0])
@@ -103,3 +137,4 @@ def _check_resolution(mean, deviation, dtype, where: str) -> None:
             f"{where} {c} has mean {mean[c]:.6g} and deviation {deviation[c]:.3g}, which {dtype} "
             f"does not hold well enough; use {way_out}"
         )
+    return mean, np.where(constant, 1.0, deviation)

@@ -608,6 +608,11 @@ class Sequential(KnownArguments, KnownAttributes):
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_probabilities(y, names[1], type(loss).__name__)
         if self.scales_targets:
+            if y.dtype.kind != "f":
+                raise ValueError(
+                    f"{names[1]} holds labels, but this network was trained with scale_targets on "
+                    f"real targets; pass rows of {size(self.output_shape)} targets"
+                )
             y, classes = self.scale_targets(y), False
         return x, y, classes
 
@@ -628,10 +633,14 @@ class Sequential(KnownArguments, KnownAttributes):
         scale_now = scale_targets and not self.scales_targets
         if scale_now:
             scaling.check_targets(self, y, loss)
-        scaling.adapt_once(self, x)
+        scaling.adapt(self, x, again=False)
         if scale_now:
             scaling.measure_targets(self, y)
         return scale_now
+
+    def undo_scalings(self) -> scaling.Undo:
+        """Return a function that puts back the scalings as they are now."""
+        return scaling.Undo(self)
 
     def scale_targets(self, y) -> np.ndarray:
         """Return targets, or outputs, in the unit of the loss: standardised, if fit does so."""
@@ -739,6 +748,8 @@ class Sequential(KnownArguments, KnownAttributes):
             network.freeze(*frozen) if frozen else None
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")
+            if network.scales_targets:
+                scaling.check_last_layer(network)
         except Exception as error:
             raise ValueError(f"{where}: {error}") from error
         config.check_tensors(where, tensors, network._tensor_shapes(optimizer), network.dtype)

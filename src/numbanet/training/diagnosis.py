@@ -45,7 +45,8 @@ class Run:
     x         inputs (samples, …)
     y         labels (samples,) or rows (samples, outputs)
     classes   whether y names classes
-    end       the epoch after the last one
+    start     the network's epoch when it began
+    epochs    how many it was to take
     """
 
     network: Any
@@ -54,11 +55,22 @@ class Run:
     classes: bool
     loss: Any
     optimizer: Any
-    end: int
+    start: int
+    epochs: int
 
     def rates(self, batches: int) -> np.ndarray | None:
         """The learning rates of the steps of the epoch to come, or None for a constant one."""
-        return self.optimizer.rates(self.network.epoch, batches, self.end)
+        return self._rates_of(self.network.epoch, batches)
+
+    def _rates_of(self, epoch: int, batches: int) -> np.ndarray | None:
+        return self.optimizer.rates(epoch, batches, self.start + self.epochs)
+
+    def _mean_rate(self) -> float:
+        """The mean learning rate of the epochs so far, and of the one that is under way."""
+        last = min(self.network.epoch, self.start + self.epochs - 1)
+        rates = [self._rates_of(epoch, 1) for epoch in range(self.start, last + 1)]
+        found = [float(rate[0]) for rate in rates if rate is not None]
+        return sum(found) / len(found) if found else float(self.optimizer.learning_rate)
 
     def stuck(self, first: float, last: float) -> str | None:
         """What to say of a loss that went from `first` to `last`, None where it learned.
@@ -129,7 +141,15 @@ class Run:
         if self.classes:
             return
         y = _sample(self.y)
-        low, high = float(y.min()), float(y.max())
+        if self.network.scales_targets:
+            if _rms(y).max() > LARGE:
+                low, high = _span_of(self.network.unscale_targets(y))
+                yield (
+                    f"y spans {_span(low, high)}, far from the targets of the first fit, by which "
+                    "they are scaled: network.initialize(), and fit again with scale_targets=True"
+                )
+            return
+        low, high = _span_of(y)
         last = type(self.network.layers[-1].layer).__name__
         least, most = RANGES.get(last, (-np.inf, np.inf))
         if low < least or high > most:
@@ -142,8 +162,7 @@ class Run:
 
     def _of_rate(self, diverged: bool) -> tuple[str, bool]:
         """What to do with the learning rate, and whether it is an unusual one."""
-        kind, rates = type(self.optimizer).__name__, self.rates(1)
-        rate = float(self.optimizer.learning_rate if rates is None else rates[0])
+        kind, rate = type(self.optimizer).__name__, self._mean_rate()
         least, most = RATES.get(kind, ADAPTIVE_RATES)
         if diverged or rate > most:
             return f"lower the learning rate ({kind}'s is {rate:g})", rate > most
@@ -191,6 +210,10 @@ def _sample(array: np.ndarray) -> np.ndarray:
 def _rms(columns: np.ndarray) -> np.ndarray:
     """The root mean square of each column."""
     return np.sqrt((columns * columns).mean(axis=0))
+
+
+def _span_of(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def _span(low: float, high: float) -> str:

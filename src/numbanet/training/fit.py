@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -71,35 +72,48 @@ def fit(
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
     check_last_batch(network, samples, batch)
-    if network.learn_scalings(x, y, loss, scale_targets):
-        y, classes = network.scale_targets(y), False
-        if validation is not None:
-            validation = (validation[0], network.scale_targets(validation[1]), False)
-    trainer = network.executors.training(
-        loss,
-        optimizer,
-        x,
-        y,
-        classes,
-        batch=batch,
-        batches=batches,
-        threads=threads,
-        augment=augment,
-    )
-    _reuse_optimizer_state(network, optimizer)
-    end, watched = network.epoch + epochs, network.epoch == 0
-    run = Run(network, x, y, classes, loss, optimizer, end)
-    history, progress = History(), Progress(epochs, verbose)
-    trainer.bind(INPUTS, x)
-    trainer.bind(TARGETS, y)
-    trainer.set_attrs(optimizer.attrs)
-    for callback in callbacks:
-        callback.on_fit_begin(network)
-    first = 0.0
-    try:
+    history, watched, first = History(), network.epoch == 0, 0.0
+    undo = network.undo_scalings()
+    with ExitStack() as at_end:
+        try:
+            if epochs and network.learn_scalings(x, y, loss, scale_targets):
+                y, classes = network.scale_targets(y), False
+                if validation is not None:
+                    validation = (validation[0], network.scale_targets(validation[1]), False)
+            trainer = network.executors.training(
+                loss,
+                optimizer,
+                x,
+                y,
+                classes,
+                batch=batch,
+                batches=batches,
+                threads=threads,
+                augment=augment,
+            )
+            at_end.callback(trainer.release)
+            run = Run(network, x, y, classes, loss, optimizer, network.epoch, epochs)
+            run.rates(batches)
+            trainer.bind(INPUTS, x)
+            trainer.bind(TARGETS, y)
+            trainer.set_attrs(optimizer.attrs)
+            for callback in callbacks:
+                callback.on_fit_begin(network)
+                at_end.callback(callback.on_fit_end, network)
+            progress = Progress(epochs, verbose)
+            at_end.callback(progress.close)
+        except BaseException:
+            undo()
+            raise
+        _reuse_optimizer_state(network, optimizer)
         for _ in range(epochs):
             start = time.perf_counter()
-            logs = _epoch(run, trainer, batches, shuffle, progress)
+            try:
+                logs = _epoch(run, trainer, batches, shuffle, progress)
+            except DivergenceError:
+                if not history.seconds:
+                    undo()
+                raise
             penalty = network.penalty_value(samples, batches)
             network.epoch += 1
             first = logs["loss"] if not history.seconds else first
@@ -114,11 +128,6 @@ def fit(
             progress.epoch(logs)
             if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
                 break
-    finally:
-        progress.close()
-        trainer.release()
-        for callback in callbacks:
-            callback.on_fit_end(network)
     return history
 
 

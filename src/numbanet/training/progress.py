@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from numbanet.io.fields import Count
@@ -22,7 +23,8 @@ class Progress:
 
     def __init__(self, epochs: int, verbose: int, stream=None):
         self.epochs, self.verbose = epochs, verbose
-        self.line = _line(verbose, stream or sys.stderr) if epochs else None
+        stream = stream or sys.stderr  # None in a program without a console
+        self.line = _line(verbose, stream) if epochs and stream is not None else None
         self.done, self.metrics = 0, ""
         self.start, self.shown = time.monotonic(), 0.0
 
@@ -69,12 +71,10 @@ class _TerminalLine:
             width = os.get_terminal_size(self.stream.fileno()).columns
         except (OSError, ValueError):
             width = 80
-        self.stream.write("\r\x1b[K" + text[: max(1, width - 1)])
-        self.stream.flush()
+        _write(self.stream, "\r\x1b[K" + text[: max(1, width - 1)])
 
     def end(self) -> None:
-        self.stream.write("\n")
-        self.stream.flush()
+        _write(self.stream, "\n")
 
 
 class _NotebookLine:
@@ -101,11 +101,17 @@ class _LogLines:
         self.stream = stream
 
     def show(self, text: str) -> None:
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        _write(self.stream, text + "\n")
 
     def end(self) -> None:
         """Every line has ended."""
+
+
+def _write(stream, text: str) -> None:
+    """Write, where somebody still reads."""
+    with suppress(OSError, ValueError):
+        stream.write(text)
+        stream.flush()
 
 
 def _line(verbose: int, stream) -> Any:

@@ -18,7 +18,7 @@ from numbanet.plan.columns import BUFFERS, N_OUT, Attrs, Y
 from numbanet.plan.op import Op
 
 STANDARDIZE = Attrs("channels")
-CONSTANT = 1e-10
+CONSTANT = 16 * np.finfo(np.float64).eps
 """A channel that varies by less than this part of its mean counts as constant: it is rounding."""
 
 
@@ -105,7 +105,7 @@ def unscale(op, params, grads, acts, deltas, lo, hi):
 def measure(pieces) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation (channels,) of arrays (…, channels), in float64.
 
-    pieces   the data, piece by piece; a channel that does not vary has deviation 1
+    pieces   the data, piece by piece; a channel that does not vary has deviation 0
     """
     count, origin, total, squares = 0, np.zeros(1), np.zeros(1), np.zeros(1)
     for piece in pieces:
@@ -116,4 +116,4 @@ def measure(pieces) -> tuple[np.ndarray, np.ndarray]:
         total, squares = total + rows.sum(axis=0), squares + (rows * rows).sum(axis=0)
     offset = total / count
     mean, deviation = origin + offset, np.sqrt(np.maximum(squares / count - offset**2, 0))
-    return mean, np.where(deviation > CONSTANT * np.abs(mean), deviation, 1.0)
+    return mean, np.where(deviation > CONSTANT * np.abs(mean), deviation, 0.0)
