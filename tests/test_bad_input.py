@@ -795,7 +795,7 @@ def test_frames_of_pandas():
         refused(ValueError, message, net, lambda x=holes: net.fit(x, LABELS, verbose=0))
     for y, holds in [(text, "text"), (text.astype("category"), "categories")]:
         message = rf"y holds {holds}: .* = np.unique\(y, return_inverse=True\)"
-        refused(TypeError, message, net, lambda y=y: net.fit(X, y, verbose=0))
+        refused(TypeError, message, net, lambda y=y: net.evaluate(X, y))
 
 
 def test_sparse_matrices():

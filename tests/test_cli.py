@@ -553,7 +553,7 @@ def test_nothing_is_overwritten_without_force(folder):
     assert "figures.json exists" in refused(
         "evaluate", "three.safetensors", "three.csv", "--json", "figures.json"
     )
-    assert "three.csv exists" in refused(
+    assert "three.csv: this file is read" in refused(
         "predict", "three.safetensors", "three.csv", "--output", "three.csv"
     )
     old = Path("three.safetensors").read_bytes()
@@ -766,3 +766,48 @@ sys.exit(bool(unwanted & set(sys.modules)))
     process = program(code=code)
     process.communicate()
     assert process.returncode == 0
+
+
+# --- columns by name ------------------------------------------------------------------------------
+
+
+def priced(path, names):
+    """A table whose columns stand in this order; the price is 3 area + 40 rooms."""
+    rng = np.random.default_rng(2)
+    area, rooms = rng.uniform(50, 200, 80), rng.integers(1, 6, 80)
+    columns = {"area": area, "rooms": rooms, "price": 3 * area + 40 * rooms, "id": np.arange(80)}
+    rows = zip(*(columns[name] for name in names), strict=True)
+    lines = [",".join(names), *(",".join(f"{v:.6g}" for v in row) for row in rows)]
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def test_columns_are_found_by_the_names_they_had_in_training(folder):
+    priced("a.csv", ["price", "area", "rooms"])
+    said = done("train", "a.csv", "--target", "price", "--epochs", "200")
+    net = nn.load("a.safetensors")
+    assert net.feature_names == ("area", "rooms") and net.target_name == "price"
+    priced("b.csv", ["id", "rooms", "price", "area"])
+    assert figures(done("evaluate", "a.safetensors", "a.csv", "--held-out")) == figures(said)
+    everything = figures(done("evaluate", "a.safetensors", "a.csv"))
+    assert figures(done("evaluate", "a.safetensors", "b.csv")) == everything
+    assert done("predict", "a.safetensors", "b.csv") == done("predict", "a.safetensors", "a.csv")
+    priced("c.csv", ["rooms", "price", "id"])
+    assert "no column 'area'" in refused("evaluate", "a.safetensors", "c.csv")
+    assert "no column 'area'" in refused("predict", "a.safetensors", "c.csv")
+
+
+def test_what_is_read_is_never_replaced(folder):
+    priced("a.csv", ["area", "rooms", "price"])
+    content = Path("a.csv").read_text()
+    done("train", "a.csv", "--epochs", "1")
+    for command in (
+        ["train", "a.csv", "--output", "a.csv", "--force"],
+        ["train", "a.csv", "--json", "a.csv", "--force"],
+        ["predict", "a.safetensors", "a.csv", "--output", "a.csv", "--force"],
+        ["predict", "a.safetensors", "a.csv", "--output", "a.safetensors", "--force"],
+        ["evaluate", "a.safetensors", "a.csv", "--json", "a.csv", "--force"],
+    ):
+        assert "this file is read; give another name" in refused(*command)
+    priced("other.csv", ["area", "rooms", "price"])
+    assert "the name of a table" in refused("train", "a.csv", "--output", "other.csv", "--force")
+    assert Path("a.csv").read_text() == content

@@ -6,6 +6,7 @@ Anything else is refused by name.
 import json
 import os
 import pickle
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -550,3 +551,21 @@ def test_an_interrupted_save_keeps_the_old_file(moment, tmp_path, monkeypatch):
         patch.setattr(os, moment, interrupt)
         net.save(path)
     assert path.read_bytes() == old and os.listdir(tmp_path) == ["net"]
+
+
+def test_a_pickle_holds_the_parameters_once():
+    net = nn.Sequential([nn.Dense(400), nn.BatchNorm(), nn.Dense(300)], 200)
+    assert len(pickle.dumps(net)) < 1.05 * net.memory.nbytes
+    net.fit(np.zeros((4, 200)), np.zeros((4, 300)), verbose=0)
+    assert len(pickle.dumps(net.compiled())) < 1.1 * net.memory.nbytes
+
+
+def test_a_file_written_while_another_thread_trains_is_whole(tmp_path):
+    net = nn.Sequential([nn.Dense(300), nn.Dense(1)], 60)
+    x = np.random.default_rng(0).normal(size=(50, 60))
+    trainer = threading.Thread(target=lambda: net.fit(x, x[:, 0], epochs=600, verbose=0))
+    trainer.start()
+    while trainer.is_alive():
+        net.save(tmp_path / "net")
+        nn.load(tmp_path / "net")
+    trainer.join()

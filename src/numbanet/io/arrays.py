@@ -179,3 +179,21 @@ def _from_column(column: Any, name: str, where: str, labels: bool) -> np.ndarray
     if kind == "O":
         return _from_objects(objects, label)
     return np.asarray(column.to_numpy(getattr(column.dtype, "numpy_dtype", None)))
+
+
+def text_labels(value) -> list[str] | None:
+    """The labels of a list, array or column (samples,) or (samples, 1) of text, else None."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return None
+    if not (hasattr(value, "iloc") or isinstance(value, (list, tuple, np.ndarray))):
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in f"O{TEXT_KINDS}" or not len(array):
+        return None
+    found = array.tolist()
+    return found if all(isinstance(one, str) for one in found) else None

@@ -51,6 +51,7 @@ class Table:
     y               (samples,) float64; for text labels int64, places in class_names; None without
                     a target
     feature_names   of the columns of x, from the header or "column 3", …
+    target_name     of the column of y
     class_names     text labels in sorted order; empty where y holds numbers
     dropped         the lines of the rows that were left out for a missing cell
     """
@@ -60,6 +61,7 @@ class Table:
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     dropped: tuple[int, ...] = ()
+    target_name: str = ""
 
 
 def read_npz(path: str | os.PathLike[str], *names: str) -> list[np.ndarray]:
@@ -123,15 +125,18 @@ class CsvFile:
         delimiter: str | None = None,
         decimal: str | None = None,
     ):
-        self.path = Path(path)
+        self.path, self._layout_known = Path(path), False
         if not (delimiter is None or (isinstance(delimiter, str) and len(delimiter) == 1)):
             raise ValueError(f"delimiter must be one character, got {delimiter!r}")
         if decimal not in (None, *DECIMALS):
             raise ValueError(f"decimal must be '.' or ',', got {decimal!r}")
         self.delimiter, self.decimal = self._guess(
-            DELIMITERS if delimiter is None else (delimiter,),
+            tuple(one for one in DELIMITERS if one != decimal)
+            if delimiter is None
+            else (delimiter,),
             DECIMALS if decimal is None else (decimal,),
         )
+        self._layout_known = True
         first = next((cells for cells, _ in self._rows(self.delimiter)), [])
         if not first:
             raise ValueError(f"{path}: the file is empty")
@@ -148,7 +153,12 @@ class CsvFile:
         """The cells of every line that is not blank, and the number of the line."""
         try:
             with open(self.path, newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+                reader = csv.reader(
+                    file,
+                    delimiter=delimiter,
+                    skipinitialspace=True,
+                    strict=self._layout_known,
+                )
                 for cells in reader:
                     if cells:
                         yield cells, reader.line_num
@@ -230,7 +240,8 @@ class CsvFile:
         whole = self._all_numbers()
         if whole is not None and features:
             y = None if target is None else whole[:, target].copy()
-            return Table(whole[:, features], y, tuple(self.names[j] for j in features))
+            names, target_name = self._names(features, target)
+            return Table(whole[:, features], y, names, target_name=target_name)
         parts = [np.empty((0, len(features)))]
         labels: list[str] = []
         n_rows = 0
@@ -266,8 +277,22 @@ class CsvFile:
             x, y = x[~absent], y if y is None else y[~absent]
         elif fill := MISSING[missing]:
             for j in np.flatnonzero(holes.any(axis=0)):
-                x[holes[:, j], j] = fill(x[:, j])
-        return Table(x, y, tuple(self.names[j] for j in features), class_names, dropped)
+                with np.errstate(over="ignore"):
+                    value = fill(x[:, j])
+                if not np.isfinite(value):
+                    raise ValueError(
+                        f"{self.path}: {self.label(int(j))}: its {missing} is not finite"
+                    )
+                x[holes[:, j], j] = value
+        names, target_name = self._names(features, target)
+        if y is not None and class_names:  # a class may have lost all its rows
+            kept, y = np.unique(y, return_inverse=True)
+            class_names = tuple(class_names[k] for k in kept)
+        return Table(x, y, names, class_names, dropped, target_name)
+
+    def _names(self, features: list[int], target: int | None) -> tuple[tuple[str, ...], str]:
+        names = tuple(self.names[j] for j in features)
+        return names, "" if target is None else self.names[target]
 
     def _all_numbers(self) -> np.ndarray | None:
         """The whole file (rows, columns), if every cell is a finite number; else None."""

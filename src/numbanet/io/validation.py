@@ -113,6 +113,17 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
 
 def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     """Return labels 0 … outputs − 1 as int64; ValueError for others."""
+    wrong = np.flatnonzero((y < 0) | (y >= outputs))
+    if len(wrong):
+        if y.min() == 1 and y.max() == outputs and (y == np.floor(y)).all():
+            raise ValueError(
+                f"{name} has labels 1 … {outputs}, the network's {outputs} outputs stand for "
+                f"labels 0 … {outputs - 1}; subtract 1, or use more outputs"
+            )
+        raise ValueError(
+            f"{name} has label {y[wrong[0]]} at [{wrong[0]}], "
+            f"but the network's {outputs} outputs stand for labels 0 … {outputs - 1}"
+        )
     labels = y.astype(np.int64)
     wrong = np.flatnonzero(labels != y)
     if len(wrong):
@@ -120,17 +131,6 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
             f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; "
             f"the network has {outputs} outputs, "
             f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets"
-        )
-    wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
-    if len(wrong):
-        if labels.min() == 1 and labels.max() == outputs:
-            raise ValueError(
-                f"{name} has labels 1 … {outputs}, the network's {outputs} outputs stand for "
-                f"labels 0 … {outputs - 1}; subtract 1, or use more outputs"
-            )
-        raise ValueError(
-            f"{name} has label {labels[wrong[0]]} at [{wrong[0]}], "
-            f"but the network's {outputs} outputs stand for labels 0 … {outputs - 1}"
         )
     return np.ascontiguousarray(labels)
 

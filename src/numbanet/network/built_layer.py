@@ -86,6 +86,9 @@ class BuiltLayer:
         else:
             raise unknown_attribute(self.layer, name, views)
 
+    def __getstate__(self):
+        return {**self.__dict__, "parameters": {}, "buffers": {}}  # views; `bind` gives new ones
+
     def __repr__(self):
         return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
 

@@ -116,6 +116,7 @@ class CompiledNetwork(BoundFunction):
             network, MAX_STACK_BYTES, "on a stack"
         )
         self._network = copy.deepcopy(network)
+        self._network.optimizer, self._network.optimizer_state = None, np.zeros(0, network.dtype)
         self._table, self._schedule = plan.tables[0].copy(), plan.schedule[1:-1].copy()
         record = RECORD.pack(
             table=self._table.ctypes.data,

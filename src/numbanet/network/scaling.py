@@ -30,14 +30,16 @@ def check_layers(layers) -> None:
 
 
 class Undo:
-    """The scalings of a network as they are, to be put back where a training does not begin."""
+    """Scalings and names of a network as they are, to be put back if a training does not begin."""
 
     def __init__(self, network):
         self.network, self.scales_targets = network, network.scales_targets
+        self.names = network.class_names, network.feature_names
         self.buffers = network.memory[network.parameters.size :].copy()
 
     def __call__(self) -> None:
         network = self.network
+        network.class_names, network.feature_names = self.names
         network.memory[network.parameters.size :] = self.buffers
         if network.scales_targets != self.scales_targets:
             network.scales_targets = self.scales_targets

@@ -11,7 +11,15 @@ from numbanet.engine.executors import ExecutorCache
 from numbanet.io import arrays, fields, registry, validation
 from numbanet.io.attributes import KnownArguments, KnownAttributes
 from numbanet.io.tables import Table
-from numbanet.network import built_layer, checkpoints, config, scaling, serialization, transfer
+from numbanet.network import (
+    built_layer,
+    checkpoints,
+    config,
+    names,
+    scaling,
+    serialization,
+    transfer,
+)
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
@@ -34,6 +42,8 @@ CONFIG_KEYS = {
     "optimizer_steps",
     "scales_targets",
     "class_names",
+    "feature_names",
+    "target_name",
     "frozen",
 }
 """What the description of a network in a file consists of."""
@@ -41,6 +51,7 @@ INSTEAD = {
     "trainable": "network.freeze() freezes its layers, network.unfreeze() trains them again",
     "learning_rate": "pass optimizer=nn.Adam(learning_rate) to fit",
     "loss": "pass the loss to fit",
+    "stop_training": "a callback stops the training by returning True from on_epoch_end",
     "metrics": "evaluate and the history of fit hold the metrics",
     "name": "networks have no names",
 }
@@ -81,7 +92,9 @@ class Sequential(KnownArguments, KnownAttributes):
     optimizer_steps: int
     scales_targets: bool
     target_scaling: built_layer.BuiltLayer
+    target_name: str
     _class_names: tuple[str, ...]
+    _feature_names: tuple[str, ...]
     _parameters: np.ndarray
     _trained_by: int | None
 
@@ -118,7 +131,8 @@ class Sequential(KnownArguments, KnownAttributes):
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
         self.scales_targets = False
-        self._class_names = ()
+        self._class_names = self._feature_names = ()
+        self.target_name = ""
         built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
 
     def _allocate(self) -> None:
@@ -209,17 +223,24 @@ class Sequential(KnownArguments, KnownAttributes):
         return self._class_names
 
     @class_names.setter
-    def class_names(self, names) -> None:
-        if not isinstance(names, (list, tuple)):
-            raise ValueError(f"class_names is a list of names, got {fields.shown(names)}")
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"class_names must be text, got {fields.shown(tuple(names))}")
-        classes = max(2, size(self.output_shape))
-        if names and not len(names) == len(set(names)) == classes:
-            raise ValueError(
-                f"class_names must be {classes} different names, got {fields.shown(tuple(names))}"
-            )
-        self._class_names = tuple(names)
+    def class_names(self, given) -> None:
+        self._class_names = names.checked(given, names.n_classes(self), "class_names")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the inputs, or none; from the data frame of the first fit.
+
+        A data frame with other columns, or in another order, is then refused.
+        """
+        return self._feature_names
+
+    @feature_names.setter
+    def feature_names(self, given) -> None:
+        self._feature_names = names.checked(given, size(self.input_shape), "feature_names")
+
+    def learn_names(self, x, y) -> None:
+        """Take the names of columns and classes from the training data, where there are none."""
+        names.learn(self, x, y)
 
     # --- using ---
 
@@ -244,6 +265,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 with self.executors.lock:
                     if small_batch(x, outputs, self.memory):
                         return outputs
+        names.check_columns(self, x, "x")
         x = validation.check_inputs(x, self.input_shape, self.dtype, check_finite=False)
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self.executors.lock:
@@ -407,7 +429,7 @@ class Sequential(KnownArguments, KnownAttributes):
         y,
         *,
         loss=None,
-        optimizer="adam",
+        optimizer=None,
         batch_size: int | None = 32,
         epochs: int = 1,
         shuffle: bool = True,
@@ -423,8 +445,9 @@ class Sequential(KnownArguments, KnownAttributes):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
         loss               a name or Loss; by default the one that belongs to the last activation
-        optimizer          a name or Optimizer, by default Adam with a rate of 0.001; its state is
-                           kept from the last fit with an optimiser of the same class
+        optimizer          a name or Optimizer; by default that of the last fit, at first Adam with
+                           a rate of 0.001. Its state is kept from the last fit with an optimiser of
+                           the same class
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
@@ -596,21 +619,27 @@ class Sequential(KnownArguments, KnownAttributes):
             )
         return losses.loss(given)
 
-    def check_data(self, x, y, loss, names=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
+    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes.
 
-        Raises ValueError or TypeError for data that do not fit; `names` stand in the messages.
+        Raises ValueError or TypeError for data that do not fit; `labels` stand in the messages.
         """
-        x = validation.check_inputs(x, self.input_shape, self.dtype, names[0])
+        names.check_columns(self, x, labels[0])
+        x = validation.check_inputs(x, self.input_shape, self.dtype, labels[0])
         y, classes = validation.check_targets(
-            y, len(x), size(self.output_shape), self.dtype, names[1], names[0]
+            names.encode(self, y, labels[1]),
+            len(x),
+            size(self.output_shape),
+            self.dtype,
+            labels[1],
+            labels[0],
         )
         if loss.fused_activation and y.dtype.kind == "f":
-            validation.check_probabilities(y, names[1], type(loss).__name__)
+            validation.check_probabilities(y, labels[1], type(loss).__name__)
         if self.scales_targets:
             if y.dtype.kind != "f":
                 raise ValueError(
-                    f"{names[1]} holds labels, but this network was trained with scale_targets on "
+                    f"{labels[1]} holds labels, but this network was trained with scale_targets on "
                     f"real targets; pass rows of {size(self.output_shape)} targets"
                 )
             y, classes = self.scale_targets(y), False
@@ -686,6 +715,8 @@ class Sequential(KnownArguments, KnownAttributes):
             "optimizer_steps": self.optimizer_steps,
             "scales_targets": self.scales_targets,
             "class_names": list(self.class_names),
+            "feature_names": list(self.feature_names),
+            "target_name": self.target_name,
             "frozen": [k for k, built in enumerate(self.layers) if not built.trainable],
         }
 
@@ -744,6 +775,8 @@ class Sequential(KnownArguments, KnownAttributes):
                 for key in ("epoch", "optimizer_steps")
             )
             network.class_names = content["class_names"]
+            network.feature_names = content["feature_names"]
+            (network.target_name,) = names.checked([content["target_name"]], 1, "target_name")
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             network.freeze(*frozen) if frozen else None
             network.layer_ops()
@@ -760,8 +793,8 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
-        names = getattr(optimizer, "state_names", ())
-        vectors = [tensors[f"optimizer.{name}"] for name in names]
+        state_names = getattr(optimizer, "state_names", ())
+        vectors = [tensors[f"optimizer.{name}"] for name in state_names]
         network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])
         return network
 
@@ -776,7 +809,8 @@ class Sequential(KnownArguments, KnownAttributes):
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["executors"], state["_trained_by"]
+        for name in ("executors", "_trained_by", "_parameters"):
+            del state[name]
         return state
 
     def __setstate__(self, state):

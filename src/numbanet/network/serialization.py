@@ -36,7 +36,8 @@ def save(network, path) -> None:
     """
     content = json.dumps(network.to_config())
     metadata = {**FORMAT, registry.registered_name(network): content}
-    safetensors.write(path, network.tensors(), metadata)
+    tensors = {name: values.copy() for name, values in network.tensors().items()}
+    safetensors.write(path, tensors, metadata)  # another thread may be training it
 
 
 def load(path, custom: dict[str, type] | None = None) -> Any:

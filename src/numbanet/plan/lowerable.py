@@ -56,7 +56,7 @@ class Lowerable(Protocol):
     def resolve_loss(self, given) -> Any:
         """Return the loss asked for, or the one that belongs to the last activation."""
 
-    def check_data(self, x, y, loss, names=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
+    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes."""
 
     def score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:

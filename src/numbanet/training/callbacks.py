@@ -10,6 +10,7 @@ from pathlib import Path
 
 from numbanet.io.attributes import KnownArguments
 from numbanet.io.fields import Choice, Count, Flag, Real, shown
+from numbanet.io.registry import nearest
 
 MODE = Choice(("auto", "min", "max"))
 CHECKPOINT = "epoch-{epoch:06}.safetensors"
@@ -22,6 +23,15 @@ class Callback:
     A plain function (epoch, logs, network) is taken as an `on_epoch_end`. `logs` is a dict of this
     epoch's metrics. A true result of `on_epoch_end` stops the training after this epoch.
     """
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        known = [name for name in vars(Callback) if name.startswith("on_")]
+        for name in vars(cls):
+            if name.startswith("on_") and name not in known:
+                raise TypeError(
+                    f"{cls.__name__}: nothing calls {name}; a Callback has {', '.join(known)}"
+                )
 
     def on_fit_begin(self, network) -> None:
         """Called before the first epoch."""
@@ -79,7 +89,10 @@ class _Watch:
     def improves(self, logs: dict[str, float]) -> bool:
         """Whether the metric is better than the best before; ValueError if it is not there."""
         if self.monitor not in logs:
-            hint = "; pass validation_data" if self.monitor.startswith("val_") else ""
+            validated = any(name.startswith("val_") for name in logs)
+            hint = nearest(self.monitor, logs)
+            if self.monitor.startswith("val_") and not validated:
+                hint = "; pass validation_data"
             raise ValueError(
                 f"{self.owner}: no metric {self.monitor!r} to watch, "
                 f"there are {', '.join(logs)}{hint}"

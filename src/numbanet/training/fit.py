@@ -49,7 +49,10 @@ def fit(
     threads,
 ) -> History:
     """Train the network; see Sequential.fit."""
-    loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
+    loss = network.resolve_loss(loss)
+    if optimizer is None:
+        optimizer = network.optimizer or "adam"
+    optimizer = optimizers.optimizer(optimizer)
     callbacks = as_callbacks(callbacks)
     epochs = check_int(epochs, "epochs", 0)
     verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
@@ -57,10 +60,17 @@ def fit(
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
     validation_split = SPLIT(validation_split, "validation_split")
     scale_targets = Flag()(scale_targets, "scale_targets")
+    shuffle = Flag()(shuffle, "shuffle")
     augment = instance(augment, Augment)
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
-    x, y, classes = network.check_data(x, y, loss)
+    undo = network.undo_scalings()
+    try:
+        network.learn_names(x, y)
+        x, y, classes = network.check_data(x, y, loss)
+    except BaseException:
+        undo()
+        raise
     validation = None
     if validation_data is not None:
         validation = _validation_data(network, validation_data, validation_split, loss)
@@ -73,7 +83,6 @@ def fit(
     batches = -(-samples // batch)
     check_last_batch(network, samples, batch)
     history, watched, first = History(), network.epoch == 0, 0.0
-    undo = network.undo_scalings()
     with ExitStack() as at_end:
         try:
             if epochs and network.learn_scalings(x, y, loss, scale_targets):
@@ -93,7 +102,7 @@ def fit(
             )
             at_end.callback(trainer.release)
             run = Run(network, x, y, classes, loss, optimizer, network.epoch, epochs)
-            run.rates(batches)
+            rates = run.rates(batches)
             trainer.bind(INPUTS, x)
             trainer.bind(TARGETS, y)
             trainer.set_attrs(optimizer.attrs)
@@ -106,6 +115,13 @@ def fit(
             undo()
             raise
         _reuse_optimizer_state(network, optimizer)
+        if rates is not None and not rates.any() and epochs:
+            warnings.warn(
+                f"the learning rate is 0: {optimizer.learning_rate} has ended by epoch "
+                f"{network.epoch}; pass another schedule or rate",
+                NotLearningWarning,
+                stacklevel=3,
+            )
         for _ in range(epochs):
             start = time.perf_counter()
             try:
@@ -137,7 +153,7 @@ def _validation_data(network, validation_data, validation_split, loss) -> tuple:
         raise ValueError("pass validation_data or validation_split, not both")
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise ValueError("validation_data must be a pair (x, y)")
-    return network.check_data(*validation_data, loss, names=("validation x", "validation y"))
+    return network.check_data(*validation_data, loss, labels=("validation x", "validation y"))
 
 
 def _n_train(samples: int, validation_split: float) -> int:

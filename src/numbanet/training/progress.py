@@ -68,7 +68,7 @@ class _TerminalLine:
 
     def show(self, text: str) -> None:
         try:
-            width = os.get_terminal_size(self.stream.fileno()).columns
+            width = os.get_terminal_size(self.stream.fileno()).columns or 80
         except (OSError, ValueError):
             width = 80
         _write(self.stream, "\r\x1b[K" + text[: max(1, width - 1)])

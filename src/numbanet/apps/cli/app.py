@@ -208,14 +208,20 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
         plain = _default_output(data)
         output = plain if force else _unused(plain)
         instead = "" if output == plain else f" ({plain} exists; --force replaces it)"
-    options.check_writable(output, force, "--output")
+    options.check_writable(output, force, "--output", (data,))
+    if Path(output).suffix.lower() in (".csv", ".npz"):
+        raise ValueError(
+            f"--output {output}: that is the name of a table; the network's file is "
+            "NAME.safetensors"
+        )
     if json_file:
         if os.path.realpath(json_file) == os.path.realpath(output):
             raise ValueError(f"--json and --output are both {output}")
-        options.check_writable(json_file, force, "--json")
+        options.check_writable(json_file, force, "--json", (data,))
     d = experiment.prepare_data(experiment.read_data(data, seed, task, **csv), chosen)
     net = experiment.build_network(d, chosen, seed, threads, device)
-    net.class_names = d.class_names
+    net.class_names, net.feature_names = d.class_names, d.feature_names
+    net.target_name = d.target_name
     _say(f"{d}\n\n{net.summary()}\n")
     batch = "all samples" if chosen["batch_size"] is None else f"batches of {chosen['batch_size']}"
     _say(
@@ -287,7 +293,7 @@ def _unused(path: str) -> str:
 def evaluate(model, data, held_out, device, json_file, force, **csv) -> None:
     """Say how good MODEL is on DATA: the held-out part of a named data set, or a file."""
     if json_file:
-        options.check_writable(json_file, force, "--json")
+        options.check_writable(json_file, force, "--json", (model, data))
     net = experiment.to_device(load(model), device)
     x, y, unit = _evaluation_data(data, net, held_out, options.take_csv(csv))
     found = experiment.compute_metrics(net, x, y, f"{data}: ")
@@ -301,7 +307,7 @@ def _evaluation_data(data: str, net, held_out: bool, csv) -> tuple[np.ndarray, n
     if not experiment.is_file(data):
         d = experiment.read_data(data, net.seed, **csv)
         return d.x_test, d.y_test, d.unit
-    table = experiment.read_table(data, **csv)
+    table = experiment.read_table(data, **experiment.by_name(net, data, csv))
     _tell_dropped(data, table)
     x, y = table.x, experiment.labels_for(net, table, data)
     chosen = datasets.split_indices(len(x), net.seed)[1] if held_out else slice(None)
@@ -332,7 +338,7 @@ def predict(model, file, device, output, force, **given) -> None:
     """
     csv = options.take_csv(given)
     if output:
-        options.check_writable(output, force, "--output")
+        options.check_writable(output, force, "--output", (model, file))
     net = experiment.to_device(load(model), device)
     x = validation.check_inputs(
         experiment.reshape_for(_inputs(file, net, csv), net),
@@ -364,6 +370,13 @@ def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> np.ndarray:
     if suffix == ".csv":
         file = tabular.CsvFile(path, csv.get("delimiter"), csv.get("decimal"))
         n, target = math.prod(net.input_shape), None
+        names = experiment.first_network(net).feature_names
+        if names and file.has_header:
+            table = file.read(
+                [file.index(name) for name in names], None, csv.get("missing", "error")
+            )
+            _tell_dropped(path, table)
+            return table.x
         if "target" in csv:
             target = file.index(csv["target"])
         elif file.n_columns == n + 1:
@@ -409,7 +422,7 @@ def plot(model, data, held_out, force, **given) -> None:
             "give a file for one of them"
         )
     for name, path in paths.items():
-        options.check_writable(path, force, f"--{name}")
+        options.check_writable(path, force, f"--{name}", (model, data))
     net = load(model)
     x, y, _ = _evaluation_data(data, net, held_out, csv)
     first = getattr(net, "networks", [net])[0]

@@ -7,6 +7,7 @@ a Standardize layer, bytes of images through Rescale(1 / 255), and real targets 
 """
 
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ class Data:
     unit: str = ""
     decision: str = ""
     class_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
+    target_name: str = ""
     dropped: int = 0
 
     def __str__(self):
@@ -149,6 +152,8 @@ def read_data(source: str, seed: int, task: str | None = None, **csv: Any) -> Da
             x.dtype != np.uint8,
             decision=decision,
             class_names=class_names,
+            feature_names=header(table),
+            target_name=table.target_name,
             dropped=len(table.dropped),
         )
     name = source.lower().replace("-", "_")
@@ -272,6 +277,26 @@ def _check_classes(source: str, names: tuple[str, ...], task: str | None) -> int
             "column with --target, or pass --task classes"
         )
     return len(names)
+
+
+def header(table: Table) -> tuple[str, ...]:
+    """The names of a table's inputs, if its file had a header with different names."""
+    names = table.feature_names
+    numbered = all(re.fullmatch(r"column \d+", name) for name in names)
+    return () if numbered or len(set(names)) < len(names) else names
+
+
+def first_network(net) -> Sequential:
+    """The network, or the first one of an ensemble."""
+    return getattr(net, "networks", [net])[0]
+
+
+def by_name(net, path: str, csv: dict[str, Any]) -> dict[str, Any]:
+    """The options to read a CSV file with the columns that the network was trained on."""
+    known = first_network(net)
+    if not known.feature_names or Path(path).suffix.lower() != ".csv":
+        return csv
+    return {"columns": list(known.feature_names), "target": known.target_name, **csv}
 
 
 def labels_for(net, table: Table, source: str) -> np.ndarray:

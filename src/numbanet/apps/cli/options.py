@@ -71,8 +71,14 @@ def csv_text(rows: list[list[str]]) -> str:
     return text.getvalue()
 
 
-def check_writable(path: str, force: bool, option: str) -> None:
-    """ValueError if the file exists or has no folder; called before a long training, not after."""
+def check_writable(path: str, force: bool, option: str, reads: tuple[str, ...] = ()) -> None:
+    """ValueError if the file exists or has no folder; called before a long training, not after.
+
+    reads   files that the command reads, which it never replaces
+    """
+    for read in reads:
+        if os.path.exists(path) and os.path.exists(read) and os.path.samefile(path, read):
+            raise ValueError(f"{option} {path}: this file is read; give another name")
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
         raise ValueError(f"{option} {path}: there is no folder {folder}")
