@@ -246,13 +246,14 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
             y = op[Y] + i * op[N_OUT] + out_row * out_width * channels
             top, bottom = _row_range(op, out_row)
             x = op[X] + i * op[N_IN] + top * row_stride
-            for c in range(0, channels, simd_width):
-                n = min(simd_width, channels - c)
-                if two_by_two:
-                    for out_col in range(out_width):
-                        out = y + out_col * channels + c
-                        max_value = load(ptr_add(acts, out), n)
-                        dy_left = load(ptr_add(deltas, out), n)
+            for out_col in range(out_width):
+                left, right = _col_range(op, out_col)
+                for c in range(0, channels, simd_width):
+                    n = channels - c
+                    out = y + out_col * channels + c
+                    max_value = load(ptr_add(acts, out), n)
+                    dy_left = load(ptr_add(deltas, out), n)
+                    if two_by_two:
                         for tap in range(4):
                             pixel = (tap >> 1) * row_stride + (tap & 1) * channels
                             j = x + out_col * step + pixel + c
@@ -260,12 +261,7 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
                             dx = where_equal(value, max_value, dy_left, zero)
                             store(ptr_add(deltas, j), dx, n)
                             dy_left = where_equal(value, max_value, zero, dy_left)
-                else:
-                    for out_col in range(out_width):
-                        left, right = _col_range(op, out_col)
-                        out = y + out_col * channels + c
-                        max_value = load(ptr_add(acts, out), n)
-                        dy_left = load(ptr_add(deltas, out), n)
+                    else:
                         for r in range(bottom - top):
                             for col in range(left, right):
                                 j = x + r * row_stride + col * channels + c
