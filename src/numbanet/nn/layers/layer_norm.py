@@ -43,9 +43,16 @@ def _moments(op, x):
     """
     channels, width = op[NORM.channels], lanes(x)
     pivot, sums, squares = splat(x, x[0]), splat(x, 0), splat(x, 0)
-    for c in range(0, channels, width):
+    more_sums, more_squares = sums, squares  # a second chain of additions, for long rows
+    paired = channels // (2 * width) * (2 * width)
+    for c in range(0, paired, 2 * width):
+        d, e = load(ptr_add(x, c), width) - pivot, load(ptr_add(x, c + width), width) - pivot
+        sums, squares = sums + d, squares + d * d
+        more_sums, more_squares = more_sums + e, more_squares + e * e
+    for c in range(paired, channels, width):
         d = load_or(ptr_add(x, c), channels - c, pivot) - pivot
         sums, squares = sums + d, squares + d * d
+    sums, squares = sums + more_sums, squares + more_squares
     offset = reduce_sum(sums) / const_like(x, channels)
     variance = reduce_sum(squares) / const_like(x, channels) - offset * offset
     variance = const_like(x, 0) if variance < const_like(x, 0) else variance
