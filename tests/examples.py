@@ -134,6 +134,8 @@ LAYERS = [
         "average pool that overlaps", lambda: [nn.AvgPool2D(3, stride=2, padding="same")], (5, 4, 2)
     ),
     Example("l2 pool", lambda: [nn.LpPool2D(2)], (4, 5, 2)),
+    Example("l2 pool of many channels", lambda: [nn.LpPool2D(2)], (2, 2, 19)),
+    Example("l1 pool", lambda: [nn.LpPool2D(2, p=1.0)], (4, 2, 3)),
     Example("l3 pool that overlaps", lambda: [nn.LpPool2D(2, stride=1, p=3.0)], (3, 4, 2)),
     Example("global average pool", lambda: [nn.GlobalAvgPool2D()], (4, 3, 5)),
     Example("global max pool", lambda: [nn.GlobalMaxPool2D()], (3, 4, 5)),
@@ -173,6 +175,8 @@ LAYERS = [
     ),
     Example("batch norm", lambda: [nn.BatchNorm()], (5,), alone=False),
     Example("batch norm of images", lambda: [nn.BatchNorm(momentum=0.3)], (2, 3, 4), alone=False),
+    Example("batch norm of many pixels", lambda: [nn.BatchNorm()], (7, 9, 3), alone=False),
+    Example("batch norm of many channels", lambda: [nn.BatchNorm()], (70,), alone=False),
     Example(
         "batch norm twice",
         lambda: [nn.BatchNorm(epsilon=0.01), nn.Conv2D(3, 2, activation="tanh"), nn.BatchNorm()],
@@ -180,6 +184,7 @@ LAYERS = [
         alone=False,
     ),
     Example("layer norm", lambda: [nn.LayerNorm()], (7,)),
+    Example("layer norm of many channels", lambda: [nn.LayerNorm()], (37,)),
     Example("layer norm of images", lambda: [nn.LayerNorm(epsilon=0.01)], (2, 3, 4)),
     Example("activations in a row", lambda: [nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.1)], (7,)),
     Example("step", lambda: [nn.Step()], (4, 2), trains=False),

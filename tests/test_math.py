@@ -1,4 +1,4 @@
-"""exp, log, tanh, sigmoid and softplus: errors of at most 4 ulp, and NaN passes through."""
+"""exp, log, tanh, sigmoid, softplus and power: errors of at most 4 ulp, and NaN passes through."""
 
 import numpy as np
 import pytest
@@ -170,3 +170,41 @@ def test_symmetric_functions_are_symmetric_and_rising_ones_rise(dtype):
     assert values(tanhs, np.array([0.0], dtype))[0] == 0
     assert values(exps, np.array([0.0], dtype))[0] == 1
     assert values(sigmoids, np.array([0.0], dtype))[0] == 0.5
+
+
+# --- powers ---------------------------------------------------------------------------------------
+
+
+@entry_point
+def powers(x, p, y):
+    for i in range(len(x)):
+        y[i] = elementary.power(x[i], p)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [0.0, 1 / 3, 0.5, 1.0, 1.5, 2.0, 3.0])
+def test_power(p, dtype):
+    """The error of log is multiplied by p; small whole powers and the root are exact."""
+    x = np.geomspace(1e-9, 1e9, 20_001).astype(dtype)
+    y = np.empty_like(x)
+    powers(x, p, y)
+    exact = x.astype(np.longdouble) ** np.longdouble(p)
+    steps = 0 if p in (0.0, 0.5, 1.0, 2.0) else np.abs(p * np.log(x.astype(float)))
+    assert (ulps(y, exact) <= ULP * (1 + steps)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("x", "p", "exact"),
+    [
+        (0.0, 3.0, 0.0),
+        (0.0, 0.0, 1.0),
+        (1e30, 40.0, np.inf),
+        (1e-30, 40.0, 0.0),
+        (np.nan, 3.0, np.nan),
+    ],
+)
+def test_power_at_the_ends(x, p, exact, dtype):
+    y = np.empty(1, dtype)
+    powers(np.array([x], dtype), p, y)
+    np.testing.assert_equal(y[0], dtype(exact))

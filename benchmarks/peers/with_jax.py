@@ -23,7 +23,7 @@ LONGEST = 2.0
 
 
 def variants(line: work.Line) -> tuple[str, ...]:
-    if line.kind == "inside":
+    if line.kind == "inside" or not line.is_plain:
         return ()
     name = "scan" if line.trains else "jit"
     return (name, f"{name}, shifted") if line.has_images else (name,)

@@ -11,6 +11,15 @@ from benchmarks.peers import work
 from benchmarks.peers.worker import Contender, whole_epochs
 
 NAME, PACKAGES = "numbanet", ("numba", "numpy")
+OTHER_LAYERS = {
+    "pool": nn.MaxPool2D,
+    "lp_pool": nn.LpPool2D,
+    "batch_norm": nn.BatchNorm,
+    "layer_norm": nn.LayerNorm,
+    "flatten": nn.Flatten,
+}
+RUNNING_BATCHES = 100
+"""Training batches whose statistics become the running means of a network that is scored."""
 
 
 def variants(line: work.Line) -> tuple[str, ...]:
@@ -25,10 +34,8 @@ def network(line: work.Line, dtype: str = "float32") -> nn.Sequential:
             layers.append(nn.Dense(own[0], activation=own[1] or None))
         elif kind == "conv":
             layers.append(nn.Conv2D(own[0], own[1], activation=own[2]))
-        elif kind == "pool":
-            layers.append(nn.MaxPool2D(own[0]))
         else:
-            layers.append(nn.Flatten())
+            layers.append(OTHER_LAYERS[kind](*own))
     return nn.Sequential(layers, line.input_shape, dtype=dtype, seed=work.SEED)
 
 
@@ -159,9 +166,28 @@ class Training(Contender):
         line, folder = self.case.line, Path(file).parent
         net = network(line)
         set_weights(net, work.read(Path(file)))
+        self._fill_running_means(net)
         x, y = (np.load(folder / f"{line.data}.{name}_test.npy") for name in "xy")
         result = net.evaluate(_shaped(line, x), y, loss=line.loss, threads=1)
         return {"score": result["accuracy" if line.has_classes else "r2"]}
+
+    def _fill_running_means(self, net) -> None:
+        """Take the running means of BatchNorm from training batches, by steps too small to count.
+
+        The file of a contender holds its weights alone.
+        """
+        if any(kind == "batch_norm" for kind, *_ in self.case.line.layers):
+            line, samples = self.case.line, RUNNING_BATCHES * self.case.line.batch
+            net.fit(
+                self.case.x[:samples],
+                self.case.y[:samples],
+                loss=line.loss,
+                optimizer=nn.SGD(1e-30),
+                batch_size=line.batch,
+                epochs=1,
+                verbose=0,
+                threads=1,
+            )
 
     def peak(self) -> dict:
         """Multiply-adds per second on this process's threads, in floating-point operations."""

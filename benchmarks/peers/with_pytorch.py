@@ -39,11 +39,19 @@ def forward(line: work.Line, weights, x, logits: bool):
     for i, (kind, *own) in enumerate(line.layers):
         if kind == "pool":
             x = F.max_pool2d(x, own[0])
+        elif kind == "lp_pool":
+            x = F.lp_pool2d(x, 2.0, own[0])
         elif kind == "flatten":
             x = x.flatten(1)
         else:
             w, b = weights[place], weights[place + 1]
             place += 2
+            if kind == "batch_norm":  # without running means: less work than a module does
+                x = F.batch_norm(x, None, None, w, b, training=True)
+                continue
+            if kind == "layer_norm":
+                x = F.layer_norm(x, w.shape, w, b)
+                continue
             x = F.linear(x, w, b) if kind == "dense" else F.conv2d(x, w, b)
             if own[-1] != "softmax":
                 x = ACTIVATIONS[own[-1]](x)

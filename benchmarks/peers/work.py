@@ -23,7 +23,8 @@ class Line:
     kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row,
                from compiled code)
     layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
-               ("flatten",)
+               ("flatten",); and, in training, ("lp_pool", size) of p = 2, ("batch_norm",), and
+               ("layer_norm",) of vectors
     loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
                over the batch
     optimizer  ("sgd", rate) or ("adam", rate), the other numbers as in Kingma and Ba
@@ -48,6 +49,11 @@ class Line:
     @property
     def has_images(self) -> bool:
         return len(self.input_shape) == 3
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its layers are those that every peer describes."""
+        return {kind for kind, *_ in self.layers} <= {"dense", "conv", "pool", "flatten"}
 
     @property
     def has_classes(self) -> bool:
@@ -78,6 +84,7 @@ class Line:
 
 SAMPLES = {"mnist": 50_000, "regression": 40_000}
 IMAGE = (28, 28, 1)
+POOLS = ("pool", "lp_pool")
 
 LENET = (
     ("conv", 6, 5, "relu"),
@@ -190,6 +197,50 @@ LINES = (
         10,
         8,
     ),
+    _train(
+        "batch-norm",
+        "32-64-128 maps of 3×3, each with BatchNorm, two max-pools, Adam, batch 64",
+        "mnist",
+        IMAGE,
+        (
+            ("conv", 32, 3, "relu"),
+            ("batch_norm",),
+            ("pool", 2),
+            ("conv", 64, 3, "relu"),
+            ("batch_norm",),
+            ("pool", 2),
+            ("conv", 128, 3, "relu"),
+            ("batch_norm",),
+            ("flatten",),
+            ("dense", 10, "softmax"),
+        ),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
+    _train(
+        "layer-norm",
+        "LayerNorm of 784, 784-10, Adam, batch 64",
+        "mnist",
+        (784,),
+        (("layer_norm",), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
+    _train(
+        "lp-pool",
+        "16 maps of 3×3, L2-pool, Adam, batch 64",
+        "mnist",
+        IMAGE,
+        (("conv", 16, 3, "relu"), ("lp_pool", 2), ("flatten",), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
     _predict("one", "8-64-64-1", "regression", (8,), SMALL, 2),
     _predict("one", "784-100-10", "mnist", (784,), WIDE, 2),
     _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
@@ -212,7 +263,7 @@ def line(given: str) -> Line:
 
 
 def shapes(line: Line) -> list[tuple]:
-    """A tuple for each layer with weights.
+    """A tuple for each dense layer and each convolution.
 
     (shape of the weights, how many, places in a sample that use each, activation, input shape)
     """
@@ -227,9 +278,9 @@ def shapes(line: Line) -> list[tuple]:
             kernel = (window, window, shape[2], maps)
             found.append((kernel, prod(kernel), after[0] * after[1], activation, shape))
             shape = after
-        elif kind == "pool":
+        elif kind in POOLS:
             shape = (shape[0] // own[0], shape[1] // own[0], shape[2])
-        else:
+        elif kind == "flatten":
             shape = (prod(shape),)
     return found
 
@@ -278,7 +329,7 @@ class Case:
     x, y      training: the samples, float32, and labels (n,) int64 or targets (n, outputs) float32
               · prediction: x has the rows
     weights   [w, b, w, b, …] at the start: dense (n_in, n_out), kernels (rows, columns, c_in,
-              c_out)
+              c_out), norms (c,)
     expected  training: the same after CHECKED_STEPS steps in float64 · prediction: [outputs]
     loss      the mean loss of these steps
     """
@@ -367,14 +418,14 @@ def read(path: Path) -> list[np.ndarray]:
 def channels_first(line: Line, weights: list) -> list[np.ndarray]:
     """[w, b, …] for images (c, height, width).
 
-    Kernels are (c_out, c_in, rows, columns), dense weights (n_out, n_in).
+    Kernels are (c_out, c_in, rows, columns), dense weights (n_out, n_in), norms as they are.
     """
     turned, before = [], before_flatten(line)
     for w, b in zip(weights[0::2], weights[1::2], strict=True):
         if w.ndim == 4:
             w = w.transpose(3, 2, 0, 1)
         else:
-            if before and len(w) == prod(before):
+            if before and w.ndim == 2 and len(w) == prod(before):
                 w, before = w.reshape(*before, -1).transpose(2, 0, 1, 3).reshape(len(w), -1), None
             w = w.T
         turned += [np.array(w, np.float32, order="C"), np.array(b, np.float32)]
@@ -389,7 +440,7 @@ def channels_last(line: Line, turned: list) -> list[np.ndarray]:
             w = w.transpose(2, 3, 1, 0)
         else:
             w = w.T
-            if before and len(w) == prod(before):
+            if before and w.ndim == 2 and len(w) == prod(before):
                 height, width, c = before
                 w, before = (
                     w.reshape(c, height, width, -1).transpose(1, 2, 0, 3).reshape(len(w), -1),
@@ -407,6 +458,6 @@ def before_flatten(line: Line) -> tuple | None:
     for kind, *own in line.layers:
         if kind == "conv":
             shape = (shape[0] - own[1] + 1, shape[1] - own[1] + 1, own[0])
-        elif kind == "pool":
+        elif kind in POOLS:
             shape = (shape[0] // own[0], shape[1] // own[0], shape[2])
     return shape

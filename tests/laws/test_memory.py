@@ -173,3 +173,11 @@ def test_a_step_leaves_inputs_and_targets_alone():
     net.fit(x, y, loss=LOSS.loss, batch_size=5, epochs=2)
     net.predict(x)
     assert (x.tobytes(), y.tobytes()) == before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [0, 1, 77, 1 << 20])
+def test_a_memory_begins_with_a_cache_line(n, dtype):
+    memory = executor.allocate(n, dtype)
+    assert memory.shape == (n,) and memory.dtype == dtype and not memory.any()
+    assert n == 0 or memory.ctypes.data % executor.CACHE_LINE == 0

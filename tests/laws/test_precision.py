@@ -72,6 +72,30 @@ def test_some_steps_agree(optimizer):
     ).eps * max(1, moved)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 20, 64, 70])
+def test_batch_norm_of_values_far_from_zero(channels):
+    """Means and variances stay accurate where the mean is a thousand times the deviation."""
+    rng = np.random.default_rng(channels)
+    x = rng.normal(1000, 1, (40, 11, 9, channels)).astype(np.float32)
+    x[0, 0, :5] = 0  # the first values are no measure of the others
+    net = nn.Sequential([nn.BatchNorm(momentum=1.0), nn.Flatten(), nn.Dense(1)], x.shape[1:])
+    net.fit(x, np.zeros((40, 1)), optimizer=nn.SGD(1e-9), batch_size=40, epochs=1, verbose=0)
+    values = x.astype(np.float64).reshape(-1, channels)
+    assert np.abs(net.layers[0].buffers["mean"] - values.mean(0)).max() < 1e-3
+    assert np.abs(net.layers[0].buffers["variance"] / values.var(0, ddof=1) - 1).max() < 1e-5
+
+
+@pytest.mark.parametrize("channels", [3, 20, 300])
+def test_layer_norm_of_values_far_from_zero(channels):
+    """A row is normalised as accurately as float32 holds its values."""
+    x = np.random.default_rng(channels).normal(1000, 1, (50, channels)).astype(np.float32)
+    x[:25, 0] = 0  # a first value that is no measure of the others
+    values = x.astype(np.float64)
+    mean, variance = values.mean(1, keepdims=True), values.var(1, keepdims=True)
+    net = nn.Sequential([nn.LayerNorm()], channels)
+    close(net.predict(x), (values - mean) / np.sqrt(variance + 1e-5), 1e-4)
+
+
 def test_the_two_precisions_are_not_the_same_numbers():
     single, double = both(example_named("dense"))
     x = inputs(example_named("dense"), 33)

@@ -1,4 +1,4 @@
-"""exp, log, tanh, sigmoid and softplus, for float32 and float64, for scalars and vector registers.
+"""exp, log, tanh, sigmoid, softplus and power, for float32 and float64, scalars and registers.
 
 Each is free of branches, stays within a few units in the last place (tests/test_math.py holds the
 bounds) and propagates NaN. The same lines serve both precisions; where float32 needs fewer terms,
@@ -149,6 +149,27 @@ def log1p_unit(t):
     u = one + t
     error = t - (u - one)
     return log(u) + error / u
+
+
+@inline_strict
+def power(x, p):
+    """xᵖ for x ≥ 0 and a scalar p ≥ 0, as exp(p log x), and exact for p = 0, 1, 2 and 1/2.
+
+    Otherwise the relative error grows with |p log x|; a subnormal x counts as 0, and a result
+    beyond the range of `exp` becomes 0 or ∞.
+    """
+    if p == 0:
+        return const_like(x, 1)
+    if p == 1:
+        return x
+    if p == 2:
+        return x * x
+    if p == 0.5:
+        return math.sqrt(x)
+    t, zero = const_like(x, p) * log(x), const_like(x, 0)
+    bound = const_like(x, 87.0) if is_float32(x) else const_like(x, 708.0)
+    value = where_greater(zero - bound, t, zero, exp(t))
+    return where_greater(t, bound, const_like(x, math.inf), value)
 
 
 @inline_strict

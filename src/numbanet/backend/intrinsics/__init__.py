@@ -65,7 +65,7 @@ from numbanet.backend.intrinsics.pointers import (
 from numbanet.backend.intrinsics.random import fold_in, uniform, uniform_scalar
 from numbanet.backend.intrinsics.target import VECTOR_BYTES
 from numbanet.backend.intrinsics.transpose import transpose
-from numbanet.backend.intrinsics.vectors import load, store
+from numbanet.backend.intrinsics.vectors import load, load_or, reduce_sum, store
 
 __all__ = [
     "VECTOR_BYTES",
@@ -97,12 +97,14 @@ __all__ = [
     "is_float32",
     "lanes",
     "load",
+    "load_or",
     "local_array",
     "mantissa",
     "num_groups",
     "num_threads",
     "odd_mask",
     "ptr_add",
+    "reduce_sum",
     "rint",
     "set_float_attr",
     "shared_array",

@@ -1,10 +1,11 @@
 """Elementwise operations, for a scalar or for a vector register (a Vector) alike.
 
-A Vector has + − · /, a sign, abs and the functions below, so that the mathematics in `elementary`
-and of the activations is written once. The operations of a Vector are the same in every lane: the
-result for an element does not depend on its position in memory.
+A Vector has + − · /, a sign, abs, math.sqrt and the functions below, so that the mathematics in
+`elementary` and of the activations is written once. The operations of a Vector are the same in
+every lane: the result for an element does not depend on its position in memory.
 """
 
+import math
 import operator
 
 from llvmlite import ir
@@ -69,6 +70,7 @@ _operator(operator.truediv, "fdiv")
 
 @infer_global(operator.neg)
 @infer_global(abs)
+@infer_global(math.sqrt)
 class _OneVector(AbstractTemplate):
     def generic(self, args, kws):
         if len(args) == 1 and isinstance(args[0], Vector):
@@ -84,6 +86,12 @@ def _lower_neg(context, builder, sig, args):
 def _lower_abs(context, builder, sig, args):
     kind = args[0].type
     return builder.call(llvm_intrinsic(builder, "fabs", kind, kind, kind), args)
+
+
+@lower_builtin(math.sqrt, Vector)
+def _lower_sqrt(context, builder, sig, args):
+    kind = args[0].type
+    return builder.call(llvm_intrinsic(builder, "sqrt", kind, kind, kind), args)
 
 
 @intrinsic

@@ -1,8 +1,8 @@
 """One vector register as a value in a kernel: for short loops, which a compiler leaves scalar.
 
 `load(p, n)` reads the first n elements at p (at most a register full) and fills the rest with
-zeros, `store(p, v, n)` writes the first n (Highway's LoadN and StoreN). The arithmetic of vectors
-is in `elementwise`.
+zeros, `load_or(p, n, v)` with the lanes of v; `store(p, v, n)` writes the first n (Highway's LoadN,
+LoadNOr and StoreN). The arithmetic of vectors is in `elementwise`, but for `reduce_sum`.
 """
 
 from llvmlite import ir
@@ -59,13 +59,14 @@ def llvm_intrinsic(builder, name, kind, result, *arguments):
     )
 
 
-def masked_load(builder, place, kind, mask):
-    """The lanes of a vector at `place` that the mask selects, zero elsewhere."""
+def masked_load(builder, place, kind, mask, other=None):
+    """The lanes of a vector at `place` that the mask selects, elsewhere those of `other` or 0."""
     load_ = llvm_intrinsic(
         builder, "masked.load", kind, kind, place.type, ir.IntType(32), mask.type, kind
     )
     size = 4 if isinstance(kind.element, ir.FloatType) else 8
-    return builder.call(load_, [place, ir.IntType(32)(size), mask, ir.Constant(kind, None)])
+    other = ir.Constant(kind, None) if other is None else other
+    return builder.call(load_, [place, ir.IntType(32)(size), mask, other])
 
 
 def masked_store(builder, value, place, mask):
@@ -78,30 +79,70 @@ def masked_store(builder, value, place, mask):
     builder.call(store_, [value, place, ir.IntType(32)(size), mask])
 
 
+def _load_first(builder, pointer, count, element, other=None):
+    """The first `count` elements at `pointer`, then the lanes of `other` or zeros."""
+    kind = vector_of(element)
+    place = builder.bitcast(pointer, kind.as_pointer())
+    full = builder.icmp_signed(">=", count, ir.IntType(64)(kind.count))
+    with builder.if_else(full, likely=True) as (whole, part):
+        with whole:
+            all_ = builder.load(place, align=element.bitwidth // 8)
+            from_whole = builder.block
+        with part:
+            mask = first_n_mask(builder, count, 0, kind.count)
+            some = masked_load(builder, place, kind, mask, other)
+            from_part = builder.block
+    value = builder.phi(kind)
+    value.add_incoming(all_, from_whole)
+    value.add_incoming(some, from_part)
+    return value
+
+
 @intrinsic
 def load(typingctx, pointer, count):
     """The first `count` elements at `pointer`, then zeros."""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            kind = vector_of(pointer.dtype)
-            place = builder.bitcast(args[0], kind.as_pointer())
-            full = builder.icmp_signed(">=", args[1], ir.IntType(64)(kind.count))
-            with builder.if_else(full, likely=True) as (whole, part):
-                with whole:
-                    all_ = builder.load(place, align=pointer.dtype.bitwidth // 8)
-                    from_whole = builder.block
-                with part:
-                    some = masked_load(
-                        builder, place, kind, first_n_mask(builder, args[1], 0, kind.count)
-                    )
-                    from_part = builder.block
-            value = builder.phi(kind)
-            value.add_incoming(all_, from_whole)
-            value.add_incoming(some, from_part)
-            return value
+            return _load_first(builder, *args, pointer.dtype)
 
         return Vector(pointer.dtype)(pointer, types.int64), codegen
+
+
+@intrinsic
+def load_or(typingctx, pointer, count, other):
+    """The first `count` elements at `pointer`, then the lanes of the vector `other`."""
+    if isinstance(pointer, types.CPointer) and other == Vector(pointer.dtype):
+
+        def codegen(context, builder, signature, args):
+            return _load_first(builder, args[0], args[1], pointer.dtype, args[2])
+
+        return other(pointer, types.int64, other), codegen
+
+
+@intrinsic
+def reduce_sum(typingctx, v):
+    """The sum of the lanes of a vector: halves are added to one another until one lane is left."""
+    if isinstance(v, Vector):
+
+        def codegen(context, builder, signature, args):
+            value, count, index = args[0], vector_of(v.element).count, ir.IntType(32)
+            while count > 1:
+                count //= 2
+                low, high = (
+                    builder.shuffle_vector(
+                        value,
+                        value,
+                        ir.Constant(
+                            ir.VectorType(index, count), [index(first + i) for i in range(count)]
+                        ),
+                    )
+                    for first in (0, count)
+                )
+                value = builder.fadd(low, high)
+            return builder.extract_element(value, index(0))
+
+        return v.element(v), codegen
 
 
 @intrinsic

@@ -21,9 +21,16 @@ SURE_FLOPS = 5e9
 """Operations per second that any core reaches: a step that would last long at this rate is cut."""
 
 
+CACHE_LINE = 64
+"""Bytes; a vector register that lies across two cache lines costs two accesses."""
+
+
 def allocate(n_elements: int, dtype) -> np.ndarray:
-    """A memory of the engine."""
-    return np.zeros(n_elements, dtype)
+    """A memory of the engine, zeros; it begins with a cache line."""
+    padding = CACHE_LINE // np.dtype(dtype).itemsize
+    memory = np.zeros(n_elements + padding, dtype)
+    first = -memory.ctypes.data % CACHE_LINE // memory.itemsize
+    return memory[first : first + n_elements]
 
 
 class Executor:

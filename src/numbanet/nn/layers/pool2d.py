@@ -14,7 +14,7 @@ Source   Nielsen, Neural Networks and Deep Learning, chapter 6
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from numbanet.backend.elementary import maximum
+from numbanet.backend.elementary import maximum, power
 from numbanet.backend.intrinsics import (
     const_like,
     div_u32,
@@ -27,6 +27,7 @@ from numbanet.backend.intrinsics import (
     store,
     thread_rank,
     where_equal,
+    where_greater,
 )
 from numbanet.backend.jit import inline, kernel
 from numbanet.io.fields import Padding, Pair, Real
@@ -245,13 +246,14 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
             y = op[Y] + i * op[N_OUT] + out_row * out_width * channels
             top, bottom = _row_range(op, out_row)
             x = op[X] + i * op[N_IN] + top * row_stride
-            for c in range(0, channels, simd_width):
-                n = min(simd_width, channels - c)
-                if two_by_two:
-                    for out_col in range(out_width):
-                        out = y + out_col * channels + c
-                        max_value = load(ptr_add(acts, out), n)
-                        dy_left = load(ptr_add(deltas, out), n)
+            for out_col in range(out_width):
+                left, right = _col_range(op, out_col)
+                for c in range(0, channels, simd_width):
+                    n = channels - c
+                    out = y + out_col * channels + c
+                    max_value = load(ptr_add(acts, out), n)
+                    dy_left = load(ptr_add(deltas, out), n)
+                    if two_by_two:
                         for tap in range(4):
                             pixel = (tap >> 1) * row_stride + (tap & 1) * channels
                             j = x + out_col * step + pixel + c
@@ -259,12 +261,7 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
                             dx = where_equal(value, max_value, dy_left, zero)
                             store(ptr_add(deltas, j), dx, n)
                             dy_left = where_equal(value, max_value, zero, dy_left)
-                else:
-                    for out_col in range(out_width):
-                        left, right = _col_range(op, out_col)
-                        out = y + out_col * channels + c
-                        max_value = load(ptr_add(acts, out), n)
-                        dy_left = load(ptr_add(deltas, out), n)
+                    else:
                         for r in range(bottom - top):
                             for col in range(left, right):
                                 j = x + r * row_stride + col * channels + c
@@ -390,71 +387,79 @@ class LpPool2D(Pool2D):
         return [self._op(shape, lp_forward, lp_backward, self.p)]
 
 
+@inline
+def _lp_slope(x, y, p):
+    """dy/dx = sign(x) |x / y|^(p−1) for y > 0"""
+    zero, slope = const_like(x, 0), power(abs(x) / y, p - 1)
+    return where_greater(x, zero, slope, where_greater(zero, x, zero - slope, zero))
+
+
 @kernel
 def lp_forward(op, params, grads, acts, deltas, lo, hi):
     """y = (Σ |x|ᵖ)^(1/p) over each window        acts[y] overwritten"""
     channels, row_stride = op[GEOMETRY.channels], op[GEOMETRY.width] * op[GEOMETRY.channels]
-    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    p, simd_width = float_attr(op, GEOMETRY.power), lanes(acts)
     for i in range(lo, hi):
+        x = ptr_add(acts, op[X] + i * op[N_IN])
         for out_row in range(op[GEOMETRY.out_height]):
             top, bottom = _row_range(op, out_row)
             for out_col in range(op[GEOMETRY.out_width]):
                 left, right = _col_range(op, out_col)
                 pixel = out_row * op[GEOMETRY.out_width] + out_col
-                y = op[Y] + i * op[N_OUT] + pixel * channels
-                for c in range(channels):
-                    total = const_like(acts, 0)
+                y = ptr_add(acts, op[Y] + i * op[N_OUT] + pixel * channels)
+                for c in range(0, channels, simd_width):
+                    n, total = channels - c, splat(acts, 0)
                     for row in range(top, bottom):
                         for col in range(left, right):
-                            x = acts[op[X] + i * op[N_IN] + row * row_stride + col * channels + c]
-                            total += x * x if p == const_like(acts, 2) else abs(x) ** p
-                    acts[y + c] = total ** (const_like(acts, 1) / p)
+                            j = row * row_stride + col * channels + c
+                            total = total + power(abs(load(ptr_add(x, j), n)), p)
+                    store(ptr_add(y, c), power(total, 1 / p), n)
 
 
 @lp_forward.cuda
 def lp_forward(op, params, grads, acts, deltas, lo, hi):
     channels, width = op[GEOMETRY.channels], op[GEOMETRY.width]
-    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    p = float_attr(op, GEOMETRY.power)
     for e in range(thread_rank(), (hi - lo) * op[N_OUT], num_threads()):
         x, out_row, out_col = _locate_output(op, lo, e)
         (top, bottom), (left, right) = _row_range(op, out_row), _col_range(op, out_col)
         total = const_like(acts, 0)
         for row in range(top, bottom):
             for col in range(left, right):
-                value = acts[x + (row * width + col) * channels]
-                total += value * value if p == const_like(acts, 2) else abs(value) ** p
-        acts[op[Y] + lo * op[N_OUT] + e] = total ** (const_like(acts, 1) / p)
+                total += power(abs(acts[x + (row * width + col) * channels]), p)
+        acts[op[Y] + lo * op[N_OUT] + e] = power(total, 1 / p)
 
 
 @kernel
 def lp_backward(op, params, grads, acts, deltas, lo, hi):
     """dx = dy sign(x) |x / y|^(p−1), 0 where y is        deltas[x] overwritten"""
     channels, row_stride = op[GEOMETRY.channels], op[GEOMETRY.width] * op[GEOMETRY.channels]
-    zero, one = const_like(acts, 0), const_like(acts, 1)
-    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    p, simd_width = float_attr(op, GEOMETRY.power), lanes(acts)
+    zero, one = splat(acts, 0), splat(acts, 1)
     for i in range(lo, hi):
         _clear(op, deltas, i)
+        x = op[X] + i * op[N_IN]
         for out_row in range(op[GEOMETRY.out_height]):
             top, bottom = _row_range(op, out_row)
             for out_col in range(op[GEOMETRY.out_width]):
                 left, right = _col_range(op, out_col)
                 pixel = out_row * op[GEOMETRY.out_width] + out_col
                 y = op[Y] + i * op[N_OUT] + pixel * channels
-                for c in range(channels):
-                    if acts[y + c] > zero:
-                        for row in range(top, bottom):
-                            for col in range(left, right):
-                                j = op[X] + i * op[N_IN] + row * row_stride + col * channels + c
-                                slope = (abs(acts[j]) / acts[y + c]) ** (p - one)
-                                if not acts[j] > zero:
-                                    slope = -slope if acts[j] < zero else zero
-                                deltas[j] += deltas[y + c] * slope
+                for c in range(0, channels, simd_width):
+                    n, y_here = channels - c, load(ptr_add(acts, y + c), channels - c)
+                    dy = where_greater(y_here, zero, load(ptr_add(deltas, y + c), n), zero)
+                    y_here = where_greater(y_here, zero, y_here, one)
+                    for row in range(top, bottom):
+                        for col in range(left, right):
+                            j = x + row * row_stride + col * channels + c
+                            slope = _lp_slope(load(ptr_add(acts, j), n), y_here, p)
+                            dx = load(ptr_add(deltas, j), n) + dy * slope
+                            store(ptr_add(deltas, j), dx, n)
 
 
 @lp_backward.cuda
 def lp_backward(op, params, grads, acts, deltas, lo, hi):
-    zero, one = const_like(acts, 0), const_like(acts, 1)
-    p = const_like(acts, float_attr(op, GEOMETRY.power))
+    zero, p = const_like(acts, 0), float_attr(op, GEOMETRY.power)
     for e in range(thread_rank(), (hi - lo) * op[N_IN], num_threads()):
         x, y, row, col = _locate_input(op, lo, e)
         first_row, last_row = _out_row_range(op, row)
@@ -465,9 +470,7 @@ def lp_backward(op, params, grads, acts, deltas, lo, hi):
                 pixel = out_row * op[GEOMETRY.out_width] + out_col
                 out = y + pixel * op[GEOMETRY.channels]
                 if acts[out] > zero:
-                    slope = (abs(value) / acts[out]) ** (p - one)
-                    slope = slope if value > zero else (-slope if value < zero else zero)
-                    dx += deltas[out] * slope
+                    dx += deltas[out] * _lp_slope(value, acts[out], p)
         deltas[op[X] + lo * op[N_IN] + e] = dx
 
 
