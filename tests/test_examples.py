@@ -1,6 +1,7 @@
 """The scripts in examples/ run, in short versions, and learn what they say."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ FOLDER = Path(__file__).parents[1] / "examples"
 
 def example(name):
     """The module of an example."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(FOLDER))  # Numba looks for the modules of code that it has cached
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(FOLDER))
 
 
 def main(name, **options):
