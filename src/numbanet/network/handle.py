@@ -97,7 +97,7 @@ def make_handle(
 ) -> np.ndarray:
     """Return a handle, int64 (n); see Sequential.handle."""
     rows = validation.check_int(rows, "rows", 1)
-    plans = [_prediction_plan(network, rows, gradient)]
+    plans = [prediction_plan(network, rows, gradient)]
     programs = [_program(plans[0])]
     if loss is not None:
         plan, scale, targets = _loss_plan(network, loss, rows)
@@ -128,7 +128,7 @@ def make_handle(
     return handle
 
 
-def _prediction_plan(network, rows: int, gradient: bool) -> Plan:
+def prediction_plan(network, rows: int, gradient: bool) -> Plan:
     """The plan of `forward` and `vjp`, without penalties and without the copy of the outputs."""
     ops = [
         data.inputs(size(network.input_shape), network.dtype),

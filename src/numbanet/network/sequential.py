@@ -462,6 +462,18 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return CompiledNetwork(self)
 
+    def export_c(self, path):
+        """Write the network as C99 source, "net.c", and its header; return both paths.
+
+        The functions are net_forward and, where all layers have a derivative, net_vjp, for one
+        sample; they keep nothing and allocate nothing, and the parameters are an argument:
+        net_params holds those of now. Compiled with -DNET_SELF_TEST it is a program that compares
+        itself with this network. Raises ValueError for layers that have no C code.
+        """
+        from numbanet.network.export_c import export
+
+        return export(self, path)
+
     def profile(self, x, y, loss=None, batch_size: int = 128) -> Table:
         """Return a table of the cost of each kernel of a training step.
 
