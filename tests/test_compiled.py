@@ -3,7 +3,9 @@
 import ctypes
 import gc
 import inspect
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -579,3 +581,76 @@ def test_random_numbers_are_functions_of_key_and_counter():
     assert c.categorical(1, 2, np.zeros(3)) == 0 and c.categorical(1, 2, np.array([0, 5])) == 1
     with pytest.raises(ValueError, match="probabilities are empty"):
         c.categorical(1, 2, np.zeros(0))
+
+
+SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stddef.h>
+long calls;
+#define COUNTED(result, name, given, passed) \\
+    result name given { \\
+        static result (*real) given; \\
+        if (!real) real = (result (*) given)dlsym(RTLD_NEXT, #name); \\
+        calls++; \\
+        return real passed; \\
+    }
+COUNTED(void *, malloc, (size_t n), (n))
+COUNTED(void *, realloc, (void *p, size_t n), (p, n))
+COUNTED(int, posix_memalign, (void **p, size_t a, size_t n), (p, a, n))
+COUNTED(int, pthread_mutex_lock, (pthread_mutex_t *m), (m))
+"""
+COUNTING = """
+import ctypes
+import numba
+import numpy as np
+import numbanet as nn
+from numbanet import compiled as c
+
+counter = ctypes.c_long.in_dll(ctypes.CDLL(None), "calls")
+address = ctypes.addressof(counter)
+
+@numba.njit
+def work_through(count, model, params, x, y, d, grads, state, work, calls):
+    before = count[0]
+    for t in range(calls):
+        c.forward(model, params, x, d, work)
+        c.vjp(model, params, x, d, grads, x, work)
+        c.loss_gradient(model, params, x, y, grads, work)
+        c.clip_by_norm(grads, 1.0)
+        c.update(model, params, grads, state, t + 1)
+    return count[0] - before
+
+layers = [nn.Conv2D(3, 3, activation="tanh"), nn.MaxPool2D(2), nn.LayerNorm(), nn.Flatten()]
+net = nn.Sequential([*layers, nn.Dense(7, activation="relu"), nn.Dense(2)], (8, 8, 1))
+model = net.handle(loss="mean_squared_error", optimizer="adam", rows=3)
+x, y, d = (np.ones(shape, np.float32) for shape in ((3, 8, 8, 1), (3, 2), (3, 2)))
+sizes = net.parameters.size, c.state_size(model), c.work_size(model)
+arrays = [np.zeros(n, np.float32) for n in sizes]
+count = np.ctypeslib.as_array((ctypes.c_int64 * 1).from_address(address))
+for calls in (1, 50):
+    found = work_through(count, model, net.memory, x, y, d, *arrays, calls)
+    print(found)
+np.zeros(10_000_000)
+assert counter.value > 100  # the shim does count
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="needs cc, Linux")
+def test_no_memory_is_asked_for_and_no_lock_taken(tmp_path):
+    """Not by LLVM's or the C library's hands either: a shim counts malloc, realloc and locks."""
+    for name, text in (("shim.c", SHIM), ("counting.py", COUNTING)):
+        (tmp_path / name).write_text(text)
+    command = ["cc", "-shared", "-fPIC", "-o", "shim.so", "shim.c", "-ldl"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    found = subprocess.run(
+        [sys.executable, "counting.py"],
+        cwd=tmp_path,
+        env={**os.environ, "LD_PRELOAD": str(tmp_path / "shim.so")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert found.stdout.split() == ["0", "0"]
