@@ -1,19 +1,27 @@
 """The scripts in examples/ run, in short versions, and learn what they say."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
 
+def example(name):
+    """The module of an example."""
+    sys.path.insert(0, str(FOLDER))  # Numba looks for the modules of code that it has cached
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
 def main(name, **options):
     """What the example's main function returns."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main(**options)
+    return example(name).main(**options)
 
 
 def test_digits():
@@ -29,5 +37,30 @@ def test_a_layer_of_ones_own():
     assert main("own_layer") < 1e-3
 
 
+def test_a_policy_learned_in_compiled_code():
+    assert main("cartpole", seed=1) >= 475
+
+
+def test_the_cart_and_the_pole_are_those_of_gymnasium():
+    gymnasium = pytest.importorskip("gymnasium")
+    cartpole, world = example("cartpole"), gymnasium.make("CartPole-v1").unwrapped
+    generator = np.random.default_rng(0)
+    for episode in range(20):
+        state = np.array(world.reset(seed=episode)[0], np.float64)
+        world.state = tuple(state)
+        goes_on = True
+        while goes_on:
+            action = int(generator.integers(2))
+            goes_on = cartpole.move(state, action)
+            _, _, fallen, _, _ = world.step(action)
+            np.testing.assert_allclose(state, world.state, rtol=1e-12, atol=1e-14)
+            assert goes_on != fallen
+
+
 def test_every_example_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"digits", "inside_njit", "own_layer"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {
+        "cartpole",
+        "digits",
+        "inside_njit",
+        "own_layer",
+    }

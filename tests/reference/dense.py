@@ -72,3 +72,6 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
             for i in range(lo, hi):
                 a = acts[op[X] + i * n_in + k] if k < n_in else 1.0
                 grads[op[W] + k * n_out + j] += a * deltas[op[Y] + i * n_out + j]
+
+
+backward_row, accumulate_row = backward, accumulate_gradient

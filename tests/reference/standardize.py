@@ -25,3 +25,8 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 def unscale(op, params, grads, acts, deltas, lo, hi):
     for i, mean, deviation in elements(op, params, lo, hi):
         acts[i] = mean + deviation * acts[i]
+
+
+def unscale_backward(op, params, grads, acts, deltas, lo, hi):
+    for i, _, deviation in elements(op, params, lo, hi):
+        deltas[i] *= deviation

@@ -3,6 +3,7 @@
     inline        a helper that is compiled into each of its callers
     inline_strict the same, with its operations in the order written
     noinline      a helper that is compiled once and called
+    embeddable    a function that the user's compiled code calls, and Python too
     kernel        a verb of a layer, loss or optimiser, called by its address
     entry_point   a function that Python calls; `entry_point(parallel=True)` if it holds a `prange`
 
@@ -39,11 +40,17 @@ def inline_strict(function):
 
 
 def noinline(function):
-    """Compile a helper once, to be called by its callers or by the user's compiled code.
-
-    It is not cached.
-    """
+    """Compile a helper once, to be called by its callers. It is not cached."""
     return numba.jit(**_FLAGS)(function)
+
+
+def embeddable(function):
+    """Compile a function for the user's compiled code and for Python, once for all its callers.
+
+    It cannot allocate: Numba's counting of references, which costs more than a small network, is
+    off. Functions compiled into it are given pointers and sizes, not arrays.
+    """
+    return cached(numba.jit(nogil=True, _nrt=False, **_FLAGS)(function), function)
 
 
 # --- templates --------------------------------------------------------------------------------

@@ -144,11 +144,11 @@ def _check_channels_last(shape: Shape) -> None:
         )
 
 
-def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training) -> list[Op]:
+def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training, fuse=True) -> list[Op]:
     """The ops of these layers, with the penalties of each scaled for a training set.
 
-    `penalty` applies to layers that have none. Where possible, the first layer with parameters is
-    fused with those after it.
+    `penalty` applies to layers that have none. Where possible and with `fuse`, the first layer with
+    parameters is fused with those after it, which leaves the inputs without a gradient.
     """
     result: list[Op] = []
     first_trained = next((k for k, built in enumerate(layers) if built.n_parameters), None)
@@ -156,7 +156,7 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training) -> 
     while k < len(layers):
         built, n_fused = layers[k], 0
         ops: list[Op] = []
-        if k == first_trained:
+        if fuse and k == first_trained:
             pairs = [(later.layer, later.input_shape) for later in layers[k:]]
             n_fused, ops = conv2d_channels_first.fuse(pairs)
         if not n_fused:

@@ -18,83 +18,33 @@ from numbanet.backend.intrinsics import (
     BoundFunction,
     as_pointer,
     bind,
-    call_indirect,
-    const_like,
     data_pointer,
-    ptr_add,
     stack_array,
 )
-from numbanet.backend.jit import entry_point, noinline, specialize
-from numbanet.nn import data
-from numbanet.nn.layers.base import size
-from numbanet.plan.columns import FORWARD, ROW_SIZE, Attrs, X, Y
-from numbanet.plan.lower import lower
-from numbanet.plan.plan import STEP_SIZE, Plan
+from numbanet.backend.jit import embeddable, entry_point, specialize
+from numbanet.network.embedded import predict
+from numbanet.network.handle import HEADER, make_handle
+from numbanet.plan.columns import Attrs
 
-MAX_STACK_BYTES = 1 << 20
-"""Bytes between the layers that still fit on a thread's stack."""
-STACK_PADDING = 16
-"""Elements of the stack behind the last slot, which a vector store may touch masked."""
+MAX_STACK_BYTES = 1 << 18
+"""Bytes of work memory that still fit on a thread's stack."""
 
-
-def single_sample_plan(
-    network, max_bytes: int, where: str, target: str = "cpu"
-) -> tuple[Plan, list, int, int]:
-    """(plan, steps between the ends, offset of the inputs, offset of the outputs) for one sample.
-
-    Raises ValueError if it needs more than `max_bytes` between the layers.
-    """
-    ops = [
-        data.inputs(size(network.input_shape), network.dtype),
-        *network.layer_ops(),
-        *network.output_ops(),
-    ]
-    plan = lower(ops, network.dtype, batch=1, threads=1, train=False, target=target)
-    needed = plan.n_acts * network.dtype.itemsize
-    if needed > max_bytes:
-        raise ValueError(
-            f"one sample needs {needed:,} bytes between the layers, more than the "
-            f"{max_bytes:,} that fit {where}; call predict instead"
-        )
-    table, steps = plan.tables[0], plan.steps(0)
-    first_input, first_output = int(table[steps[0][1], Y]), int(table[steps[-1][1], X])
-    return plan, steps[1:-1], first_input, first_output
+RECORD = Attrs("model params", first=0)
+"""Columns of the record of a CompiledNetwork: addresses of its handle and of its parameters."""
 
 
-RECORD = Attrs(
-    "table schedule steps params stack_size n_in n_out first_input first_output", first=0
-)
-"""Columns of the record of a CompiledNetwork.
-
-table, schedule, params   addresses
-steps                     steps between the ends of the schedule
-stack_size                elements between the layers
-n_in, n_out               elements of a row and of its outputs
-first_input, first_output their offsets among those between the layers
-"""
-
-
-@noinline
+@embeddable
 def _predict_row(network, row, out):
     """What every CompiledNetwork runs."""
     record = as_pointer(network, numba.int64)
-    if row.size != record[RECORD.n_in] or out.size != record[RECORD.n_out]:
+    model = as_pointer(record[RECORD.model], numba.int64)
+    if row.size != model[HEADER.n_in] or out.size != model[HEADER.n_out]:
         raise ValueError(
             "the compiled network was given a row or an output of another size than its own"
         )
-    table = as_pointer(record[RECORD.table], numba.int64)
-    schedule = as_pointer(record[RECORD.schedule], numba.int64)
     params = as_pointer(record[RECORD.params], network)
-    acts = stack_array(params, record[RECORD.stack_size])
-    x, inputs = data_pointer(row), ptr_add(acts, record[RECORD.first_input])
-    for k in range(record[RECORD.n_in]):
-        inputs[k] = const_like(acts, x[k])
-    for k in range(record[RECORD.steps]):
-        op = ptr_add(table, schedule[STEP_SIZE * k + 1] * ROW_SIZE)
-        call_indirect(op[FORWARD], op, params, params, acts, acts, 0, 1)
-    result, outputs = data_pointer(out), ptr_add(acts, record[RECORD.first_output])
-    for j in range(record[RECORD.n_out]):
-        result[j] = const_like(result, outputs[j])
+    work = stack_array(params, model[HEADER.work_size])
+    predict(model, params, work, data_pointer(row), data_pointer(out))
 
 
 class CompiledNetwork(BoundFunction):
@@ -112,23 +62,17 @@ class CompiledNetwork(BoundFunction):
     function = _predict_row
 
     def __init__(self, network):
-        plan, _, first_input, first_output = single_sample_plan(
-            network, MAX_STACK_BYTES, "on a stack"
-        )
         self._network = copy.deepcopy(network)
         self._network.optimizer, self._network.optimizer_state = None, np.zeros(0, network.dtype)
-        self._table, self._schedule = plan.tables[0].copy(), plan.schedule[1:-1].copy()
-        record = RECORD.pack(
-            table=self._table.ctypes.data,
-            schedule=self._schedule.ctypes.data,
-            params=self._network.memory.ctypes.data,
-            steps=len(self._schedule),
-            stack_size=plan.n_acts + STACK_PADDING,
-            n_in=size(network.input_shape),
-            n_out=size(network.output_shape),
-            first_input=first_input,
-            first_output=first_output,
-        )
+        self._model = make_handle(self._network, gradient=False)
+        needed = int(self._model[HEADER.work_size]) * network.dtype.itemsize
+        if needed > MAX_STACK_BYTES:
+            raise ValueError(
+                f"one sample needs {needed:,} bytes between the layers, more than the "
+                f"{MAX_STACK_BYTES:,} that fit on a stack; call predict, or "
+                "numbanet.compiled.forward with memory of your own"
+            )
+        record = RECORD.pack(model=self._model.ctypes.data, params=self._network.memory.ctypes.data)
         super().__init__(np.array(record, np.int64), network.dtype)
         self._call = _from_python[str(network.dtype)].compiled
 

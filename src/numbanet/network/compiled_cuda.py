@@ -15,9 +15,10 @@ from numbanet.backend.intrinsics import (
     local_array,
     ptr_add,
 )
-from numbanet.network.compiled import single_sample_plan
+from numbanet.nn import data
 from numbanet.nn.layers.base import size
-from numbanet.plan.columns import ROW_SIZE
+from numbanet.plan.columns import ROW_SIZE, X, Y
+from numbanet.plan.lower import lower
 
 MAX_LOCAL_BYTES = 1 << 18
 """Bytes between the layers that fit the local memory of a single thread."""
@@ -32,18 +33,29 @@ def compiled(network):
     more than 256 KiB between the layers.
     """
     driver.require_gpu()
-    plan, steps, first_input, first_output = single_sample_plan(
-        network, MAX_LOCAL_BYTES, "the memory of a thread", target="cuda"
-    )
+    ops = [
+        data.inputs(size(network.input_shape), network.dtype),
+        *network.layer_ops(),
+        *network.output_ops(),
+    ]
+    plan = lower(ops, network.dtype, batch=1, threads=1, train=False, target="cuda")
+    needed = plan.n_acts * network.dtype.itemsize
+    if needed > MAX_LOCAL_BYTES:
+        raise ValueError(
+            f"one sample needs {needed:,} bytes between the layers, more than the "
+            f"{MAX_LOCAL_BYTES:,} that fit the memory of a thread; call predict instead"
+        )
+    table, steps = plan.tables[0], plan.steps(0)
+    first_input, first_output = int(table[steps[0][1], Y]), int(table[steps[-1][1], X])
     n_in, n_out, kind = size(network.input_shape), size(network.output_shape), network.dtype.type
-    table = driver.DeviceBuffer(plan.tables.size, np.int64)
+    rows = driver.DeviceBuffer(plan.tables.size, np.int64)
     parameters = driver.DeviceBuffer(network.memory.size, network.dtype)
-    table.upload(plan.tables)
+    rows.upload(plan.tables)
     parameters.upload(network.memory)
     whole = driver.device(_empty)
-    for _, row in steps:
+    for _, row in steps[1:-1]:
         whole = _compose(whole, driver.per_thread(plan.by_row[row].forward), row)
-    table_address, params_address, n_local = table.address, parameters.address, int(plan.n_acts) + 1
+    table_address, params_address, n_local = rows.address, parameters.address, int(plan.n_acts) + 1
 
     def predict_row(row, out):
         params, rows = as_pointer(params_address, kind), as_pointer(table_address, np.int64)
@@ -55,7 +67,7 @@ def compiled(network):
             y[j] = const_like(y, acts[first_output + j])
 
     made = driver.device(predict_row)
-    made.kept_alive, made.n_local = (table, parameters), n_local
+    made.kept_alive, made.n_local = (rows, parameters), n_local
     return made
 
 

@@ -189,6 +189,8 @@ class Sequential(KnownArguments, KnownAttributes):
                 values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
             built.layer.initialize_buffers(built.buffers)
         self.scales_targets = False
+        for values in self.target_scaling.buffers.values():
+            values[:] = 0
         self.executors.clear()
         self.epoch = 0
         self.optimizer = None
@@ -495,6 +497,21 @@ class Sequential(KnownArguments, KnownAttributes):
         finally:
             self._trained_by = None
 
+    def handle(self, *, optimizer=None, loss=None, rows: int = 1, gradient: bool = True):
+        """Return the network as an array of integers for the functions of `numbanet.compiled`.
+
+        optimizer   a name or Optimizer, for `update`
+        loss        a name or Loss, for `loss_gradient`
+        rows        samples in each call
+        gradient    False leaves `vjp` out: less work memory, and layers without a derivative
+        It holds no parameters, and is valid in this process and its forks alone. Raises ValueError
+        for layers without a derivative, and for a loss that does not fit.
+        """
+        from numbanet.network.handle import make_handle
+
+        gradient = fields.Flag()(gradient, "gradient")
+        return make_handle(self, optimizer=optimizer, loss=loss, rows=rows, gradient=gradient)
+
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now as a function `f(row, out)` for the user's compiled code.
 
@@ -509,6 +526,18 @@ class Sequential(KnownArguments, KnownAttributes):
         from numbanet.network.compiled import CompiledNetwork
 
         return CompiledNetwork(self)
+
+    def export_c(self, path):
+        """Write the network as C99 source, "net.c", and its header; return both paths.
+
+        The functions are net_forward and, where all layers have a derivative, net_vjp, for one
+        sample; they keep nothing and allocate nothing, and the parameters are an argument:
+        net_params holds those of now. Compiled with -DNET_SELF_TEST it is a program that compares
+        itself with this network. Raises ValueError for layers that have no C code.
+        """
+        from numbanet.network.export_c import export
+
+        return export(self, path)
 
     def profile(self, x, y, loss=None, batch_size: int = 128) -> Table:
         """Return a table of the cost of each kernel of a training step.
@@ -536,10 +565,11 @@ class Sequential(KnownArguments, KnownAttributes):
         samples: int = 1,
         batches: int = 1,
         training: bool = False,
+        fuse: bool = True,
     ) -> list[Op]:
         """Return the ops of layers first … last − 1, penalties scaled for a training set."""
         layers = self.layers[first:last]
-        return built_layer.layer_ops(layers, self.penalty, samples, batches, training)
+        return built_layer.layer_ops(layers, self.penalty, samples, batches, training, fuse)
 
     def input_scale(self) -> tuple[float, int]:
         """Return the factor that copying the inputs applies, and how many layers that replaces.

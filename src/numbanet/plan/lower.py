@@ -58,14 +58,21 @@ MAX_CHUNKS = 16
 """Chunks of a batch, each with a partial gradient; fixed, so sums do not depend on threads."""
 NO_POINTER = 1
 """Stands for a kernel pointer in a plan for a GPU, whose engine composes the kernels itself."""
-TILE_ROWS = {"cpu": 8, "cuda": 32}
+TILE_ROWS = {"cpu": 8, "embedded": 8, "cuda": 32}
 """Rows of a parameter block that a matrix tile takes at once: tasks are cut into whole tiles."""
-LONG_CHUNKS = {"cpu": (64, 1 << 17), "cuda": (8, 1 << 24)}
+LONG_CHUNKS = {"cpu": (64, 1 << 17), "embedded": (1, 1 << 62), "cuda": (8, 1 << 24)}
 """Least samples of a chunk, and most elements of all partial gradients, for gradients by chunks."""
 
 
 def lower(
-    ops: list[Op], dtype, *, batch: int, threads: int, train: bool, target: str = "cpu"
+    ops: list[Op],
+    dtype,
+    *,
+    batch: int,
+    threads: int,
+    train: bool,
+    target: str = "cpu",
+    input_gradient: bool = False,
 ) -> Plan:
     """Make a plan of ops: assign every offset.
 
@@ -74,16 +81,23 @@ def lower(
     threads   copies of the table; for target "cuda" block groups, each with one chunk of the
               batch
     train     every op after the first one with parameters gets a backward pass
+    target    "cpu" or "cuda"; "embedded" for the user's compiled code: a whole batch is one
+              micro-batch and one chunk, whose gradient is added to the caller's
+    input_gradient   with `train` the first op with parameters, and those before it, get one too
     Raises ValueError where one has none, with the reason.
     """
     cuda = target == "cuda"
-    ops, verbs, chunks = _choose_verbs(ops, batch, threads, train, target)
+    ops, verbs, chunks = _choose_verbs(ops, batch, threads, train, target, input_gradient)
     by_chunk = any(STATISTICS in found for found in verbs.values())
-    first_trained = _first_trained(ops)
+    first_trained = _first_differentiated(ops, input_gradient)
     places, slots = allocate_slots(ops, first_trained, train)
     for slot in slots if by_chunk or cuda else ():
         slot.whole_batch = True
-    samples = micro_batch(slots, batch)
+    embedded = target == "embedded"
+    outputs = places[-1][1]
+    if embedded and outputs is not None:
+        outputs.has_delta = train  # there may be no loss
+    samples = batch if embedded else micro_batch(slots, batch)
     n_acts, n_deltas, arena_strides = assign_offsets(slots, batch, threads, samples, train)
 
     sizes = [-(-(ATTRS + len(op.attrs)) // ROW_SIZE) for op in ops]
@@ -108,7 +122,7 @@ def lower(
         row[:, READER] = next(
             (rows[ops[j]] for j in range(k + 1, len(ops)) if places[j][0] is places[k][1]), 0
         )
-        stride, copies = _partials(op, verbs[op], batch, chunks)
+        stride, copies = (0, 0) if embedded else _partials(op, verbs[op], batch, chunks)
         row[:, PARTIAL_GRADS], row[:, PARTIAL_STRIDE] = n_acts, stride
         n_acts += stride * copies
         w += op.n_params
@@ -171,23 +185,27 @@ def _partials(op: Op, verbs: dict, batch: int, chunks: int) -> tuple[int, int]:
 # --- what is run ------------------------------------------------------------------------------
 
 
-def _first_trained(ops: list[Op]) -> int:
-    """The number of the first op whose parameters are trained."""
+def _first_differentiated(ops: list[Op], input_gradient: bool) -> int:
+    """The number of the first op whose output has a derivative: the first one that is trained."""
+    if input_gradient:
+        return 0
     return next((k for k, op in enumerate(ops) if op.trained), len(ops))
 
 
-def _choose_verbs(ops: list[Op], batch: int, threads: int, train: bool, target: str):
+def _choose_verbs(
+    ops: list[Op], batch: int, threads: int, train: bool, target: str, input_gradient: bool
+):
     """(ops, the kernels of each by column, chunks of the batch): which verbs the plan calls."""
-    cuda = target == "cuda"
-    chunks = threads if cuda else min(batch, MAX_CHUNKS)
+    chunks = min(batch, MAX_CHUNKS) if target == "cpu" else threads
     ops = [_choose_gradient(op, batch, chunks, target) for op in _insert_copies(ops)]
-    first_trained = _first_trained(ops)
-    split = train and not cuda and _use_split_k(ops, batch)
+    first_trained = _first_differentiated(ops, input_gradient)
+    by_row = target == "embedded" and batch == 1
+    split = train and target == "cpu" and _use_split_k(ops, batch)
     if split:
         reduce = replace(ops[1], forward=ops[1].reduce_split_k)
         ops[:2] = replace(ops[0], forward=None), reduce
     verbs = {
-        op: _verbs(op, train, train and k > first_trained, split and k < 2)
+        op: _verbs(op, train, train and k > first_trained, split and k < 2, by_row)
         for k, op in enumerate(ops)
     }
     accumulates = any(ACCUMULATE in found for found in verbs.values())
@@ -236,7 +254,7 @@ def _use_split_k(ops: list[Op], batch: int) -> bool:
     )
 
 
-def _verbs(op: Op, train: bool, after_trained: bool, split: bool) -> dict:
+def _verbs(op: Op, train: bool, after_trained: bool, split: bool, by_row: bool) -> dict:
     """The kernels of an op's row by column: those that this plan calls."""
     verbs = {FORWARD: op.forward}
     if train:
@@ -251,4 +269,5 @@ def _verbs(op: Op, train: bool, after_trained: bool, split: bool) -> dict:
                 or f"{op.name} has no backward pass, so nothing before it can be trained"
             )
         verbs[BACKWARD] = op.backward
-    return {column: kernel for column, kernel in verbs.items() if kernel is not None}
+    chosen = {column: kernel for column, kernel in verbs.items() if kernel is not None}
+    return chosen | {c: op.row_verbs[c] for c in chosen if by_row and c in op.row_verbs}

@@ -31,8 +31,12 @@ class Lowerable(Protocol):
         samples: int = 1,
         batches: int = 1,
         training: bool = False,
+        fuse: bool = True,
     ) -> list[Op]:
-        """Return the ops of layers first … last − 1, penalties scaled for a training set."""
+        """Return the ops of layers first … last − 1, penalties scaled for a training set.
+
+        fuse   False where the inputs get a gradient, which a fused first layer does not give
+        """
 
     def input_scale(self) -> tuple[float, int]:
         """Return the factor that copying the inputs applies, and how many layers that replaces."""

@@ -1,6 +1,6 @@
 """Op: one row of the plan as a layer describes it, with kernels and sizes but no offsets yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from numbanet.backend.jit import Kernel
 from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT, SPLIT_K, STATISTICS
@@ -23,6 +23,8 @@ class Op:
     `split_k`              a first layer's partial product over inputs lo ≤ k < hi of all samples,
                            into grads; the op that copies the inputs has one as well
     `reduce_split_k`       the forward that adds these partial products up
+    `row_verbs`            kernels by column that take the place of others in the user's compiled
+                           code, where a call has one sample
 
     Input and output:
     `in_place`             the output takes the place of the input
@@ -56,6 +58,7 @@ class Op:
     statistics: Kernel | None = None
     split_k: Kernel | None = None
     reduce_split_k: Kernel | None = None
+    row_verbs: dict[int, Kernel] = field(default_factory=dict)
     statistics_size: int = 0
     buffers: int = 0
     scratch: int = 0

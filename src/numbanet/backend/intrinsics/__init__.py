@@ -7,6 +7,7 @@
 `gemm` `transpose`  the matrix product and the transpose
 `random`            counter-based random numbers
 `barrier`           atomic counters, and the barrier made of them
+`process`           which process this is
 `affinity`          on which CPU a thread runs
 `cuda_threads`      the threads of a GPU
 `target`            the width of the CPU's vectors
@@ -54,20 +55,24 @@ from numbanet.backend.intrinsics.pointers import (
     address,
     as_pointer,
     call_indirect,
+    checked_pointer,
     data_pointer,
     float_attr,
+    holds_integers,
     lanes,
     local_array,
     ptr_add,
     set_float_attr,
     stack_array,
 )
+from numbanet.backend.intrinsics.process import PROCESS_TOKEN, process_token
 from numbanet.backend.intrinsics.random import fold_in, uniform, uniform_scalar
 from numbanet.backend.intrinsics.target import VECTOR_BYTES
 from numbanet.backend.intrinsics.transpose import transpose
 from numbanet.backend.intrinsics.vectors import load, load_or, reduce_sum, store
 
 __all__ = [
+    "PROCESS_TOKEN",
     "VECTOR_BYTES",
     "BoundFunction",
     "address",
@@ -80,6 +85,7 @@ __all__ = [
     "brgemm_nt",
     "brgemm_tn",
     "call_indirect",
+    "checked_pointer",
     "concat_even",
     "const_like",
     "data_pointer",
@@ -93,6 +99,7 @@ __all__ = [
     "gemm_nt",
     "gemm_tn",
     "group_index",
+    "holds_integers",
     "interleave_low",
     "is_float32",
     "lanes",
@@ -103,6 +110,7 @@ __all__ = [
     "num_groups",
     "num_threads",
     "odd_mask",
+    "process_token",
     "ptr_add",
     "reduce_sum",
     "rint",

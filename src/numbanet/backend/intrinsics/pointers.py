@@ -5,6 +5,7 @@
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from numbanet.backend.intrinsics.bound import BoundType
@@ -59,6 +60,62 @@ def data_pointer(typingctx, array):
             return cgutils.create_struct_proxy(array)(context, builder, value=args[0]).data
 
         return result(array), codegen
+
+
+@intrinsic(prefer_literal=True)
+def checked_pointer(typingctx, array, name, kind):
+    """As `data_pointer`, for arrays that users give; TypingError with the `name` for other kinds.
+
+    A vector whose layout Numba does not know, as in `guvectorize`, is checked when it is called:
+    ValueError where its elements do not follow one another.
+
+    kind   "read" for floats or integers, "float" for floats, "write" for floats to be written,
+           "integers" for int64
+    """
+    if not isinstance(name, types.StringLiteral):
+        return None  # Numba's second attempt, after an error
+    label, wanted = name.literal_value, kind.literal_value
+    found = getattr(array, "dtype", None)
+    floats = (types.float32, types.float64)
+    allowed, also = {
+        "read": (found in floats or isinstance(found, types.Integer), "float32, float64, integers"),
+        "float": (found in floats, "float32, float64"),
+        "write": (found in floats, "float32, float64 that can be written to"),
+        "integers": (found == types.int64, "int64"),
+    }[wanted]
+    if not (
+        isinstance(array, types.Array)
+        and allowed
+        and (array.layout == "C" or array.ndim == 1)
+        and (array.mutable or wanted != "write")
+    ):
+        raise TypingError(f"{label} must be a C-contiguous array of {also}, got {array}")
+    result = types.CPointer(found)
+
+    def codegen(context, builder, signature, args):
+        view = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        if array.layout != "C":
+            stride, size = builder.extract_value(view.strides, 0), view.nitems
+            spaced = builder.icmp_signed("!=", stride, stride.type(found.bitwidth // 8))
+            several = builder.icmp_signed(">", size, size.type(1))
+            with builder.if_then(builder.and_(spaced, several), likely=False):
+                message = f"{label} must be C-contiguous: pass a copy"
+                context.call_conv.return_user_exc(builder, ValueError, (message,))
+        return view.data
+
+    return result(array, name, kind), codegen
+
+
+@intrinsic
+def holds_integers(typingctx, pointer):
+    """Whether `pointer` points to integers, known when the code is compiled."""
+    if isinstance(pointer, types.CPointer):
+        value = isinstance(pointer.dtype, types.Integer)
+
+        def codegen(context, builder, signature, args):
+            return ir.IntType(1)(value)
+
+        return types.boolean(pointer), codegen
 
 
 @intrinsic

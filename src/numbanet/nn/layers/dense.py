@@ -32,6 +32,8 @@ from numbanet.nn.initializers import INITIALIZER
 from numbanet.nn.layers.base import ACTIVATION, Layer, Shape
 from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import (
+    ACCUMULATE,
+    BACKWARD,
     N_IN,
     N_OUT,
     N_SPLIT_K,
@@ -98,6 +100,7 @@ class Dense(Layer):
                 accumulate_gradient,
                 split_k=split_k,
                 reduce_split_k=reduce_split_k,
+                row_verbs={BACKWARD: backward_row, ACCUMULATE: accumulate_row},
                 param_rows=n_in + self.bias,
                 param_cols=n_out,
                 n_weights=n_in * n_out,
@@ -308,3 +311,35 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     rows = n_in + op[LAYOUT.bias]
     a, dz = ptr_add(acts, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
     gemm_tn_cuda(rows, n_out, hi - lo, a, n_in, dz, n_out, 1, dw, n_out, n_in)
+
+
+# --- one sample in a call -----------------------------------------------------------------------
+
+
+@kernel(independent=True)
+def backward_row(op, params, grads, acts, deltas, lo, hi):
+    """da[k] = dz · W[k] for sample lo, the only one        deltas[x] overwritten"""
+    n_in, n_out, w = op[N_IN], op[N_OUT], ptr_add(params, op[W])
+    da, dz = ptr_add(deltas, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
+    for k in range(n_in):
+        total = const_like(deltas, 0)
+        for j in range(n_out):
+            total += w[k * n_out + j] * dz[j]
+        da[k] = total
+
+
+@kernel(independent=True)
+def accumulate_row(op, params, grads, acts, deltas, lo, hi):
+    """dW += aᵀ dz, db += dz for sample lo, the only one        grads[W] added to"""
+    n_in, n_out, dw = op[N_IN], op[N_OUT], ptr_add(grads, op[W])
+    a, dz = ptr_add(acts, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
+    if n_out == 1:  # one loop over the elements that follow one another
+        for k in range(n_in):
+            dw[k] += a[k] * dz[0]
+    else:
+        for k in range(n_in):
+            for j in range(n_out):
+                dw[k * n_out + j] += a[k] * dz[j]
+    if op[LAYOUT.bias]:
+        for j in range(n_out):
+            dw[n_in * n_out + j] += dz[j]

@@ -72,7 +72,7 @@ class UnscaleTargets(_Affine):
     """The last step of a prediction: from standardised targets to their own unit."""
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, unscale)]
+        return [self._op(shape, unscale, unscale_backward)]
 
 
 @kernel(independent=True)
@@ -100,6 +100,15 @@ def unscale(op, params, grads, acts, deltas, lo, hi):
     for p in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT], channels):
         for c in range(channels):
             acts[p + c] = params[mean + c] + params[mean + channels + c] * acts[p + c]
+
+
+@kernel(independent=True)
+def unscale_backward(op, params, grads, acts, deltas, lo, hi):
+    """dt = deviation · dy        deltas[y] in place"""
+    channels, mean = op[STANDARDIZE.channels], op[BUFFERS]
+    for p in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT], channels):
+        for c in range(channels):
+            deltas[p + c] *= params[mean + channels + c]
 
 
 def measure(pieces) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,36 @@
+"""A network inside the user's own compiled code; see docs/compiled.md.
+
+    model = network.handle(loss="mean_squared_error", optimizer="adam")
+
+All functions are compiled by Numba: `@njit` functions call them, Python too.
+"""
+
+from numbanet.network.embedded import (
+    categorical,
+    check,
+    clip_by_norm,
+    forward,
+    loss_gradient,
+    new_key,
+    normal,
+    state_size,
+    uniform,
+    update,
+    vjp,
+    work_size,
+)
+
+__all__ = [
+    "categorical",
+    "check",
+    "clip_by_norm",
+    "forward",
+    "loss_gradient",
+    "new_key",
+    "normal",
+    "state_size",
+    "uniform",
+    "update",
+    "vjp",
+    "work_size",
+]
