@@ -139,6 +139,39 @@ def test_without_shuffling_the_samples_come_in_their_order():
 # --- divergence --------------------------------------------------------------------------------
 
 
+def test_a_weight_stands_for_so_many_copies_of_a_sample():
+    x, y = data(60)
+    weights = np.random.default_rng(1).integers(0, 4, 60)
+    weighted, repeated = network(dtype="float64"), network(dtype="float64")
+    options = {"batch_size": None, "epochs": 9, "verbose": 0, "shuffle": False}
+    found = weighted.fit(x, y, sample_weight=weights, **options).history["loss"]
+    expected = repeated.fit(x.repeat(weights, 0), y.repeat(weights), **options).history["loss"]
+    np.testing.assert_allclose(weighted.parameters, repeated.parameters, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_only_weights_relative_to_their_batch_matter():
+    x, y = data(60)
+    nets = network(), network()
+    nets[0].fit(x, y, batch_size=7, verbose=0)
+    nets[1].fit(x, y, batch_size=7, verbose=0, sample_weight=np.full(60, 0.5))
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-5, atol=1e-7)
+    before = nets[0].parameters.copy()
+    weights = np.arange(60) < 7  # the second batch weighs nothing
+    nets[0].fit(
+        x[:14],
+        y[:14],
+        batch_size=7,
+        shuffle=False,
+        sample_weight=weights[:14],
+        verbose=0,
+        optimizer=nn.SGD(0.1),
+    )
+    nets[1].parameters = before
+    nets[1].fit(x[:7], y[:7], batch_size=7, shuffle=False, verbose=0, optimizer=nn.SGD(0.1))
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-5, atol=1e-7)
+
+
 def test_divergence_names_the_epoch_and_keeps_finite_weights():
     x, _ = data()
     net = network(last=None, outputs=2)
@@ -269,7 +302,11 @@ def test_the_loss_of_the_best_constant(loss):
     """No constant on a grid is better, and one is as good."""
     y = np.random.default_rng(3).random((200, 1)) if loss != "cross_entropy" else CLASSES_OF_X
     chosen = losses.NAMES[loss]()
-    last = {"binary_cross_entropy": nn.Sigmoid, "cross_entropy": nn.Softmax}
+    last = {
+        "binary_cross_entropy": nn.Sigmoid,
+        "cross_entropy": nn.Softmax,
+        "poisson": nn.Exp,
+    }
     net = nn.Sequential([last.get(loss, nn.Identity)()], 3 if y.ndim == 1 else 1, "float64")
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 41)] * net.input_shape[0]), -1)
     values = [

@@ -22,6 +22,7 @@ from numbanet.nn.layers import (  # noqa: E402
     Conv2D,
     Dense,
     Dropout,
+    Exp,
     Flatten,
     GlobalAvgPool2D,
     GlobalMaxPool2D,
@@ -50,6 +51,7 @@ from numbanet.nn.losses import (  # noqa: E402
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
+    Poisson,
     Quadratic,
 )
 from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
@@ -83,6 +85,7 @@ __all__ = [
     "DivergenceError",
     "Dropout",
     "Ensemble",
+    "Exp",
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
@@ -102,6 +105,7 @@ __all__ = [
     "Op",
     "Optimizer",
     "PerNeuron",
+    "Poisson",
     "Quadratic",
     "RMSprop",
     "ReLU",

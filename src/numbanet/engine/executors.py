@@ -127,9 +127,20 @@ class ExecutorCache:
         return self.executors[key]
 
     def training(
-        self, loss, optimizer, x, y, classes, *, batch, batches, threads, augment
+        self,
+        loss,
+        optimizer,
+        x,
+        y,
+        classes,
+        *,
+        batch,
+        batches,
+        threads,
+        augment=None,
+        weighted=False,
     ) -> TrainingExecutor:
-        """For fit: mini-batches of `batch` of samples like x and y."""
+        """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`."""
         threads = self.threads(threads, 3 * self.flops * batch)
 
         def build():
@@ -142,6 +153,7 @@ class ExecutorCache:
                 batches=batches,
                 training=True,
                 augment=augment,
+                weighted=weighted,
             )
             if not any(op.n_params for op in ops):
                 raise ValueError("the network has no parameters to train")
@@ -166,24 +178,32 @@ class ExecutorCache:
             batches,
             len(x),
             augment,
+            weighted,
             batch,
             threads,
         )
         return self._get_or_build(key, build)
 
-    def gradient(self, loss, x, y, threads, training: bool) -> GradientExecutor:
+    def gradient(self, loss, x, y, threads, training: bool, weighted=False) -> GradientExecutor:
         """For the gradient over all samples of x and y, with the ops of training or prediction."""
         threads = self.threads(threads, 3 * self.flops * len(x))
 
         def build():
             ops, loss_op, _ = self.network.loss_ops(
-                loss, x.dtype, y.dtype, False, samples=len(x), batches=1, training=training
+                loss,
+                x.dtype,
+                y.dtype,
+                False,
+                samples=len(x),
+                batches=1,
+                training=training,
+                weighted=weighted,
             )
             return self.backend.GradientExecutor(
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training)
+        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted)
         return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:

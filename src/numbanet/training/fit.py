@@ -7,10 +7,10 @@ import numpy as np
 
 from numbanet.io.attributes import instance
 from numbanet.io.fields import Flag, Real, shown
-from numbanet.io.validation import check_int, check_threads
+from numbanet.io.validation import check_int, check_sample_weight, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
-from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS, WEIGHTS
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
@@ -45,6 +45,7 @@ def fit(
     augment,
     callbacks,
     verbose,
+    sample_weight,
     threads,
 ) -> History:
     """Train the network; see Sequential.fit."""
@@ -60,6 +61,9 @@ def fit(
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     x, y, classes = network.check_data(x, y, loss)
+    weights = None
+    if sample_weight is not None:
+        weights = check_sample_weight(sample_weight, len(x))
     validation = None
     if validation_data is not None:
         validation = _validation_data(network, validation_data, validation_split, loss)
@@ -67,6 +71,7 @@ def fit(
         n_train = _n_train(len(x), validation_split)
         validation = (x[n_train:], y[n_train:], classes)
         x, y = x[:n_train], y[:n_train]
+        weights = None if weights is None else weights[:n_train]
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
@@ -85,8 +90,9 @@ def fit(
         batches=batches,
         threads=threads,
         augment=augment,
+        weighted=weights is not None,
     )
-    _reuse_optimizer_state(network, optimizer)
+    reuse_optimizer_state(network, optimizer)
     end, watched = network.epoch + epochs, network.epoch == 0
     run = Run(network, x, y, classes, loss, optimizer, end)
     history, progress = History(), Progress(epochs, verbose)
@@ -99,7 +105,7 @@ def fit(
     try:
         for _ in range(epochs):
             start = time.perf_counter()
-            logs = _epoch(run, trainer, batches, shuffle, progress)
+            logs = _epoch(run, trainer, batches, shuffle, weights, progress)
             penalty = network.penalty_value(samples, batches)
             network.epoch += 1
             first = logs["loss"] if not history.seconds else first
@@ -154,7 +160,22 @@ def check_last_batch(network, samples: int, batch: int) -> None:
             )
 
 
-def _reuse_optimizer_state(network, optimizer) -> None:
+def relative_weights(weights, order, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of samples divided by the mean of their batch, and the batches' sums of weights.
+
+    The loss of a batch is then the weighted mean of its samples' losses. A batch of weights that
+    are all 0 has a loss of 0.
+    """
+    ordered = weights if order is None else weights[order]
+    starts = np.arange(0, len(weights), batch)
+    sums, counts = np.add.reduceat(ordered, starts), np.diff([*starts, len(weights)])
+    factors = np.divide(counts, sums, out=np.zeros(len(sums)), where=sums > 0)
+    relative = np.empty(len(weights))
+    relative[slice(None) if order is None else order] = ordered * np.repeat(factors, counts)
+    return relative, sums
+
+
+def reuse_optimizer_state(network, optimizer) -> None:
     """Keep the optimiser's state if it is of the same class, or start it at zero."""
     n_state = len(optimizer.state_names) * network.parameters.size
     same_class = type(network.optimizer) is type(optimizer)
@@ -164,17 +185,39 @@ def _reuse_optimizer_state(network, optimizer) -> None:
     network.optimizer = optimizer
 
 
-def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
+def _epoch(run, trainer, batches, shuffle, weights, progress) -> dict[str, float]:
     """Train for one epoch, in calls of at most about 50 ms; return mean loss and accuracy."""
     network, samples = run.network, len(run.x)
     snapshot = network.memory.copy()
     order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
+    if weights is not None:
+        trainer.bind(WEIGHTS, relative_weights(weights, order, trainer.plan.batch)[0])
+    reached = take_epoch(network, trainer, samples, order, run.rates(batches), progress)
+    if reached < batches:
+        _restore_and_raise(run, snapshot, reached + 1)
+    if not np.isfinite(network.parameters).all():
+        _restore_and_raise(run, snapshot, batches)
+    logs = {"loss": float(trainer.metric_sums[0] / samples)}
+    if trainer.correct_op is not None:
+        logs["accuracy"] = float(trainer.metric_sums[1] / samples)
+    return logs
+
+
+def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> int:
+    """Take all steps of an epoch on the bound data, in native calls of at most about 50 ms.
+
+    order      the order of the samples, int64, or None
+    rates      the learning rate of every step, float64, or None where it is constant
+    progress   told after every call which part of the epoch is done
+    Returns the number of the batch that was reached: less than there are where the loss of the next
+    one is not finite. The losses' and correct answers' sums are in trainer.metric_sums.
+    """
     trainer.bind(PERMUTATION, order)
-    trainer.bind(RATES, run.rates(batches))
+    trainer.bind(RATES, rates)
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0
-    done = 0
+    batches, done = -(-samples // trainer.plan.batch), 0
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
         reached = trainer.steps(
@@ -182,15 +225,11 @@ def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
         )
         network.optimizer_steps += reached - done
         if reached < last:
-            _restore_and_raise(run, snapshot, reached + 1)
+            return reached
         done = reached
-        progress.step(done / batches)
-    if not np.isfinite(network.parameters).all():
-        _restore_and_raise(run, snapshot, batches)
-    logs = {"loss": float(trainer.metric_sums[0] / samples)}
-    if trainer.correct_op is not None:
-        logs["accuracy"] = float(trainer.metric_sums[1] / samples)
-    return logs
+        if progress is not None:
+            progress.step(done / batches)
+    return batches
 
 
 def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
