@@ -151,7 +151,8 @@ class _Perceptron(NetworkEstimator):
         validation = None
         if self.early_stopping:
             X, y, weights, validation = self._split(X, y, weights)
-        network, samples = self.network_, len(X)
+        network, samples, loss = self.network_, len(X), losses.loss(self._loss)
+        X, y, _ = network.check_data(X, y, loss)
         batch = min(200, samples) if self.batch_size == "auto" else self.batch_size
         if batch > samples:
             warnings.warn(
@@ -167,7 +168,7 @@ class _Perceptron(NetworkEstimator):
         network.penalty = penalties(L2(self.alpha))
         network.executors.clear()
         trainer = network.executors.training(
-            losses.loss(self._loss),
+            loss,
             optimizer,
             X,
             y,
