@@ -30,6 +30,8 @@ pytestmark = [
 ]
 
 ESTIMATORS = [
+    ours.MLPClassifier(solver="lbfgs"),
+    ours.MLPRegressor(solver="lbfgs"),
     ours.MLPClassifier(max_iter=100),
     ours.MLPRegressor(max_iter=100),
 ]
@@ -99,7 +101,9 @@ def both(y, **parameters):
     real = y.dtype.kind == "f"
     name = "MLPRegressor" if real else "MLPClassifier"
     parameters = {"random_state": 4, "max_iter": 25, **parameters}
-    return getattr(neural_network, name)(**parameters), getattr(ours, name)(**parameters)
+    mine = getattr(ours, name)(**parameters)
+    parameters.pop("dtype", None)
+    return getattr(neural_network, name)(**parameters), mine
 
 
 def same(found, expected, rel):
@@ -136,6 +140,20 @@ def test_training_is_that_of_scikit_learn(case, weights):
     np.testing.assert_allclose(mine.loss_curve_, theirs.loss_curve_, rtol=close)
     assert mine.loss_ == pytest.approx(theirs.loss_, rel=close)
     same(mine.best_loss_, theirs.best_loss_, close)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("case", ["default", "binary", "targets", "several labels", "poisson"])
+def test_lbfgs_is_that_of_scikit_learn(case, weights):
+    (x, y), parameters = SAME[case]
+    theirs, mine = both(y, **parameters, solver="lbfgs", max_iter=8, alpha=0.5)
+    theirs.fit(x, y, sample_weight=weights)
+    mine.fit(x, y, sample_weight=weights)
+    agree(theirs, mine, x)
+    assert (mine.n_iter_, mine.loss_) == (theirs.n_iter_, pytest.approx(theirs.loss_))
+    single = both(y, **parameters, solver="lbfgs", max_iter=8, alpha=0.5, dtype="float32")[1]
+    single.fit(x, y, sample_weight=weights)
+    np.testing.assert_allclose(single.coefs_[0], mine.coefs_[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])

@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight
 
 from numbanet.network.sequential import Sequential
@@ -27,6 +28,7 @@ from numbanet.nn.optimizers import SGD, AdamEpsilonHat
 from numbanet.nn.regularizers import L2, penalties
 from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS, WEIGHTS
 from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
+from numbanet.training import lbfgs
 from numbanet.training.fit import relative_weights, reuse_optimizer_state, take_epoch
 
 STOCHASTIC = ("sgd", "adam")
@@ -108,6 +110,8 @@ class _Perceptron(NetworkEstimator):
             self._initialize(X.shape[1], hidden, y, dtype)
         if self.solver in STOCHASTIC:
             self._fit_stochastic(X, y, sample_weight, incremental)
+        else:
+            self._fit_lbfgs(X, y, sample_weight)
         if not np.isfinite(self.network_.parameters).all():
             raise self._diverged()
         return self
@@ -146,6 +150,26 @@ class _Perceptron(NetworkEstimator):
             return AdamEpsilonHat(self._rate, self.beta_1, self.beta_2, self.epsilon)
         nesterov = self.nesterovs_momentum and self.momentum > 0
         return SGD(self._rate, self.momentum, nesterov)
+
+    def _fit_lbfgs(self, X, y, weights) -> None:
+        network, loss = self.network_, losses.loss(self._loss)
+        X, y, _ = network.check_data(X, y, loss)
+        network.penalty = penalties(L2(self.alpha))
+        network.executors.clear()
+        found = lbfgs.minimize(
+            network,
+            X,
+            y,
+            loss,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            max_fun=self.max_fun,
+            weights=weights,
+            penalty_factor=1 / (len(X) if weights is None else weights.sum()),
+        )
+        network.executors.clear()
+        self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
+        self.loss_ = float(found.fun)
 
     def _fit_stochastic(self, X, y, weights, incremental: bool) -> None:
         validation = None
