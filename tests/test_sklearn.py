@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import numbanet as nn
 from numbanet import sklearn as ours
 
 pytestmark = [
@@ -34,6 +35,8 @@ ESTIMATORS = [
     ours.MLPRegressor(solver="lbfgs"),
     ours.MLPClassifier(max_iter=100),
     ours.MLPRegressor(max_iter=100),
+    ours.NetworkClassifier(),
+    ours.NetworkRegressor(),
 ]
 
 
@@ -219,6 +222,73 @@ def test_it_works_inside_scikit_learns_tools():
     assert CalibratedClassifierCV(mlp, cv=2).fit(x, y).score(x, y) > 0.8
     stack = StackingClassifier([("mlp", mlp), ("lr", LogisticRegression())], cv=2).fit(x, y)
     assert stack.score(x, y) > 0.8
+
+
+# --- any layers --------------------------------------------------------------------------------
+
+
+def convolution(input_shape, output_shape):
+    return [
+        nn.Conv2D(3, 2, activation="relu"),
+        nn.Flatten(),
+        nn.Dense(output_shape[0], activation="softmax"),
+    ]
+
+
+def test_images_and_sequences():
+    generator = np.random.default_rng(0)
+    images, y = generator.normal(size=(60, 6, 5, 1)), np.repeat(["a", "b", "c"], 20)
+    images[y == "b", :3] += 2
+    images[y == "c", 3:] += 2
+    by_function = ours.NetworkClassifier(
+        convolution, optimizer=nn.Adam(0.02), epochs=60, random_state=0
+    ).fit(images, y)
+    assert by_function.score(images, y) > 0.95 and "Conv2D" in repr(by_function.network_)
+    pixels = (images * 20 + 100).clip(0, 255).astype(np.uint8)
+    layers = [nn.Rescale(1 / 255), nn.Conv2D(3, 2, activation="relu")]
+    by_list = ours.NetworkClassifier(
+        layers, optimizer=nn.Adam(0.02), epochs=60, random_state=0
+    ).fit(pixels, y)
+    assert by_list.score(pixels, y) > 0.8 and by_list.predict_proba(pixels).shape == (60, 3)
+    sequences = generator.normal(size=(60, 8, 2))
+    recurrence = ours.NetworkRegressor([nn.Conv1D(4, 3, activation="tanh")], epochs=150)
+    recurrence.set_params(optimizer__learning_rate=0.01, random_state=0)
+    assert recurrence.fit(sequences, sequences.mean(axis=(1, 2))).score(
+        sequences, sequences.mean(axis=(1, 2))
+    ) > 0.8  # fmt: skip
+
+
+def test_nested_parameters_are_searched():
+    x, y = BINARY
+    estimator = ours.NetworkClassifier([nn.Dense(1, activation="tanh"), nn.Dropout(0.1)], epochs=40)
+    estimator.set_params(optimizer=nn.SGD(), random_state=1)
+    assert estimator.get_params()["layers__1__rate"] == 0.1
+    assert estimator.get_params()["optimizer__momentum"] == 0
+    grid = {"layers__0__units": [1, 12], "optimizer__learning_rate": [1e-6, 0.1]}
+    search = GridSearchCV(estimator, grid, cv=2).fit(x, y)
+    assert search.best_params_["optimizer__learning_rate"] == 0.1
+    assert estimator.layers[0].units == 1 and clone(estimator).optimizer == nn.SGD()
+    again = pickle.loads(pickle.dumps(search.best_estimator_))
+    assert again.predict(x).tolist() == search.predict(x).tolist()
+    for name in ("layers__7__units", "layers__0__unit", "optimizer__rate", "layers__x__units"):
+        with pytest.raises(ValueError, match=r"Invalid parameter|invalid literal"):
+            estimator.set_params(**{name: 3})
+
+
+def test_a_network_estimator_goes_on_and_refuses_what_does_not_fit():
+    x, y = CLASSES
+    warm = ours.NetworkClassifier(epochs=3, warm_start=True, random_state=0, batch_size=16)
+    once = ours.NetworkClassifier(epochs=6, random_state=0, batch_size=16).fit(x, y)
+    warm.fit(x, y).fit(x, y)
+    assert warm.network_.parameters.tobytes() == once.network_.parameters.tobytes()
+    assert once.n_iter_ == 6 and len(once.history_["loss"]) == 6
+    with pytest.raises(ValueError, match=r"y needs a network with 3 outputs, .* has 2"):
+        ours.NetworkClassifier(lambda shape, outputs: [nn.Dense(2)]).fit(x, y)
+    with pytest.raises(ValueError, match="expecting 7 features"):
+        once.predict(x[:, :5])
+
+
+# --- errors ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

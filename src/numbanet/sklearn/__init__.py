@@ -15,5 +15,6 @@ except ImportError as error:
     ) from error
 
 from numbanet.sklearn.mlp import MLPClassifier, MLPRegressor
+from numbanet.sklearn.network import NetworkClassifier, NetworkRegressor
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "NetworkClassifier", "NetworkRegressor"]

@@ -11,8 +11,6 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-DTYPES = (np.float64, np.float32)
-"""Types of X that are read as they are; others are converted to the first."""
 SPARSE = ("csr", "csc")
 """Sparse formats of X, which becomes dense."""
 
@@ -26,9 +24,11 @@ class NetworkEstimator(BaseEstimator):
     """An estimator with a network in it.
 
     `allow_nd`   whether samples may have more than one dimension
+    `dtypes`     types of X that are read as they are; others are converted to the first
     """
 
     allow_nd = False
+    dtypes: tuple = (np.float64, np.float32)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -46,7 +46,7 @@ class NetworkEstimator(BaseEstimator):
             multi_output=True,
             y_numeric=is_regressor(self),
             allow_nd=self.allow_nd,
-            dtype=DTYPES,
+            dtype=self.dtypes,
             reset=reset,
         )
         if y.ndim == 2 and y.shape[1] == 1:
@@ -59,7 +59,7 @@ class NetworkEstimator(BaseEstimator):
         if "network_" not in fitted:
             check_is_fitted(self)
         network = fitted["network_"]
-        simple = type(X) is np.ndarray and X.dtype in DTYPES and len(X) > 0
+        simple = type(X) is np.ndarray and X.dtype in self.dtypes and len(X) > 0
         if not (
             simple and X.shape[1:] == network.input_shape and "feature_names_in_" not in fitted
         ):
@@ -69,7 +69,7 @@ class NetworkEstimator(BaseEstimator):
                     X,
                     accept_sparse=SPARSE,
                     allow_nd=self.allow_nd,
-                    dtype=DTYPES,
+                    dtype=self.dtypes,
                     reset=False,
                 )
             )
