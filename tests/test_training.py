@@ -139,6 +139,50 @@ def test_without_shuffling_the_samples_come_in_their_order():
 # --- divergence --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lbfgs_finds_the_minimum_of_a_convex_loss(dtype):
+    pytest.importorskip("scipy")
+    x, y = np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 3
+    net = nn.Sequential([nn.Dense(3, activation="softmax")], 4, dtype, penalty=nn.L2(0.1))
+    seen = []
+    history = net.fit(
+        x,
+        y,
+        optimizer=nn.LBFGS(tolerance=1e-10),
+        batch_size=None,
+        epochs=200,
+        verbose=0,
+        validation_data=(x[:9], y[:9]),
+        callbacks=lambda epoch, logs, network: seen.append(epoch),
+    ).history
+    assert np.all(np.diff(history["loss"]) <= 0) and seen == list(range(1, len(seen) + 1))
+    assert abs(net.gradient(x, y)).max() < 1e-4
+    assert history["loss"][-1] == pytest.approx(net.loss(x, y), rel=1e-5)
+    assert history["val_loss"][-1] == pytest.approx(
+        net.score(x[:9], y[:9], True, nn.CrossEntropy())[0] + net.penalty_value(), rel=1e-4
+    )
+    again = nn.Sequential([nn.Dense(3, activation="softmax")], 4, dtype, penalty=nn.L2(0.1))
+    again.fit(x, y, optimizer="lbfgs", batch_size=None, epochs=3, verbose=0)
+    assert again.epoch == 3
+
+
+def test_lbfgs_takes_all_samples_and_stops_when_told():
+    pytest.importorskip("scipy")
+    x, y = data(60)
+    for options in ({}, {"batch_size": 7}):
+        with pytest.raises(ValueError, match="pass batch_size=None and no augment"):
+            network().fit(x, y, optimizer=nn.LBFGS, verbose=0, **options)
+    net = network()
+    options = {"batch_size": None, "epochs": 50, "verbose": 0}
+    stop = net.fit(x, y, optimizer=nn.LBFGS(), callbacks=lambda epoch, *_: epoch == 2, **options)
+    assert len(stop.seconds) == net.epoch == 2
+    net = network(last=None, dtype="float64")
+    before = net.parameters.copy()
+    with pytest.raises(nn.DivergenceError, match="L-BFGS met a loss that is not a finite number"):
+        net.fit(x, np.full((60, 3), 1e200), optimizer="lbfgs", **options)
+    assert net.parameters.tobytes() == before.tobytes()
+
+
 def test_a_weight_stands_for_so_many_copies_of_a_sample():
     x, y = data(60)
     weights = np.random.default_rng(1).integers(0, 4, 60)

@@ -61,12 +61,14 @@ from numbanet.training import callbacks  # noqa: E402
 from numbanet.training.diagnosis import NotLearningWarning  # noqa: E402
 from numbanet.training.fit import DivergenceError  # noqa: E402
 from numbanet.training.history import History  # noqa: E402
+from numbanet.training.lbfgs import LBFGS  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "L1",
     "L2",
+    "LBFGS",
     "SGD",
     "Activation",
     "Adagrad",

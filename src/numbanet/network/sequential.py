@@ -388,7 +388,7 @@ class Sequential(KnownArguments, KnownAttributes):
 
         loss               a name or Loss; by default the one that belongs to the last activation
         optimizer          a name or Optimizer, by default Adam with a rate of 0.001; its state is
-                           kept from the last fit with an optimiser of the same class
+                           kept from the last fit with an optimiser of the same class; or LBFGS(…)
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch

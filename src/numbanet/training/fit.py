@@ -11,9 +11,11 @@ from numbanet.io.validation import check_int, check_sample_weight, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS, WEIGHTS
+from numbanet.training import lbfgs
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
+from numbanet.training.lbfgs import LBFGS
 from numbanet.training.progress import VERBOSE, Progress
 
 WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
@@ -49,7 +51,11 @@ def fit(
     threads,
 ) -> History:
     """Train the network; see Sequential.fit."""
-    loss, optimizer = network.resolve_loss(loss), optimizers.optimizer(optimizer)
+    loss = network.resolve_loss(loss)
+    if optimizer is LBFGS or (isinstance(optimizer, str) and optimizer.lower() == "lbfgs"):
+        optimizer = LBFGS()
+    if not isinstance(optimizer, LBFGS):
+        optimizer = optimizers.optimizer(optimizer)
     callbacks = as_callbacks(callbacks)
     epochs = check_int(epochs, "epochs", 0)
     verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
@@ -80,6 +86,14 @@ def fit(
         y, classes = network.scale_targets(y), False
         if validation is not None:
             validation = (validation[0], network.scale_targets(validation[1]), False)
+    if isinstance(optimizer, LBFGS):
+        if batch < samples or augment is not None:
+            raise ValueError(
+                "L-BFGS minimises the loss of all samples; pass batch_size=None and no augment"
+            )
+        return _fit_lbfgs(
+            network, optimizer, x, y, loss, epochs, weights, validation, callbacks, verbose
+        )
     trainer = network.executors.training(
         loss,
         optimizer,
@@ -123,6 +137,51 @@ def fit(
     finally:
         progress.close()
         trainer.release()
+        for callback in callbacks:
+            callback.on_fit_end(network)
+    return history
+
+
+def _fit_lbfgs(
+    network, optimizer, x, y, loss, epochs, weights, validation, callbacks, verbose
+) -> History:
+    """Minimise the loss of all samples; an epoch is an iteration of L-BFGS."""
+    history, progress = History(), Progress(epochs, verbose)
+    snapshot, start = network.memory.copy(), time.perf_counter()
+
+    def end_iteration(value: float) -> bool:
+        nonlocal start
+        network.epoch += 1
+        logs = {"loss": value}
+        if validation is not None:
+            logs |= _validate(network, validation, loss, network.penalty_value(len(x), 1))
+        start, began = time.perf_counter(), start
+        history.add(logs, start - began)
+        progress.epoch(logs)
+        return any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks])
+
+    for callback in callbacks:
+        callback.on_fit_begin(network)
+    try:
+        found = lbfgs.minimize(
+            network,
+            x,
+            y,
+            loss,
+            tol=optimizer.tolerance,
+            max_iter=epochs,
+            max_fun=optimizer.max_evaluations,
+            weights=weights,
+            callback=end_iteration,
+        )
+        if not (np.isfinite(found.fun) and np.isfinite(network.parameters).all()):
+            network.memory[:] = snapshot
+            raise DivergenceError(
+                "L-BFGS met a loss that is not a finite number. The network is back at its "
+                "parameters from before; scale the inputs and the targets"
+            )
+    finally:
+        progress.close()
         for callback in callbacks:
             callback.on_fit_end(network)
     return history
