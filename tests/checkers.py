@@ -34,6 +34,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.lower import lower
 from numbanet.training.fit import epoch_permutation as epoch_permutation
+from numbanet.training.fit import relative_weights
 
 STEP = 1e-5
 """Half the distance of a central difference."""
@@ -125,6 +126,8 @@ def reference_fit(
     *,
     shuffle=True,
     threads=1,
+    sample_weight=None,
+    penalty_factors=None,
     references=REFERENCES,
 ):
     """Train as fit does, but with the reference engine.
@@ -135,7 +138,14 @@ def reference_fit(
     samples, batch = len(x), min(batch_size, len(x))
     batches = -(-samples // batch)
     ops, last, correct = net.loss_ops(
-        loss, x.dtype, y.dtype, classes, samples, batches, training=True
+        loss,
+        x.dtype,
+        y.dtype,
+        classes,
+        samples,
+        batches,
+        training=True,
+        weighted=sample_weight is not None,
     )
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
@@ -145,6 +155,9 @@ def reference_fit(
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
         plan.set_context(EPOCH, epoch)
+        weights = None
+        if sample_weight is not None:
+            weights = relative_weights(sample_weight, order, batch)[0]
         engine = Reference(
             plan,
             references,
@@ -156,6 +169,8 @@ def reference_fit(
             targets=y,
             permutation=order,
             rates=optimizer.rates(epoch, batches, epochs),
+            weights=weights,
+            penalty_factors=penalty_factors,
         )
         engine.steps(params, state, samples, 0, batches, epoch * batches)
         losses.append(engine.metric_sums[0] / samples)

@@ -14,6 +14,7 @@ import numpy as np
 from scale import Scale
 
 import numbanet as nn
+from numbanet.nn.optimizers import AdamEpsilonHat
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ LAYERS = [
         (4,),
     ),
     Example("sigmoid", lambda: [nn.Sigmoid()], (2, 3)),
+    Example("exp", lambda: [nn.Exp()], (5,)),
     Example("tanh", lambda: [nn.Tanh()], (3, 2, 2)),
     Example("relu", lambda: [nn.ReLU()], (3, 5)),
     Example("leaky relu", lambda: [nn.LeakyReLU(0.2)], (11,)),
@@ -207,6 +209,7 @@ LOSSES = [
     LossExample("huber", nn.Huber(0.4), "leaky_relu", "real"),
     LossExample("binary cross-entropy", nn.BinaryCrossEntropy(), "sigmoid", "unit"),
     LossExample("binary cross-entropy of bits", nn.BinaryCrossEntropy(), "sigmoid", "bits"),
+    LossExample("poisson", nn.Poisson(), "exp", "unit"),
     LossExample("cross-entropy of labels", nn.CrossEntropy(), "softmax", "labels"),
     LossExample("cross-entropy of distributions", nn.CrossEntropy(), "softmax", "distribution"),
 ]
@@ -223,6 +226,7 @@ OPTIMIZERS = {
     "rmsprop": nn.RMSprop(0.01, alpha=0.9),
     "rmsprop with momentum": nn.RMSprop(0.005, alpha=0.95, momentum=0.7),
     "adam": nn.Adam(0.01),
+    "adam with epsilon hat": AdamEpsilonHat(0.01, epsilon=1e-3),
     "adamw": nn.AdamW(0.01, weight_decay=0.1),
     "adam with a schedule": nn.Adam(nn.schedules.WarmUp(nn.schedules.Cosine(0.02, epochs=4))),
     "momentum with a schedule": nn.SGD(nn.schedules.StepDecay(0.1, 0.5), momentum=0.9),

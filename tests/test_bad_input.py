@@ -306,6 +306,22 @@ def test_targets(name):
         ({"optimizer": "Adma"}, ValueError, "unknown optimizer 'Adma'; did you mean 'adam'"),
         ({"augment": 3}, TypeError, "augment is an Augment or None, not 3"),
         (
+            {"sample_weight": np.ones(2)},
+            ValueError,
+            rf"sample_weight must have shape \({len(X)},\), got \(2,\)",
+        ),
+        ({"sample_weight": np.zeros(len(X))}, ValueError, "sample_weight is 0 for every sample"),
+        (
+            {"sample_weight": [1] * (len(X) - 1) + [-2]},
+            ValueError,
+            rf"sample_weight has -2 at \[{len(X) - 1}\]; weights must be at least 0",
+        ),
+        (
+            {"sample_weight": [1] * (len(X) - 1) + [np.nan]},
+            ValueError,
+            rf"sample_weight has NaN at \[{len(X) - 1}\]",
+        ),
+        (
             {"loss": "cross_entrop"},
             ValueError,
             "unknown loss 'cross_entrop'; did you mean 'cross_entropy'",
@@ -350,6 +366,8 @@ def test_settings_of_fit(settings, error, message):
             "binary_cross_entropy",
             "ends in Softmax; .* after a softmax use loss='cross_entropy'",
         ),
+        ("exp", "cross_entropy", "ends in Exp; .* after an exponential use loss='poisson'"),
+        ("softmax", "poisson", "Poisson needs a network that ends in exp, .* activation='exp'"),
     ],
 )
 def test_losses_that_need_another_last_activation(last, loss, message):

@@ -170,12 +170,18 @@ LOSSES = {
         lambda a, y: functional.binary_cross_entropy(a, y, reduction="sum") / len(a),
     ),
     "cross_entropy": ("cross_entropy", "softmax", lambda a, y: -(y * a.log()).sum() / len(a)),
+    "poisson": (
+        "poisson",
+        "exp",
+        lambda a, y: (a - y + y * (y / a).log()).sum() / len(a),
+    ),
 }
 ACTIVATIONS = {
     "identity": lambda z: z,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
+    "exp": torch.exp,
     "leaky_relu": lambda z: functional.leaky_relu(z, 0.01),
     "softmax": lambda z: torch.softmax(z, dim=1),
 }
@@ -206,8 +212,8 @@ def test_a_loss_after_any_activation_is_that_of_torch(name, activation):
     compare(activation, given, reference)
 
 
-@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy"])
-def test_a_cross_entropy_is_that_of_torch(name):
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy", "poisson"])
+def test_a_fused_loss_is_that_of_torch(name):
     given, activation, reference = LOSSES[name]
     compare(activation, given, reference)
 

@@ -139,6 +139,83 @@ def test_without_shuffling_the_samples_come_in_their_order():
 # --- divergence --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lbfgs_finds_the_minimum_of_a_convex_loss(dtype):
+    pytest.importorskip("scipy")
+    x, y = np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 3
+    net = nn.Sequential([nn.Dense(3, activation="softmax")], 4, dtype, penalty=nn.L2(0.1))
+    seen = []
+    history = net.fit(
+        x,
+        y,
+        optimizer=nn.LBFGS(tolerance=1e-10),
+        batch_size=None,
+        epochs=200,
+        verbose=0,
+        validation_data=(x[:9], y[:9]),
+        callbacks=lambda epoch, logs, network: seen.append(epoch),
+    ).history
+    assert np.all(np.diff(history["loss"]) <= 0) and seen == list(range(1, len(seen) + 1))
+    assert abs(net.gradient(x, y)).max() < 1e-4
+    assert history["loss"][-1] == pytest.approx(net.loss(x, y), rel=1e-5)
+    assert history["val_loss"][-1] == pytest.approx(
+        net.score(x[:9], y[:9], True, nn.CrossEntropy())[0] + net.penalty_value(), rel=1e-4
+    )
+    again = nn.Sequential([nn.Dense(3, activation="softmax")], 4, dtype, penalty=nn.L2(0.1))
+    again.fit(x, y, optimizer="lbfgs", batch_size=None, epochs=3, verbose=0)
+    assert again.epoch == 3
+
+
+def test_lbfgs_takes_all_samples_and_stops_when_told():
+    pytest.importorskip("scipy")
+    x, y = data(60)
+    for options in ({}, {"batch_size": 7}):
+        with pytest.raises(ValueError, match="pass batch_size=None and no augment"):
+            network().fit(x, y, optimizer=nn.LBFGS, verbose=0, **options)
+    net = network()
+    options = {"batch_size": None, "epochs": 50, "verbose": 0}
+    stop = net.fit(x, y, optimizer=nn.LBFGS(), callbacks=lambda epoch, *_: epoch == 2, **options)
+    assert len(stop.seconds) == net.epoch == 2
+    net = network(last=None, dtype="float64")
+    before = net.parameters.copy()
+    with pytest.raises(nn.DivergenceError, match="L-BFGS met a loss that is not a finite number"):
+        net.fit(x, np.full((60, 3), 1e200), optimizer="lbfgs", **options)
+    assert net.parameters.tobytes() == before.tobytes()
+
+
+def test_a_weight_stands_for_so_many_copies_of_a_sample():
+    x, y = data(60)
+    weights = np.random.default_rng(1).integers(0, 4, 60)
+    weighted, repeated = network(dtype="float64"), network(dtype="float64")
+    options = {"batch_size": None, "epochs": 9, "verbose": 0, "shuffle": False}
+    found = weighted.fit(x, y, sample_weight=weights, **options).history["loss"]
+    expected = repeated.fit(x.repeat(weights, 0), y.repeat(weights), **options).history["loss"]
+    np.testing.assert_allclose(weighted.parameters, repeated.parameters, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_only_weights_relative_to_their_batch_matter():
+    x, y = data(60)
+    nets = network(), network()
+    nets[0].fit(x, y, batch_size=7, verbose=0)
+    nets[1].fit(x, y, batch_size=7, verbose=0, sample_weight=np.full(60, 0.5))
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-5, atol=1e-7)
+    before = nets[0].parameters.copy()
+    weights = np.arange(60) < 7  # the second batch weighs nothing
+    nets[0].fit(
+        x[:14],
+        y[:14],
+        batch_size=7,
+        shuffle=False,
+        sample_weight=weights[:14],
+        verbose=0,
+        optimizer=nn.SGD(0.1),
+    )
+    nets[1].parameters = before
+    nets[1].fit(x[:7], y[:7], batch_size=7, shuffle=False, verbose=0, optimizer=nn.SGD(0.1))
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-5, atol=1e-7)
+
+
 def test_divergence_names_the_epoch_and_keeps_finite_weights():
     x, _ = data()
     net = network(last=None, outputs=2)
@@ -271,7 +348,11 @@ def test_the_loss_of_the_best_constant(loss):
     """No constant on a grid is better, and one is as good."""
     y = np.random.default_rng(3).random((200, 1)) if loss != "cross_entropy" else CLASSES_OF_X
     chosen = losses.NAMES[loss]()
-    last = {"binary_cross_entropy": nn.Sigmoid, "cross_entropy": nn.Softmax}
+    last = {
+        "binary_cross_entropy": nn.Sigmoid,
+        "cross_entropy": nn.Softmax,
+        "poisson": nn.Exp,
+    }
     net = nn.Sequential([last.get(loss, nn.Identity)()], 3 if y.ndim == 1 else 1, "float64")
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 41)] * net.input_shape[0]), -1)
     values = [

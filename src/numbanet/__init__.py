@@ -22,6 +22,7 @@ from numbanet.nn.layers import (  # noqa: E402
     Conv2D,
     Dense,
     Dropout,
+    Exp,
     Flatten,
     GlobalAvgPool2D,
     GlobalMaxPool2D,
@@ -50,6 +51,7 @@ from numbanet.nn.losses import (  # noqa: E402
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
+    Poisson,
     Quadratic,
 )
 from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
@@ -59,12 +61,14 @@ from numbanet.training import callbacks  # noqa: E402
 from numbanet.training.diagnosis import NotLearningWarning  # noqa: E402
 from numbanet.training.fit import DivergenceError  # noqa: E402
 from numbanet.training.history import History  # noqa: E402
+from numbanet.training.lbfgs import LBFGS  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "L1",
     "L2",
+    "LBFGS",
     "SGD",
     "Activation",
     "Adagrad",
@@ -83,6 +87,7 @@ __all__ = [
     "DivergenceError",
     "Dropout",
     "Ensemble",
+    "Exp",
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
@@ -102,6 +107,7 @@ __all__ = [
     "Op",
     "Optimizer",
     "PerNeuron",
+    "Poisson",
     "Quadratic",
     "RMSprop",
     "ReLU",

@@ -120,6 +120,15 @@ def test_steps_agree_for_every_optimizer(optimizer, mode):
     close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
 
 
+def test_weighted_samples_agree(mode):
+    example = example_named("dense")
+    nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 7), targets(LOSS, 7)
+    weights = np.random.default_rng(4).uniform(0, 3, 7)
+    for net in nets:
+        net.fit(x, y, loss=LOSS.loss, batch_size=4, sample_weight=weights)
+    close(nets[1].memory, nets[0].memory, ROUNDING)
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_losses_correct_answers_and_gradients_agree(loss):
     example = example_named("dense")

@@ -19,6 +19,8 @@ from examples import (
     network,
     targets,
 )
+from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS
+from numbanet.training.fit import reuse_optimizer_state, take_epoch
 
 ROUNDING = 1e-12
 LOSS = loss_named("quadratic")
@@ -106,6 +108,50 @@ def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads
     )
     close(net.memory - before, params - before, 1e-10)
     close(net.optimizer_state, state, 1e-11)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_weighted_samples_agree_for_every_loss(loss, threads):
+    example = example_named("dense")
+    net, x, y = network(example, loss, penalty=PENALTY), inputs(example, 14), targets(loss, 14)
+    weights = np.random.default_rng(4).uniform(0, 3, 14)
+    params, _, losses = reference_fit(
+        net, x, y, loss.loss, nn.SGD(0.05), 5, 2, threads=threads, sample_weight=weights
+    )
+    history = net.fit(
+        x,
+        y,
+        loss=loss.loss,
+        optimizer=nn.SGD(0.05),
+        batch_size=5,
+        epochs=2,
+        sample_weight=weights,
+        threads=threads,
+    )
+    close(net.memory, params, ROUNDING)
+    close(history.history["loss"][1] - net.penalty_value(14, 3), losses[1], ROUNDING)
+
+
+def test_the_factors_of_penalties_agree():
+    example, factors = example_named("dense"), np.array([1.5, 0.0, 7.0])
+    net, x, y = (
+        network(example, LOSS, penalty=TWO_PENALTIES),
+        inputs(example, 14),
+        targets(LOSS, 14),
+    )
+    params, _, _ = reference_fit(
+        net, x, y, LOSS.loss, nn.SGD(0.3), 5, 1, shuffle=False, penalty_factors=factors
+    )
+    reuse_optimizer_state(net, nn.SGD(0.3))
+    trainer = net.executors.training(
+        LOSS.loss, net.optimizer, x, y, False, batch=5, batches=3, threads=1
+    )
+    for column, array in ((INPUTS, x), (TARGETS, y), (PENALTY_FACTORS, factors)):
+        trainer.bind(column, array)
+    trainer.set_attrs(net.optimizer.attrs)
+    assert take_epoch(net, trainer, 14, None, None) == 3
+    close(net.memory, params, ROUNDING)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))

@@ -34,6 +34,16 @@ def tanh_backward(op, params, grads, acts, deltas, lo, hi):
         deltas[i] = deltas[i] * (1 - acts[i] ** 2)
 
 
+def exp_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        acts[i] = math.exp(acts[i])
+
+
+def exp_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in places(op, lo, hi):
+        deltas[i] = deltas[i] * acts[i]
+
+
 def relu_forward(op, params, grads, acts, deltas, lo, hi):
     for i in places(op, lo, hi):
         acts[i] = 0 if acts[i] < 0 else acts[i]

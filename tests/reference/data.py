@@ -15,7 +15,7 @@ from numbanet.plan.columns import (
 )
 
 
-def _index(op, i):
+def sample_index(op, i):
     """Which sample of the data is sample i of the batch."""
     place = op.context(START) + i
     return place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
@@ -23,7 +23,7 @@ def _index(op, i):
 
 def _rows(op, data, acts, lo, hi, scale):
     for i in range(lo, hi):
-        row = data[_index(op, i)].reshape(-1)
+        row = data[sample_index(op, i)].reshape(-1)
         for j in range(op[N_OUT]):
             acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) * scale
 
@@ -43,7 +43,7 @@ def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
 def _copy_features(op, acts, lo, hi):
     scale = op.float_attr(COPY.scale)
     for i in range(op.context(SAMPLES)):
-        row = op.data[INPUTS][_index(op, i)].reshape(-1)
+        row = op.data[INPUTS][sample_index(op, i)].reshape(-1)
         for j in range(lo, hi):
             acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) * scale
 
@@ -75,7 +75,7 @@ def targets_float64(op, params, grads, acts, deltas, lo, hi):
 def targets_int64(op, params, grads, acts, deltas, lo, hi):
     n = op[N_OUT]
     for i in range(lo, hi):
-        label = int(op.data[TARGETS][_index(op, i)])
+        label = int(op.data[TARGETS][sample_index(op, i)])
         for j in range(n):
             acts[op[Y] + i * n + j] = label if n == 1 else float(j == label)
 

@@ -3,7 +3,8 @@
 import math
 
 from numbanet.nn.losses import CORRECT, HUBER
-from numbanet.plan.columns import AUX, N_IN, SAMPLES, X, Y
+from numbanet.plan.columns import AUX, N_IN, SAMPLES, WEIGHTS, X, Y
+from reference.data import sample_index
 
 
 def _pairs(op, acts, i):
@@ -104,6 +105,31 @@ def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
         pairs = _pairs(op, acts, i)
         total, y_sum = _log_total(pairs), sum(y for _, y in pairs)
         _store(op, deltas, i, [math.exp(z - total) * y_sum - y for z, y in pairs])
+
+
+def poisson_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        acts[op[Y] + i] = sum(
+            math.exp(z) - y + (y * (math.log(y) - z) if y else 0) for z, y in _pairs(op, acts, i)
+        )
+
+
+def poisson_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        _store(op, deltas, i, [math.exp(z) - y for z, y in _pairs(op, acts, i)])
+
+
+def weigh_deltas(op, params, grads, acts, deltas, lo, hi):
+    n = op[N_IN]
+    for i in range(lo, hi):
+        for j in range(n):
+            delta = deltas[op[Y] + i * n + j]
+            deltas[op[X] + i * n + j] = op.data[WEIGHTS][sample_index(op, i)] * delta
+
+
+def weigh_losses(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        acts[op[Y] + i] *= op.data[WEIGHTS][sample_index(op, i)]
 
 
 def count_correct(op, params, grads, acts, deltas, lo, hi):

@@ -46,6 +46,11 @@ def adam_begin_step(op, params, grads, state, _, lo, hi):
     """Nothing: the naive update works the corrections out for every parameter."""
 
 
+def epsilon_hat_begin_step(op, params, grads, state, _, lo, hi):
+    """ε √(1 − β₂ᵗ) beside the corrected √v is ε beside √v as it is."""
+    op.set_float_attr(ADAM.v_correction, 1.0)
+
+
 def adam(op, params, grads, state, _, lo, hi):
     lr, decay = op.float_attr(ADAM.learning_rate), op.float_attr(ADAM.weight_decay)
     beta_1, beta_2, eps = (op.float_attr(k) for k in (ADAM.beta_1, ADAM.beta_2, ADAM.epsilon))
@@ -55,4 +60,5 @@ def adam(op, params, grads, state, _, lo, hi):
         state[i] = beta_1 * state[i] + (1 - beta_1) * grads[i]
         state[j] = beta_2 * state[j] + (1 - beta_2) * grads[i] ** 2
         mean, squares = state[i] / (1 - beta_1**t), state[j] / (1 - beta_2**t)
-        params[i] = params[i] - lr * decay * params[i] - lr * mean / (math.sqrt(squares) + eps)
+        hat = math.sqrt(1 - beta_2**t) if op.float_attr(ADAM.v_correction) == 1 else 1
+        params[i] -= lr * decay * params[i] + lr * mean / (math.sqrt(squares) + eps / hat)

@@ -29,6 +29,7 @@ def per_neuron_forward(op, params, grads, acts, deltas, lo, hi):
                 max(z, 0),
                 z if z > 0 else slope * z,
                 float(z > 0),
+                math.exp(z),
             ][code]
 
 
@@ -37,4 +38,12 @@ def per_neuron_backward(op, params, grads, acts, deltas, lo, hi):
         for j, (code, slope) in enumerate(_neurons(op)):
             place = op[Y] + i * op[N_OUT] + j
             a = acts[place]
-            deltas[place] *= [1, a * (1 - a), 1 - a * a, float(a > 0), 1 if a > 0 else slope][code]
+            deltas[place] *= [
+                1,
+                a * (1 - a),
+                1 - a * a,
+                float(a > 0),
+                1 if a > 0 else slope,
+                0,
+                a,
+            ][code]

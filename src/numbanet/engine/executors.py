@@ -131,9 +131,20 @@ class ExecutorCache:
         return tuple(built.trainable for built in self.network.layers)
 
     def training(
-        self, loss, optimizer, x, y, classes, *, batch, batches, threads, augment
+        self,
+        loss,
+        optimizer,
+        x,
+        y,
+        classes,
+        *,
+        batch,
+        batches,
+        threads,
+        augment=None,
+        weighted=False,
     ) -> TrainingExecutor:
-        """For fit: mini-batches of `batch` of samples like x and y."""
+        """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`."""
         threads = self.threads(threads, 3 * self.flops * batch)
 
         def build():
@@ -146,6 +157,7 @@ class ExecutorCache:
                 batches=batches,
                 training=True,
                 augment=augment,
+                weighted=weighted,
             )
             if not any(op.trained for op in ops):
                 frozen = any(op.n_params for op in ops)
@@ -173,25 +185,33 @@ class ExecutorCache:
             batches,
             len(x),
             augment,
+            weighted,
             batch,
             threads,
         )
         return self._get_or_build(key, build)
 
-    def gradient(self, loss, x, y, threads, training: bool) -> GradientExecutor:
+    def gradient(self, loss, x, y, threads, training: bool, weighted=False) -> GradientExecutor:
         """For the gradient over all samples of x and y, with the ops of training or prediction."""
         threads = self.threads(threads, 3 * self.flops * len(x))
 
         def build():
             ops, loss_op, _ = self.network.loss_ops(
-                loss, x.dtype, y.dtype, False, samples=len(x), batches=1, training=training
+                loss,
+                x.dtype,
+                y.dtype,
+                False,
+                samples=len(x),
+                batches=1,
+                training=training,
+                weighted=weighted,
             )
             return self.backend.GradientExecutor(
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
         trainable = self._trainable() if training else ()
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, trainable)
+        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted, trainable)
         return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:

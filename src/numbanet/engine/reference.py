@@ -7,7 +7,8 @@ memories begin as NaN, so that an element used before it was written shows.
 The reference of a kernel has its arguments, `reference(op, params, grads, acts, deltas, lo, hi)`,
 with arrays for the memories and a `Row` for op. References are found by the kernel's module and
 name. Python cannot read through the addresses in the context, so those of the ends of the plan find
-the data as arrays in `op.data[INPUTS]`, `TARGETS`, `PERMUTATION` (or None) and `OUTPUTS`.
+the data as arrays in `op.data[INPUTS]`, `TARGETS`, `PERMUTATION` (or None), `OUTPUTS` and
+`WEIGHTS`.
 """
 
 import struct
@@ -45,6 +46,7 @@ from numbanet.plan.columns import (
     STATISTICS,
     STEP,
     TARGETS,
+    WEIGHTS,
     W,
     X,
     Y,
@@ -93,6 +95,8 @@ class Reference:
     optimizer           in training, whose kernels and hyper-parameters go into the last row
     inputs … outputs    the arrays that the ends of the plan read and write
     rates               the learning rate of every batch, if it is not constant
+    weights             the weights of the samples, where the plan reads them
+    penalty_factors     what every batch multiplies the penalties by, if not by 1
     """
 
     def __init__(
@@ -109,11 +113,15 @@ class Reference:
         permutation=None,
         outputs=None,
         rates=None,
+        weights=None,
+        penalty_factors=None,
     ):
         self.plan, self.references, self.optimizer = plan, references, optimizer
         self.loss, self.correct, self.rates = loss, correct, rates
         self.tables, self.ops = plan.tables.copy(), plan.by_row
+        self.penalty_factors = penalty_factors
         self.data = {INPUTS: inputs, TARGETS: targets, PERMUTATION: permutation, OUTPUTS: outputs}
+        self.data[WEIGHTS] = weights
         sizes = plan.n_acts, plan.n_deltas, plan.n_params
         self.acts, self.deltas, self.grads = (np.full(n, np.nan, dtype) for n in sizes)
         self.metric_sums = np.zeros(3)
@@ -207,7 +215,7 @@ class Reference:
         first = row[PARTIAL_GRADS] + chunk * row[PARTIAL_STRIDE]
         return self.acts[first : first + row[PARTIAL_STRIDE]]
 
-    def update(self, params, state, step: int) -> None:
+    def update(self, params, state, step: int, penalty_factor: float = 1.0) -> None:
         """For every task the gradient over the batch, its penalty and its update, if any."""
         plan, optimizer = self.plan, self.optimizer
         for t, table in enumerate(self.tables):
@@ -222,7 +230,9 @@ class Reference:
                 gradient = reduce_chunks if row[ACCUMULATE] else self.ops[number].gradient
                 assert row[GRADIENT]
                 self.call(gradient, row, params, self.grads, self.acts, self.deltas, lo, hi)
-                l1, l2 = row.float_attr(L1_STRENGTH), row.float_attr(L2_STRENGTH)
+                l1, l2 = (
+                    penalty_factor * row.float_attr(column) for column in (L1_STRENGTH, L2_STRENGTH)
+                )
                 for i in range(first, min(last, row[W] + row[N_WEIGHTS])):
                     self.grads[i] += l1 * np.sign(params[i]) + l2 * params[i]
                 if optimizer is not None:
@@ -258,7 +268,8 @@ class Reference:
             if self.rates is not None:
                 for table in self.tables:
                     Row(table, len(table) - 1, self.data).set_float_attr(ATTRS, self.rates[k])
-            self.update(params, state, steps_done + k - first + 1)
+            factor = 1.0 if self.penalty_factors is None else self.penalty_factors[k]
+            self.update(params, state, steps_done + k - first + 1, factor)
         return last
 
     def gradient(self, params, samples: int) -> float:

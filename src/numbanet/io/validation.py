@@ -135,11 +135,28 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     return np.ascontiguousarray(labels)
 
 
-def check_probabilities(rows, name: str, loss: str) -> None:
-    """ValueError that says where, if a target lies outside 0 … 1."""
-    wrong = np.argwhere((rows < 0) | (rows > 1))
+def check_sample_weight(weights, samples: int) -> np.ndarray:
+    """Return weights (samples,) as float64; ValueError unless they are finite and at least 0."""
+    weights = arrays.as_numbers(weights, "sample_weight")
+    if weights.shape != (samples,):
+        raise ValueError(f"sample_weight must have shape ({samples},), got {weights.shape}")
+    assert_all_finite(weights, "sample_weight", np.float64)
+    wrong = np.flatnonzero(weights < 0)
+    if len(wrong):
+        raise ValueError(
+            f"sample_weight has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
+        )
+    if not weights.any():
+        raise ValueError("sample_weight is 0 for every sample; give some of them a weight above 0")
+    return np.ascontiguousarray(weights, np.float64)
+
+
+def check_target_range(rows, name: str, loss: str, least: float, most: float) -> None:
+    """ValueError that says where, if a target lies outside least … most."""
+    wrong = np.argwhere((rows < least) | (rows > most))
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
+        needed = f"of at least {least}" if np.isinf(most) else f"between {least} and {most}"
         raise ValueError(
-            f"{name} has {rows[place]} at {list(place)}, but {loss} needs targets between 0 and 1"
+            f"{name} has {rows[place]} at {list(place)}, but {loss} needs targets {needed}"
         )

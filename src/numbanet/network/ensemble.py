@@ -18,7 +18,7 @@ from numbanet.io.tables import Text
 from numbanet.network import config, serialization
 from numbanet.network.sequential import Sequential
 from numbanet.nn import metrics
-from numbanet.nn.layers import Identity, Sigmoid, Softmax
+from numbanet.nn.layers import Exp, Identity, Sigmoid, Softmax
 from numbanet.nn.layers.base import size
 
 
@@ -236,5 +236,7 @@ def _loss_of_outputs(outputs: np.ndarray, y, loss) -> float:
     elif loss.fused_activation == "Sigmoid":
         a = np.clip(a, tiny, 1 - small)
         last, a = Sigmoid, np.log(a) - np.log1p(-a)
+    elif loss.fused_activation == "Exp":
+        last, a = Exp, np.log(np.maximum(a, tiny))
     network = Sequential([last()], size(a.shape[1:]), "float64")
     return network.evaluate(a, y, loss=loss)["loss"]

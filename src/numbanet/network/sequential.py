@@ -442,14 +442,15 @@ class Sequential(KnownArguments, KnownAttributes):
         callbacks=(),
         resume=None,
         verbose: int = 1,
+        sample_weight=None,
         threads: int | None = None,
     ):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
         loss               a name or Loss; by default the one that belongs to the last activation
-        optimizer          a name or Optimizer; by default that of the last fit, at first Adam with
-                           a rate of 0.001. Its state is kept from the last fit with an optimiser of
-                           the same class
+        optimizer          a name, an Optimizer or LBFGS(…); by default that of the last fit, at
+                           first Adam with a rate of 0.001. Its state is kept from the last fit with
+                           an optimiser of the same class
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
@@ -466,6 +467,8 @@ class Sequential(KnownArguments, KnownAttributes):
                            was never interrupted
         verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
                            2 prints a line for each epoch, in a log too; 0 shows nothing
+        sample_weight      a weight of at least 0 for every sample of x; the loss of a batch is the
+                           weighted mean of its samples' losses
 
         Raises ValueError or TypeError for bad data before training starts, DivergenceError when
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
@@ -492,6 +495,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 augment=augment,
                 callbacks=callbacks,
                 verbose=verbose,
+                sample_weight=sample_weight,
                 threads=threads,
             )
         finally:
@@ -599,11 +603,12 @@ class Sequential(KnownArguments, KnownAttributes):
         batches: int = 1,
         training: bool = False,
         augment=None,
+        weighted: bool = False,
     ) -> tuple[list[Op], Op, Op | None]:
         """Return the ops from the data to the loss, the loss's op, and the op of the accuracy.
 
         The last is None unless the targets name `classes`. A loss that is fused with the last
-        activation takes the place of its op.
+        activation takes the place of its op. If `weighted`, every sample's loss has a weight.
         """
         self._check_loss(loss)
         n = self.output_shape[0]
@@ -617,10 +622,11 @@ class Sequential(KnownArguments, KnownAttributes):
         if augment:
             ops.append(augment.op(self.input_shape))
         ops += self.layer_ops(done, -1 if fused else None, samples, batches, training)
-        ops.append(targets)
+        before, after = losses.weights_ops(n)
+        ops += [before, targets] if weighted else [targets]
         if correct_op is not None:
             ops.append(correct_op)
-        return [*ops, loss_op], loss_op, correct_op
+        return [*ops, loss_op, after] if weighted else [*ops, loss_op], loss_op, correct_op
 
     def _check_loss(self, loss: losses.Loss) -> None:
         """ValueError for a loss that the network's outputs or its last activation do not fit."""
@@ -631,10 +637,11 @@ class Sequential(KnownArguments, KnownAttributes):
             )
         final, needed = type(self.layers[-1].layer).__name__, loss.fused_activation
         if needed and final != needed:
-            name = {"Sigmoid": "sigmoid", "Softmax": "softmax"}.get(needed, needed)
+            name = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}.get(needed, needed)
             other = {
                 "Softmax": "; after a softmax use loss='cross_entropy'",
                 "Sigmoid": "; after a sigmoid use loss='binary_cross_entropy'",
+                "Exp": "; after an exponential use loss='poisson'",
             }.get(final, "")
             raise ValueError(
                 f"{type(loss).__name__} needs a network that ends in {name}, this one ends in "
@@ -644,9 +651,11 @@ class Sequential(KnownArguments, KnownAttributes):
     def resolve_loss(self, given) -> losses.Loss:
         """Return the loss asked for, or the one that belongs to the last activation."""
         if given is None:
-            given = {"Softmax": "cross_entropy", "Sigmoid": "binary_cross_entropy"}.get(
-                type(self.layers[-1].layer).__name__, "mean_squared_error"
-            )
+            given = {
+                "Softmax": "cross_entropy",
+                "Sigmoid": "binary_cross_entropy",
+                "Exp": "poisson",
+            }.get(type(self.layers[-1].layer).__name__, "mean_squared_error")
         return losses.loss(given)
 
     def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -665,7 +674,7 @@ class Sequential(KnownArguments, KnownAttributes):
             labels[0],
         )
         if loss.fused_activation and y.dtype.kind == "f":
-            validation.check_probabilities(y, labels[1], type(loss).__name__)
+            validation.check_target_range(y, labels[1], type(loss).__name__, *loss.target_range)
         if self.scales_targets:
             if y.dtype.kind != "f":
                 raise ValueError(

@@ -4,26 +4,42 @@
     mean_squared_error     1/m Σⱼ (a − y)²                                 da = 2 (a − y) / m
     mean_absolute_error    1/m Σⱼ |a − y|                                  da = sign(a − y) / m
     huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m
+    poisson                Σⱼ a − y + y log (y / a)                        dz = a − y
     binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y
     cross_entropy          − Σⱼ y log a                                    dz = a − y
 
-j runs over the m outputs, and r = a − y; the loss of a batch is the mean over its samples. The
-cross-entropies are fused with the last activation in training, a sigmoid (binary) or a softmax:
-they work on z (the logits), so they neither overflow nor lose digits where a is near 0 or 1.
+j runs over the m outputs, and r = a − y; the loss of a batch is the mean over its samples, weighted
+where samples have weights (`weights_ops`). The cross-entropies and the Poisson loss are fused with
+the last activation in training, a sigmoid (binary), a softmax or an exponential: they work on z
+(the logits), so they neither overflow nor lose digits where a is near 0 or 1.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
 """
 
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Annotated, ClassVar
 
+import numpy as np
+
 from numbanet.backend import elementary
-from numbanet.backend.intrinsics import const_like, float_attr
-from numbanet.backend.jit import Kernel, kernel
+from numbanet.backend.intrinsics import as_pointer, const_like, float_attr
+from numbanet.backend.jit import Kernel, inline, kernel
 from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import Real, check, shown
 from numbanet.io.registry import lookup
-from numbanet.plan.columns import AUX, N_IN, SAMPLES, Attrs, X, Y, context
+from numbanet.plan.builtin_ops import copy_forward
+from numbanet.plan.columns import (
+    AUX,
+    N_IN,
+    SAMPLES,
+    WEIGHTS,
+    Attrs,
+    X,
+    Y,
+    context,
+    sample_index,
+)
 from numbanet.plan.op import Op
 
 LOGITS = (
@@ -43,6 +59,7 @@ class Loss(Description):
                         loss of a batch is a mean
     `fused_activation`  the name of the last activation that the kernels replace (they see z
                         instead of a), or "" (they see a)
+    `target_range`      the least and the largest target
     """
 
     instead: ClassVar[dict[str, str]] = {"from_logits": LOGITS}
@@ -50,6 +67,7 @@ class Loss(Description):
     forward: ClassVar[Kernel]
     backward: ClassVar[Kernel]
     fused_activation: ClassVar[str] = ""
+    target_range: ClassVar[tuple[float, float]] = (-inf, inf)
 
     def __post_init__(self):
         check(self)
@@ -230,7 +248,7 @@ class BinaryCrossEntropy(Loss):
     """− Σ y log a + (1 − y) log(1 − a), each output a probability of its own, after a sigmoid."""
 
     forward, backward = binary_cross_entropy_forward, binary_cross_entropy_backward
-    fused_activation = "Sigmoid"
+    fused_activation, target_range = "Sigmoid", (0, 1)
 
 
 @kernel(independent=True)
@@ -276,7 +294,43 @@ class CrossEntropy(Loss):
     """
 
     forward, backward = cross_entropy_forward, cross_entropy_backward
-    fused_activation = "Softmax"
+    fused_activation, target_range = "Softmax", (0, 1)
+
+
+# --- Poisson ----------------------------------------------------------------------------------
+
+
+@kernel(independent=True)
+def poisson_forward(op, params, grads, acts, deltas, lo, hi):
+    """Σ eᶻ − y + y (log y − z), where y log y is 0 for y = 0"""
+    n, zero = op[N_IN], const_like(acts, 0)
+    for i in range(lo, hi):
+        z, y = op[X] + i * n, op[AUX] + i * n
+        total = zero
+        for j in range(n):
+            count = acts[y + j]
+            total += elementary.exp(acts[z + j]) - count
+            if count > zero:
+                total += count * (elementary.log(count) - acts[z + j])
+        acts[op[Y] + i] = total
+
+
+@kernel(independent=True)
+def poisson_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = (eᶻ − y) / samples"""
+    n = op[N_IN]
+    scale = const_like(acts, 1 / context(op, SAMPLES))
+    for i in range(lo, hi):
+        z, y = op[X] + i * n, op[AUX] + i * n
+        for j in range(n):
+            deltas[z + j] = scale * (elementary.exp(acts[z + j]) - acts[y + j])
+
+
+class Poisson(Loss):
+    """Σ a − y + y log (y / a), half the Poisson deviance, for counts and rates y ≥ 0, after exp."""
+
+    forward, backward = poisson_forward, poisson_backward
+    fused_activation, target_range = "Exp", (0, inf)
 
 
 NAMES = {
@@ -286,6 +340,7 @@ NAMES = {
     "huber": Huber,
     "binary_cross_entropy": BinaryCrossEntropy,
     "cross_entropy": CrossEntropy,
+    "poisson": Poisson,
 }
 
 
@@ -318,6 +373,39 @@ def loss(given) -> Loss:
     if isinstance(given, Loss):
         return given
     raise TypeError(f"a loss is a name or a Loss, not {shown(given)}")
+
+
+# --- sample weights ---------------------------------------------------------------------------
+
+
+@inline
+def _weight(op, acts, i):
+    """The weight of sample i of the batch."""
+    weights = as_pointer(context(op, WEIGHTS), np.float64)
+    return const_like(acts, weights[sample_index(op, i)])
+
+
+@kernel(independent=True)
+def weigh_deltas(op, params, grads, acts, deltas, lo, hi):
+    """deltas[x] = deltas[y] times the sample's weight"""
+    n = op[N_IN]
+    for i in range(lo, hi):
+        weight = _weight(op, acts, i)
+        for j in range(i * n, i * n + n):
+            deltas[op[X] + j] = weight * deltas[op[Y] + j]
+
+
+@kernel(independent=True)
+def weigh_losses(op, params, grads, acts, deltas, lo, hi):
+    """The loss of a sample, acts[Y + i], times its weight"""
+    for i in range(lo, hi):
+        acts[op[Y] + i] *= _weight(op, acts, i)
+
+
+def weights_ops(n_outputs: int) -> tuple[Op, Op]:
+    """The ops before and after any loss that multiply its gradient and its value by weights."""
+    before = Op("Weights", n_outputs, n_outputs, copy_forward, weigh_deltas)
+    return before, Op("WeighLosses", 0, 1, weigh_losses, in_place=True)
 
 
 # --- correct answers --------------------------------------------------------------------------

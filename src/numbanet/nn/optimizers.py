@@ -258,6 +258,26 @@ class Adam(Optimizer):
     state_names = ("mean", "squares")
 
 
+@kernel(independent=True)
+def epsilon_hat_begin_step(op, params, grads, state, _, lo, hi):
+    """η √(1 − β₂ᵗ) / (1 − β₁ᵗ) for step t"""
+    t = float(context(op, STEP))
+    beta1, beta2 = float_attr(op, ADAM.beta_1), float_attr(op, ADAM.beta_2)
+    corrected = float_attr(op, ADAM.learning_rate) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+    set_float_attr(op, ADAM.lr_corrected, corrected)
+    set_float_attr(op, ADAM.v_correction, 1.0)
+
+
+@dataclass(frozen=True)
+class AdamEpsilonHat(Adam):
+    """Adam with ε beside √v as it is, not corrected for its start at zero, as scikit-learn has it.
+
+    θ ← θ − η √(1 − β₂ᵗ) / (1 − β₁ᵗ) m / (√v + ε): the form at the end of section 2 of the source.
+    """
+
+    begin_step = epsilon_hat_begin_step
+
+
 @dataclass(frozen=True)
 class AdamW(Adam):
     """Adam with weight decay that is decoupled from the gradient, on every parameter."""

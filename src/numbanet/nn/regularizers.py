@@ -17,7 +17,7 @@ from numbanet.backend.intrinsics import const_like, float_attr
 from numbanet.backend.jit import inline_strict
 from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import By, Choice, Real, check, shown
-from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH
+from numbanet.plan.columns import L1_STRENGTH, L2_STRENGTH, PENALTY_FACTOR, context_float
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,14 @@ PENALTY = By(penalties)
 
 @inline_strict
 def penalize(op, params, grads, lo, hi):
-    """grads += l1 sign(w) + l2 w for parameters lo ≤ i < hi, with the strengths in the op's row."""
+    """grads += l1 sign(w) + l2 w for parameters lo ≤ i < hi.
+
+    The strengths in the op's row are multiplied by the batch's factor.
+    """
+    factor = context_float(op, PENALTY_FACTOR)
     l1, l2 = (
-        const_like(params, float_attr(op, L1_STRENGTH)),
-        const_like(params, float_attr(op, L2_STRENGTH)),
+        const_like(params, factor * float_attr(op, L1_STRENGTH)),
+        const_like(params, factor * float_attr(op, L2_STRENGTH)),
     )
     zero = const_like(params, 0)
     if l1 > zero or l2 > zero:

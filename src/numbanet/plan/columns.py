@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from numbanet.backend.intrinsics import as_pointer
+from numbanet.backend.intrinsics import as_pointer, float_attr
 from numbanet.backend.jit import inline
 
 # --- the row of an op -----------------------------------------------------------------------------
@@ -118,7 +118,10 @@ class Attrs:
     OUTPUTS,
     PREFETCH_LIMIT,
     RATES,
-) = range(12)
+    WEIGHTS,
+    PENALTY_FACTORS,
+    PENALTY_FACTOR,
+) = range(15)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
@@ -129,6 +132,10 @@ PERMUTATION                  address of the order of the epoch's samples, or 0
 PREFETCH_LIMIT               samples in the epoch, 0 where the next batch is not prefetched
 RATES                        address of the learning rate of every batch of the epoch, or 0 where it
                              is constant
+WEIGHTS                      address of the weight of every sample of the data, float64
+PENALTY_FACTORS              address of what every batch of the epoch multiplies the penalties by,
+                             float64, or 0 for a factor of 1
+PENALTY_FACTOR               that of this batch, a float
 """
 
 
@@ -136,6 +143,12 @@ RATES                        address of the learning rate of every batch of the 
 def context(op, column):
     """A column of the batch's context, seen from any row."""
     return op[column - op[INDEX] * ROW_SIZE]
+
+
+@inline
+def context_float(op, column):
+    """The same for a column that holds a float."""
+    return float_attr(op, column - op[INDEX] * ROW_SIZE)
 
 
 @inline

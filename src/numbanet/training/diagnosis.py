@@ -189,6 +189,8 @@ def constant_loss(loss, y: np.ndarray, outputs: int) -> float | None:
         constants = mean if loss.delta > _rms(rows - mean).max() else np.median(rows, axis=0)
         r = abs(rows - constants)
         return float(np.where(r > loss.delta, loss.delta * (r - loss.delta / 2), r * r / 2).mean())
+    if kind is losses.Poisson:
+        return float((rows * (_log(rows) - _log(mean))).mean(axis=0).sum())
     if kind in (losses.MeanSquaredError, losses.Quadratic):
         variance = rows.var(axis=0)
         return float(variance.mean() if kind is losses.MeanSquaredError else variance.sum() / 2)

@@ -8,13 +8,15 @@ import numpy as np
 
 from numbanet.io.attributes import instance
 from numbanet.io.fields import Flag, Real, shown
-from numbanet.io.validation import check_int, check_threads
+from numbanet.io.validation import check_int, check_sample_weight, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
-from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS, WEIGHTS
+from numbanet.training import lbfgs
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
+from numbanet.training.lbfgs import LBFGS
 from numbanet.training.progress import VERBOSE, Progress
 
 WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
@@ -46,13 +48,17 @@ def fit(
     augment,
     callbacks,
     verbose,
+    sample_weight,
     threads,
 ) -> History:
     """Train the network; see Sequential.fit."""
     loss = network.resolve_loss(loss)
     if optimizer is None:
         optimizer = network.optimizer or "adam"
-    optimizer = optimizers.optimizer(optimizer)
+    if optimizer is LBFGS or (isinstance(optimizer, str) and optimizer.lower() == "lbfgs"):
+        optimizer = LBFGS()
+    if not isinstance(optimizer, LBFGS):
+        optimizer = optimizers.optimizer(optimizer)
     callbacks = as_callbacks(callbacks)
     epochs = check_int(epochs, "epochs", 0)
     verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
@@ -68,6 +74,9 @@ def fit(
     try:
         network.learn_names(x, y)
         x, y, classes = network.check_data(x, y, loss)
+        weights = None
+        if sample_weight is not None:
+            weights = check_sample_weight(sample_weight, len(x))
     except BaseException:
         undo()
         raise
@@ -78,17 +87,28 @@ def fit(
         n_train = _n_train(len(x), validation_split)
         validation = (x[n_train:], y[n_train:], classes)
         x, y = x[:n_train], y[:n_train]
+        weights = None if weights is None else weights[:n_train]
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
     check_last_batch(network, samples, batch)
+    if isinstance(optimizer, LBFGS):
+        _check_lbfgs(network, batch < samples, augment)
     history, watched, first = History(), network.epoch == 0, 0.0
+    try:
+        if epochs and network.learn_scalings(x, y, loss, scale_targets):
+            y, classes = network.scale_targets(y), False
+            if validation is not None:
+                validation = (validation[0], network.scale_targets(validation[1]), False)
+    except BaseException:
+        undo()
+        raise
+    if isinstance(optimizer, LBFGS):
+        return _fit_lbfgs(
+            network, optimizer, x, y, loss, epochs, weights, validation, callbacks, verbose
+        )
     with ExitStack() as at_end:
         try:
-            if epochs and network.learn_scalings(x, y, loss, scale_targets):
-                y, classes = network.scale_targets(y), False
-                if validation is not None:
-                    validation = (validation[0], network.scale_targets(validation[1]), False)
             trainer = network.executors.training(
                 loss,
                 optimizer,
@@ -99,6 +119,7 @@ def fit(
                 batches=batches,
                 threads=threads,
                 augment=augment,
+                weighted=weights is not None,
             )
             at_end.callback(trainer.release)
             run = Run(network, x, y, classes, loss, optimizer, network.epoch, epochs)
@@ -114,7 +135,7 @@ def fit(
         except BaseException:
             undo()
             raise
-        _reuse_optimizer_state(network, optimizer)
+        reuse_optimizer_state(network, optimizer)
         if rates is not None and not rates.any() and epochs:
             warnings.warn(
                 f"the learning rate is 0: {optimizer.learning_rate} has ended by epoch "
@@ -125,7 +146,7 @@ def fit(
         for _ in range(epochs):
             start = time.perf_counter()
             try:
-                logs = _epoch(run, trainer, batches, shuffle, progress)
+                logs = _epoch(run, trainer, batches, shuffle, weights, progress)
             except DivergenceError:
                 if not history.seconds:
                     undo()
@@ -144,6 +165,61 @@ def fit(
             progress.epoch(logs)
             if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
                 break
+    return history
+
+
+def _check_lbfgs(network, has_batches: bool, augment) -> None:
+    """ValueError for what L-BFGS cannot do."""
+    if has_batches or augment is not None:
+        raise ValueError(
+            "L-BFGS minimises the loss of all samples; pass batch_size=None and no augment"
+        )
+    if not all(built.trainable for built in network.layers if built.n_parameters):
+        raise ValueError("L-BFGS trains all layers, some are frozen: network.unfreeze() first")
+
+
+def _fit_lbfgs(
+    network, optimizer, x, y, loss, epochs, weights, validation, callbacks, verbose
+) -> History:
+    """Minimise the loss of all samples; an epoch is an iteration of L-BFGS."""
+    history, progress = History(), Progress(epochs, verbose)
+    snapshot, start = network.memory.copy(), time.perf_counter()
+
+    def end_iteration(value: float) -> bool:
+        nonlocal start
+        network.epoch += 1
+        logs = {"loss": value}
+        if validation is not None:
+            logs |= _validate(network, validation, loss, network.penalty_value(len(x), 1))
+        start, began = time.perf_counter(), start
+        history.add(logs, start - began)
+        progress.epoch(logs)
+        return any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks])
+
+    for callback in callbacks:
+        callback.on_fit_begin(network)
+    try:
+        found = lbfgs.minimize(
+            network,
+            x,
+            y,
+            loss,
+            tol=optimizer.tolerance,
+            max_iter=epochs,
+            max_fun=optimizer.max_evaluations,
+            weights=weights,
+            callback=end_iteration,
+        )
+        if not (np.isfinite(found.fun) and np.isfinite(network.parameters).all()):
+            network.memory[:] = snapshot
+            raise DivergenceError(
+                "L-BFGS met a loss that is not a finite number. The network is back at its "
+                "parameters from before; scale the inputs and the targets"
+            )
+    finally:
+        progress.close()
+        for callback in callbacks:
+            callback.on_fit_end(network)
     return history
 
 
@@ -179,7 +255,22 @@ def check_last_batch(network, samples: int, batch: int) -> None:
             )
 
 
-def _reuse_optimizer_state(network, optimizer) -> None:
+def relative_weights(weights, order, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of samples divided by the mean of their batch, and the batches' sums of weights.
+
+    The loss of a batch is then the weighted mean of its samples' losses. A batch of weights that
+    are all 0 has a loss of 0.
+    """
+    ordered = weights if order is None else weights[order]
+    starts = np.arange(0, len(weights), batch)
+    sums, counts = np.add.reduceat(ordered, starts), np.diff([*starts, len(weights)])
+    factors = np.divide(counts, sums, out=np.zeros(len(sums)), where=sums > 0)
+    relative = np.empty(len(weights))
+    relative[slice(None) if order is None else order] = ordered * np.repeat(factors, counts)
+    return relative, sums
+
+
+def reuse_optimizer_state(network, optimizer) -> None:
     """Keep the optimiser's state if it is of the same class, or start it at zero."""
     n_state = len(optimizer.state_names) * network.parameters.size
     same_class = type(network.optimizer) is type(optimizer)
@@ -189,17 +280,39 @@ def _reuse_optimizer_state(network, optimizer) -> None:
     network.optimizer = optimizer
 
 
-def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
+def _epoch(run, trainer, batches, shuffle, weights, progress) -> dict[str, float]:
     """Train for one epoch, in calls of at most about 50 ms; return mean loss and accuracy."""
     network, samples = run.network, len(run.x)
     snapshot = network.memory.copy()
     order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
+    if weights is not None:
+        trainer.bind(WEIGHTS, relative_weights(weights, order, trainer.plan.batch)[0])
+    reached = take_epoch(network, trainer, samples, order, run.rates(batches), progress)
+    if reached < batches:
+        _restore_and_raise(run, snapshot, reached + 1)
+    if not np.isfinite(network.parameters).all():
+        _restore_and_raise(run, snapshot, batches)
+    logs = {"loss": float(trainer.metric_sums[0] / samples)}
+    if trainer.correct_op is not None:
+        logs["accuracy"] = float(trainer.metric_sums[1] / samples)
+    return logs
+
+
+def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> int:
+    """Take all steps of an epoch on the bound data, in native calls of at most about 50 ms.
+
+    order      the order of the samples, int64, or None
+    rates      the learning rate of every step, float64, or None where it is constant
+    progress   told after every call which part of the epoch is done
+    Returns the number of the batch that was reached: less than there are where the loss of the next
+    one is not finite. The losses' and correct answers' sums are in trainer.metric_sums.
+    """
     trainer.bind(PERMUTATION, order)
-    trainer.bind(RATES, run.rates(batches))
+    trainer.bind(RATES, rates)
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0
-    done = 0
+    batches, done = -(-samples // trainer.plan.batch), 0
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
         reached = trainer.steps(
@@ -207,15 +320,11 @@ def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
         )
         network.optimizer_steps += reached - done
         if reached < last:
-            _restore_and_raise(run, snapshot, reached + 1)
+            return reached
         done = reached
-        progress.step(done / batches)
-    if not np.isfinite(network.parameters).all():
-        _restore_and_raise(run, snapshot, batches)
-    logs = {"loss": float(trainer.metric_sums[0] / samples)}
-    if trainer.correct_op is not None:
-        logs["accuracy"] = float(trainer.metric_sums[1] / samples)
-    return logs
+        if progress is not None:
+            progress.step(done / batches)
+    return batches
 
 
 def _validate(network, validation, loss, penalty: float) -> dict[str, float]:

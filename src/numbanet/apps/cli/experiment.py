@@ -445,7 +445,9 @@ def build_network(
         return build_named_model(data, chosen, seed=seed, threads=threads, device=device)
     outputs, last = size(data.y.shape[1:]), "identity"
     after = losses.loss(chosen["loss"]).fused_activation if chosen["loss"] else ""
-    if after and not data.classes:
+    if after == "Exp":
+        last = "exp"
+    elif after and not data.classes:
         raise ValueError(
             f"{chosen['loss']} is a loss for classes, but {data.name} has real targets; "
             "choose mean_squared_error, mean_absolute_error, huber or quadratic"

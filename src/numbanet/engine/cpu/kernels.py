@@ -51,6 +51,8 @@ from numbanet.plan.columns import (
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
+    PENALTY_FACTOR,
+    PENALTY_FACTORS,
     PREFETCH_LIMIT,
     RATES,
     ROW_SIZE,
@@ -102,10 +104,14 @@ def _table(call, t):
 
 @inline
 def _write_context(call, table, batch, train):
-    """Write the position of the batch in the epoch."""
+    """Write the position of the batch in the epoch, and its factor of the penalties."""
     start = batch * call[CALL.batch]
     table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
     table[PREFETCH_LIMIT] = call[CALL.epoch_samples] if train else 0
+    factor = 1.0
+    if table[PENALTY_FACTORS]:
+        factor = as_pointer(table[PENALTY_FACTORS], np.float64)[batch]
+    set_float_attr(table, PENALTY_FACTOR, factor)
 
 
 @inline

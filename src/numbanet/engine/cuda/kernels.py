@@ -44,6 +44,8 @@ from numbanet.plan.columns import (
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
+    PENALTY_FACTOR,
+    PENALTY_FACTORS,
     PERMUTATION,
     PREFETCH_LIMIT,
     RATES,
@@ -54,6 +56,7 @@ from numbanet.plan.columns import (
     STATISTICS,
     STEP,
     TARGETS,
+    WEIGHTS,
     Attrs,
     W,
 )
@@ -62,7 +65,7 @@ from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
-    "permutation inputs targets outputs rates",
+    "permutation inputs targets outputs rates weights penalty_factors",
     first=0,
 )
 """
@@ -71,7 +74,7 @@ tables … tasks         addresses on the GPU, and sizes
 losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
 steps_done             optimiser steps taken before
 stopped, batches_done  whether and where training stopped
-epoch … rates          what the context of every table holds
+epoch … penalty_factors  what the context of every table holds
 """
 CONTEXT_COLUMNS = {
     EPOCH: CALL.epoch,
@@ -81,6 +84,8 @@ CONTEXT_COLUMNS = {
     TARGETS: CALL.targets,
     OUTPUTS: CALL.outputs,
     RATES: CALL.rates,
+    WEIGHTS: CALL.weights,
+    PENALTY_FACTORS: CALL.penalty_factors,
 }
 """Columns of the context, and where the call holds them."""
 
@@ -180,7 +185,11 @@ def _write_context(call, table, batch):
     table[EPOCH], table[SEED] = call[CALL.epoch], call[CALL.seed]
     table[PERMUTATION], table[PREFETCH_LIMIT] = call[CALL.permutation], 0
     table[INPUTS], table[TARGETS] = call[CALL.inputs], call[CALL.targets]
-    table[OUTPUTS] = call[CALL.outputs]
+    table[OUTPUTS], table[WEIGHTS] = call[CALL.outputs], call[CALL.weights]
+    factor = 1.0
+    if call[CALL.penalty_factors]:
+        factor = as_pointer(call[CALL.penalty_factors], np.float64)[batch]
+    set_float_attr(table, PENALTY_FACTOR, factor)
     if call[CALL.rates]:
         last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
         set_float_attr(last_row, ATTRS, as_pointer(call[CALL.rates], np.float64)[batch])

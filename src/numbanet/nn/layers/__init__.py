@@ -2,6 +2,7 @@
 
 from numbanet.nn.layers.activations import (
     Activation,
+    Exp,
     Identity,
     LeakyReLU,
     ReLU,
@@ -39,6 +40,7 @@ __all__ = [
     "Conv2D",
     "Dense",
     "Dropout",
+    "Exp",
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",

@@ -8,6 +8,7 @@
     tanh      a = tanh z                1 − a²
     relu      a = max(z, 0)             1 where a > 0, else 0
     leaky     a = z where z > 0, else slope · z      1 where a > 0, else slope
+    exp       a = eᶻ                    a
     softmax   aⱼ = eᶻʲ / Σ eᶻ           a ∘ (da − Σ a da)
 
 The mathematics of one element stands in the class, as `value` and `vjp`; the CPU kernels on vector
@@ -218,6 +219,20 @@ class LeakyReLU(Activation):
     @staticmethod
     def vjp(a, da, slope):
         return where_greater(a, const_like(a, 0), da, slope * da)
+
+
+class Exp(Activation):
+    """The exponential eᶻ, above 0: a rate or a count, as the Poisson loss has it."""
+
+    monotone = True
+
+    @staticmethod
+    def value(z, slope):
+        return elementary.exp(z)
+
+    @staticmethod
+    def vjp(a, da, slope):
+        return da * a
 
 
 class Step(Activation):

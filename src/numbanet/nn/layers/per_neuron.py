@@ -11,6 +11,7 @@ from numbanet.io.fields import shown
 from numbanet.io.registry import lookup
 from numbanet.nn.layers.activations import (
     Activation,
+    Exp,
     Identity,
     LeakyReLU,
     ReLU,
@@ -23,7 +24,7 @@ from numbanet.nn.layers.base import ACTIVATIONS, Layer, Shape
 from numbanet.plan.columns import N_OUT, Attrs, Y
 from numbanet.plan.op import Op
 
-ELEMENTWISE = (Identity, Sigmoid, Tanh, ReLU, LeakyReLU, Step)
+ELEMENTWISE = (Identity, Sigmoid, Tanh, ReLU, LeakyReLU, Step, Exp)
 """The activations that a single neuron may have; `code` is the index in this list."""
 
 SEGMENTS = Attrs("n_segments first")
@@ -170,9 +171,16 @@ NAMES = {
     "tanh": Tanh,
     "relu": ReLU,
     "leaky_relu": LeakyReLU,
+    "exp": Exp,
     "softmax": Softmax,
 }
-SYNONYMS = {"linear": "identity", "logistic": "sigmoid", "heaviside": "step", "lrelu": "leaky_relu"}
+SYNONYMS = {
+    "linear": "identity",
+    "logistic": "sigmoid",
+    "heaviside": "step",
+    "lrelu": "leaky_relu",
+    "exponential": "exp",
+}
 """Names in other libraries."""
 
 

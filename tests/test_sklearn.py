@@ -1,0 +1,343 @@
+"""The estimators: scikit-learn's own checks, and the same results as scikit-learn's classes."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn import neural_network
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
+from sklearn.ensemble import StackingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import numbanet as nn
+from numbanet import sklearn as ours
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:Solver terminated early"),
+]
+
+ESTIMATORS = [
+    ours.MLPClassifier(solver="lbfgs"),
+    ours.MLPRegressor(solver="lbfgs"),
+    ours.MLPClassifier(max_iter=100),
+    ours.MLPRegressor(max_iter=100),
+    ours.NetworkClassifier(),
+    ours.NetworkRegressor(),
+]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_has_nothing_to_object_to(estimator, check):
+    check(estimator)
+
+
+# --- the same as scikit-learn's classes --------------------------------------------------------
+
+CLASSES = make_classification(90, 7, n_informative=5, n_classes=3, random_state=0)
+BINARY = make_classification(90, 7, random_state=1)
+LABELS = make_multilabel_classification(90, 7, n_classes=4, random_state=2)
+TARGETS = make_regression(90, 7, n_targets=1, noise=1, random_state=3)
+TARGETS = TARGETS[0], TARGETS[1] / TARGETS[1].std()
+SEVERAL = make_regression(90, 7, n_targets=3, noise=1, random_state=4)
+SEVERAL = SEVERAL[0], SEVERAL[1] / SEVERAL[1].std()
+COUNTS = TARGETS[0], np.floor(np.exp(TARGETS[1]))
+WEIGHTS = np.random.default_rng(5).uniform(0, 2, 90)
+
+SAME = {
+    "default": (CLASSES, {}),
+    "binary": (BINARY, {}),
+    "several labels": (LABELS, {}),
+    "targets": (TARGETS, {}),
+    "several targets": (SEVERAL, {"hidden_layer_sizes": (5, 4)}),
+    "poisson": (COUNTS, {"loss": "poisson"}),
+    "batches of 17": (CLASSES, {"batch_size": 17, "hidden_layer_sizes": 9}),
+    "logistic": (CLASSES, {"activation": "logistic", "hidden_layer_sizes": (6, 5, 4)}),
+    "tanh": (TARGETS, {"activation": "tanh", "beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-4}),
+    "identity": (TARGETS, {"activation": "identity", "shuffle": False, "batch_size": 32}),
+    "sgd": (CLASSES, {"solver": "sgd", "batch_size": 30}),
+    "sgd without momentum": (BINARY, {"solver": "sgd", "momentum": 0}),
+    "sgd with plain momentum": (BINARY, {"solver": "sgd", "nesterovs_momentum": False}),
+    "adaptive": (
+        CLASSES,
+        {
+            "solver": "sgd",
+            "learning_rate": "adaptive",
+            "n_iter_no_change": 2,
+            "tol": 0.05,
+            "learning_rate_init": 0.1,
+        },
+    ),
+    "inverse scaling": (TARGETS, {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.3}),
+    "early stopping": (CLASSES, {"early_stopping": True, "learning_rate_init": 0.05}),
+    "early stopping of two classes": (BINARY, {"early_stopping": True, "validation_fraction": 0.3}),
+    "early stopping of targets": (SEVERAL, {"early_stopping": True, "n_iter_no_change": 3}),
+    "a large alpha": (CLASSES, {"alpha": 30.0, "batch_size": 40}),
+    "a coarse tol": (TARGETS, {"tol": 0.01, "n_iter_no_change": 3}),
+}
+ATTRIBUTES = [
+    "n_iter_",
+    "t_",
+    "n_layers_",
+    "n_outputs_",
+    "n_features_in_",
+    "validation_scores_",
+    "best_validation_score_",
+]
+
+
+def both(y, **parameters):
+    """scikit-learn's estimator and ours, for such targets."""
+    real = y.dtype.kind == "f"
+    name = "MLPRegressor" if real else "MLPClassifier"
+    parameters = {"random_state": 4, "max_iter": 25, **parameters}
+    mine = getattr(ours, name)(**parameters)
+    parameters.pop("dtype", None)
+    return getattr(neural_network, name)(**parameters), mine
+
+
+def same(found, expected, rel):
+    if expected is None:
+        assert found is None
+    else:
+        np.testing.assert_allclose(found, expected, rtol=rel)
+
+
+def agree(theirs, mine, x):
+    assert mine.out_activation_ == theirs.out_activation_
+    for name in ATTRIBUTES if theirs.solver != "lbfgs" else ATTRIBUTES[2:5]:
+        same(getattr(mine, name), getattr(theirs, name), 1e-6)
+    for name in ("coefs_", "intercepts_"):
+        for found, expected in zip(getattr(mine, name), getattr(theirs, name), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    found, expected = mine.predict(x), theirs.predict(x)
+    assert found.dtype.kind == expected.dtype.kind
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    if hasattr(theirs, "predict_proba"):
+        np.testing.assert_allclose(mine.predict_proba(x), theirs.predict_proba(x), rtol=1e-6)
+        assert mine.classes_.tolist() == theirs.classes_.tolist()
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("case", SAME)
+def test_training_is_that_of_scikit_learn(case, weights):
+    (x, y), parameters = SAME[case]
+    theirs, mine = both(y, **parameters)
+    theirs.fit(x, y, sample_weight=weights)
+    mine.fit(x, y, sample_weight=weights)
+    agree(theirs, mine, x)
+    close = 5e-3 if parameters.get("alpha") else 1e-6  # the norm within an epoch is interpolated
+    np.testing.assert_allclose(mine.loss_curve_, theirs.loss_curve_, rtol=close)
+    assert mine.loss_ == pytest.approx(theirs.loss_, rel=close)
+    same(mine.best_loss_, theirs.best_loss_, close)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("case", ["default", "binary", "targets", "several labels", "poisson"])
+def test_lbfgs_is_that_of_scikit_learn(case, weights):
+    (x, y), parameters = SAME[case]
+    theirs, mine = both(y, **parameters, solver="lbfgs", max_iter=8, alpha=0.5)
+    theirs.fit(x, y, sample_weight=weights)
+    mine.fit(x, y, sample_weight=weights)
+    agree(theirs, mine, x)
+    assert (mine.n_iter_, mine.loss_) == (theirs.n_iter_, pytest.approx(theirs.loss_))
+    single = both(y, **parameters, solver="lbfgs", max_iter=8, alpha=0.5, dtype="float32")[1]
+    single.fit(x, y, sample_weight=weights)
+    np.testing.assert_allclose(single.coefs_[0], mine.coefs_[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_partial_fits_and_warm_starts_are_those_of_scikit_learn(solver):
+    x, y = CLASSES
+    theirs, mine = both(y, solver=solver, batch_size=20)
+    for estimator in (theirs, mine):
+        for part in (slice(0, 30), slice(30, 90), slice(10, 50)):
+            estimator.partial_fit(x[part], y[part], classes=[0, 1, 2])
+    agree(theirs, mine, x)
+    theirs, mine = both(y, solver=solver, warm_start=True, max_iter=4)
+    for estimator in (theirs, mine):
+        for _ in range(3):
+            estimator.fit(x, y)
+    agree(theirs, mine, x)
+
+
+def test_the_layout_and_the_type_of_x_do_not_matter():
+    x, y = CLASSES
+    expected = ours.MLPClassifier(random_state=0, max_iter=5).fit(x, y)
+    wide = np.zeros((90, 20))
+    wide[:, 5:12] = x
+    from scipy import sparse
+
+    for same in (np.asfortranarray(x), wide[:, 5:12], sparse.csr_array(x), sparse.csc_array(x)):
+        found = ours.MLPClassifier(random_state=0, max_iter=5).fit(same, y)
+        assert found.network_.parameters.tobytes() == expected.network_.parameters.tobytes()
+        assert found.predict_proba(same).tobytes() == expected.predict_proba(x).tobytes()
+    assert ours.MLPClassifier(max_iter=2).fit(x.astype("float32"), y).coefs_[0].dtype == "float32"
+    single = ours.MLPClassifier(max_iter=2, dtype="float32").fit(x, y)
+    assert single.predict_proba(x).dtype == "float32"
+
+
+def test_labels_of_text_and_names_of_columns():
+    pandas = pytest.importorskip("pandas")
+    x, y = CLASSES
+    frame, names = pandas.DataFrame(x, columns=list("abcdefg")), np.array(["p", "q", "r"])[y]
+    found = ours.MLPClassifier(random_state=0, max_iter=30).fit(frame, names)
+    assert found.feature_names_in_.tolist() == list("abcdefg")
+    assert set(found.predict(frame)) == {"p", "q", "r"}
+    with pytest.warns(UserWarning, match="feature names"):
+        found.predict(x)
+
+
+def test_coefs_are_views_before_and_after_pickling():
+    x, y = CLASSES
+    found = ours.MLPClassifier(random_state=0, max_iter=3).fit(x, y)
+    assert not hasattr(clone(found), "coefs_")
+    again = pickle.loads(pickle.dumps(found))
+    for one in (found, again):
+        one.coefs_[0][...] = 0
+        one.intercepts_[0][...] = -1
+        assert np.ptp(one.predict_proba(x), axis=0).max() == 0
+
+
+def test_it_works_inside_scikit_learns_tools():
+    x, y = BINARY
+    mlp = ours.MLPClassifier((8,), random_state=0, max_iter=60, learning_rate_init=0.02)
+    pipe = make_pipeline(StandardScaler(), mlp)
+    assert cross_val_score(pipe, x, y, cv=3, n_jobs=2).mean() > 0.7
+    search = GridSearchCV(pipe, {"mlpclassifier__alpha": [1e-4, 10]}, cv=2, n_jobs=2).fit(x, y)
+    assert search.best_score_ > 0.7
+    assert CalibratedClassifierCV(mlp, cv=2).fit(x, y).score(x, y) > 0.8
+    stack = StackingClassifier([("mlp", mlp), ("lr", LogisticRegression())], cv=2).fit(x, y)
+    assert stack.score(x, y) > 0.8
+
+
+# --- any layers --------------------------------------------------------------------------------
+
+
+def convolution(input_shape, output_shape):
+    return [
+        nn.Conv2D(3, 2, activation="relu"),
+        nn.Flatten(),
+        nn.Dense(output_shape[0], activation="softmax"),
+    ]
+
+
+def test_images_and_sequences():
+    generator = np.random.default_rng(0)
+    images, y = generator.normal(size=(60, 6, 5, 1)), np.repeat(["a", "b", "c"], 20)
+    images[y == "b", :3] += 2
+    images[y == "c", 3:] += 2
+    by_function = ours.NetworkClassifier(
+        convolution, optimizer=nn.Adam(0.02), epochs=60, random_state=0
+    ).fit(images, y)
+    assert by_function.score(images, y) > 0.95 and "Conv2D" in repr(by_function.network_)
+    pixels = (images * 20 + 100).clip(0, 255).astype(np.uint8)
+    layers = [nn.Rescale(1 / 255), nn.Conv2D(3, 2, activation="relu")]
+    by_list = ours.NetworkClassifier(
+        layers, optimizer=nn.Adam(0.02), epochs=60, random_state=0
+    ).fit(pixels, y)
+    assert by_list.score(pixels, y) > 0.8 and by_list.predict_proba(pixels).shape == (60, 3)
+    sequences = generator.normal(size=(60, 8, 2))
+    recurrence = ours.NetworkRegressor([nn.Conv1D(4, 3, activation="tanh")], epochs=150)
+    recurrence.set_params(optimizer__learning_rate=0.01, random_state=0)
+    assert recurrence.fit(sequences, sequences.mean(axis=(1, 2))).score(
+        sequences, sequences.mean(axis=(1, 2))
+    ) > 0.8  # fmt: skip
+
+
+def test_nested_parameters_are_searched():
+    x, y = BINARY
+    estimator = ours.NetworkClassifier([nn.Dense(1, activation="tanh"), nn.Dropout(0.1)], epochs=40)
+    estimator.set_params(optimizer=nn.SGD(), random_state=1)
+    assert estimator.get_params()["layers__1__rate"] == 0.1
+    assert estimator.get_params()["optimizer__momentum"] == 0
+    grid = {"layers__0__units": [1, 12], "optimizer__learning_rate": [1e-6, 0.1]}
+    search = GridSearchCV(estimator, grid, cv=2).fit(x, y)
+    assert search.best_params_["optimizer__learning_rate"] == 0.1
+    assert estimator.layers[0].units == 1 and clone(estimator).optimizer == nn.SGD()
+    again = pickle.loads(pickle.dumps(search.best_estimator_))
+    assert again.predict(x).tolist() == search.predict(x).tolist()
+    for name in ("layers__7__units", "layers__0__unit", "optimizer__rate", "layers__x__units"):
+        with pytest.raises(ValueError, match=r"Invalid parameter|invalid literal"):
+            estimator.set_params(**{name: 3})
+
+
+def test_a_network_estimator_goes_on_and_refuses_what_does_not_fit():
+    x, y = CLASSES
+    warm = ours.NetworkClassifier(epochs=3, warm_start=True, random_state=0, batch_size=16)
+    once = ours.NetworkClassifier(epochs=6, random_state=0, batch_size=16).fit(x, y)
+    warm.fit(x, y).fit(x, y)
+    assert warm.network_.parameters.tobytes() == once.network_.parameters.tobytes()
+    assert once.n_iter_ == 6 and len(once.history_["loss"]) == 6
+    with pytest.raises(ValueError, match=r"y needs a network with 3 outputs, .* has 2"):
+        ours.NetworkClassifier(lambda shape, outputs: [nn.Dense(2)]).fit(x, y)
+    with pytest.raises(ValueError, match="expecting 7 features"):
+        once.predict(x[:, :5])
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "data", "message"),
+    [
+        ({"hidden_layer_sizes": (3, 0)}, CLASSES, "hidden_layer_sizes must be > 0"),
+        ({"alpha": -1}, CLASSES, "The 'alpha' parameter of MLPClassifier must be a float"),
+        ({"dtype": "int8"}, CLASSES, "The 'dtype' parameter of MLPClassifier must be a str among"),
+        (
+            {"early_stopping": True, "validation_fraction": 0.001},
+            (CLASSES[0][:5], CLASSES[1][:5]),
+            "The validation set is too small",
+        ),
+    ],
+)
+def test_what_cannot_be_fitted(change, data, message):
+    estimator = ours.MLPClassifier(max_iter=5).set_params(**change)
+    with pytest.raises(ValueError, match=message), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        estimator.fit(*data)
+
+
+def test_a_training_that_diverges():
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        ours.MLPRegressor(solver="sgd", learning_rate_init=1e20).fit(*TARGETS)
+
+
+def test_bad_calls_of_partial_fit():
+    x, y = CLASSES
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        ours.MLPClassifier().partial_fit(x, y)
+    with pytest.raises(ValueError, match="does not support early_stopping"):
+        ours.MLPClassifier(early_stopping=True).partial_fit(x, y, classes=[0, 1, 2])
+    assert not hasattr(ours.MLPClassifier(solver="lbfgs"), "partial_fit")
+    started = ours.MLPClassifier(max_iter=2).partial_fit(x, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"has classes not in `self.classes_`"):
+        started.partial_fit(x, y + 1)
+    warm = ours.MLPClassifier(max_iter=2, warm_start=True).fit(x, y)
+    with pytest.raises(ValueError, match="can only be used where `y` has the same classes"):
+        warm.fit(x, y + 1)
+    with pytest.raises(ValueError, match=r"poisson.* needs targets"):
+        ours.MLPRegressor("poisson").fit(x, x[:, 0])
+
+
+def test_the_end_of_the_epochs_is_announced():
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
+        ours.MLPClassifier(max_iter=2).fit(*CLASSES)
+
+
+def test_numbanet_alone_does_not_import_scikit_learn():
+    code = "import sys, numbanet; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
