@@ -428,6 +428,19 @@ def test_predict_real_outputs_without_labels(folder):
     )
 
 
+def test_export_writes_c(folder):
+    net = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], 4)
+    net.save("one")
+    nn.Ensemble([net]).save("several")
+    assert done("export", "one", "--c", "one.c").split() == ["wrote", "one.c", "wrote", "one.h"]
+    assert "one_forward(" in Path("one.c").read_text() and "one_vjp(" in Path("one.h").read_text()
+    assert "one.c exists" in refused("export", "one", "--c", "one.c")
+    Path("one.c").unlink()
+    assert "one.h exists" in refused("export", "one", "--c", "one.c")
+    assert "holds an ensemble" in refused("export", "several", "--c", "net.c")
+    assert "ends in .c" in refused("export", "one", "--c", "net.txt")
+
+
 def test_info_tells_the_state(folder):
     nn.Sequential(
         [nn.Dense(3, activation="relu"), nn.Dense(2)], 4, "float64", seed=8, penalty=nn.L1(0.5)

@@ -12,6 +12,7 @@ import warnings
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -654,3 +655,12 @@ def test_no_memory_is_asked_for_and_no_lock_taken(tmp_path):
         timeout=300,
     )
     assert found.stdout.split() == ["0", "0"]
+
+
+def test_the_benchmark_prints_a_line_for_one_row_and_for_64():
+    command = [sys.executable, "-m", "benchmarks.inside"]
+    root = Path(__file__).parent.parent
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    lines = found.stdout.splitlines()
+    assert [line.split(" rows")[0].strip() for line in lines] == ["1", "64"]
+    assert all("forward" in line and "vjp" in line for line in lines)

@@ -4,10 +4,17 @@ import importlib
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """Code that Numba cached with other sources of the package is not met."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
 
 
 def example(name):

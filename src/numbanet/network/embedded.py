@@ -63,8 +63,9 @@ def _check_model(model, size):
     """ValueError for what is not a handle of this process."""
     if size < N_HEADER or model[HEADER.magic] != MAGIC:
         raise ValueError(
-            "model is not a handle of this version of numbanet: pass network.handle(…), and let "
-            "Numba compile code again that was cached with another version"
+            "model is not a handle of this version of numbanet: pass network.handle(…); where your "
+            "code says cache=True and was compiled with another version, delete that cache, the "
+            "files .nbi and .nbc in __pycache__ beside it or in $NUMBA_CACHE_DIR"
         )
     if model[HEADER.token] != process_token():
         raise ValueError(

@@ -439,6 +439,24 @@ def plot(model, data, held_out, force, **given) -> None:
         click.echo(f"wrote {path}")
 
 
+# --- export ---------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--c", "source", type=click.Path(), required=True, help="A C source, such as net.c.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def export(model, source, force) -> None:
+    """Write MODEL as C99 source and, beside it, its header."""
+    for path in (source, str(Path(source).with_suffix(".h"))):
+        options.check_writable(path, force, "--c")
+    net = load(model)
+    if isinstance(net, Ensemble):
+        raise ValueError(f"{model} holds an ensemble; save one of its networks, and export that")
+    for path in net.export_c(source):
+        click.echo(f"wrote {path}")
+
+
 # --- info -----------------------------------------------------------------------------------------
 
 
