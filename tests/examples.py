@@ -54,6 +54,8 @@ LAYERS = [
     Example("dense without bias", lambda: [nn.Dense(4, bias=False)], (6,)),
     Example("dense of one unit", lambda: [nn.Dense(1)], (9,)),
     Example("dense on one input", lambda: [nn.Dense(6)], (1,)),
+    Example("dense over time", lambda: [nn.Dense(5, activation="tanh")], (7, 3)),
+    Example("dense over time without bias", lambda: [nn.Dense(3, bias=False)], (2, 41)),
     Example(
         "dense with a list of activations",
         lambda: [nn.Dense(4, activation=["tanh", "relu", "relu", "sigmoid"])],
@@ -149,6 +151,21 @@ LAYERS = [
     ),
     Example("max pool of sequences", lambda: [nn.MaxPool1D(3, stride=2, padding=1)], (8, 3)),
     Example("average pool of sequences", lambda: [nn.AvgPool1D(2)], (7, 5)),
+    Example("rnn", lambda: [nn.RNN(5)], (4, 3)),
+    Example("rnn of states, reversed", lambda: [nn.RNN(3, True, True, activation="relu")], (5, 2)),
+    Example("lstm", lambda: [nn.LSTM(4)], (5, 3)),
+    Example("lstm of states, wide", lambda: [nn.LSTM(19, return_sequences=True)], (3, 2)),
+    Example("lstm of one step, reversed", lambda: [nn.LSTM(2, reverse=True)], (1, 3)),
+    Example("gru", lambda: [nn.GRU(4, reverse=True)], (5, 3)),
+    Example("gru of states", lambda: [nn.GRU(17, return_sequences=True)], (3, 2)),
+    Example(
+        "two recurrent layers",
+        lambda: [nn.LSTM(3, return_sequences=True), nn.GRU(4)],
+        (4, 2),
+    ),
+    Example("rnn in both directions", lambda: [nn.Bidirectional(nn.RNN(3))], (4, 2)),
+    Example("lstm in both directions", lambda: [nn.Bidirectional(nn.LSTM(3, True))], (4, 2)),
+    Example("gru in both directions", lambda: [nn.Bidirectional(nn.GRU(3, True, True))], (4, 2)),
     Example("dropout", lambda: [nn.Dropout(0.3)], (23,), alone=False),
     Example(
         "dropout in place",
@@ -260,8 +277,9 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
     )
     for k, built in enumerate(net.layers):
         generator = np.random.default_rng([seed, k])
-        if "bias" in built.parameters:
-            built.bias = generator.uniform(-0.5, 0.5, built.bias.shape)
+        for name, values in built.parameters.items():
+            if name.endswith("bias"):
+                values[...] = generator.uniform(-0.5, 0.5, values.shape)
         for values in built.buffers.values():
             values[...] = generator.uniform(0.5, 1.5, values.shape)
         if "Norm" in type(built.layer).__name__:

@@ -42,6 +42,7 @@ BARE = {
     "Schedule",
     "Pool2D",
     "Normalization",
+    "Recurrent",
 }
 REQUIRED = {
     "Rescale": {"scale": 0.5},
@@ -52,6 +53,10 @@ REQUIRED = {
     "Dense": {"units": 3},
     "Conv1D": {"filters": 2, "kernel_size": 2},
     "Conv2D": {"filters": 2, "kernel_size": 2},
+    "RNN": {"units": 3},
+    "LSTM": {"units": 3},
+    "GRU": {"units": 3},
+    "Bidirectional": {"layer": nn.RNN(3)},
     "PerNeuron": {"activations": ["tanh"] * 6},
     "Reshape": {"shape": (3, 2)},
     "L1": {"strength": 0.1},

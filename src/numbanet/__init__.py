@@ -14,10 +14,14 @@ from numbanet.network.serialization import load  # noqa: E402
 from numbanet.nn import initializers, metrics, schedules  # noqa: E402
 from numbanet.nn.augment import Augment, shift_copies  # noqa: E402
 from numbanet.nn.layers import (  # noqa: E402
+    GRU,
+    LSTM,
+    RNN,
     Activation,
     AvgPool1D,
     AvgPool2D,
     BatchNorm,
+    Bidirectional,
     Conv1D,
     Conv2D,
     Dense,
@@ -63,8 +67,11 @@ from numbanet.training.history import History  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
     "L1",
     "L2",
+    "LSTM",
+    "RNN",
     "SGD",
     "Activation",
     "Adagrad",
@@ -74,6 +81,7 @@ __all__ = [
     "AvgPool1D",
     "AvgPool2D",
     "BatchNorm",
+    "Bidirectional",
     "BinaryCrossEntropy",
     "Conv1D",
     "Conv2D",

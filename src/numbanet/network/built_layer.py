@@ -108,7 +108,7 @@ def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
             raise TypeError(f"a layer was expected at place {len(expanded)}, got {shown(layer)}")
         check(layer)  # a subclass may have its own __post_init__
         expanded.append(layer)
-        next_layer = activation(getattr(layer, "activation", None))
+        next_layer = activation(layer.following_activation())
         if not isinstance(next_layer, Identity):
             expanded.append(next_layer)
     if not expanded:

@@ -312,12 +312,14 @@ class Sequential(KnownArguments, KnownAttributes):
         """Return the sum of all penalties, for a training set of that many samples and batches."""
         total = 0.0
         for built in self.layers:
-            if not any(op.n_weights for op in built.layer.ops(built.input_shape)):
-                continue
-            for p in penalties(getattr(built.layer, "penalty", None)) or self.penalty:
-                w = built.parameters["weights"].astype(np.float64)
-                norm = np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum()
-                total += p.scaled(samples, batches) * norm
+            chosen = penalties(getattr(built.layer, "penalty", None)) or self.penalty
+            start = built.offset
+            for op in built.layer.ops(built.input_shape) if chosen else ():
+                w = self.memory[start : start + op.n_weights].astype(np.float64)
+                start += op.n_params
+                for p in chosen:
+                    norm = np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum()
+                    total += p.scaled(samples, batches) * norm
         return float(total)
 
     def loss(self, x, y, loss=None, *, training: bool = False) -> float:

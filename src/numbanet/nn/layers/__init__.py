@@ -26,15 +26,20 @@ from numbanet.nn.layers.pool2d import (
     LpPool2D,
     MaxPool2D,
 )
+from numbanet.nn.layers.recurrent import GRU, LSTM, RNN, Bidirectional
 from numbanet.nn.layers.rescale import Rescale
 from numbanet.nn.layers.shape import Flatten, Reshape
 from numbanet.nn.layers.standardize import Standardize
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "AvgPool1D",
     "AvgPool2D",
     "BatchNorm",
+    "Bidirectional",
     "Conv1D",
     "Conv2D",
     "Dense",

@@ -55,6 +55,10 @@ class Layer(Description):
         """Return the rows that this layer adds to the plan for an input of `shape`."""
         return []
 
+    def following_activation(self):
+        """Return the activation that becomes a layer after this one: its field `activation`."""
+        return getattr(self, "activation", None)
+
     def inference_ops(self, shape: Shape) -> list[Op]:
         """Return the rows for prediction, if they differ from those for training."""
         return self.ops(shape)
