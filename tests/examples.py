@@ -22,6 +22,7 @@ class Example:
 
     `trains`   an error passes back through it
     `first`    the layer is the first with parameters: there is no Scale before it
+    `vocabulary`   the inputs are integers below this
     `alone`    training is as prediction: a sample's output depends on that sample only, and on
                nothing random
     """
@@ -32,6 +33,7 @@ class Example:
     trains: bool = True
     alone: bool = True
     first: bool = False
+    vocabulary: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,16 @@ LAYERS = [
     Example("rnn in both directions", lambda: [nn.Bidirectional(nn.RNN(3))], (4, 2)),
     Example("lstm in both directions", lambda: [nn.Bidirectional(nn.LSTM(3, True))], (4, 2)),
     Example("gru in both directions", lambda: [nn.Bidirectional(nn.GRU(3, True, True))], (4, 2)),
+    Example("embedding", lambda: [nn.Embedding(11, 3)], (4,), first=True, vocabulary=11),
+    Example(
+        "embedding before a gru",
+        lambda: [nn.Embedding(5, 2, penalty=nn.L2(0.1)), nn.GRU(3)],
+        (3,),
+        first=True,
+        vocabulary=5,
+    ),
+    Example("global average pool of sequences", lambda: [nn.GlobalAvgPool1D()], (5, 3)),
+    Example("global max pool of sequences", lambda: [nn.GlobalMaxPool1D()], (4, 6)),
     Example("dropout", lambda: [nn.Dropout(0.3)], (23,), alone=False),
     Example(
         "dropout in place",
@@ -288,16 +300,14 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
 
 
 def inputs(example, samples, seed=2, dtype="float64"):
-    """Normal random values of the row's shape.
+    """Normal random values of the row's shape, or its indices.
 
     Exact in float32, so both precisions see the same.
     """
-    return (
-        np.random.default_rng([seed, samples])
-        .normal(size=(samples, *example.input_shape))
-        .astype("float32")
-        .astype(dtype)
-    )
+    generator, shape = np.random.default_rng([seed, samples]), (samples, *example.input_shape)
+    if example.vocabulary:
+        return generator.integers(0, example.vocabulary, shape).astype(dtype)
+    return generator.normal(size=shape).astype("float32").astype(dtype)
 
 
 def targets(loss, samples, width=3, seed=3):

@@ -229,6 +229,23 @@ def test_a_dense_layer_over_time_is_the_same_at_every_step():
     np.testing.assert_allclose(net.predict(x), x @ built.weights + built.bias, rtol=1e-13)
 
 
+def test_an_embedding_is_a_table_of_rows():
+    net = nn.Sequential([nn.Embedding(9, 4)], 3)
+    for x in (np.array([[0, 8, 3]]), np.array([[0, 8, 3]], "uint8"), np.array([[0.0, 8, 3]])):
+        np.testing.assert_array_equal(net.predict(x)[0], net.layers[0].weights[[0, 8, 3]])
+
+
+def test_the_gradient_of_an_embedding_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 9, (20, 3)), generator.normal(size=(20, 12))
+    net = nn.Sequential([nn.Embedding(9, 4), nn.Flatten()], 3, "float64")
+    table = torch.tensor(net.layers[0].weights, requires_grad=True)
+    outputs = torch.nn.functional.embedding(torch.tensor(x), table).flatten(1)
+    ((outputs - torch.tensor(y)) ** 2).mean().backward()
+    close(net.gradient(x, y, "mean_squared_error"), table.grad.numpy().ravel(), 1e-13)
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -265,8 +282,47 @@ def test_a_dense_layer_over_time_is_the_same_at_every_step():
             r"layer 1 \(RNN\): .* got \(3,\); .* return_sequences=True",
         ),
         (lambda: nn.Sequential([nn.LSTM(3)], (0, 2)), ValueError, "input_shape"),
+        (
+            lambda: nn.Embedding(2**24 + 1, 2),
+            ValueError,
+            "Embedding: vocabulary must be at most 16,777,216",
+        ),
+        (
+            lambda: nn.Sequential([nn.Embedding(5, 2)], (4, 3)),
+            ValueError,
+            r"Embedding expects indices \(steps,\), got an input of shape \(4, 3\)",
+        ),
+        (
+            lambda: nn.Sequential([nn.Dense(3), nn.Embedding(5, 2)], 4),
+            ValueError,
+            r"layer 1 \(Embedding\) reads indices and stands behind Dense; make it the first layer",
+        ),
     ],
 )
 def test_wrong_arguments_and_shapes_are_refused(make, kind, message):
     with pytest.raises(kind, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (5, r"has 5(\.0)? at \[2, 1\]; Embedding takes integers from 0 to 4: number the words"),
+        (-1, r"x has -1(\.0)? at \[2, 1\]"),
+        (0.5, r"x has 0\.5 at \[2, 1\]"),
+        (np.nan, "x has (nan|NaN) at"),
+    ],
+)
+def test_indices_outside_the_vocabulary_are_refused(wrong, message):
+    net = nn.Sequential([nn.Embedding(5, 2), nn.Flatten(), nn.Dense(1)], 3)
+    x, y = np.zeros((4, 3), "float32"), np.zeros((4, 1))
+    net.predict(x)
+    bad = x.copy()
+    bad[2, 1] = wrong
+    before = net.parameters.copy()
+    for call in (net.predict, *(lambda x, f=f: f(x, y) for f in (net.fit, net.evaluate, net.loss))):
+        with pytest.raises(ValueError, match=message):
+            call(bad)
+    with pytest.raises(ValueError, match="validation x has"):
+        net.fit(x, y, validation_data=(bad, y))
+    np.testing.assert_array_equal(net.parameters, before)

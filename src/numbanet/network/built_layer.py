@@ -9,7 +9,7 @@ from numbanet.io import arrays
 from numbanet.io.attributes import instance, unknown_attribute
 from numbanet.io.fields import check, fits, shown
 from numbanet.io.tables import Table
-from numbanet.nn.layers import Identity, activation, conv2d_channels_first
+from numbanet.nn.layers import Embedding, Identity, activation, conv2d_channels_first
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.op import Op
@@ -124,6 +124,17 @@ def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
         result.append(BuiltLayer(layer, shape, output_shape, offset))
         shape, offset = output_shape, offset + result[-1].n_parameters
     return result
+
+
+def check_first(layers: list[BuiltLayer]) -> None:
+    """ValueError for an Embedding that is not the first layer."""
+    for k, built in enumerate(layers[1:], 1):
+        if isinstance(built.layer, Embedding):
+            before = type(layers[k - 1].layer).__name__
+            raise ValueError(
+                f"layer {k} (Embedding) reads indices and stands behind {before}; make it the "
+                "first layer"
+            )
 
 
 def _check_channels_last(shape: Shape) -> None:

@@ -79,6 +79,7 @@ class Sequential(KnownArguments, KnownAttributes):
     optimizer_steps: int
     scales_targets: bool
     target_scaling: built_layer.BuiltLayer
+    _checks_inputs: bool
     _class_names: tuple[str, ...]
     _parameters: np.ndarray
     _trained_by: int | None
@@ -112,6 +113,9 @@ class Sequential(KnownArguments, KnownAttributes):
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         scaling.check_layers(self.layers)
+        built_layer.check_first(self.layers)
+        first = type(self.layers[0].layer)
+        self._checks_inputs = first.check_inputs is not Layer.check_inputs
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
@@ -229,7 +233,7 @@ class Sequential(KnownArguments, KnownAttributes):
         Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
         network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
         """
-        if type(x) is np.ndarray:
+        if type(x) is np.ndarray and not self._checks_inputs:
             small_batch = self.executors.small_batch.get(x.dtype)
             if (
                 small_batch is not None
@@ -243,6 +247,7 @@ class Sequential(KnownArguments, KnownAttributes):
                     if small_batch(x, outputs, self.memory):
                         return outputs
         x = validation.check_inputs(x, self.input_shape, self.dtype, check_finite=False)
+        self.layers[0].layer.check_inputs(x, "x")
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self.executors.lock:
             self.executors.build_small_batch(x.dtype)
@@ -562,6 +567,7 @@ class Sequential(KnownArguments, KnownAttributes):
         Raises ValueError or TypeError for data that do not fit; `names` stand in the messages.
         """
         x = validation.check_inputs(x, self.input_shape, self.dtype, names[0])
+        self.layers[0].layer.check_inputs(x, names[0])
         y, classes = validation.check_targets(
             y, len(x), size(self.output_shape), self.dtype, names[1], names[0]
         )

@@ -42,6 +42,12 @@ class Layer(Description):
         """
         return shape
 
+    def check_inputs(self, x, name: str) -> None:
+        """Check samples as the kernels read them; asked of a network's first layer.
+
+        Raises ValueError where the layer cannot read one; `name` stands in the message.
+        """
+
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         """Return the parameters' shapes by name, in their order in the flat vector."""
         return {}
