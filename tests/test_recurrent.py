@@ -326,3 +326,117 @@ def test_indices_outside_the_vocabulary_are_refused(wrong, message):
     with pytest.raises(ValueError, match="validation x has"):
         net.fit(x, y, validation_data=(bad, y))
     np.testing.assert_array_equal(net.parameters, before)
+
+
+# --- sequences of different lengths ---------------------------------------------------------------
+
+LENGTHS = np.array([6, 1, 3, 2, 6, 5, 4])
+
+
+def padded(fill):
+    """Sequences whose steps beyond their lengths hold `fill`."""
+    x = sequences()
+    for one, length in zip(x, LENGTHS, strict=True):
+        one[length:] = fill
+    return x
+
+
+LAST_STATES = {name: make for name, make in NETWORKS.items() if "states" not in name} | {
+    "reversed lstm": lambda: [nn.LSTM(4, reverse=True)],
+    "after a dense layer": lambda: [nn.Dense(3, activation="tanh"), nn.GRU(4)],
+}
+
+
+@pytest.mark.parametrize("name", LAST_STATES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_padded_sequence_is_what_it_is_alone(name, threads):
+    net, y = network(LAST_STATES[name]()), sequences()[:, 0, :2]
+    x, others = padded(3.0), {}
+    for length in set(LENGTHS.tolist()):
+        layers = LAST_STATES[name]()
+        others[length] = network(layers, (length, CHANNELS))
+        others[length].parameters = net.parameters
+    outputs, gradient, losses = [], 0, []
+    for one, target, length in zip(x, y, LENGTHS, strict=True):
+        alone, short = others[length], one[None, :length]
+        outputs.append(alone.predict(short)[0])
+        gradient = gradient + alone.gradient(short, target[None]) / len(x)
+        losses.append(alone.loss(short, target[None]))
+    close(net.predict(x, lengths=LENGTHS, threads=threads), outputs, 1e-13)
+    close(net.gradient(x, y, lengths=LENGTHS, threads=threads), gradient, 1e-12)
+    for found in (
+        net.loss(x, y, lengths=LENGTHS),
+        net.loss(x, y, lengths=LENGTHS, training=True),
+        net.evaluate(x, y, lengths=LENGTHS, threads=threads)["loss"],
+    ):
+        assert np.isclose(found, np.mean(losses), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAST_STATES)
+def test_training_learns_nothing_from_padding(name):
+    nets, y = [network(LAST_STATES[name]()) for _ in range(2)], sequences()[:, 0, :2]
+    validation = padded(1.0)[:3], y[:3], LENGTHS[:3]
+    histories = [
+        net.fit(
+            padded(fill), y, lengths=LENGTHS, validation_data=validation, batch_size=3, epochs=3
+        ).history
+        for net, fill in zip(nets, (0.0, -7.0), strict=True)
+    ]
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    assert histories[0] == histories[1]
+    found = nets[0].evaluate(*validation[:2], lengths=validation[2])
+    assert np.isclose(found["loss"], histories[0]["val_loss"][-1])
+    alone = network(LAST_STATES[name]())
+    full = np.full(len(y), STEPS)
+    alone.fit(sequences(), y, lengths=full, batch_size=3, epochs=2, validation_split=0.3)
+    plain = network(LAST_STATES[name]())
+    plain.fit(sequences(), y, batch_size=3, epochs=2, validation_split=0.3)
+    assert alone.parameters.tobytes() == plain.parameters.tobytes()
+    assert alone.predict(sequences()).tobytes() == plain.predict(sequences()).tobytes()
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_states_beyond_the_end_are_zero(make):
+    for layer in (make(return_sequences=True), nn.Bidirectional(make(return_sequences=True))):
+        net = nn.Sequential([layer], (STEPS, CHANNELS), "float64")
+        states = net.predict(padded(2.0), lengths=LENGTHS)
+        for one, length in zip(states, LENGTHS, strict=True):
+            assert (one[length:] == 0).all() and (one[:length] != 0).any(axis=1).all()
+
+
+def test_lengths_on_a_gpu_are_those_of_the_cpu():
+    pytest.importorskip("numba_cuda")
+    layers = lambda: [nn.LSTM(3, return_sequences=True), nn.Bidirectional(nn.GRU(2))]  # noqa: E731
+    cpu, cuda, x, y = network(layers()), network(layers()), padded(2.0), sequences()[:, 0, :2]
+    cuda.to("cuda")
+    for net in (cpu, cuda):
+        net.fit(x, y, lengths=LENGTHS, batch_size=4, verbose=0)
+    close(cuda.parameters, cpu.parameters, 1e-11)
+    close(cuda.predict(x, lengths=LENGTHS), cpu.predict(x, lengths=LENGTHS), 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("layers", "lengths", "message"),
+    [
+        ([nn.GRU(2)], [1, 2, 3], r"one length for each of 2 samples, got an array of shape \(3,\)"),
+        ([nn.GRU(2)], [4, 0], r"lengths has 0 at \[1\]; a sequence has 1 to 4 steps"),
+        ([nn.GRU(2)], [5, 1], r"lengths has 5 at \[0\]"),
+        ([nn.GRU(2)], [1, 2.5], r"lengths has 2\.5 at \[1\]"),
+        ([nn.GRU(2)], [1, np.nan], "lengths"),
+        ([nn.Flatten()], [1, 2], "lengths are for recurrent layers, and the network has none"),
+        (
+            [nn.Conv1D(2, 2), nn.GRU(2)],
+            [1, 2],
+            r"layer 0 \(Conv1D\) does not know lengths, so padding would count",
+        ),
+        ([nn.GRU(2, True), nn.GlobalAvgPool1D()], [1, 2], r"layer 1 \(GlobalAvgPool1D\) does not"),
+    ],
+)
+def test_wrong_lengths_are_refused(layers, lengths, message):
+    net = nn.Sequential([*layers, nn.Dense(1)], (4, 3))
+    x, y = np.zeros((2, 4, 3)), np.zeros((2, 1))
+    calls = [net.predict, *(lambda x, f=f, **o: f(x, y, **o) for f in (net.fit, net.evaluate))]
+    calls += [lambda x, f=f, **o: f(x, y, **o) for f in (net.loss, net.gradient)]
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call(x, lengths=lengths)

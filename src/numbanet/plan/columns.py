@@ -118,7 +118,8 @@ class Attrs:
     OUTPUTS,
     PREFETCH_LIMIT,
     RATES,
-) = range(12)
+    LENGTHS,
+) = range(13)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
@@ -129,6 +130,8 @@ PERMUTATION                  address of the order of the epoch's samples, or 0
 PREFETCH_LIMIT               samples in the epoch, 0 where the next batch is not prefetched
 RATES                        address of the learning rate of every batch of the epoch, or 0 where it
                              is constant
+LENGTHS                      address of the number of steps of every sequence, or 0 where all have
+                             as many as the network's input
 """
 
 
@@ -145,6 +148,14 @@ def sample_index(op, i):
     if context(op, PERMUTATION):
         return as_pointer(context(op, PERMUTATION), np.int64)[place]
     return place
+
+
+@inline
+def sequence_length(op, i, steps):
+    """The number of steps of sample i of the batch; `steps` where lengths are not given."""
+    if context(op, LENGTHS):
+        return as_pointer(context(op, LENGTHS), np.int64)[sample_index(op, i)]
+    return steps
 
 
 def float64_bits(value: float) -> int:

@@ -10,7 +10,7 @@ from numbanet.io.fields import Flag, Real, shown
 from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
-from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, PERMUTATION, RATES, SEED, TARGETS
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
@@ -34,6 +34,7 @@ def fit(
     x,
     y,
     *,
+    lengths,
     loss,
     optimizer,
     batch_size,
@@ -60,13 +61,16 @@ def fit(
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     x, y, classes = network.check_data(x, y, loss)
+    lengths = network.check_lengths(lengths, len(x))
     validation = None
     if validation_data is not None:
         validation = _validation_data(network, validation_data, validation_split, loss)
     elif validation_split:
         n_train = _n_train(len(x), validation_split)
-        validation = (x[n_train:], y[n_train:], classes)
+        rest = None if lengths is None else lengths[n_train:]
+        validation = (x[n_train:], y[n_train:], classes, rest)
         x, y = x[:n_train], y[:n_train]
+        lengths = None if lengths is None else lengths[:n_train]
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
@@ -74,7 +78,8 @@ def fit(
     if network.learn_scalings(x, y, loss, scale_targets):
         y, classes = network.scale_targets(y), False
         if validation is not None:
-            validation = (validation[0], network.scale_targets(validation[1]), False)
+            found = network.scale_targets(validation[1])
+            validation = (validation[0], found, False, validation[3])
     trainer = network.executors.training(
         loss,
         optimizer,
@@ -92,6 +97,7 @@ def fit(
     history, progress = History(), Progress(epochs, verbose)
     trainer.bind(INPUTS, x)
     trainer.bind(TARGETS, y)
+    trainer.bind(LENGTHS, lengths)
     trainer.set_attrs(optimizer.attrs)
     for callback in callbacks:
         callback.on_fit_begin(network)
@@ -123,12 +129,16 @@ def fit(
 
 
 def _validation_data(network, validation_data, validation_split, loss) -> tuple:
-    """Checked validation data: x, y, and whether y names classes."""
+    """Checked validation data: x, y, whether y names classes, and lengths or None."""
     if validation_split:
         raise ValueError("pass validation_data or validation_split, not both")
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-        raise ValueError("validation_data must be a pair (x, y)")
-    return network.check_data(*validation_data, loss, names=("validation x", "validation y"))
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+        raise ValueError("validation_data must be a pair (x, y), or (x, y, lengths)")
+    x, y, *rest = validation_data
+    x, y, classes = network.check_data(x, y, loss, names=("validation x", "validation y"))
+    given = rest[0] if rest else None
+    lengths = network.check_lengths(given, len(x), "validation lengths")
+    return x, y, classes, lengths
 
 
 def _n_train(samples: int, validation_split: float) -> int:
@@ -195,7 +205,8 @@ def _epoch(run, trainer, batches, shuffle, progress) -> dict[str, float]:
 
 def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
     """Loss, with the penalty, and accuracy on the validation data."""
-    value, accuracy = network.score(*validation, loss)
+    x, y, classes, lengths = validation
+    value, accuracy = network.score(x, y, classes, loss, None, lengths)
     logs = {"val_loss": value + penalty}
     if accuracy is not None:
         logs["val_accuracy"] = accuracy

@@ -40,6 +40,7 @@ from numbanet.plan.columns import (
     FORWARD,
     GRADIENT,
     INPUTS,
+    LENGTHS,
     N_WEIGHTS,
     OUTPUTS,
     PARTIAL_GRADS,
@@ -62,7 +63,7 @@ from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
-    "permutation inputs targets outputs rates",
+    "permutation inputs targets outputs rates lengths",
     first=0,
 )
 """
@@ -71,7 +72,7 @@ tables … tasks         addresses on the GPU, and sizes
 losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
 steps_done             optimiser steps taken before
 stopped, batches_done  whether and where training stopped
-epoch … rates          what the context of every table holds
+epoch … lengths        what the context of every table holds
 """
 CONTEXT_COLUMNS = {
     EPOCH: CALL.epoch,
@@ -81,6 +82,7 @@ CONTEXT_COLUMNS = {
     TARGETS: CALL.targets,
     OUTPUTS: CALL.outputs,
     RATES: CALL.rates,
+    LENGTHS: CALL.lengths,
 }
 """Columns of the context, and where the call holds them."""
 
@@ -180,7 +182,7 @@ def _write_context(call, table, batch):
     table[EPOCH], table[SEED] = call[CALL.epoch], call[CALL.seed]
     table[PERMUTATION], table[PREFETCH_LIMIT] = call[CALL.permutation], 0
     table[INPUTS], table[TARGETS] = call[CALL.inputs], call[CALL.targets]
-    table[OUTPUTS] = call[CALL.outputs]
+    table[OUTPUTS], table[LENGTHS] = call[CALL.outputs], call[CALL.lengths]
     if call[CALL.rates]:
         last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
         set_float_attr(last_row, ATTRS, as_pointer(call[CALL.rates], np.float64)[batch])

@@ -26,6 +26,9 @@ pass needs is kept, and the deltas have the same columns: those of h are replace
 what follows, those of the gates become dz. dW and db are the gradient of the Dense op, dU one
 product over all samples and steps.
 
+Beyond the end of a sequence that is shorter than the input (LENGTHS in the context) gates, cells
+and states are zero, and so are their deltas: nothing is learned there.
+
 A cell is a pair of functions of one step, `value` and `vjp`, on vector registers or scalars; the
 kernels are made from them.
 
@@ -60,7 +63,7 @@ from numbanet.nn.initializers import INITIALIZER, Zeros, initial
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.dense import dense_op
 from numbanet.nn.regularizers import PENALTY
-from numbanet.plan.columns import N_OUT, N_WEIGHTS, SCRATCH, Attrs, W, X, Y
+from numbanet.plan.columns import N_OUT, N_WEIGHTS, SCRATCH, Attrs, W, X, Y, sequence_length
 from numbanet.plan.op import Op
 
 CELL = Attrs("units steps columns gates kept state width summed reverse")
@@ -188,32 +191,49 @@ vjp: Any = None
 
 
 @inline
-def _row(op, s):
-    """Where the row of the step begins that comes as number s, and that of the one before it."""
+def _steps(op, s):
+    """The step that comes as number s, and the one before it."""
     last = op[CELL.steps] - 1
     t, before = s, max(s - 1, 0)
     if op[CELL.reverse]:
         t, before = last - t, last - before
-    return t * op[CELL.columns], before * op[CELL.columns]
+    return t, before
+
+
+@inline
+def _clear(op, row):
+    """Set to zero what a step beyond the end of a sequence has in this direction."""
+    units, zero = op[CELL.units], const_like(row, 0)
+    for c in range(op[CELL.width]):
+        row[op[CELL.gates] + c] = zero
+    for j in range(units):
+        row[op[CELL.state] + j] = zero
+        if op[CELL.width] > units:
+            row[op[CELL.kept] + j] = zero
 
 
 def _forward(op, params, grads, acts, deltas, lo, hi):
     """Run the cell over the steps of samples lo ≤ i < hi        acts[y]   z becomes gates and h"""
     units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns = op[CELL.steps], op[CELL.columns]
     n, u = op[N_OUT], ptr_add(params, op[W])
     bias, block = ptr_add(u, op[N_WEIGHTS]), ptr_add(acts, op[Y] + lo * op[N_OUT])
-    for s in range(op[CELL.steps]):
-        here, before = _row(op, s)
-        y, y_before = ptr_add(block, here), ptr_add(block, before)
+    for s in range(steps):
+        t, t_before = _steps(op, s)
+        y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
         known = units if s else 0
         h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
         gemm(hi - lo, summed, known, h, n, u, width, 1, z, n)
         if width > summed:
             q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
             gemm_bias(hi - lo, width - summed, known, h, n, u_q, width, bias, 1, q, n)
-        for i in range(0, (hi - lo) * n, n):
-            for j in range(0, units, lanes(acts)):
-                value(op, ptr_add(y, i), ptr_add(y_before, i), j, units - j, known - j)
+        for i in range(hi - lo):
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
+            if t < sequence_length(op, lo + i, steps):
+                for j in range(0, units, lanes(acts)):
+                    value(op, row, row_before, j, units - j, known - j)
+            else:
+                _clear(op, row)
 
 
 def _backward(op, params, grads, acts, deltas, lo, hi):
@@ -222,21 +242,24 @@ def _backward(op, params, grads, acts, deltas, lo, hi):
     deltas[y]   dh becomes the sum over all that follows, and the columns of the gates dz
     """
     units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns = op[CELL.steps], op[CELL.columns]
     n, u_t = op[N_OUT], ptr_add(acts, op[SCRATCH])
     u_q = ptr_add(u_t, summed * units)
     transpose(units, width, ptr_add(params, op[W]), width, u_t, units)
     block, d_block = ptr_add(acts, op[Y] + lo * n), ptr_add(deltas, op[Y] + lo * n)
-    for s in range(op[CELL.steps] - 1, -1, -1):
-        here, before = _row(op, s)
-        y, y_before = ptr_add(block, here), ptr_add(block, before)
-        dy, d_before = ptr_add(d_block, here), ptr_add(d_block, before)
+    for s in range(steps - 1, -1, -1):
+        t, t_before = _steps(op, s)
+        y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
+        dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
         known = units if s else 0
-        for i in range(0, (hi - lo) * n, n):
-            for j in range(0, units, lanes(acts)):
-                vjp(
-                    op, ptr_add(y, i), ptr_add(y_before, i), ptr_add(dy, i), ptr_add(d_before, i),
-                    j, units - j, known - j,
-                )  # fmt: skip
+        for i in range(hi - lo):
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
+            d_row, d_row_before = ptr_add(dy, i * n), ptr_add(d_before, i * n)
+            if t < sequence_length(op, lo + i, steps):
+                for j in range(0, units, lanes(acts)):
+                    vjp(op, row, row_before, d_row, d_row_before, j, units - j, known - j)
+            else:
+                _clear(op, d_row)
         dz, dq = ptr_add(dy, op[CELL.gates]), ptr_add(dy, op[CELL.kept])
         dh = ptr_add(d_before, op[CELL.state])
         gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n)
@@ -253,11 +276,12 @@ def _u_column(op, c):
 
 def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
     units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns = op[CELL.steps], op[CELL.columns]
     for i in range(lo + thread_rank(), hi, num_threads()):
         block = ptr_add(acts, op[Y] + i * op[N_OUT])
-        for s in range(op[CELL.steps]):
-            here, before = _row(op, s)
-            y, y_before = ptr_add(block, here), ptr_add(block, before)
+        for s in range(steps):
+            t, t_before = _steps(op, s)
+            y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
             known = units if s else 0
             for c in range(width):
                 total = const_like(acts, 0)
@@ -268,22 +292,33 @@ def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
                 for k in range(known):
                     total += y_before[op[CELL.state] + k] * params[op[W] + k * width + c]
                 y[_u_column(op, c)] = total
-            for j in range(units):
-                value(op, y, y_before, j, units - j, known - j)
+            if t < sequence_length(op, i, steps):
+                for j in range(units):
+                    value(op, y, y_before, j, units - j, known - j)
+            else:
+                _clear(op, y)
 
 
 def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
-    units, width = op[CELL.units], op[CELL.width]
+    units, width, steps, columns = (
+        op[CELL.units],
+        op[CELL.width],
+        op[CELL.steps],
+        op[CELL.columns],
+    )
     for i in range(lo + thread_rank(), hi, num_threads()):
         block = ptr_add(acts, op[Y] + i * op[N_OUT])
         d_block = ptr_add(deltas, op[Y] + i * op[N_OUT])
-        for s in range(op[CELL.steps] - 1, -1, -1):
-            here, before = _row(op, s)
-            y, y_before = ptr_add(block, here), ptr_add(block, before)
-            dy, d_before = ptr_add(d_block, here), ptr_add(d_block, before)
+        for s in range(steps - 1, -1, -1):
+            t, t_before = _steps(op, s)
+            y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
+            dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
             known = units if s else 0
-            for j in range(units):
-                vjp(op, y, y_before, dy, d_before, j, units - j, known - j)
+            if t < sequence_length(op, i, steps):
+                for j in range(units):
+                    vjp(op, y, y_before, dy, d_before, j, units - j, known - j)
+            else:
+                _clear(op, dy)
             for k in range(known):
                 total = d_before[op[CELL.state] + k]
                 for c in range(width):
@@ -367,11 +402,13 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
 
 
 @inline
-def _step_of(op, s, d):
-    """The step whose state of direction d is row s of the output."""
+def _step_of(op, i, s, d):
+    """The step whose state of direction d is row s of the output of sample i."""
     if op[STATES.sequences]:
         return s
-    return 0 if op[STATES.reverse] + d == 1 else op[STATES.steps] - 1
+    if op[STATES.reverse] + d == 1:
+        return 0
+    return sequence_length(op, i, op[STATES.steps]) - 1
 
 
 @kernel(independent=True)
@@ -384,7 +421,8 @@ def states_forward(op, params, grads, acts, deltas, lo, hi):
         y = op[Y] + i * n_out
         for s in range(rows):
             for d in range(op[STATES.directions]):
-                x = op[X] + i * n_in + _step_of(op, s, d) * columns + op[STATES.state] + d * units
+                x = op[X] + i * n_in + _step_of(op, i, s, d) * columns
+                x += op[STATES.state] + d * units
                 for j in range(units):
                     acts[y + j] = acts[x + j]
                 y += units
@@ -402,7 +440,8 @@ def states_backward(op, params, grads, acts, deltas, lo, hi):
         y = op[Y] + i * n_out
         for s in range(rows):
             for d in range(op[STATES.directions]):
-                x = op[X] + i * n_in + _step_of(op, s, d) * columns + op[STATES.state] + d * units
+                x = op[X] + i * n_in + _step_of(op, i, s, d) * columns
+                x += op[STATES.state] + d * units
                 for j in range(units):
                     deltas[x + j] = deltas[y + j]
                 y += units
