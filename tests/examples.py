@@ -23,6 +23,7 @@ class Example:
 
     `trains`   an error passes back through it
     `first`    the layer is the first with parameters: there is no Scale before it
+    `vocabulary`   the inputs are integers below this
     `alone`    training is as prediction: a sample's output depends on that sample only, and on
                nothing random
     """
@@ -33,6 +34,7 @@ class Example:
     trains: bool = True
     alone: bool = True
     first: bool = False
+    vocabulary: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ LAYERS = [
     Example("dense without bias", lambda: [nn.Dense(4, bias=False)], (6,)),
     Example("dense of one unit", lambda: [nn.Dense(1)], (9,)),
     Example("dense on one input", lambda: [nn.Dense(6)], (1,)),
+    Example("dense over time", lambda: [nn.Dense(5, activation="tanh")], (7, 3)),
+    Example("dense over time without bias", lambda: [nn.Dense(3, bias=False)], (2, 41)),
     Example(
         "dense with a list of activations",
         lambda: [nn.Dense(4, activation=["tanh", "relu", "relu", "sigmoid"])],
@@ -153,6 +157,31 @@ LAYERS = [
     ),
     Example("max pool of sequences", lambda: [nn.MaxPool1D(3, stride=2, padding=1)], (8, 3)),
     Example("average pool of sequences", lambda: [nn.AvgPool1D(2)], (7, 5)),
+    Example("rnn", lambda: [nn.RNN(5)], (4, 3)),
+    Example("rnn of states, reversed", lambda: [nn.RNN(3, True, True, activation="relu")], (5, 2)),
+    Example("lstm", lambda: [nn.LSTM(4)], (5, 3)),
+    Example("lstm of states, wide", lambda: [nn.LSTM(19, return_sequences=True)], (3, 2)),
+    Example("lstm of one step, reversed", lambda: [nn.LSTM(2, reverse=True)], (1, 3)),
+    Example("gru", lambda: [nn.GRU(4, reverse=True)], (5, 3)),
+    Example("gru of states", lambda: [nn.GRU(17, return_sequences=True)], (3, 2)),
+    Example(
+        "two recurrent layers",
+        lambda: [nn.LSTM(3, return_sequences=True), nn.GRU(4)],
+        (4, 2),
+    ),
+    Example("rnn in both directions", lambda: [nn.Bidirectional(nn.RNN(3))], (4, 2)),
+    Example("lstm in both directions", lambda: [nn.Bidirectional(nn.LSTM(3, True))], (4, 2)),
+    Example("gru in both directions", lambda: [nn.Bidirectional(nn.GRU(3, True, True))], (4, 2)),
+    Example("embedding", lambda: [nn.Embedding(11, 3)], (4,), first=True, vocabulary=11),
+    Example(
+        "embedding before a gru",
+        lambda: [nn.Embedding(5, 2, penalty=nn.L2(0.1)), nn.GRU(3)],
+        (3,),
+        first=True,
+        vocabulary=5,
+    ),
+    Example("global average pool of sequences", lambda: [nn.GlobalAvgPool1D()], (5, 3)),
+    Example("global max pool of sequences", lambda: [nn.GlobalMaxPool1D()], (4, 6)),
     Example("dropout", lambda: [nn.Dropout(0.3)], (23,), alone=False),
     Example(
         "dropout in place",
@@ -269,8 +298,9 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
     )
     for k, built in enumerate(net.layers):
         generator = np.random.default_rng([seed, k])
-        if "bias" in built.parameters:
-            built.bias = generator.uniform(-0.5, 0.5, built.bias.shape)
+        for name, values in built.parameters.items():
+            if name.endswith("bias"):
+                values[...] = generator.uniform(-0.5, 0.5, values.shape)
         for values in built.buffers.values():
             values[...] = generator.uniform(0.5, 1.5, values.shape)
         if "Norm" in type(built.layer).__name__:
@@ -279,16 +309,14 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
 
 
 def inputs(example, samples, seed=2, dtype="float64"):
-    """Normal random values of the row's shape.
+    """Normal random values of the row's shape, or its indices.
 
     Exact in float32, so both precisions see the same.
     """
-    return (
-        np.random.default_rng([seed, samples])
-        .normal(size=(samples, *example.input_shape))
-        .astype("float32")
-        .astype(dtype)
-    )
+    generator, shape = np.random.default_rng([seed, samples]), (samples, *example.input_shape)
+    if example.vocabulary:
+        return generator.integers(0, example.vocabulary, shape).astype(dtype)
+    return generator.normal(size=shape).astype("float32").astype(dtype)
 
 
 def targets(loss, samples, width=3, seed=3):

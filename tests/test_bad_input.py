@@ -481,7 +481,7 @@ def test_images_in_another_layout(x, hint):
         (
             lambda: nn.Sequential([nn.Dense(3)], (4, 4, 1)),
             ValueError,
-            r"layer 0 \(Dense\): Dense expects a vector, got \(4, 4, 1\); put Flatten\(\)",
+            r"Dense expects a vector or a sequence .*, got \(4, 4, 1\); put Flatten\(\)",
         ),
         (
             lambda: nn.Sequential([nn.Dense(0)], 2),

@@ -76,6 +76,15 @@ def test_a_network_by_name(model, kinds, folder):
     assert done("evaluate", "bars.safetensors", "bars.npz", "--held-out") in text
 
 
+@pytest.mark.parametrize("model", ["lstm", "gru"])
+def test_digits_are_read_row_by_row(model, folder):
+    pytest.importorskip("sklearn")
+    done("train", "digits", "--model", model, "--json", "figures.json")
+    net = nn.load("digits.safetensors")
+    assert type(net.layers[1].layer).__name__ == model.upper()
+    assert json.loads(Path("figures.json").read_text())["accuracy"] >= 0.97
+
+
 @pytest.mark.parametrize(
     ("row", "shape", "options"),
     [

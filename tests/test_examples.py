@@ -36,6 +36,11 @@ def test_digits():
     assert main("digits", epochs=15) > 0.95
 
 
+def test_digits_row_by_row():
+    pytest.importorskip("sklearn")
+    assert main("row_by_row", epochs=15) > 0.95
+
+
 def test_a_network_inside_njit():
     assert main("inside_njit", epochs=40) < 0.1
 
@@ -70,4 +75,5 @@ def test_every_example_is_tested():
         "digits",
         "inside_njit",
         "own_layer",
+        "row_by_row",
     }

@@ -42,6 +42,7 @@ BARE = {
     "Schedule",
     "Pool2D",
     "Normalization",
+    "Recurrent",
 }
 REQUIRED = {
     "Rescale": {"scale": 0.5},
@@ -52,6 +53,11 @@ REQUIRED = {
     "Dense": {"units": 3},
     "Conv1D": {"filters": 2, "kernel_size": 2},
     "Conv2D": {"filters": 2, "kernel_size": 2},
+    "RNN": {"units": 3},
+    "LSTM": {"units": 3},
+    "GRU": {"units": 3},
+    "Embedding": {"vocabulary": 3, "size": 2},
+    "Bidirectional": {"layer": nn.RNN(3)},
     "PerNeuron": {"activations": ["tanh"] * 6},
     "Reshape": {"shape": (3, 2)},
     "L1": {"strength": 0.1},
@@ -180,14 +186,17 @@ def odd_values():
 
 def network_for(layer, shape):
     """A layer between others, so that an error passes back and parameters follow."""
-    before = {3: nn.Conv2D(2, 1), 2: nn.Conv1D(2, 1), 1: nn.Dense(6)}[len(shape)]
-    return nn.Sequential([before, layer, nn.Flatten(), nn.Dense(2)], shape, seed=1)
+    before = [{3: nn.Conv2D(2, 1), 2: nn.Conv1D(2, 1), 1: nn.Dense(6)}[len(shape)]]
+    before = [] if isinstance(layer, nn.Embedding) else before
+    return nn.Sequential([*before, layer, nn.Flatten(), nn.Dense(2)], shape, seed=1)
 
 
 def used(net, **options):
     """Train two steps, then predict; a loss that is not finite is a proper end of training."""
     generator = np.random.default_rng(1)
     x = generator.normal(size=(8, *net.input_shape)).astype("float32")
+    if isinstance(net.specs[0], nn.Embedding):
+        x[...] = 0
     y = generator.normal(size=(8, int(np.prod(net.output_shape)))).astype("float32")
     chosen = {
         "batch_size": 4,

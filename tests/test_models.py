@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
-from numbanet.network.zoo import BOOK_ROWS, lenet5, nielsen, vgg_small
+from numbanet.network.zoo import BOOK_ROWS, gru, lenet5, lstm, nielsen, vgg_small
 
 IMAGES = [row for row in BOOK_ROWS if BOOK_ROWS[row].input_shape == (28, 28, 1) and row != 22]
 
@@ -60,6 +60,13 @@ def test_vgg_small():
         == 28 * 32 + 289 * 32 + 289 * 64 + 577 * 64 + (4096 + 1) * 128 + 129 * 10
     )
     assert vgg_small(4, (9, 8, 1)).output_shape == (4,)
+
+
+@pytest.mark.parametrize(("make", "gates"), [(lstm, 4), (gru, 3)])
+def test_networks_that_read_row_by_row(make, gates):
+    net = make(4, (9, 5, 2), seed=1)
+    assert net.layers[1].input_shape == (9, 10) and net.output_shape == (4,)
+    assert net.layers[1].weights.shape == (10, gates * 64)
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,13 @@ def is_layer_file(module):
 def other_layers(module, tree):
     """Layers that a layer imports.
 
-    A layer on sequences may be one on images of height 1, and PerNeuron is made of others.
+    A layer on sequences may be one on images of height 1, PerNeuron is made of others, and a
+    recurrent layer begins with a dense one.
     """
     allowed = {
         "nn.layers.conv1d": {"nn.layers.conv2d", "nn.layers.pool2d"},
         "nn.layers.per_neuron": {"nn.layers.activations"},
+        "nn.layers.recurrent": {"nn.layers.dense"},
     }.get(module, set())
     return {
         other

@@ -14,14 +14,20 @@ from numbanet.plan.columns import (
 )
 
 
+def _rows(op, lo, hi):
+    """Where each row of the samples begins in the input and in the output."""
+    rows = range(lo * op[LAYOUT.rows], hi * op[LAYOUT.rows])
+    return [(op[X] + i * op[LAYOUT.n_in], op[Y] + i * op[LAYOUT.stride]) for i in rows]
+
+
 def forward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_IN], op[N_OUT]
-    for i in range(lo, hi):
-        for j in range(n_out):
-            z = params[op[W] + n_in * n_out + j] if op[LAYOUT.bias] else 0.0
-            for k in range(n_in):
-                z += acts[op[X] + i * n_in + k] * params[op[W] + k * n_out + j]
-            acts[op[Y] + i * n_out + j] = z
+    n_in, n_out = op[LAYOUT.n_in], op[LAYOUT.n_out]
+    for x, y in _rows(op, lo, hi):
+        for j in range(op[LAYOUT.stride]):
+            z = params[op[W] + n_in * n_out + j] if op[LAYOUT.bias] and j < n_out else 0.0
+            for k in range(n_in if j < n_out else 0):
+                z += acts[x + k] * params[op[W] + k * n_out + j]
+            acts[y + j] = z
 
 
 def split_k(op, params, grads, acts, deltas, lo, hi):
@@ -45,13 +51,13 @@ def reduce_split_k(op, params, grads, acts, deltas, lo, hi):
 
 
 def backward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_IN], op[N_OUT]
-    for i in range(lo, hi):
+    n_in, n_out = op[LAYOUT.n_in], op[LAYOUT.n_out]
+    for x, y in _rows(op, lo, hi):
         for k in range(n_in):
             da = 0.0
             for j in range(n_out):
-                da += deltas[op[Y] + i * n_out + j] * params[op[W] + k * n_out + j]
-            deltas[op[X] + i * n_in + k] = da
+                da += deltas[y + j] * params[op[W] + k * n_out + j]
+            deltas[x + k] = da
 
 
 def gradient(op, params, grads, acts, deltas, lo, hi):
@@ -66,12 +72,12 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
 
 
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_IN], op[N_OUT]
+    n_in, n_out = op[LAYOUT.n_in], op[LAYOUT.n_out]
     for k in range(n_in + op[LAYOUT.bias]):
         for j in range(n_out):
-            for i in range(lo, hi):
-                a = acts[op[X] + i * n_in + k] if k < n_in else 1.0
-                grads[op[W] + k * n_out + j] += a * deltas[op[Y] + i * n_out + j]
+            for x, y in _rows(op, lo, hi):
+                a = acts[x + k] if k < n_in else 1.0
+                grads[op[W] + k * n_out + j] += a * deltas[y + j]
 
 
 backward_row, accumulate_row = backward, accumulate_gradient

@@ -39,6 +39,28 @@ def assert_all_finite(array, name: str, dtype) -> None:
         raise ValueError(f"{name} has {kind} at [{place}]; remove or fill such values first")
 
 
+def check_lengths(lengths, samples: int, steps: int, name: str = "lengths") -> np.ndarray:
+    """Return the lengths of sequences as int64 (samples,).
+
+    Raises ValueError, with the place, unless there is an integer from 1 to `steps` for each sample;
+    TypeError for anything but real numbers.
+    """
+    lengths = arrays.as_numbers(lengths, name)
+    if lengths.shape != (samples,):
+        raise ValueError(
+            f"{name} must hold one length for each of {samples} samples, "
+            f"got an array of shape {lengths.shape}"
+        )
+    wrong = np.flatnonzero(~((lengths >= 1) & (lengths <= steps) & (lengths == lengths // 1)))
+    if len(wrong):
+        k = int(wrong[0])
+        raise ValueError(
+            f"{name} has {lengths[k].item()} at [{k}]; a sequence has 1 to {steps} steps, "
+            "as many as x has at most"
+        )
+    return np.ascontiguousarray(lengths, np.int64)
+
+
 def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) -> np.ndarray:
     """Return x as a contiguous array (samples, *shape) of float32, float64 or uint8.
 

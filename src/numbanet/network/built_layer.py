@@ -9,11 +9,29 @@ from numbanet.io import arrays
 from numbanet.io.attributes import instance, unknown_attribute
 from numbanet.io.fields import Flag, check, fits, shown
 from numbanet.io.tables import Table
-from numbanet.nn.layers import Identity, activation, conv2d_channels_first
+from numbanet.nn.layers import (
+    Activation,
+    Bidirectional,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Identity,
+    LayerNorm,
+    Rescale,
+    Softmax,
+    activation,
+    conv2d_channels_first,
+)
 from numbanet.nn.layers.base import Layer, Shape, size
+from numbanet.nn.layers.recurrent import Recurrent
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.op import Op
 
+RECURRENT = Recurrent, Bidirectional
+STEP_BY_STEP = (*RECURRENT, Embedding, Dense, Activation, Dropout, LayerNorm, Rescale)
+"""Layers before which a sequence may be padded: what they give for a step does not depend on what
+follows the last one, and a recurrent layer after them sees no padding."""
 MAX_LAYERS = 10_000
 """Layers that are still built and lowered within seconds."""
 
@@ -117,7 +135,7 @@ def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
             raise TypeError(f"a layer was expected at place {len(expanded)}, got {shown(layer)}")
         check(layer)  # a subclass may have its own __post_init__
         expanded.append(layer)
-        next_layer = activation(getattr(layer, "activation", None))
+        next_layer = activation(layer.following_activation())
         if not isinstance(next_layer, Identity):
             expanded.append(next_layer)
     if not expanded:
@@ -133,6 +151,40 @@ def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
         result.append(BuiltLayer(layer, shape, output_shape, offset))
         shape, offset = output_shape, offset + result[-1].n_parameters
     return result
+
+
+def check_first(layers: list[BuiltLayer]) -> None:
+    """ValueError for an Embedding that is not the first layer."""
+    for k, built in enumerate(layers[1:], 1):
+        if isinstance(built.layer, Embedding):
+            before = type(layers[k - 1].layer).__name__
+            raise ValueError(
+                f"layer {k} (Embedding) reads indices and stands behind {before}; make it the "
+                "first layer"
+            )
+
+
+def check_takes_lengths(layers: list[BuiltLayer]) -> None:
+    """ValueError for layers that would learn from what follows the last step of a sequence."""
+    recurrent = [k for k, built in enumerate(layers) if isinstance(built.layer, RECURRENT)]
+    if not recurrent:
+        raise ValueError("lengths are for recurrent layers, and the network has none; drop them")
+    last = recurrent[-1]
+    behind = layers[last + 1 : last + 2] if len(layers[last].output_shape) == 2 else []
+    wrong = [
+        *((k, layers[k]) for k in range(last) if not _treats_steps_alone(layers[k].layer)),
+        *((last + 1, built) for built in behind if not isinstance(built.layer, Flatten)),
+    ]
+    for k, built in wrong:
+        raise ValueError(
+            f"layer {k} ({type(built.layer).__name__}) does not know lengths, so padding would "
+            "count; use layers that treat every step alone, and a last recurrent layer that "
+            "returns its last state"
+        )
+
+
+def _treats_steps_alone(layer: Layer) -> bool:
+    return isinstance(layer, STEP_BY_STEP) and not isinstance(layer, Softmax)
 
 
 def _check_channels_last(shape: Shape) -> None:

@@ -23,10 +23,10 @@ from numbanet.network import (
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
-from numbanet.nn.layers.base import Shape, size
+from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.columns import EPOCH, INPUTS, OUTPUTS, SEED, TARGETS
+from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS
 from numbanet.plan.op import Op
 from numbanet.training.fit import check_last_batch, fit
 
@@ -93,6 +93,7 @@ class Sequential(KnownArguments, KnownAttributes):
     scales_targets: bool
     target_scaling: built_layer.BuiltLayer
     target_name: str
+    _checks_inputs: bool
     _class_names: tuple[str, ...]
     _feature_names: tuple[str, ...]
     _parameters: np.ndarray
@@ -127,6 +128,9 @@ class Sequential(KnownArguments, KnownAttributes):
         self.specs = list(layers)
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         scaling.check_layers(self.layers)
+        built_layer.check_first(self.layers)
+        first = type(self.layers[0].layer)
+        self._checks_inputs = first.check_inputs is not Layer.check_inputs
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
@@ -246,15 +250,16 @@ class Sequential(KnownArguments, KnownAttributes):
 
     # --- using ---
 
-    def predict(self, x, *, threads: int | None = None) -> np.ndarray:
+    def predict(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return the outputs (samples, *output_shape), of the network's dtype.
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
             other real numbers are converted
+        lengths   the number of steps of each sequence, as in fit
         Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
         network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
         """
-        if type(x) is np.ndarray:
+        if type(x) is np.ndarray and not self._checks_inputs and lengths is None:
             small_batch = self.executors.small_batch.get(x.dtype)
             if (
                 small_batch is not None
@@ -269,12 +274,15 @@ class Sequential(KnownArguments, KnownAttributes):
                         return outputs
         names.check_columns(self, x, "x")
         x = validation.check_inputs(x, self.input_shape, self.dtype, check_finite=False)
+        self.layers[0].layer.check_inputs(x, "x")
+        lengths = self.check_lengths(lengths, len(x))
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self.executors.lock:
             self.executors.build_small_batch(x.dtype)
             executor = self.executors.inference(x.dtype, len(x), threads)
             executor.bind(INPUTS, x)
             executor.bind(OUTPUTS, outputs)
+            executor.bind(LENGTHS, lengths)
             try:
                 if not executor.checks_finite:
                     validation.assert_all_finite(x, "x", self.dtype)
@@ -303,9 +311,9 @@ class Sequential(KnownArguments, KnownAttributes):
             stacklevel=3,
         )
 
-    def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
+    def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
-        outputs = self.predict(x, threads=threads).reshape(len(x), -1)
+        outputs = self.predict(x, lengths=lengths, threads=threads).reshape(len(x), -1)
         if outputs.shape[1] > 1:
             return outputs.argmax(axis=1)
         return (outputs[:, 0] > 0.5).astype(np.int64)
@@ -353,36 +361,44 @@ class Sequential(KnownArguments, KnownAttributes):
         self._refuse_in_training("adapt")
         scaling.adapt(self, x)
 
-    def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, x, y, *, lengths=None, loss=None, threads: int | None = None
+    ) -> dict[str, float]:
         """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
 
         The loss is the mean over samples, without penalties; by default the one that belongs to
-        the last activation. "mistakes" is the number of samples in a wrong class.
+        the last activation. "mistakes" is the number of samples in a wrong class. `lengths` are as
+        in fit.
         """
         chosen = self.resolve_loss(loss)
         x, y, classes = self.check_data(x, y, chosen)
-        value, accuracy = self.score(x, y, classes, chosen, threads)
+        lengths = self.check_lengths(lengths, len(x))
+        value, accuracy = self.score(x, y, classes, chosen, threads, lengths)
         if accuracy is not None:
             mistakes = round((1 - accuracy) * len(x))
             return {"loss": value, "accuracy": accuracy, "mistakes": mistakes}
-        outputs, y = self.predict(x, threads=threads), self.unscale_targets(y)
+        outputs = self.predict(x, lengths=lengths, threads=threads)
+        y = self.unscale_targets(y)
         return {"loss": value, "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
 
     def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
         """Return the sum of all penalties, for a training set of that many samples and batches."""
         total = 0.0
         for built in self.layers:
-            if not any(op.n_weights for op in built.layer.ops(built.input_shape)):
-                continue
-            for p in penalties(getattr(built.layer, "penalty", None)) or self.penalty:
-                w = built.parameters["weights"].astype(np.float64)
-                norm = np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum()
-                total += p.scaled(samples, batches) * norm
+            chosen = penalties(getattr(built.layer, "penalty", None)) or self.penalty
+            start = built.offset
+            for op in built.layer.ops(built.input_shape) if chosen else ():
+                w = self.memory[start : start + op.n_weights].astype(np.float64)
+                start += op.n_params
+                for p in chosen:
+                    norm = np.abs(w).sum() if p.power == 1 else 0.5 * (w * w).sum()
+                    total += p.scaled(samples, batches) * norm
         return float(total)
 
-    def loss(self, x, y, loss=None, *, training: bool = False) -> float:
+    def loss(self, x, y, loss=None, *, lengths=None, training: bool = False) -> float:
         """Return the mean loss over the samples plus the penalties, with x as the only batch.
 
+        lengths    as in fit
         training   False: the layers work as in prediction, without dropout and with the running
                    means of BatchNorm. True: as in the next step of training on this batch: with
                    the dropout masks of the network's seed and epoch, and with the batch's own mean
@@ -391,25 +407,35 @@ class Sequential(KnownArguments, KnownAttributes):
         chosen = self.resolve_loss(loss)
         x, y, classes = self.check_data(x, y, chosen)
         if fields.Flag()(training, "training"):
-            value = self._differentiate(x, y, chosen, None, True)[0]
+            value = self._differentiate(x, y, lengths, chosen, None, True)[0]
         else:
-            value = self.score(x, y, classes, chosen)[0]
+            lengths = self.check_lengths(lengths, len(x))
+            value = self.score(x, y, classes, chosen, None, lengths)[0]
         return value + self.penalty_value(len(x), 1)
 
     def gradient(
-        self, x, y, loss=None, *, training: bool = False, threads: int | None = None
+        self,
+        x,
+        y,
+        loss=None,
+        *,
+        lengths=None,
+        training: bool = False,
+        threads: int | None = None,
     ) -> np.ndarray:
-        """Return the gradient of `loss(x, y, training=training)` by all parameters.
+        """Return the gradient of `loss` with the same arguments by all parameters.
 
         It is a new vector in their order.
         """
         chosen, training = self.resolve_loss(loss), fields.Flag()(training, "training")
         x, y, _ = self.check_data(x, y, chosen)
-        return self._differentiate(x, y, chosen, threads, training)[1]
+        return self._differentiate(x, y, lengths, chosen, threads, training)[1]
 
-    def _differentiate(self, x, y, loss, threads, training: bool) -> tuple[float, np.ndarray]:
+    def _differentiate(
+        self, x, y, lengths, loss, threads, training: bool
+    ) -> tuple[float, np.ndarray]:
         """The mean loss of checked data without penalties, and the gradient with them."""
-        memory = self.memory
+        memory, lengths = self.memory, self.check_lengths(lengths, len(x))
         if training:
             check_last_batch(self, len(x), len(x))
             memory = memory.copy()  # training writes the running means
@@ -419,6 +445,7 @@ class Sequential(KnownArguments, KnownAttributes):
             executor.plan.set_context(SEED, self.seed)
             executor.bind(INPUTS, x)
             executor.bind(TARGETS, y)
+            executor.bind(LENGTHS, lengths)
             try:
                 total = executor.gradient(memory, len(x))
             finally:
@@ -430,6 +457,7 @@ class Sequential(KnownArguments, KnownAttributes):
         x,
         y,
         *,
+        lengths=None,
         loss=None,
         optimizer=None,
         batch_size: int | None = 32,
@@ -447,6 +475,10 @@ class Sequential(KnownArguments, KnownAttributes):
     ):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
 
+        lengths            for recurrent layers, the number of steps of each sequence (samples,),
+                           1 … steps; what follows in x is padding, of which nothing is learned:
+                           states there are zero, and the last state is that of the last step that
+                           counts
         loss               a name or Loss; by default the one that belongs to the last activation
         optimizer          a name, an Optimizer or LBFGS(…); by default that of the last fit, at
                            first Adam with a rate of 0.001. Its state is kept from the last fit with
@@ -454,7 +486,7 @@ class Sequential(KnownArguments, KnownAttributes):
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
-        validation_data    (x, y), measured after every epoch
+        validation_data    (x, y) or (x, y, lengths), measured after every epoch
         validation_split   instead: the fraction of the samples, from the end, to measure on
         scale_targets      True for targets far from 0 ± 1, such as prices: they are standardised
                            for training, by mean and deviation measured before the first epoch;
@@ -484,6 +516,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 self,
                 x,
                 y,
+                lengths=lengths,
                 loss=loss,
                 optimizer=optimizer,
                 batch_size=batch_size,
@@ -665,6 +698,7 @@ class Sequential(KnownArguments, KnownAttributes):
         """
         names.check_columns(self, x, labels[0])
         x = validation.check_inputs(x, self.input_shape, self.dtype, labels[0])
+        self.layers[0].layer.check_inputs(x, labels[0])
         y, classes = validation.check_targets(
             names.encode(self, y, labels[1]),
             len(x),
@@ -684,12 +718,23 @@ class Sequential(KnownArguments, KnownAttributes):
             y, classes = self.scale_targets(y), False
         return x, y, classes
 
-    def score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
+    def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
+        """Return the lengths of sequences as kernels read them, int64 (samples,), or None.
+
+        Raises ValueError for lengths that do not fit the inputs, or layers that take none.
+        """
+        if lengths is None:
+            return None
+        built_layer.check_takes_lengths(self.layers)
+        return validation.check_lengths(lengths, samples, self.input_shape[0], name)
+
+    def score(self, x, y, classes, loss, threads=None, lengths=None) -> tuple[float, float | None]:
         """Return the mean loss without penalties, and for classes the accuracy, of checked data."""
         with self.executors.lock:
             executor = self.executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), threads)
             executor.bind(INPUTS, x)
             executor.bind(TARGETS, y)
+            executor.bind(LENGTHS, lengths)
             try:
                 total, correct = executor.infer(self.memory, len(x))
             finally:

@@ -4,6 +4,7 @@
                  (LeCun et al. 1998, with ReLU)
     vgg_small    twice two layers of 3×3 and max-pooling, then 128 with dropout
                  (after Simonyan, Zisserman 2014)
+    lstm, gru    64 units that read an image row by row, from the top
     nielsen      the networks of the book's tables, by row, each with its training recipe
 
     network, recipe = models.nielsen(17)
@@ -30,7 +31,19 @@ from typing import Any
 from numbanet.network.ensemble import Ensemble
 from numbanet.network.sequential import Sequential
 from numbanet.nn.initializers import Normal
-from numbanet.nn.layers import Activation, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU, Sigmoid
+from numbanet.nn.layers import (
+    GRU,
+    LSTM,
+    Activation,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool2D,
+    ReLU,
+    Reshape,
+    Sigmoid,
+)
 from numbanet.nn.layers.base import Layer
 from numbanet.nn.optimizers import SGD
 from numbanet.nn.regularizers import L2, Penalty
@@ -88,6 +101,26 @@ def vgg_small(classes: int = 10, input_shape=(32, 32, 3), *, before=(), **option
         input_shape,
         **options,
     )
+
+
+def lstm(classes: int = 10, input_shape=DIGIT, *, before=(), **options) -> Sequential:
+    """Build an LSTM of 64 units whose steps are the rows of an image; `options` go to Sequential.
+
+    before   layers in front, such as Rescale(1 / 255) for bytes
+    """
+    return _row_by_row(LSTM(64), classes, input_shape, before, options)
+
+
+def gru(classes: int = 10, input_shape=DIGIT, *, before=(), **options) -> Sequential:
+    """Build the same with a GRU."""
+    return _row_by_row(GRU(64), classes, input_shape, before, options)
+
+
+def _row_by_row(layer: Layer, classes: int, input_shape, before, options) -> Sequential:
+    height, width, channels = input_shape
+    rows = Reshape((height, width * channels))
+    layers = [*before, rows, layer, Dense(classes, activation="softmax")]
+    return Sequential(layers, input_shape, **options)
 
 
 # --- the book -------------------------------------------------------------------------------------

@@ -5,13 +5,16 @@
     glorot    U(±√(6 / (n_in + n_out)))        keeps the variance in both directions (sigmoid, tanh)
     he        N(0, 2 / n_in)                   the same for rectifiers, which pass half
     uniform   U(low, high)
+    orthogonal   rows (or columns, if there are fewer) of length 1 at right angles: a product that
+              is repeated, as over time, neither grows nor shrinks
     zeros, ones
 
 n_in and n_out count the connections into and out of one neuron. Every layer has a generator of its
 own, keyed by the network's seed and the layer's index, so that its initial values do not depend on
 the layers before it.
 
-Source   Nielsen, chapter 3; LeCun et al. 1998; Glorot, Bengio 2010; He et al. 2015
+Source   Nielsen, chapter 3; LeCun et al. 1998; Glorot, Bengio 2010; He et al. 2015; Saxe,
+         McClelland, Ganguli 2014
 """
 
 from dataclasses import dataclass
@@ -107,12 +110,25 @@ class Glorot(Initializer):
         return generator.uniform(-bound, bound, shape)
 
 
+class Orthogonal(Initializer):
+    """A random matrix with orthonormal rows, or columns where there are fewer of them."""
+
+    def __call__(self, shape, generator):
+        columns = shape[-1] if shape else 1
+        normal = generator.normal(size=(prod(shape[:-1]), columns))
+        tall = normal if len(normal) >= columns else normal.T
+        q, r = np.linalg.qr(tall)
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)
+        return (q if tall is normal else q.T).reshape(shape)
+
+
 NAMES = {
     "normal": Normal,
     "lecun": LeCun,
     "glorot": Glorot,
     "he": He,
     "uniform": Uniform,
+    "orthogonal": Orthogonal,
     "zeros": Zeros,
     "ones": Ones,
 }

@@ -121,7 +121,8 @@ class Attrs:
     WEIGHTS,
     PENALTY_FACTORS,
     PENALTY_FACTOR,
-) = range(15)
+    LENGTHS,
+) = range(16)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
@@ -136,6 +137,8 @@ WEIGHTS                      address of the weight of every sample of the data, 
 PENALTY_FACTORS              address of what every batch of the epoch multiplies the penalties by,
                              float64, or 0 for a factor of 1
 PENALTY_FACTOR               that of this batch, a float
+LENGTHS                      address of the number of steps of every sequence, or 0 where all have
+                             as many as the network's input
 """
 
 
@@ -158,6 +161,14 @@ def sample_index(op, i):
     if context(op, PERMUTATION):
         return as_pointer(context(op, PERMUTATION), np.int64)[place]
     return place
+
+
+@inline
+def sequence_length(op, i, steps):
+    """The number of steps of sample i of the batch; `steps` where lengths are not given."""
+    if context(op, LENGTHS):
+        return as_pointer(context(op, LENGTHS), np.int64)[sample_index(op, i)]
+    return steps
 
 
 def float64_bits(value: float) -> int:

@@ -64,5 +64,8 @@ class Lowerable(Protocol):
     def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes."""
 
-    def score(self, x, y, classes, loss, threads=None) -> tuple[float, float | None]:
+    def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
+        """Return the lengths of sequences as kernels read them, or None."""
+
+    def score(self, x, y, classes, loss, threads=None, lengths=None) -> tuple[float, float | None]:
         """Return the mean loss without penalties, and for classes the accuracy."""

@@ -14,9 +14,9 @@ class Op:
     `forward`              the output of samples lo ≤ i < hi, from the input
     `backward`             the deltas of the input of samples lo ≤ i < hi, from those of the output
     `gradient`             the gradient of rows lo ≤ k < hi of the parameter block, over the batch
-    `accumulate_gradient`  instead: adds the gradient of samples lo ≤ i < hi to grads[W …]. Every
-                           chunk of the batch, a fixed part of it, has a partial gradient of its
-                           own; the update region adds them in their order
+    `accumulate_gradient`  instead: adds the gradient of samples lo ≤ i < hi to grads[W …], after
+                           their `backward`. Every chunk of the batch, a fixed part of it, has a
+                           partial gradient of its own; the update region adds them in their order
     `statistics`           for an op whose samples depend on one another: sums over samples
                            lo ≤ i < hi, into grads, before any `forward` of the op; all threads
                            finish it first, and likewise `accumulate_gradient` before `backward`

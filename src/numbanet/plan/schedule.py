@@ -4,7 +4,8 @@
     samples     forward … loss … backward, with the gradients that are accumulated during it
 
 A phase ends, and all threads wait for one another, where an op needs statistics of the whole batch
-(forward) or the sum of its partial gradients (backward).
+(forward) or the sum of its partial gradients (backward). Elsewhere a gradient is accumulated after
+the op's backward pass, so it may read the deltas of the op's input as well.
 """
 
 import numpy as np
@@ -25,12 +26,13 @@ def schedule(verbs_by_row: dict[int, set[int]]) -> tuple[np.ndarray, np.ndarray]
         if FORWARD in verbs:
             parts[-1].append((FORWARD, row))
     for row, verbs in reversed(verbs_by_row.items()):
-        if ACCUMULATE in verbs:
-            parts[-1].append((ACCUMULATE, row))
-        if STATISTICS in verbs and BACKWARD in verbs:
-            parts.append([])
-        if BACKWARD in verbs:
-            parts[-1].append((BACKWARD, row))
+        backward = [(BACKWARD, row)] if BACKWARD in verbs else []
+        accumulate = [(ACCUMULATE, row)] if ACCUMULATE in verbs else []
+        if STATISTICS in verbs and backward:
+            parts[-1] += accumulate
+            parts.append(backward)
+        else:
+            parts[-1] += backward + accumulate
     kinds = [OVER_FEATURES] * bool(split) + [OVER_SAMPLES] * len(parts)
     steps: list[tuple[int, int]] = []
     phases = []

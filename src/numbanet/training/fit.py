@@ -11,7 +11,16 @@ from numbanet.io.fields import Flag, Real, shown
 from numbanet.io.validation import check_int, check_sample_weight, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
-from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS, WEIGHTS
+from numbanet.plan.columns import (
+    EPOCH,
+    INPUTS,
+    LENGTHS,
+    PERMUTATION,
+    RATES,
+    SEED,
+    TARGETS,
+    WEIGHTS,
+)
 from numbanet.training import lbfgs
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
@@ -37,6 +46,7 @@ def fit(
     x,
     y,
     *,
+    lengths,
     loss,
     optimizer,
     batch_size,
@@ -74,6 +84,7 @@ def fit(
     try:
         network.learn_names(x, y)
         x, y, classes = network.check_data(x, y, loss)
+        lengths = network.check_lengths(lengths, len(x))
         weights = None
         if sample_weight is not None:
             weights = check_sample_weight(sample_weight, len(x))
@@ -85,21 +96,24 @@ def fit(
         validation = _validation_data(network, validation_data, validation_split, loss)
     elif validation_split:
         n_train = _n_train(len(x), validation_split)
-        validation = (x[n_train:], y[n_train:], classes)
+        rest = None if lengths is None else lengths[n_train:]
+        validation = (x[n_train:], y[n_train:], classes, rest)
         x, y = x[:n_train], y[:n_train]
         weights = None if weights is None else weights[:n_train]
+        lengths = None if lengths is None else lengths[:n_train]
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
     check_last_batch(network, samples, batch)
     if isinstance(optimizer, LBFGS):
-        _check_lbfgs(network, batch < samples, augment)
+        _check_lbfgs(network, batch < samples, augment, lengths)
     history, watched, first = History(), network.epoch == 0, 0.0
     try:
         if epochs and network.learn_scalings(x, y, loss, scale_targets):
             y, classes = network.scale_targets(y), False
             if validation is not None:
-                validation = (validation[0], network.scale_targets(validation[1]), False)
+                found = network.scale_targets(validation[1])
+                validation = (validation[0], found, False, validation[3])
     except BaseException:
         undo()
         raise
@@ -126,6 +140,7 @@ def fit(
             rates = run.rates(batches)
             trainer.bind(INPUTS, x)
             trainer.bind(TARGETS, y)
+            trainer.bind(LENGTHS, lengths)
             trainer.set_attrs(optimizer.attrs)
             for callback in callbacks:
                 callback.on_fit_begin(network)
@@ -168,8 +183,10 @@ def fit(
     return history
 
 
-def _check_lbfgs(network, has_batches: bool, augment) -> None:
+def _check_lbfgs(network, has_batches: bool, augment, lengths) -> None:
     """ValueError for what L-BFGS cannot do."""
+    if lengths is not None:
+        raise ValueError("L-BFGS takes no lengths; pass another optimizer")
     if has_batches or augment is not None:
         raise ValueError(
             "L-BFGS minimises the loss of all samples; pass batch_size=None and no augment"
@@ -224,12 +241,16 @@ def _fit_lbfgs(
 
 
 def _validation_data(network, validation_data, validation_split, loss) -> tuple:
-    """Checked validation data: x, y, and whether y names classes."""
+    """Checked validation data: x, y, whether y names classes, and lengths or None."""
     if validation_split:
         raise ValueError("pass validation_data or validation_split, not both")
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-        raise ValueError("validation_data must be a pair (x, y)")
-    return network.check_data(*validation_data, loss, labels=("validation x", "validation y"))
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+        raise ValueError("validation_data must be a pair (x, y), or (x, y, lengths)")
+    x, y, *rest = validation_data
+    x, y, classes = network.check_data(x, y, loss, labels=("validation x", "validation y"))
+    given = rest[0] if rest else None
+    lengths = network.check_lengths(given, len(x), "validation lengths")
+    return x, y, classes, lengths
 
 
 def _n_train(samples: int, validation_split: float) -> int:
@@ -329,7 +350,8 @@ def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> i
 
 def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
     """Loss, with the penalty, and accuracy on the validation data."""
-    value, accuracy = network.score(*validation, loss)
+    x, y, classes, lengths = validation
+    value, accuracy = network.score(x, y, classes, loss, None, lengths)
     logs = {"val_loss": value + penalty}
     if accuracy is not None:
         logs["val_accuracy"] = accuracy

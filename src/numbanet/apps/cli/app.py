@@ -143,7 +143,7 @@ def _csv_options(command):
 )
 @click.option(
     "--model",
-    help="Instead of --layers: lenet5, vgg_small, or nielsen1 … nielsen21, "
+    help="Instead of --layers: lenet5, vgg_small, lstm, gru, or nielsen1 … nielsen21, "
     "a row of the book with its recipe.",
 )
 @click.option(

@@ -40,6 +40,7 @@ from numbanet.plan.columns import (
     FORWARD,
     GRADIENT,
     INPUTS,
+    LENGTHS,
     N_WEIGHTS,
     OUTPUTS,
     PARTIAL_GRADS,
@@ -65,7 +66,7 @@ from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
-    "permutation inputs targets outputs rates weights penalty_factors",
+    "permutation inputs targets outputs rates weights penalty_factors lengths",
     first=0,
 )
 """
@@ -74,7 +75,7 @@ tables … tasks         addresses on the GPU, and sizes
 losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
 steps_done             optimiser steps taken before
 stopped, batches_done  whether and where training stopped
-epoch … penalty_factors  what the context of every table holds
+epoch … lengths        what the context of every table holds
 """
 CONTEXT_COLUMNS = {
     EPOCH: CALL.epoch,
@@ -86,6 +87,7 @@ CONTEXT_COLUMNS = {
     RATES: CALL.rates,
     WEIGHTS: CALL.weights,
     PENALTY_FACTORS: CALL.penalty_factors,
+    LENGTHS: CALL.lengths,
 }
 """Columns of the context, and where the call holds them."""
 
@@ -186,7 +188,7 @@ def _write_context(call, table, batch):
     table[PERMUTATION], table[PREFETCH_LIMIT] = call[CALL.permutation], 0
     table[INPUTS], table[TARGETS] = call[CALL.inputs], call[CALL.targets]
     table[OUTPUTS], table[WEIGHTS] = call[CALL.outputs], call[CALL.weights]
-    factor = 1.0
+    table[LENGTHS], factor = call[CALL.lengths], 1.0
     if call[CALL.penalty_factors]:
         factor = as_pointer(call[CALL.penalty_factors], np.float64)[batch]
     set_float_attr(table, PENALTY_FACTOR, factor)

@@ -41,6 +41,12 @@ class Layer(Description):
         """
         return shape
 
+    def check_inputs(self, x, name: str) -> None:
+        """Check samples as the kernels read them; asked of a network's first layer.
+
+        Raises ValueError where the layer cannot read one; `name` stands in the message.
+        """
+
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         """Return the parameters' shapes by name, in their order in the flat vector."""
         return {}
@@ -53,6 +59,10 @@ class Layer(Description):
     def ops(self, shape: Shape) -> list[Op]:
         """Return the rows that this layer adds to the plan for an input of `shape`."""
         return []
+
+    def following_activation(self):
+        """Return the activation that becomes a layer after this one: its field `activation`."""
+        return getattr(self, "activation", None)
 
     def inference_ops(self, shape: Shape) -> list[Op]:
         """Return the rows for prediction, if they differ from those for training."""

@@ -18,7 +18,7 @@ from numbanet.io.fields import Count, Flag, Padding
 from numbanet.nn.initializers import INITIALIZER
 from numbanet.nn.layers.base import ACTIVATION, Layer, Shape
 from numbanet.nn.layers.conv2d import Conv2D
-from numbanet.nn.layers.pool2d import AvgPool2D, MaxPool2D
+from numbanet.nn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.op import Op
 
@@ -160,3 +160,27 @@ class AvgPool1D(_Pool1D):
     """The mean of each window: (length, channels) → (out_length, channels)."""
 
     kind = AvgPool2D
+
+
+class _GlobalPool1D(Layer):
+    """A pooling window as long as the sequence; the output is a vector of channels."""
+
+    kind: ClassVar[type]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return _image_shape(type(self).__name__, shape, 1, "valid")[2:]
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return self.kind().ops((1, *shape))
+
+
+class GlobalMaxPool1D(_GlobalPool1D):
+    """The largest of every channel: (length, channels) → (channels,)."""
+
+    kind = GlobalMaxPool2D
+
+
+class GlobalAvgPool1D(_GlobalPool1D):
+    """The mean of every channel: (length, channels) → (channels,)."""
+
+    kind = GlobalAvgPool2D

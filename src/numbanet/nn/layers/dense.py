@@ -2,6 +2,8 @@
 
     z = a W + b        a (samples, n_in) · W (n_in, n_out) · b (n_out) · z (samples, n_out)
 
+Over a sequence every step is a row of a and of z: a sample has as many rows as steps.
+
 Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 2
 """
 
@@ -49,8 +51,13 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.op import Op
 
-LAYOUT = Attrs("bias")
-"""`bias` is 1 where the layer has a bias, which follows the weights as one more row of W."""
+LAYOUT = Attrs("bias rows n_in n_out stride")
+"""
+bias          1 where the layer has a bias, which follows the weights as one more row of W
+rows          rows of a and of z in a sample: 1, or the steps of a sequence
+n_in, n_out   elements of a row of a, and those of a row of z that are computed
+stride        elements from one row of z to the next; those behind the first n_out become 0
+"""
 POSITIVE = "{owner} needs a positive integer number of {name}, got {got}"
 
 
@@ -63,7 +70,8 @@ class Dense(Layer):
                       LeakyReLU, else Glorot
     bias_initializer  likewise, an array of (units,)
     penalty           L1(…), L2(…) or a list of them, on the weights and not on the bias
-    Input (n_in,), output (units,). Raises ValueError for an input that is not a vector.
+    Input (n_in,), output (units,); of a sequence (steps, n_in) every step gives one: the output is
+    (steps, units). Raises ValueError for an input of another shape.
     """
 
     units: Annotated[int, Count(1, says=POSITIVE)]
@@ -74,12 +82,15 @@ class Dense(Layer):
     bias: Annotated[bool, Flag()] = True
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 1:
-            raise ValueError(f"Dense expects a vector, got {shape}; put Flatten() before it")
-        return (int(self.units),)
+        if len(shape) not in (1, 2):
+            raise ValueError(
+                f"Dense expects a vector or a sequence (steps, channels), got {shape}; "
+                "put Flatten() before it"
+            )
+        return (*shape[:-1], int(self.units))
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
-        shapes: dict[str, Shape] = {"weights": (shape[0], int(self.units))}
+        shapes: dict[str, Shape] = {"weights": (shape[-1], int(self.units))}
         return shapes | {"bias": (int(self.units),)} if self.bias else shapes
 
     def initializers(self, next_activation) -> dict:
@@ -88,26 +99,36 @@ class Dense(Layer):
         return {"weights": weights, "bias": self.bias_initializer}
 
     def ops(self, shape: Shape) -> list[Op]:
-        n_in, n_out = shape[0], int(self.units)
-        return [
-            Op(
-                "Dense",
-                n_in,
-                n_out,
-                forward,
-                backward,
-                gradient,
-                accumulate_gradient,
-                split_k=split_k,
-                reduce_split_k=reduce_split_k,
-                row_verbs={BACKWARD: backward_row, ACCUMULATE: accumulate_row},
-                param_rows=n_in + self.bias,
-                param_cols=n_out,
-                n_weights=n_in * n_out,
-                scratch=BLOCK * n_out,
-                attrs=LAYOUT.pack(bias=int(self.bias)),
-            )
-        ]
+        rows = 1 if len(shape) == 1 else shape[0]
+        return [dense_op(shape[-1], int(self.units), self.bias, rows, int(self.units))]
+
+
+def dense_op(n_in: int, n_out: int, bias: bool, rows: int, stride: int) -> Op:
+    """Return the op that multiplies each of the `rows` of a sample by W.
+
+    stride   elements from one row of the output to the next, at least n_out; those behind the
+             first n_out become 0
+    The gradient of a sequence is a long sum of few parameters, so it is accumulated.
+    """
+    vector = rows == 1 and stride == n_out
+    return Op(
+        "Dense",
+        rows * n_in,
+        rows * stride,
+        forward,
+        backward,
+        gradient if vector else None,
+        accumulate_gradient,
+        split_k=split_k if vector else None,
+        reduce_split_k=reduce_split_k if vector else None,
+        row_verbs={BACKWARD: backward_row, ACCUMULATE: accumulate_row} if vector else {},
+        param_rows=n_in + bias,
+        param_cols=n_out,
+        n_weights=n_in * n_out,
+        weight_reuse=rows,
+        scratch=BLOCK * n_out,
+        attrs=LAYOUT.pack(bias=int(bias), rows=rows, n_in=n_in, n_out=n_out, stride=stride),
+    )
 
 
 @kernel
@@ -116,18 +137,27 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 
     Reads params[W], acts[x]; overwrites acts[y]
     """
-    n_in, n_out = op[N_IN], op[N_OUT]
+    n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
+    rows = (hi - lo) * op[LAYOUT.rows]
     w, bias = ptr_add(params, op[W]), ptr_add(params, op[W] + n_in * n_out)
-    a, z = ptr_add(acts, op[X] + lo * n_in), ptr_add(acts, op[Y] + lo * n_out)
-    gemm_bias(hi - lo, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, n_out)
+    a, z = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(acts, op[Y] + lo * op[N_OUT])
+    gemm_bias(rows, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, stride)
+    if stride > n_out:
+        for i in range(rows):
+            for j in range(i * stride + n_out, (i + 1) * stride):
+                z[j] = const_like(z, 0)
 
 
 @forward.cuda
 def forward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out = op[N_IN], op[N_OUT]
+    n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
+    rows, rest = (hi - lo) * op[LAYOUT.rows], stride - n_out
     w, bias = ptr_add(params, op[W]), ptr_add(params, op[W] + n_in * n_out)
-    a, z = ptr_add(acts, op[X] + lo * n_in), ptr_add(acts, op[Y] + lo * n_out)
-    gemm_bias_cuda(hi - lo, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, n_out)
+    a, z = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(acts, op[Y] + lo * op[N_OUT])
+    gemm_bias_cuda(rows, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, stride)
+    for e in range(thread_rank(), rows * rest, num_threads()):
+        i = div_u32(e, rest)
+        z[i * stride + n_out + e - i * rest] = const_like(z, 0)
 
 
 @kernel
@@ -191,17 +221,19 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     """Carry the error back through z = a W + b, for samples lo ≤ i < hi.
 
     BP2, first factor    da = dz Wᵀ        deltas[x]   overwritten
-    Shapes   da (samples, n_in) · dz (samples, n_out) · W (n_in, n_out)
+    Shapes   da (samples, n_in) · dz (samples, n_out) · W (n_in, n_out); the steps of a sequence are
+    treated as samples
     The microkernel reads B row by row, so one matrix is transposed: W, or, where W is large and
     the samples are few, dz, for daᵀ = W dzᵀ. A few samples would leave most of a register empty:
     then every element is a dot product.
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
     """
-    n_out, small = op[N_OUT], op[N_IN] * op[N_OUT] <= PANEL_ELEMENTS
+    n_out, rows = op[LAYOUT.n_out], op[LAYOUT.rows]
+    small = op[LAYOUT.n_in] * n_out <= PANEL_ELEMENTS
     # chosen by the size of the batch: the order of a sum depends on no thread
-    few = context(op, SAMPLES) <= FEW_SAMPLES < n_out and not small
-    for i in range(lo, hi, BLOCK):
-        m = min(BLOCK, hi - i)
+    few = context(op, SAMPLES) * rows <= FEW_SAMPLES < n_out and not small
+    for i in range(lo * rows, hi * rows, BLOCK):
+        m = min(BLOCK, hi * rows - i)
         if few:
             _backward_dot(op, params, deltas, i, m)
         elif small or m >= n_out:
@@ -212,8 +244,9 @@ def backward(op, params, grads, acts, deltas, lo, hi):
 
 @inline
 def _backward_transposed_w(op, params, deltas, i, m):
-    """da = dz Wᵀ for samples i … i + m, a panel of Wᵀ at a time."""
-    n_in, n_out, width = op[N_IN], op[N_OUT], 2 * lanes(params)
+    """da = dz Wᵀ for rows i … i + m of dz, a panel of Wᵀ at a time."""
+    n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
+    width = 2 * lanes(params)
     height, panel = PANEL_ELEMENTS // width, local_array(params, PANEL_ELEMENTS)
     for k in range(0, n_in, width):
         n = min(width, n_in - k)
@@ -221,24 +254,24 @@ def _backward_transposed_w(op, params, deltas, i, m):
             depth = min(height, n_out - j)
             transpose(n, depth, ptr_add(params, op[W] + k * n_out + j), n_out, panel, width)
             da = ptr_add(deltas, op[X] + i * n_in + k)
-            dz = ptr_add(deltas, op[Y] + i * n_out + j)
-            gemm(m, n, depth, dz, n_out, panel, width, min(j, 1), da, n_in)
+            dz = ptr_add(deltas, op[Y] + i * stride + j)
+            gemm(m, n, depth, dz, stride, panel, width, min(j, 1), da, n_in)
 
 
 @inline
 def _backward_dot(op, params, deltas, i, m):
-    """da[i, k] = dz[i] · W[k] for samples i … i + m."""
-    n_in, n_out, w = op[N_IN], op[N_OUT], ptr_add(params, op[W])
-    da, dz = ptr_add(deltas, op[X] + i * n_in), ptr_add(deltas, op[Y] + i * n_out)
-    gemm_nt(m, n_in, n_out, dz, n_out, w, n_out, 0, da, n_in)
+    """da[i, k] = dz[i] · W[k] for rows i … i + m of dz."""
+    n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
+    da, dz = ptr_add(deltas, op[X] + i * n_in), ptr_add(deltas, op[Y] + i * stride)
+    gemm_nt(m, n_in, n_out, dz, stride, ptr_add(params, op[W]), n_out, 0, da, n_in)
 
 
 @inline
 def _backward_transposed_dz(op, params, acts, deltas, i, m):
-    """daᵀ = W dzᵀ for samples i … i + m; dzᵀ is in scratch memory, daᵀ computed panel by panel."""
-    n_in, n_out = op[N_IN], op[N_OUT]
+    """daᵀ = W dzᵀ for rows i … i + m; dzᵀ is in scratch memory, daᵀ computed panel by panel."""
+    n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
     dz_t, da_t = ptr_add(acts, op[SCRATCH]), local_array(params, PANEL_ELEMENTS)
-    transpose(m, n_out, ptr_add(deltas, op[Y] + i * n_out), n_out, dz_t, m)
+    transpose(m, n_out, ptr_add(deltas, op[Y] + i * stride), stride, dz_t, m)
     for k in range(0, n_in, BLOCK):
         rows = min(BLOCK, n_in - k)
         w, da = ptr_add(params, op[W] + k * n_out), ptr_add(deltas, op[X] + i * n_in + k)
@@ -248,9 +281,10 @@ def _backward_transposed_dz(op, params, acts, deltas, i, m):
 
 @backward.cuda
 def backward(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out, w = op[N_IN], op[N_OUT], ptr_add(params, op[W])
-    da, dz = ptr_add(deltas, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
-    gemm_nt_cuda(hi - lo, n_in, n_out, dz, n_out, w, n_out, 0, da, n_in)
+    n_in, n_out, rows = op[LAYOUT.n_in], op[LAYOUT.n_out], (hi - lo) * op[LAYOUT.rows]
+    w, stride = ptr_add(params, op[W]), op[LAYOUT.stride]
+    da, dz = ptr_add(deltas, op[X] + lo * op[N_IN]), ptr_add(deltas, op[Y] + lo * op[N_OUT])
+    gemm_nt_cuda(rows, n_in, n_out, dz, stride, w, n_out, 0, da, n_in)
 
 
 SAMPLE_CHUNK = 256
@@ -295,22 +329,24 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     For long batches and few weights: what `gradient` would read again later is read while it is
     in cache.
     """
-    n_in, n_out, dw = op[N_IN], op[N_OUT], ptr_add(grads, op[W])
-    a, dz = ptr_add(acts, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
-    gemm_tn(n_in, n_out, hi - lo, a, n_in, dz, n_out, 1, dw, n_out)
+    n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
+    rows, dw = (hi - lo) * op[LAYOUT.rows], ptr_add(grads, op[W])
+    a, dz = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(deltas, op[Y] + lo * op[N_OUT])
+    gemm_tn(n_in, n_out, rows, a, n_in, dz, stride, 1, dw, n_out)
     if op[LAYOUT.bias]:
         db = ptr_add(dw, n_in * n_out)
-        for i in range(hi - lo):
+        for i in range(rows):
             for j in range(n_out):
-                db[j] += dz[i * n_out + j]
+                db[j] += dz[i * stride + j]
 
 
 @accumulate_gradient.cuda
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
-    n_in, n_out, dw = op[N_IN], op[N_OUT], ptr_add(grads, op[W])
-    rows = n_in + op[LAYOUT.bias]
-    a, dz = ptr_add(acts, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
-    gemm_tn_cuda(rows, n_out, hi - lo, a, n_in, dz, n_out, 1, dw, n_out, n_in)
+    n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
+    rows, dw = (hi - lo) * op[LAYOUT.rows], ptr_add(grads, op[W])
+    a, dz = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(deltas, op[Y] + lo * op[N_OUT])
+    param_rows = n_in + op[LAYOUT.bias]
+    gemm_tn_cuda(param_rows, n_out, rows, a, n_in, dz, stride, 1, dw, n_out, n_in)
 
 
 # --- one sample in a call -----------------------------------------------------------------------

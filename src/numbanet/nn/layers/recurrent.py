@@ -1,0 +1,698 @@
+"""Recurrent layers: a cell that reads a sequence step by step and keeps a state.
+
+    RNN    h = f(z),  z = x W + b + h' U                          f is tanh or ReLU
+    LSTM   i, f, o = σ(z_i), σ(z_f), σ(z_o)    g = tanh z_g       z = x W + b + h' U
+           c = f ∘ c' + i ∘ g                  h = o ∘ tanh c
+    GRU    r, u = σ(z_r), σ(z_u)               z = x W + b, and h' U in z_r and z_u
+           n = tanh(z_n + r ∘ q)               q = h' U_n + b_n
+           h = (1 − u) ∘ n + u ∘ h'
+
+    x (steps, n_in) · W (n_in, gates · units) · U (units, gates · units) · b (gates · units)
+    h, c of the step before: h', c', zero at first · h (steps, units)
+
+Gates stand in the order of PyTorch: i f g o and r u n. A layer lowers to
+
+    Dense         z = x W + b for all steps at once
+    Recurrence    in place: a loop over time with h' U for all samples of a micro-batch, and the
+                  cell; for Bidirectional a second one that begins at the end
+    States        the states of all steps, or that of the last one
+
+The slot of the first two has a row for each step, with the columns
+
+    z or gates (gates · units) · c or q (units, LSTM and GRU) · h (units)
+
+each for one direction after the other; an RNN has only h, in the place of z. So all that a backward
+pass needs is kept, and the deltas have the same columns: those of h are replaced by the sum over
+what follows, those of the gates become dz. dW and db are the gradient of the Dense op, dU one
+product over all samples and steps.
+
+Beyond the end of a sequence that is shorter than the input (LENGTHS in the context) gates, cells
+and states are zero, and so are their deltas: nothing is learned there.
+
+A cell is a pair of functions of one step, `value` and `vjp`, on vector registers or scalars; the
+kernels are made from them.
+
+Source   Elman 1990; Hochreiter, Schmidhuber 1997, Gers et al. 2000 (LSTM); Cho et al. 2014 (GRU, in
+         the form of cuDNN: reset after the product)
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from numbanet.backend.elementary import sigmoid, tanh
+from numbanet.backend.intrinsics import (
+    brgemm_tn,
+    const_like,
+    div_u32,
+    gemm,
+    gemm_bias,
+    lanes,
+    load,
+    num_threads,
+    ptr_add,
+    store,
+    thread_rank,
+    transpose,
+    where_greater,
+)
+from numbanet.backend.jit import Kernel, inline, kernel, specialize
+from numbanet.io.fields import By, Choice, Count, Flag, shown
+from numbanet.nn.initializers import INITIALIZER, Zeros, initial
+from numbanet.nn.layers.base import Layer, Shape
+from numbanet.nn.layers.dense import dense_op
+from numbanet.nn.regularizers import PENALTY
+from numbanet.plan.columns import N_OUT, N_WEIGHTS, SCRATCH, Attrs, W, X, Y, sequence_length
+from numbanet.plan.op import Op
+
+CELL = Attrs("units steps columns gates kept state width summed reverse")
+"""
+units, steps          of the layer and of a sample
+columns               elements of a step in the slot
+gates, kept, state    the first column of z, of c or q, and of h, for this direction
+width, summed         columns of U, and how many of them are added to z; the others give q
+reverse               1 where the last step comes first
+"""
+FORGET_GATE = 1
+"""Its place among the gates of an LSTM."""
+BOTH = ("", "reverse_")
+"""What stands in front of the names of the recurrent parameters, for each direction."""
+STATES = Attrs("units steps columns state directions reverse sequences")
+"""As in CELL; `sequences` is 1 where the states of all steps are wanted."""
+
+
+# --- cells: one step of one sample --------------------------------------------------------------
+
+get: Any = None
+"""In the templates: get(p, k, n), the first n elements from p[k] on, zeros if n ≤ 0."""
+put: Any = None
+"""In the templates: put(p, k, value, n), the way back."""
+
+
+@inline
+def _get(p, k, n):
+    return load(ptr_add(p, k), n)
+
+
+@inline
+def _put(p, k, value, n):
+    store(ptr_add(p, k), value, n)
+
+
+@inline
+def _get_scalar(p, k, n):
+    return p[k] if n > 0 else const_like(p, 0)
+
+
+@inline
+def _put_scalar(p, k, value, n):
+    if n > 0:
+        p[k] = value
+
+
+# In all of them `y` is the row of this step and `before` that of the step before, of which only the
+# first `m` elements count (none at first). The elements are j … j + n of each gate.
+
+
+def _tanh_value(op, y, before, j, n, m):
+    put(y, op[CELL.state] + j, tanh(get(y, op[CELL.gates] + j, n)), n)
+
+
+def _tanh_vjp(op, y, before, dy, dbefore, j, n, m):
+    h, dh = get(y, op[CELL.state] + j, n), get(dy, op[CELL.state] + j, n)
+    put(dy, op[CELL.gates] + j, dh * (const_like(h, 1) - h * h), n)
+
+
+def _relu_value(op, y, before, j, n, m):
+    z = get(y, op[CELL.gates] + j, n)
+    zero = const_like(z, 0)
+    put(y, op[CELL.state] + j, where_greater(zero, z, zero, z), n)
+
+
+def _relu_vjp(op, y, before, dy, dbefore, j, n, m):
+    h, dh = get(y, op[CELL.state] + j, n), get(dy, op[CELL.state] + j, n)
+    zero = const_like(h, 0)
+    put(dy, op[CELL.gates] + j, where_greater(h, zero, dh, zero), n)
+
+
+def _lstm_value(op, y, before, j, n, m):
+    units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
+    i, f = sigmoid(get(y, z, n)), sigmoid(get(y, z + units, n))
+    g, o = tanh(get(y, z + 2 * units, n)), sigmoid(get(y, z + 3 * units, n))
+    cell = f * get(before, c, m) + i * g
+    put(y, z, i, n)
+    put(y, z + units, f, n)
+    put(y, z + 2 * units, g, n)
+    put(y, z + 3 * units, o, n)
+    put(y, c, cell, n)
+    put(y, op[CELL.state] + j, o * tanh(cell), n)
+
+
+def _lstm_vjp(op, y, before, dy, dbefore, j, n, m):
+    units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
+    i, f = get(y, z, n), get(y, z + units, n)
+    g, o = get(y, z + 2 * units, n), get(y, z + 3 * units, n)
+    one, cell_tanh, dh = const_like(i, 1), tanh(get(y, c, n)), get(dy, op[CELL.state] + j, n)
+    dc = get(dy, c, n) + dh * o * (one - cell_tanh * cell_tanh)
+    put(dy, z, dc * g * i * (one - i), n)
+    put(dy, z + units, dc * get(before, c, m) * f * (one - f), n)
+    put(dy, z + 2 * units, dc * i * (one - g * g), n)
+    put(dy, z + 3 * units, dh * cell_tanh * o * (one - o), n)
+    put(dbefore, c, get(dbefore, c, m) + dc * f, m)
+
+
+def _gru_value(op, y, before, j, n, m):
+    units, z, h = op[CELL.units], op[CELL.gates] + j, op[CELL.state] + j
+    r, u = sigmoid(get(y, z, n)), sigmoid(get(y, z + units, n))
+    new = tanh(get(y, z + 2 * units, n) + r * get(y, op[CELL.kept] + j, n))
+    put(y, z, r, n)
+    put(y, z + units, u, n)
+    put(y, z + 2 * units, new, n)
+    put(y, h, new + u * (get(before, h, m) - new), n)
+
+
+def _gru_vjp(op, y, before, dy, dbefore, j, n, m):
+    units, z, h = op[CELL.units], op[CELL.gates] + j, op[CELL.state] + j
+    r, u, new = get(y, z, n), get(y, z + units, n), get(y, z + 2 * units, n)
+    one, dh = const_like(r, 1), get(dy, h, n)
+    dz_new = dh * (one - u) * (one - new * new)
+    put(dy, z, dz_new * get(y, op[CELL.kept] + j, n) * r * (one - r), n)
+    put(dy, z + units, dh * (get(before, h, m) - new) * u * (one - u), n)
+    put(dy, z + 2 * units, dz_new, n)
+    put(dy, op[CELL.kept] + j, dz_new * r, n)
+    put(dbefore, h, get(dbefore, h, m) + dh * u, m)
+
+
+# --- a cell over time ---------------------------------------------------------------------------
+
+value: Any = None
+vjp: Any = None
+
+
+@inline
+def _steps(op, s):
+    """The step that comes as number s, and the one before it."""
+    last = op[CELL.steps] - 1
+    t, before = s, max(s - 1, 0)
+    if op[CELL.reverse]:
+        t, before = last - t, last - before
+    return t, before
+
+
+@inline
+def _clear(op, row):
+    """Set to zero what a step beyond the end of a sequence has in this direction."""
+    units, zero = op[CELL.units], const_like(row, 0)
+    for c in range(op[CELL.width]):
+        row[op[CELL.gates] + c] = zero
+    for j in range(units):
+        row[op[CELL.state] + j] = zero
+        if op[CELL.width] > units:
+            row[op[CELL.kept] + j] = zero
+
+
+def _forward(op, params, grads, acts, deltas, lo, hi):
+    """Run the cell over the steps of samples lo ≤ i < hi        acts[y]   z becomes gates and h"""
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns = op[CELL.steps], op[CELL.columns]
+    n, u = op[N_OUT], ptr_add(params, op[W])
+    bias, block = ptr_add(u, op[N_WEIGHTS]), ptr_add(acts, op[Y] + lo * op[N_OUT])
+    for s in range(steps):
+        t, t_before = _steps(op, s)
+        y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
+        known = units if s else 0
+        h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
+        gemm(hi - lo, summed, known, h, n, u, width, 1, z, n)
+        if width > summed:
+            q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
+            gemm_bias(hi - lo, width - summed, known, h, n, u_q, width, bias, 1, q, n)
+        for i in range(hi - lo):
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
+            if t < sequence_length(op, lo + i, steps):
+                for j in range(0, units, lanes(acts)):
+                    value(op, row, row_before, j, units - j, known - j)
+            else:
+                _clear(op, row)
+
+
+def _backward(op, params, grads, acts, deltas, lo, hi):
+    """Carry the error back through time, for samples lo ≤ i < hi
+
+    deltas[y]   dh becomes the sum over all that follows, and the columns of the gates dz
+    """
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns = op[CELL.steps], op[CELL.columns]
+    n, u_t = op[N_OUT], ptr_add(acts, op[SCRATCH])
+    u_q = ptr_add(u_t, summed * units)
+    transpose(units, width, ptr_add(params, op[W]), width, u_t, units)
+    block, d_block = ptr_add(acts, op[Y] + lo * n), ptr_add(deltas, op[Y] + lo * n)
+    for s in range(steps - 1, -1, -1):
+        t, t_before = _steps(op, s)
+        y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
+        dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
+        known = units if s else 0
+        for i in range(hi - lo):
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
+            d_row, d_row_before = ptr_add(dy, i * n), ptr_add(d_before, i * n)
+            if t < sequence_length(op, lo + i, steps):
+                for j in range(0, units, lanes(acts)):
+                    vjp(op, row, row_before, d_row, d_row_before, j, units - j, known - j)
+            else:
+                _clear(op, d_row)
+        dz, dq = ptr_add(dy, op[CELL.gates]), ptr_add(dy, op[CELL.kept])
+        dh = ptr_add(d_before, op[CELL.state])
+        gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n)
+        if width > summed:
+            gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n)
+
+
+@inline
+def _u_column(op, c):
+    """The column of the slot that column c of U gives."""
+    summed = op[CELL.summed]
+    return op[CELL.gates] + c if c < summed else op[CELL.kept] + c - summed
+
+
+def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns = op[CELL.steps], op[CELL.columns]
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        block = ptr_add(acts, op[Y] + i * op[N_OUT])
+        for s in range(steps):
+            t, t_before = _steps(op, s)
+            y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
+            known = units if s else 0
+            for c in range(width):
+                total = const_like(acts, 0)
+                if c < summed:
+                    total = y[op[CELL.gates] + c]
+                else:
+                    total = params[op[W] + op[N_WEIGHTS] + c - summed]
+                for k in range(known):
+                    total += y_before[op[CELL.state] + k] * params[op[W] + k * width + c]
+                y[_u_column(op, c)] = total
+            if t < sequence_length(op, i, steps):
+                for j in range(units):
+                    value(op, y, y_before, j, units - j, known - j)
+            else:
+                _clear(op, y)
+
+
+def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
+    units, width, steps, columns = (
+        op[CELL.units],
+        op[CELL.width],
+        op[CELL.steps],
+        op[CELL.columns],
+    )
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        block = ptr_add(acts, op[Y] + i * op[N_OUT])
+        d_block = ptr_add(deltas, op[Y] + i * op[N_OUT])
+        for s in range(steps - 1, -1, -1):
+            t, t_before = _steps(op, s)
+            y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
+            dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
+            known = units if s else 0
+            if t < sequence_length(op, i, steps):
+                for j in range(units):
+                    vjp(op, y, y_before, dy, d_before, j, units - j, known - j)
+            else:
+                _clear(op, dy)
+            for k in range(known):
+                total = d_before[op[CELL.state] + k]
+                for c in range(width):
+                    total += dy[_u_column(op, c)] * params[op[W] + k * width + c]
+                d_before[op[CELL.state] + k] = total
+
+
+def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel]:
+    """The kernels `name_forward` and `name_backward` of a cell, for CPU and GPU."""
+    made = []
+    for verb, cell, cpu, cuda in (
+        ("forward", value, _forward, _forward_cuda),
+        ("backward", vjp, _backward, _backward_cuda),
+    ):
+        what = cell.__name__.rpartition("_")[2]
+        vectors, scalars = (
+            inline(specialize(cell, f"{name}_{what}{kind}", get=get, put=put))
+            for kind, get, put in (("", _get, _put), ("_scalar", _get_scalar, _put_scalar))
+        )
+        one = kernel(specialize(cpu, f"{name}_{verb}", **{what: vectors}))
+        made.append(one.cuda(specialize(cuda, f"{name}_{verb}", **{what: scalars})))
+    return made[0], made[1]
+
+
+tanh_forward, tanh_backward = _make_kernels("tanh", _tanh_value, _tanh_vjp)
+relu_forward, relu_backward = _make_kernels("relu", _relu_value, _relu_vjp)
+lstm_forward, lstm_backward = _make_kernels("lstm", _lstm_value, _lstm_vjp)
+gru_forward, gru_backward = _make_kernels("gru", _gru_value, _gru_vjp)
+
+
+@inline
+def _pairs(op):
+    """Where the first row of h' begins, and the first row that it is multiplied into."""
+    if op[CELL.reverse]:
+        return op[CELL.columns], 0
+    return 0, op[CELL.columns]
+
+
+@kernel
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+    """dU += Σ h'ᵀ dz over samples lo ≤ i < hi and all steps but the first; db_n += Σ dq
+
+    grads[W] added to
+    """
+    units, width, summed, n = op[CELL.units], op[CELL.width], op[CELL.summed], op[N_OUT]
+    columns, steps, du = op[CELL.columns], op[CELL.steps], ptr_add(grads, op[W])
+    from_row, to_row = _pairs(op)
+    h = ptr_add(acts, op[Y] + lo * n + from_row + op[CELL.state])
+    dy = ptr_add(deltas, op[Y] + lo * n + to_row)
+    dz = ptr_add(dy, op[CELL.gates])
+    brgemm_tn(units, summed, steps - 1, hi - lo, h, columns, n, dz, columns, n, 1, du, width)
+    if width > summed:
+        rest, dq, du_q = width - summed, ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
+        brgemm_tn(units, rest, steps - 1, hi - lo, h, columns, n, dq, columns, n, 1, du_q, width)
+        db = ptr_add(du, op[N_WEIGHTS])
+        for p in range(op[Y] + lo * n + op[CELL.kept], op[Y] + hi * n, columns):
+            for j in range(rest):
+                db[j] += deltas[p + j]
+
+
+@accumulate_gradient.cuda
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    columns, steps, n = op[CELL.columns], op[CELL.steps], op[N_OUT]
+    from_row, to_row = _pairs(op)
+    for e in range(thread_rank(), units * width + width - summed, num_threads()):
+        k = div_u32(e, width)
+        c, total = e - k * width, const_like(grads, 0)
+        for i in range(op[Y] + lo * n, op[Y] + hi * n, n):
+            if k < units:
+                h, dz = i + from_row + op[CELL.state] + k, i + to_row + _u_column(op, c)
+                for t in range(0, (steps - 1) * columns, columns):
+                    total += acts[h + t] * deltas[dz + t]
+            else:
+                for t in range(0, steps * columns, columns):
+                    total += deltas[i + t + op[CELL.kept] + c]
+        grads[op[W] + e] += total
+
+
+# --- the states that the next layer sees --------------------------------------------------------
+
+
+@inline
+def _step_of(op, i, s, d):
+    """The step whose state of direction d is row s of the output of sample i."""
+    if op[STATES.sequences]:
+        return s
+    if op[STATES.reverse] + d == 1:
+        return 0
+    return sequence_length(op, i, op[STATES.steps]) - 1
+
+
+@kernel(independent=True)
+def states_forward(op, params, grads, acts, deltas, lo, hi):
+    """y = the columns of h, of all steps or of the last one        acts[y] overwritten"""
+    units, columns = op[STATES.units], op[STATES.columns]
+    n_in, n_out = op[STATES.steps] * columns, op[N_OUT]
+    rows = op[STATES.steps] if op[STATES.sequences] else 1
+    for i in range(lo, hi):
+        y = op[Y] + i * n_out
+        for s in range(rows):
+            for d in range(op[STATES.directions]):
+                x = op[X] + i * n_in + _step_of(op, i, s, d) * columns
+                x += op[STATES.state] + d * units
+                for j in range(units):
+                    acts[y + j] = acts[x + j]
+                y += units
+
+
+@kernel(independent=True)
+def states_backward(op, params, grads, acts, deltas, lo, hi):
+    """dx = dy in the columns of h of these steps, else 0        deltas[x] overwritten"""
+    units, columns = op[STATES.units], op[STATES.columns]
+    n_in, n_out = op[STATES.steps] * columns, op[N_OUT]
+    rows = op[STATES.steps] if op[STATES.sequences] else 1
+    for i in range(lo, hi):
+        for k in range(op[X] + i * n_in, op[X] + (i + 1) * n_in):
+            deltas[k] = const_like(deltas, 0)
+        y = op[Y] + i * n_out
+        for s in range(rows):
+            for d in range(op[STATES.directions]):
+                x = op[X] + i * n_in + _step_of(op, i, s, d) * columns
+                x += op[STATES.state] + d * units
+                for j in range(units):
+                    deltas[x + j] = deltas[y + j]
+                y += units
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+
+def _by_gate(given, gates: int):
+    """An initialiser that draws every gate's block of columns by itself; arrays stay whole."""
+    if isinstance(given, (np.ndarray, list, tuple)):
+        return given
+
+    def draw(shape, generator):
+        block = (*shape[:-1], shape[-1] // gates)
+        blocks = [initial(given, block, generator, "a gate") for _ in range(gates)]
+        return np.concatenate(blocks, axis=-1)
+
+    return draw
+
+
+@dataclass(frozen=True, eq=False)
+class Recurrent(Layer):
+    """A cell of `units` that reads a sequence (steps, n_in) from its first step, or its last one.
+
+    return_sequences   False: the output is the state after the last step, (units,). True: the
+                       states of all steps, (steps, units)
+    reverse            begin with the last step; the states stay with their steps
+    initializer             of W (n_in, gates · units), by default Glorot
+    recurrent_initializer   of U (units, gates · units), by default orthogonal
+    bias_initializer        of b (gates · units,), by default zeros, and 1 for the forget gate
+    penalty            L1(…), L2(…) or a list of them, on W and U and not on the bias
+    Initialisers draw gate by gate. The state before the first step is zero. Raises ValueError for
+    an input that is not a sequence.
+    """
+
+    units: Annotated[int, Count()]
+    return_sequences: Annotated[bool, Flag()] = False
+    reverse: Annotated[bool, Flag()] = False
+    initializer: Annotated[Any, INITIALIZER] = "glorot"
+    recurrent_initializer: Annotated[Any, INITIALIZER] = "orthogonal"
+    bias_initializer: Annotated[Any, INITIALIZER] = None
+    penalty: Annotated[Any, PENALTY] = None
+
+    gates: ClassVar[int] = 1
+    """Blocks of columns in W and U."""
+    summed: ClassVar[int] = 1
+    """How many of them are added to z before the cell; the last ones of U have a bias of their own
+    instead, `recurrent_bias`."""
+    kept: ClassVar[int] = 0
+    """Blocks of columns in the slot besides the gates and h."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self.direction_shape(shape, 1)
+
+    def parameters(self, shape: Shape) -> dict[str, Shape]:
+        return self.direction_parameters(shape, ("",))
+
+    def initializers(self, next_activation) -> dict:
+        return self.direction_initializers(("",))
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return self.direction_ops(shape, 1)
+
+    def following_activation(self):
+        return None  # an RNN's is inside
+
+    def initial_bias(self, shape, generator) -> np.ndarray:
+        """Return the initial bias of all directions."""
+        return np.zeros(shape)
+
+    def kernels(self) -> tuple[Kernel, Kernel]:
+        """Return the forward and the backward pass of the cell over time."""
+        raise NotImplementedError
+
+    # --- for one direction or two ---
+
+    def direction_shape(self, shape: Shape, directions: int) -> Shape:
+        """Return the output shape of one direction, or of two side by side."""
+        if len(shape) != 2:
+            hint = ""
+            if len(shape) == 1:
+                hint = (
+                    f"; give it a channel axis: input_shape={(*shape, 1)}, or the recurrent layer "
+                    "before it return_sequences=True"
+                )
+            raise ValueError(
+                f"{type(self).__name__} expects a sequence (steps, channels), got {shape}{hint}"
+            )
+        width = directions * self.units
+        return (shape[0], width) if self.return_sequences else (width,)
+
+    def direction_parameters(self, shape: Shape, prefixes: tuple[str, ...]) -> dict[str, Shape]:
+        """Return the parameters: W and b of all directions together, then U for each."""
+        width = self.gates * self.units
+        shapes: dict[str, Shape] = {
+            "weights": (shape[1], len(prefixes) * width),
+            "bias": (len(prefixes) * width,),
+        }
+        for prefix in prefixes:
+            shapes[f"{prefix}recurrent_weights"] = (self.units, width)
+            if self.summed < self.gates:
+                rest = (self.gates - self.summed) * self.units
+                shapes[f"{prefix}recurrent_bias"] = (rest,)
+        return shapes
+
+    def direction_initializers(self, prefixes: tuple[str, ...]) -> dict:
+        """Return an initialiser for each of these parameters."""
+        given = self.bias_initializer
+        chosen = {
+            "weights": _by_gate(self.initializer, len(prefixes) * self.gates),
+            "bias": self.initial_bias if given is None else given,
+        }
+        for prefix in prefixes:
+            drawn = _by_gate(self.recurrent_initializer, self.gates)
+            chosen[f"{prefix}recurrent_weights"] = drawn
+            chosen[f"{prefix}recurrent_bias"] = Zeros()
+        return chosen
+
+    def direction_ops(self, shape: Shape, directions: int) -> list[Op]:
+        """Return the ops; of two directions the second runs against the first."""
+        (steps, n_in), units, width = shape, self.units, self.gates * self.units
+        overlay = self.gates == 1  # h replaces z
+        states = 0 if overlay else directions * (self.gates + self.kept) * units
+        columns = states + directions * units
+        ops = [dense_op(n_in, directions * width, True, steps, columns)]
+        for d in range(directions):
+            attrs = CELL.pack(
+                units=units,
+                steps=steps,
+                columns=columns,
+                gates=d * width,
+                kept=directions * width + d * self.kept * units,
+                state=states + d * units,
+                width=width,
+                summed=self.summed * units,
+                reverse=int(self.reverse) ^ d,
+            )
+            ops.append(self._recurrence(steps, columns, attrs))
+        attrs = STATES.pack(
+            units=units,
+            steps=steps,
+            columns=columns,
+            state=states,
+            directions=directions,
+            reverse=int(self.reverse),
+            sequences=int(self.return_sequences),
+        )
+        rows = steps if self.return_sequences else 1
+        n_out = rows * directions * units
+        ops.append(
+            Op("States", steps * columns, n_out, states_forward, states_backward, attrs=attrs)
+        )
+        return ops
+
+    def _recurrence(self, steps: int, columns: int, attrs: tuple) -> Op:
+        forward, backward = self.kernels()
+        units, width = self.units, self.gates * self.units
+        return Op(
+            type(self).__name__,
+            steps * columns,
+            steps * columns,
+            forward,
+            backward,
+            accumulate_gradient=accumulate_gradient,
+            in_place=True,
+            param_rows=width + self.gates - self.summed,
+            param_cols=units,
+            n_weights=units * width,
+            weight_reuse=steps,
+            scratch=units * width,
+            attrs=attrs,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RNN(Recurrent):
+    """A recurrent layer without gates: h = f(x W + b + h' U).
+
+    activation   f: "tanh" or "relu"
+    The other arguments are those of Recurrent.
+    """
+
+    activation: Annotated[str, Choice(("tanh", "relu"))] = "tanh"
+
+    def kernels(self) -> tuple[Kernel, Kernel]:
+        if self.activation == "relu":
+            return relu_forward, relu_backward
+        return tanh_forward, tanh_backward
+
+
+class LSTM(Recurrent):
+    """Long short-term memory: a cell with input, forget and output gates.
+
+    The bias of the forget gate begins at 1. The arguments are those of Recurrent.
+    """
+
+    gates, summed, kept = 4, 4, 1
+
+    def initial_bias(self, shape, generator) -> np.ndarray:
+        bias = super().initial_bias(shape, generator).reshape(-1, self.gates, self.units)
+        bias[:, FORGET_GATE] = 1
+        return bias.reshape(shape)
+
+    def kernels(self) -> tuple[Kernel, Kernel]:
+        return lstm_forward, lstm_backward
+
+
+class GRU(Recurrent):
+    """A gated recurrent unit: reset and update gates, and no state besides its output.
+
+    The recurrent product of n has a bias of its own, `recurrent_bias` (units,). The arguments are
+    those of Recurrent.
+    """
+
+    gates, summed, kept = 3, 2, 1
+
+    def kernels(self) -> tuple[Kernel, Kernel]:
+        return gru_forward, gru_backward
+
+
+def _recurrent(given) -> None:
+    if not isinstance(given, Recurrent) or type(given) is Recurrent:
+        raise TypeError(f"RNN(…), LSTM(…) or GRU(…) was expected, got {shown(given)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Bidirectional(Layer):
+    """A recurrent layer that reads a sequence in both directions: twice as many outputs.
+
+    layer   RNN(…), LSTM(…) or GRU(…): its states, then those of a second one that begins at the
+            other end
+    The parameters of the second one are `reverse_recurrent_weights` and, for a GRU,
+    `reverse_recurrent_bias`; in weights and bias its columns follow those of the first.
+    """
+
+    layer: Annotated[Any, By(_recurrent)]
+
+    @property
+    def penalty(self):
+        """The penalty of the layer, on the weights of both directions."""
+        return self.layer.penalty
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self.layer.direction_shape(shape, 2)
+
+    def parameters(self, shape: Shape) -> dict[str, Shape]:
+        return self.layer.direction_parameters(shape, BOTH)
+
+    def initializers(self, next_activation) -> dict:
+        return self.layer.direction_initializers(BOTH)
+
+    def ops(self, shape: Shape) -> list[Op]:
+        return self.layer.direction_ops(shape, 2)

@@ -1,0 +1,184 @@
+"""Reference implementations of the kernels in nn/layers/recurrent.py.
+
+A cell is written for one sample as functions of whole vectors; the loops over samples and steps are
+those of the formulas.
+"""
+
+import numpy as np
+
+from numbanet.nn.layers.recurrent import CELL, STATES
+from numbanet.plan.columns import N_IN, N_OUT, N_WEIGHTS, W, X, Y
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+class _Row:
+    """The columns of one step of one sample, by name."""
+
+    def __init__(self, op, memory, i, t):
+        self.units, begin = op[CELL.units], op[Y] + i * op[N_OUT] + t * op[CELL.columns]
+        n_gates = op[CELL.width] // op[CELL.units]
+        self.gates = [self._view(memory, begin + op[CELL.gates], k) for k in range(n_gates)]
+        self.kept = self._view(memory, begin + op[CELL.kept], 0)
+        self.h = self._view(memory, begin + op[CELL.state], 0)
+        summed = op[CELL.summed] // op[CELL.units]
+        self.products = [*self.gates[:summed], *[self.kept] * (n_gates - summed)]
+
+    def _view(self, memory, begin, k):
+        return memory[begin + k * self.units : begin + (k + 1) * self.units]
+
+
+def _times(op):
+    """The steps in the order in which they come, each with the one before it, or None."""
+    steps = list(range(op[CELL.steps]))
+    if op[CELL.reverse]:
+        steps.reverse()
+    return list(zip(steps, [None, *steps[:-1]], strict=True))
+
+
+def _u(op, params):
+    """U as one matrix for each gate, and the bias of the last one."""
+    units, width = op[CELL.units], op[CELL.width]
+    u = params[op[W] : op[W] + units * width].reshape(units, width // units, units)
+    bias = params[op[W] + op[N_WEIGHTS] :][: width - op[CELL.summed]]
+    return [u[:, k] for k in range(width // units)], bias
+
+
+def _forward(cell):
+    def forward(op, params, grads, acts, deltas, lo, hi):
+        u, bias = _u(op, params)
+        n_summed = op[CELL.summed] // op[CELL.units]
+        for i in range(lo, hi):
+            for t, before in _times(op):
+                row, zero = _Row(op, acts, i, t), np.zeros(op[CELL.units])
+                last = _Row(op, acts, i, before) if before is not None else None
+                h = zero if last is None else last.h
+                for k, out in enumerate(row.products):
+                    out[:] = (out if k < n_summed else bias) + h @ u[k]
+                cell(row, h, zero if last is None else last.kept)
+
+    return forward
+
+
+def _backward(cell):
+    def backward(op, params, grads, acts, deltas, lo, hi):
+        u, _ = _u(op, params)
+        for i in range(lo, hi):
+            for t, before in reversed(_times(op)):
+                row, drow, zero = _Row(op, acts, i, t), _Row(op, deltas, i, t), np.zeros_like
+                last = _Row(op, acts, i, before) if before is not None else None
+                h, kept = (zero(row.h), zero(row.h)) if last is None else (last.h, last.kept)
+                dh, dkept = cell(row, drow, h, kept)
+                dh = dh + sum(out @ u[k].T for k, out in enumerate(drow.products))
+                if last is not None:
+                    dlast = _Row(op, deltas, i, before)
+                    dlast.h[:] += dh
+                    if dkept is not None:
+                        dlast.kept[:] += dkept
+
+    return backward
+
+
+def _tanh(row, h, kept):
+    row.h[:] = np.tanh(row.gates[0])
+
+
+def _tanh_vjp(row, drow, h, kept):
+    drow.gates[0][:] = drow.h * (1 - row.h**2)
+    return 0, None
+
+
+def _relu(row, h, kept):
+    row.h[:] = np.maximum(row.gates[0], 0)
+
+
+def _relu_vjp(row, drow, h, kept):
+    drow.gates[0][:] = drow.h * (row.h > 0)
+    return 0, None
+
+
+def _lstm(row, h, c):
+    for k, f in enumerate((sigmoid, sigmoid, np.tanh, sigmoid)):
+        row.gates[k][:] = f(row.gates[k])
+    i, f, g, o = row.gates
+    row.kept[:] = f * c + i * g
+    row.h[:] = o * np.tanh(row.kept)
+
+
+def _lstm_vjp(row, drow, h, c):
+    i, f, g, o = row.gates
+    do = drow.h * np.tanh(row.kept)
+    dc = drow.kept + drow.h * o / np.cosh(row.kept) ** 2
+    di, df, dg = dc * g, dc * c, dc * i
+    drow.gates[0][:] = di * i * (1 - i)
+    drow.gates[1][:] = df * f * (1 - f)
+    drow.gates[2][:] = dg * (1 - g * g)
+    drow.gates[3][:] = do * o * (1 - o)
+    return 0, dc * f
+
+
+def _gru(row, h, kept):
+    row.gates[0][:] = sigmoid(row.gates[0])
+    row.gates[1][:] = sigmoid(row.gates[1])
+    r, u, n = row.gates
+    n[:] = np.tanh(n + r * row.kept)
+    row.h[:] = (1 - u) * n + u * h
+
+
+def _gru_vjp(row, drow, h, kept):
+    r, u, n = row.gates
+    du, dn = drow.h * (h - n), drow.h * (1 - u)
+    dz = dn * (1 - n * n)
+    drow.gates[0][:] = dz * row.kept * r * (1 - r)
+    drow.gates[1][:] = du * u * (1 - u)
+    drow.gates[2][:] = dz
+    drow.kept[:] = dz * r
+    return drow.h * u, None
+
+
+tanh_forward, tanh_backward = _forward(_tanh), _backward(_tanh_vjp)
+relu_forward, relu_backward = _forward(_relu), _backward(_relu_vjp)
+lstm_forward, lstm_backward = _forward(_lstm), _backward(_lstm_vjp)
+gru_forward, gru_backward = _forward(_gru), _backward(_gru_vjp)
+
+
+def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+    units, width = op[CELL.units], op[CELL.width]
+    du = grads[op[W] : op[W] + units * width].reshape(units, width)
+    db = grads[op[W] + op[N_WEIGHTS] :][: width - op[CELL.summed]]
+    for i in range(lo, hi):
+        for t, before in _times(op):
+            drow = _Row(op, deltas, i, t)
+            if before is not None:
+                h = _Row(op, acts, i, before).h
+                du += np.outer(h, np.concatenate(drow.products))
+            if len(db):
+                db += drow.kept
+
+
+def _places(op, i):
+    """(place in the output, place in the input) of every state that is given."""
+    steps, last = range(op[STATES.steps]), op[STATES.steps] - 1
+    ends = [last, 0] if not op[STATES.reverse] else [0, last]
+    out = op[Y] + i * op[N_OUT]
+    for t in steps if op[STATES.sequences] else [None]:
+        for d in range(op[STATES.directions]):
+            row = op[X] + i * op[N_IN] + (ends[d] if t is None else t) * op[STATES.columns]
+            for j in range(op[STATES.units]):
+                yield out, row + op[STATES.state] + d * op[STATES.units] + j
+                out += 1
+
+
+def states_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        for y, x in _places(op, i):
+            acts[y] = acts[x]
+
+
+def states_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        deltas[op[X] + i * op[N_IN] : op[X] + (i + 1) * op[N_IN]] = 0
+        for y, x in _places(op, i):
+            deltas[x] = deltas[y]
