@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.io.fields import shown
+from numbanet.nn.layers import Identity, activation
 
 
 def selected(network, layers) -> list[int]:
@@ -100,6 +101,6 @@ def part(network, key) -> Any:
 
 def _without_activation(layer):
     """The layer without the activation that stands after it as a layer of its own."""
-    if getattr(layer, "activation", None) is None:
+    if isinstance(activation(layer.following_activation()), Identity):
         return layer
     return replace(layer, activation=None)
