@@ -311,6 +311,16 @@ def test_what_cannot_be_fitted(change, data, message):
         estimator.fit(*data)
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize(
+    ("weight", "message"), [(-1, "Negative values"), (0, "at least one non-zero")]
+)
+def test_weights_that_cannot_be_used(solver, weight, message):
+    x, y = CLASSES
+    with pytest.raises(ValueError, match=message):
+        ours.MLPClassifier(solver=solver).fit(x, y, sample_weight=np.full(90, weight))
+
+
 def test_a_training_that_diverges():
     with pytest.raises(ValueError, match="non-finite parameter weights"):
         ours.MLPRegressor(solver="sgd", learning_rate_init=1e20).fit(*TARGETS)

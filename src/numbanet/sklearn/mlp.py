@@ -104,7 +104,9 @@ class _Perceptron(NetworkEstimator):
         dtype = np.dtype(self.dtype or X.dtype)
         y = self._targets(y, incremental, dtype)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
         self._random_state = check_random_state(self.random_state)
         if first:
             self._initialize(X.shape[1], hidden, y, dtype)
