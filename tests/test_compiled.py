@@ -664,3 +664,26 @@ def test_the_benchmark_prints_a_line_for_one_row_and_for_64():
     lines = found.stdout.splitlines()
     assert [line.split(" rows")[0].strip() for line in lines] == ["1", "64"]
     assert all("forward" in line and "vjp" in line for line in lines)
+
+
+def test_a_network_that_is_gone_is_an_error_where_compiled_code_kept_it():
+    net = nn.Sequential([nn.Dense(3)], 2, seed=5)
+    predict_row, row, out = net.compiled(), np.ones(2, np.float32), np.zeros(3, np.float32)
+
+    @numba.experimental.jitclass([("net", numba.typeof(predict_row))])
+    class Holder:
+        def __init__(self, net):
+            self.net = net
+
+        def call(self, row, out):
+            self.net(row, out)
+
+    holder = Holder(predict_row)
+    holder.call(row, out)
+    assert np.array_equal(out, net.predict(row[None])[0])
+    del predict_row
+    gc.collect()
+    others = [nn.Sequential([nn.Dense(3)], 2, seed=k).compiled() for k in range(5)]
+    with pytest.raises(ValueError, match="the compiled network was freed; keep a reference"):
+        holder.call(row, out)
+    assert len(others) == 5

@@ -37,6 +37,8 @@ RECORD = Attrs("model params", first=0)
 def _predict_row(network, row, out):
     """What every CompiledNetwork runs."""
     record = as_pointer(network, numba.int64)
+    if record[RECORD.model] == 0:
+        raise ValueError("the compiled network was freed; keep a reference to it in Python")
     model = as_pointer(record[RECORD.model], numba.int64)
     if row.size != model[HEADER.n_in] or out.size != model[HEADER.n_out]:
         raise ValueError(

@@ -238,7 +238,8 @@ def vjp(model, params, row, dout, dparams, drow, work):
     row       as for `forward`
     dout      dL/d out for some scalar L: as many elements as `out`
     dparams   dL/d params is added to it; empty where it is not wanted
-    drow      dL/d row, overwritten, of the size of `row`; empty where it is not wanted
+    drow      dL/d row, overwritten, of the size of `row`; empty where it is not wanted, or where
+              the first layer reads indices
     The layers work as in prediction: without dropout, BatchNorm with its running means. Penalties
     are left out.
     """
@@ -257,6 +258,8 @@ def vjp(model, params, row, dout, dparams, drow, work):
         _check_rows(header, drow.size, dout.size)
     if not header[HEADER.has_vjp]:
         raise ValueError("the handle was made with gradient=False, so it has no vjp")
+    if drow.size and not header[HEADER.has_drow]:
+        raise ValueError("the first layer has no derivative by the inputs; pass an empty drow")
     rows = header[HEADER.rows]
     n_in, n_out = rows * header[HEADER.n_in], rows * header[HEADER.n_out]
     program = ptr_add(header, header[HEADER.prediction])

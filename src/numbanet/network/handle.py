@@ -43,7 +43,7 @@ from numbanet.plan.op import Op
 from numbanet.plan.plan import Plan
 
 HEADER = Attrs(
-    "magic token itemsize rows n_in n_out n_params n_needed n_memory work_size has_vjp "
+    "magic token itemsize rows n_in n_out n_params n_needed n_memory work_size has_vjp has_drow "
     "scales_targets n_state begin_step update prediction loss",
     first=0,
 )
@@ -58,6 +58,7 @@ n_params                parameters
 n_needed, n_memory      elements of the flat vector that the kernels read, and of network.memory
 work_size               elements of the work memory
 has_vjp                 whether `vjp` can be called
+has_drow                whether it gives the gradient by the inputs: not where they are indices
 scales_targets          whether the outputs are brought to the unit of scaled targets
 n_state                 elements of the optimiser's state
 begin_step, update      addresses of the optimiser's kernels, or 0
@@ -117,6 +118,7 @@ def make_handle(
         n_memory=network.memory.size,
         work_size=max(_memories(plan)[-1] for plan in plans),
         has_vjp=gradient,
+        has_drow=gradient and _is_differentiable(plans[0].ops),
         scales_targets=network.scales_targets,
         prediction=starts[0],
         loss=starts[1] if loss is not None else 0,
@@ -137,11 +139,16 @@ def prediction_plan(network, rows: int, gradient: bool) -> Plan:
     ]
     ops = [replace(op, penalties=(0.0, 0.0)) for op in ops]
     try:
-        return _lower(network, ops, rows, gradient, gradient)
+        return _lower(network, ops, rows, gradient, gradient and _is_differentiable(ops))
     except ValueError as error:
         if not gradient:
             raise
         raise ValueError(f"{error}; handle(gradient=False) leaves vjp out") from None
+
+
+def _is_differentiable(ops: list[Op]) -> bool:
+    """Whether the first op after the copy of the inputs has a derivative by them."""
+    return len(ops) < 2 or ops[1].backward is not None
 
 
 def _loss_plan(network, loss, rows: int) -> tuple[Plan, float, Op]:

@@ -36,6 +36,7 @@ from numbanet.plan.columns import (
     PARAM_COLS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
+    PENALTY_FACTOR,
     READER,
     ROW_SIZE,
     SAMPLE_STRIDE_X,
@@ -106,6 +107,7 @@ def lower(
     tables = np.zeros((threads, n_rows, ROW_SIZE), np.int64)
     tables[:, -1, INDEX] = n_rows - 1
     tables[:, 0, CHUNKS] = chunks
+    tables[:, 0, PENALTY_FACTOR] = float64_bits(1.0)
     offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
     scratch = 0 if cuda else max(op.scratch for op in ops)
     scratch_start, n_acts = n_acts, n_acts + scratch * threads

@@ -5,6 +5,7 @@ holds the address of its record, so all of one class and dtype run the same mach
 """
 
 import inspect
+import weakref
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,9 @@ from numba.extending import intrinsic, typeof_impl, unbox
 
 from numbanet.backend.cache import source_hash
 
+_records: list[np.ndarray] = []
+"""The records of all bound functions that ever were."""
+
 
 class BoundFunction:
     """A compiled function with its first argument bound to a record in memory.
@@ -28,7 +32,9 @@ class BoundFunction:
     types of arguments. In it `as_pointer(bound, numba.int64)` reads the record, and
     `as_pointer(address, bound)` data of the dtype.
 
-    record   int64 (n); whatever the function needs
+    record   int64 (n); whatever the function needs, never 0 in its first element. Compiled code
+             holds its address alone: the record stays for ever, and is 0 once the BoundFunction is
+             gone, so that a value kept in a jitclass or a list can tell
     dtype    of the data
     address  of the record
     """
@@ -37,6 +43,8 @@ class BoundFunction:
 
     def __init__(self, record: np.ndarray, dtype: np.dtype):
         self.record, self.dtype, self.address = record, dtype, record.ctypes.data
+        _records.append(record)
+        weakref.finalize(self, record.fill, 0)
 
     @classmethod
     def check(cls, *kinds) -> None:
