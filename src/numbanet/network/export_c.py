@@ -31,11 +31,13 @@ def export(network, path) -> tuple[Path, Path]:
             "export_c writes a file whose name is an identifier and ends in .c, as net.c with "
             f"net_forward in it, got {path.name!r}"
         )
-    trains = True
     try:
         plan = handle.prediction_plan(network, 1, True)
-    except ValueError:  # a layer without a derivative: there is no vjp
-        plan, trains = handle.prediction_plan(network, 1, False), False
+        trains = handle.is_differentiable(plan.ops)
+    except ValueError:
+        trains = False
+    if not trains:  # a layer without a derivative: there is no vjp
+        plan = handle.prediction_plan(network, 1, False)
     sizes = {
         "INPUTS": size(network.input_shape),
         "OUTPUTS": size(network.output_shape),

@@ -118,7 +118,7 @@ def make_handle(
         n_memory=network.memory.size,
         work_size=max(_memories(plan)[-1] for plan in plans),
         has_vjp=gradient,
-        has_drow=gradient and _is_differentiable(plans[0].ops),
+        has_drow=gradient and is_differentiable(plans[0].ops),
         scales_targets=network.scales_targets,
         prediction=starts[0],
         loss=starts[1] if loss is not None else 0,
@@ -139,14 +139,14 @@ def prediction_plan(network, rows: int, gradient: bool) -> Plan:
     ]
     ops = [replace(op, penalties=(0.0, 0.0)) for op in ops]
     try:
-        return _lower(network, ops, rows, gradient, gradient and _is_differentiable(ops))
+        return _lower(network, ops, rows, gradient, gradient and is_differentiable(ops))
     except ValueError as error:
         if not gradient:
             raise
         raise ValueError(f"{error}; handle(gradient=False) leaves vjp out") from None
 
 
-def _is_differentiable(ops: list[Op]) -> bool:
+def is_differentiable(ops: list[Op]) -> bool:
     """Whether the first op after the copy of the inputs has a derivative by them."""
     return len(ops) < 2 or ops[1].backward is not None
 

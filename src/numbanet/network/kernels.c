@@ -3,31 +3,44 @@
 
 static long count(double value) { return (long)value; }
 
+/* a: bias rows n_in n_out stride */
 static void dense_forward(const op_t *op, const memory_t *m) {
-    const real *x = m->acts + op->x, *w = m->params + op->w;
-    real *y = m->acts + op->y;
-    for (long j = 0; j < op->n_out; j++)
-        y[j] = op->a[0] != 0 ? w[op->n_in * op->n_out + j] : 0;
-    for (long k = 0; k < op->n_in; k++)
-        for (long j = 0; j < op->n_out; j++)
-            y[j] += x[k] * w[k * op->n_out + j];
+    const long n_in = count(op->a[2]), n_out = count(op->a[3]), stride = count(op->a[4]);
+    const real *w = m->params + op->w;
+    for (long r = 0; r < count(op->a[1]); r++) {
+        const real *x = m->acts + op->x + r * n_in;
+        real *y = m->acts + op->y + r * stride;
+        for (long j = 0; j < stride; j++)
+            y[j] = j < n_out && op->a[0] != 0 ? w[n_in * n_out + j] : 0;
+        for (long k = 0; k < n_in; k++)
+            for (long j = 0; j < n_out; j++)
+                y[j] += x[k] * w[k * n_out + j];
+    }
 }
 
 static void dense_backward(const op_t *op, const memory_t *m) {
-    const real *w = m->params + op->w, *dy = m->deltas + op->y;
-    for (long k = 0; k < op->n_in; k++) {
-        real total = 0;
-        for (long j = 0; j < op->n_out; j++)
-            total += w[k * op->n_out + j] * dy[j];
-        m->deltas[op->x + k] = total;
+    const long n_in = count(op->a[2]), n_out = count(op->a[3]), stride = count(op->a[4]);
+    const real *w = m->params + op->w;
+    for (long r = 0; r < count(op->a[1]); r++) {
+        const real *dy = m->deltas + op->y + r * stride;
+        for (long k = 0; k < n_in; k++) {
+            real total = 0;
+            for (long j = 0; j < n_out; j++)
+                total += w[k * n_out + j] * dy[j];
+            m->deltas[op->x + r * n_in + k] = total;
+        }
     }
 }
 
 static void dense_accumulate_gradient(const op_t *op, const memory_t *m) {
-    const real *x = m->acts + op->x, *dy = m->deltas + op->y;
-    for (long k = 0; k < op->n_in + count(op->a[0]); k++)
-        for (long j = 0; j < op->n_out; j++)
-            m->grads[op->w + k * op->n_out + j] += k < op->n_in ? x[k] * dy[j] : dy[j];
+    const long n_in = count(op->a[2]), n_out = count(op->a[3]), stride = count(op->a[4]);
+    real *dw = m->grads + op->w;
+    for (long r = 0; r < count(op->a[1]); r++) {
+        const real *x = m->acts + op->x + r * n_in, *dy = m->deltas + op->y + r * stride;
+        for (long k = 0; k < n_in + count(op->a[0]); k++)
+            for (long j = 0; j < n_out; j++)
+                dw[k * n_out + j] += k < n_in ? x[k] * dy[j] : dy[j];
+    }
 }
 
 /* a: bias height width c_in out_height out_width c_out kernel_h kernel_w stride_row stride_col
@@ -250,6 +263,16 @@ static void activations_tanh_forward(const op_t *op, const memory_t *m) {
 static void activations_tanh_backward(const op_t *op, const memory_t *m) {
     for (long i = op->y; i < op->y + op->n_out; i++)
         m->deltas[i] *= 1 - m->acts[i] * m->acts[i];
+}
+
+static void activations_exp_forward(const op_t *op, const memory_t *m) {
+    for (long i = op->y; i < op->y + op->n_out; i++)
+        m->acts[i] = EXP(m->acts[i]);
+}
+
+static void activations_exp_backward(const op_t *op, const memory_t *m) {
+    for (long i = op->y; i < op->y + op->n_out; i++)
+        m->deltas[i] *= m->acts[i];
 }
 
 static void activations_relu_forward(const op_t *op, const memory_t *m) {
