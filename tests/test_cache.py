@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from numba.core.ccallback import CFunc
 
 import numbanet as nn
-from numbanet.backend import cache
+from numbanet.backend import cache, jit
 from numbanet.backend.intrinsics import const_like
 from numbanet.nn.optimizers import adagrad
 
@@ -330,3 +332,19 @@ def test_a_cache_that_cannot_be_written_is_said(monkeypatch, caplog):
     monkeypatch.setattr(CFunc, "_compile_uncached", slow)
     nn.kernel(adagrad.function).address("float64")
     assert "no folder for the cache can be written" in lines(caplog)[0]
+
+
+def test_an_interrupt_waits_until_a_kernel_is_compiled():
+    done = []
+
+    def compile_and_swallow():
+        with suppress(KeyboardInterrupt):  # as LLVM's callbacks do
+            signal.raise_signal(signal.SIGINT)
+            done.append("after")
+
+    with pytest.raises(KeyboardInterrupt), jit.interrupts_deferred():
+        compile_and_swallow()
+    assert done == ["after"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with jit.interrupts_deferred():
+        pass

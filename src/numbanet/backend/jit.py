@@ -10,7 +10,10 @@
 `specialize` makes several functions from one template. Compiled code is cached on disk (cache.py).
 """
 
+import signal
+import threading
 import types as python_types
+from contextlib import contextmanager
 
 import numba
 from llvmlite import binding
@@ -99,7 +102,7 @@ class EntryPoint:
     """A function that is compiled, with `prange` over threads or without, on its first call."""
 
     def __init__(self, function, parallel):
-        self.function, self.parallel = function, parallel
+        self.function, self.parallel, self.called = function, parallel, False
         self.__doc__, self.__name__, self.__wrapped__ = (
             function.__doc__,
             function.__name__,
@@ -119,7 +122,12 @@ class EntryPoint:
         return compiled
 
     def __call__(self, *args):
-        return self.compiled(*args)
+        if self.called:
+            return self.compiled(*args)
+        with interrupts_deferred():  # the first call compiles
+            result = self.compiled(*args)
+        self.called = True
+        return result
 
 
 # --- kernels ----------------------------------------------------------------------------------
@@ -186,8 +194,29 @@ def _compile(function, arguments):
         locals={},
         options=dict(_FLAGS),
     )
-    cached(compiled, function).compile()
+    with interrupts_deferred():
+        cached(compiled, function).compile()
     return compiled
+
+
+@contextmanager
+def interrupts_deferred():
+    """Let Ctrl-C wait until the end: LLVM's callbacks into Python would swallow it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[tuple] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):  # ignored, or not Python's to handle
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *found: pending.append(found))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        before(*pending[0])
 
 
 # --- external helpers -------------------------------------------------------------------------
