@@ -45,6 +45,7 @@ BARE = {
     "Recurrent",
 }
 REQUIRED = {
+    "Recurrent": {"units": 2},
     "Rescale": {"scale": 0.5},
     "StepDecay": {"rate": 0.1, "every": 2},
     "Exponential": {"rate": 0.1, "factor": 0.5},

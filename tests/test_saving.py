@@ -15,7 +15,7 @@ import pytest
 from scale import Scale
 
 import numbanet as nn
-from examples import LAYERS, OPTIMIZERS, PENALTIES, named
+from examples import LAYERS, OPTIMIZERS, PENALTIES, inputs, named
 from numbanet.io import safetensors
 from numbanet.network import config
 from numbanet.nn.initializers import Glorot, He, Initializer, LeCun, Normal, Uniform, Zeros
@@ -89,7 +89,7 @@ def test_every_layer_comes_back(example, tmp_path):
     ]
     assert [built.shapes for built in back.layers] == [built.shapes for built in net.layers]
     np.testing.assert_array_equal(back.parameters, net.parameters)
-    x = np.random.default_rng(2).normal(size=(5, *example.input_shape))
+    x = inputs(example, 5)
     np.testing.assert_array_equal(back.predict(x), net.predict(x))
 
 
