@@ -18,7 +18,7 @@ NORM = Attrs("channels epsilon momentum")
 class Normalization(Layer):
     """A scale γ ("weights", from 1) and a shift β ("bias", from 0) per channel, and ε."""
 
-    epsilon: Annotated[float, Real(above=0)] = 1e-5
+    epsilon: Annotated[float, Real(above=0, below=1)] = 1e-5
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (shape[-1],), "bias": (shape[-1],)}
