@@ -30,14 +30,25 @@ def check_layers(layers) -> None:
 
 
 class Undo:
-    """Scalings and names of a network as they are, to be put back if a training does not begin."""
+    """Scalings and names of a network as they are, to be put back if a training does not begin.
+
+    As a context it puts them back where an error leaves it.
+    """
 
     def __init__(self, network):
         self.network, self.scales_targets = network, network.scales_targets
         self.names = network.class_names, network.feature_names
         self.buffers = network.memory[network.parameters.size :].copy()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is not None:
+            self()
+
     def __call__(self) -> None:
+        """Put them back."""
         network = self.network
         network.class_names, network.feature_names = self.names
         network.memory[network.parameters.size :] = self.buffers
@@ -51,16 +62,13 @@ def adapt(network, x, *, again: bool = True) -> None:
 
     A layer is new where it was never adapted and mean and deviation are still 0 and 1.
     """
-    x, undo = validation.check_inputs(x, network.input_shape, network.dtype), Undo(network)
-    try:
+    x = validation.check_inputs(x, network.input_shape, network.dtype)
+    with Undo(network):
         for k, built in enumerate(network.layers):
             if isinstance(built.layer, Standardize) and (again or _is_new(built)):
                 where = f"layer {k} (Standardize): channel"
                 mean, deviation = _measured(_inputs_of(network, k, x), network.dtype, where)
                 built.mean, built.deviation, built.adapted = mean, deviation, 1
-    except BaseException:
-        undo()
-        raise
 
 
 def _is_new(built) -> bool:

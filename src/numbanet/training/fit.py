@@ -81,16 +81,13 @@ def fit(
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
     undo = network.undo_scalings()
-    try:
+    with undo:
         network.learn_names(x, y)
         x, y, classes = network.check_data(x, y, loss)
         lengths = network.check_lengths(lengths, len(x))
         weights = None
         if sample_weight is not None:
             weights = check_sample_weight(sample_weight, len(x))
-    except BaseException:
-        undo()
-        raise
     validation = None
     if validation_data is not None:
         validation = _validation_data(network, validation_data, validation_split, loss)
@@ -108,21 +105,18 @@ def fit(
     if isinstance(optimizer, LBFGS):
         _check_lbfgs(network, batch < samples, augment, lengths)
     history, watched, first = History(), network.epoch == 0, 0.0
-    try:
+    with undo:
         if epochs and network.learn_scalings(x, y, loss, scale_targets):
             y, classes = network.scale_targets(y), False
             if validation is not None:
                 found = network.scale_targets(validation[1])
                 validation = (validation[0], found, False, validation[3])
-    except BaseException:
-        undo()
-        raise
     if isinstance(optimizer, LBFGS):
         return _fit_lbfgs(
             network, optimizer, x, y, loss, epochs, weights, validation, callbacks, verbose
         )
     with ExitStack() as at_end:
-        try:
+        with undo:
             trainer = network.executors.training(
                 loss,
                 optimizer,
@@ -147,9 +141,6 @@ def fit(
                 at_end.callback(callback.on_fit_end, network)
             progress = Progress(epochs, verbose)
             at_end.callback(progress.close)
-        except BaseException:
-            undo()
-            raise
         reuse_optimizer_state(network, optimizer)
         if rates is not None and not rates.any() and epochs:
             warnings.warn(

@@ -425,7 +425,7 @@ def plot(model, data, held_out, force, **given) -> None:
         options.check_writable(path, force, f"--{name}", (model, data))
     net = load(model)
     x, y, _ = _evaluation_data(data, net, held_out, csv)
-    first = getattr(net, "networks", [net])[0]
+    first = experiment.first_network(net)
     draw = {
         "filters": lambda: plotting.filters(first),
         "features": lambda: plotting.feature_maps(first, x[0]),

@@ -509,7 +509,7 @@ def reshape_for(x: np.ndarray, net) -> np.ndarray:
 
 def is_classifier(net: Sequential) -> bool:
     """Whether the outputs of the network, or of an ensemble, stand for classes."""
-    return type(getattr(net, "networks", [net])[0].layers[-1].layer).__name__ in CLASS_OUTPUTS
+    return type(first_network(net).layers[-1].layer).__name__ in CLASS_OUTPUTS
 
 
 def compute_metrics(
