@@ -50,6 +50,9 @@ class TrainingExecutor(Executor, Protocol):
     def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
         """Take steps first … last − 1 of an epoch and return how far it came."""
 
+    def publish(self) -> None:
+        """Let the network's own arrays hold parameters and state, to be read and written."""
+
 
 class GradientExecutor(Executor, Protocol):
     """The gradient of a loss over given samples."""

@@ -71,6 +71,21 @@ def adapt(network, x, *, again: bool = True) -> None:
                 built.mean, built.deviation, built.adapted = mean, deviation, 1
 
 
+def check_measured(network, scale_targets: bool) -> None:
+    """ValueError where a training in blocks would have to measure all its data first."""
+    if scale_targets:
+        raise ValueError(
+            "scale_targets measures all targets before the first epoch, and the data come in "
+            "blocks; pass targets that are scaled"
+        )
+    for k, built in enumerate(network.layers):
+        if isinstance(built.layer, Standardize) and _is_new(built):
+            raise ValueError(
+                f"layer {k} (Standardize) measures all inputs before the first epoch, and the data "
+                "come in blocks; call network.adapt with some of the inputs first"
+            )
+
+
 def _is_new(built) -> bool:
     changed = built.adapted[0] or built.mean.any() or (built.deviation != 1).any()
     return not changed

@@ -29,6 +29,7 @@ from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS
 from numbanet.plan.op import Op
 from numbanet.training.fit import check_last_batch, fit
+from numbanet.training.steps import Unfinished
 
 CONFIG_KEYS = {
     "input_shape",
@@ -36,6 +37,7 @@ CONFIG_KEYS = {
     "seed",
     "threads",
     "epoch",
+    "unfinished",
     "penalty",
     "layers",
     "optimizer",
@@ -87,6 +89,7 @@ class Sequential(KnownArguments, KnownAttributes):
     memory: np.ndarray
     executors: ExecutorCache
     epoch: int
+    unfinished: Unfinished | None
     optimizer: Any
     optimizer_state: np.ndarray
     optimizer_steps: int
@@ -197,6 +200,7 @@ class Sequential(KnownArguments, KnownAttributes):
             values[:] = 0
         self.executors.clear()
         self.epoch = 0
+        self.unfinished = None
         self.optimizer = None
         self.optimizer_state = np.zeros(0, self.dtype)
         self.optimizer_steps = 0
@@ -455,7 +459,7 @@ class Sequential(KnownArguments, KnownAttributes):
     def fit(
         self,
         x,
-        y,
+        y=None,
         *,
         lengths=None,
         loss=None,
@@ -471,9 +475,16 @@ class Sequential(KnownArguments, KnownAttributes):
         resume=None,
         verbose: int = 1,
         sample_weight=None,
+        steps_per_epoch: int | None = None,
         threads: int | None = None,
     ):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
+
+        Without y, x gives the data in blocks (x, y) or (x, y, sample_weight) of any size: it is a
+        function without arguments that returns an iterator, or an iterable, read anew in every
+        epoch. A thread reads ahead while the network is trained. Batches have batch_size samples
+        and do not depend on the blocks; `shuffle` changes the order of samples that were read
+        together. Where reading fails, the network is as it was before the epoch.
 
         lengths            for recurrent layers, the number of steps of each sequence (samples,),
                            1 … steps; what follows in x is padding, of which nothing is learned:
@@ -493,14 +504,17 @@ class Sequential(KnownArguments, KnownAttributes):
                            losses are those of standardised targets from then on, predictions,
                            rmse and r2 in the targets' own unit
         augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
-        callbacks          one or several, called after every epoch; see `numbanet.callbacks`
+        callbacks          one or several, called around the training, its epochs and its steps;
+                           see `callbacks.Callback`
         resume             a folder of a `callbacks.Checkpoint`: go on from its newest file, if any,
-                           until `epochs` are done in all; the result is that of a training that
-                           was never interrupted
+                           at the batch where it was written, until `epochs` are done in all; the
+                           result is that of a training that was never interrupted
         verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
                            2 prints a line for each epoch, in a log too; 0 shows nothing
         sample_weight      a weight of at least 0 for every sample of x; the loss of a batch is the
                            weighted mean of its samples' losses
+        steps_per_epoch    for data in blocks: batches of an epoch; the next one goes on in the
+                           blocks where it ended, and at their end they begin again
 
         Raises ValueError or TypeError for bad data before training starts, DivergenceError when
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
@@ -510,8 +524,10 @@ class Sequential(KnownArguments, KnownAttributes):
             self._refuse_in_training("fit")
             self._trained_by = threading.get_ident()
         try:
+            wanted, unfinished, self.unfinished = epochs, None, None
             if resume is not None:
-                epochs = checkpoints.resume(self, os.fsdecode(resume), epochs, optimizer)
+                folder = os.fsdecode(resume)
+                epochs, unfinished = checkpoints.resume(self, folder, wanted, optimizer)
             return fit(
                 self,
                 x,
@@ -529,10 +545,28 @@ class Sequential(KnownArguments, KnownAttributes):
                 callbacks=callbacks,
                 verbose=verbose,
                 sample_weight=sample_weight,
+                steps_per_epoch=steps_per_epoch,
                 threads=threads,
+                resumed=(wanted - epochs, unfinished) if resume is not None else (0, None),
             )
         finally:
             self._trained_by = None
+
+    def partial_fit(self, x, y=None, **options) -> dict[str, float]:
+        """Train for one pass over a part of the data, and return the loss and the other metrics.
+
+        options   those of fit, but for epochs and resume; verbose is 0
+        It goes on from the last call or fit: parameters, the optimiser's state and the count of
+        epochs are kept. A Standardize layer measures the first part alone; `adapt` before it takes
+        a larger sample.
+        """
+        for name in ("epochs", "resume"):
+            if name in options:
+                raise TypeError(
+                    f"partial_fit takes one pass over the data; drop {name}, or use fit"
+                )
+        history = self.fit(x, y, **{"verbose": 0, **options}).history
+        return {name: values[-1] for name, values in history.items()}
 
     def handle(self, *, optimizer=None, loss=None, rows: int = 1, gradient: bool = True):
         """Return the network as an array of integers for the functions of `numbanet.compiled`.
@@ -741,9 +775,15 @@ class Sequential(KnownArguments, KnownAttributes):
                 executor.release()
         return total / len(x), correct / len(x) if classes else None
 
-    def learn_scalings(self, x, y, loss, scale_targets: bool) -> bool:
-        """Measure checked training data where that was not done; True if y is to be scaled now."""
+    def learn_scalings(self, x, y, loss, scale_targets: bool, whole: bool = True) -> bool:
+        """Measure checked training data where that was not done; True if y is to be scaled now.
+
+        whole   whether they are all; ValueError where there is something to measure and they are
+                not
+        """
         scale_now = scale_targets and not self.scales_targets
+        if not whole:
+            scaling.check_measured(self, scale_now)
         if scale_now:
             scaling.check_targets(self, y, loss)
         scaling.adapt(self, x, again=False)
@@ -793,6 +833,7 @@ class Sequential(KnownArguments, KnownAttributes):
             "seed": self.seed,
             "threads": self.threads,
             "epoch": self.epoch,
+            "unfinished": self.unfinished and self.unfinished.to_config(),
             "penalty": config.encode(self.penalty, "penalty"),
             "layers": [config.encode(spec, f"layer {i}") for i, spec in enumerate(self.specs)],
             "optimizer": config.encode(self.optimizer, "optimizer"),
@@ -861,6 +902,8 @@ class Sequential(KnownArguments, KnownAttributes):
             network.class_names = content["class_names"]
             network.feature_names = content["feature_names"]
             (network.target_name,) = names.checked([content["target_name"]], 1, "target_name")
+            begun = content["unfinished"]
+            unfinished = None if begun is None else Unfinished(**begun)
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             network.freeze(*frozen) if frozen else None
             network.layer_ops()
@@ -877,6 +920,7 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
+        network.unfinished = unfinished
         state_names = getattr(optimizer, "state_names", ())
         vectors = [tensors[f"optimizer.{name}"] for name in state_names]
         network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])

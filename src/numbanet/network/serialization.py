@@ -2,7 +2,7 @@
 
     metadata   "format"        "numbanet"
                "version"       "2": bytes are the numbers 0 … 255 ("1": they were divided by 255)
-               "network"       JSON: input_shape dtype seed threads epoch penalty layers
+               "network"       JSON: input_shape dtype seed threads epoch unfinished penalty layers
                                optimizer optimizer_steps scales_targets class_names
                                frozen
                "ensemble"      instead of "network", JSON: combine, and the list of networks
