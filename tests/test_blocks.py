@@ -249,8 +249,12 @@ def test_what_blocks_cannot_be(given, options, message, least_bytes):
 
 
 def test_other_data_without_targets_are_refused():
-    for given in (X, 3, "x"):
-        with pytest.raises((TypeError, ValueError), match=r"blocks|block 1"):
+    for given, message in [
+        (X, "y must hold numbers in an array, got None"),
+        (3, r"fit takes x and y, or a function or an iterable that gives blocks \(x, y\); got 3"),
+        ("x", r"block 1 of the data: it must be \(x, y\)"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message):
             network().fit(given, **OPTIONS)
     with pytest.raises(ValueError, match="steps_per_epoch is for data in blocks"):
         network().fit(X, Y, steps_per_epoch=3, **OPTIONS)

@@ -153,7 +153,7 @@ class ExecutorCache:
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
                 loss,
-                x.dtype,
+                data.layout(x),
                 y.dtype,
                 classes,
                 samples=len(x),
@@ -182,7 +182,7 @@ class ExecutorCache:
             loss,
             type(optimizer),
             optimizer.update,
-            x.dtype,
+            data.layout(x),
             y.dtype,
             classes,
             batches,
@@ -201,7 +201,7 @@ class ExecutorCache:
         def build():
             ops, loss_op, _ = self.network.loss_ops(
                 loss,
-                x.dtype,
+                data.layout(x),
                 y.dtype,
                 False,
                 samples=len(x),
@@ -214,30 +214,31 @@ class ExecutorCache:
             )
 
         trainable = self._trainable() if training else ()
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted, trainable)
+        kind = data.layout(x)
+        key = ("gradient", loss, kind, y.dtype, len(x), threads, training, weighted, trainable)
         return self._get_or_build(key, build)
 
-    def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:
+    def inference(self, layout, samples: int, threads=None) -> InferenceExecutor:
         """For the outputs of any number of samples."""
         batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
             return self.backend.InferenceExecutor(
-                self.inference_ops(x_dtype), self.network.dtype, batch=batch, threads=threads
+                self.inference_ops(layout), self.network.dtype, batch=batch, threads=threads
             )
 
-        return self._get_or_build(("inference", x_dtype, batch, threads), build)
+        return self._get_or_build(("inference", layout, batch, threads), build)
 
     def evaluation(
-        self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None
+        self, loss: losses.Loss, layout, y_dtype, classes, samples: int, threads=None
     ) -> InferenceExecutor:
         """For loss and correct answers of any number of samples."""
         batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
-            ops, loss_op, correct_op = self.network.loss_ops(loss, x_dtype, y_dtype, classes)
+            ops, loss_op, correct_op = self.network.loss_ops(loss, layout, y_dtype, classes)
             return self.backend.InferenceExecutor(
                 ops,
                 self.network.dtype,
@@ -248,7 +249,7 @@ class ExecutorCache:
             )
 
         return self._get_or_build(
-            ("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build
+            ("evaluation", loss, layout, y_dtype, classes, batch, threads), build
         )
 
     def build_small_batch(self, x_dtype) -> None:
@@ -259,12 +260,12 @@ class ExecutorCache:
                 self.inference_ops(x_dtype), self.network.dtype, batch=batch
             )
 
-    def inference_ops(self, x_dtype) -> list[Op]:
+    def inference_ops(self, layout) -> list[Op]:
         """Ops from the data to the caller's outputs."""
         n_in, dtype = size(self.network.input_shape), self.network.dtype
         scale, done = self.network.input_scale()
         body = [*self.network.layer_ops(done), *self.network.output_ops()]
-        return [data.inference_inputs(n_in, x_dtype, dtype, scale, body[0]), *body]
+        return [data.inference_inputs(n_in, layout, dtype, scale, body[0]), *body]
 
     def _evaluation_batch(self, samples: int) -> int:
         """Samples in a batch of a call without training."""

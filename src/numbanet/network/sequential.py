@@ -26,7 +26,7 @@ from numbanet.nn.layers import Rescale
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS
+from numbanet.plan.columns import EPOCH, LENGTHS, OUTPUTS, SEED, TARGETS
 from numbanet.plan.op import Op
 from numbanet.training.fit import check_last_batch, fit
 from numbanet.training.steps import Unfinished
@@ -258,7 +258,8 @@ class Sequential(KnownArguments, KnownAttributes):
         """Return the outputs (samples, *output_shape), of the network's dtype.
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
-            other real numbers are converted
+            other real numbers are converted; matrices of scipy.sparse (samples, features) are
+            gathered into dense rows on the fly, here and wherever inputs are taken
         lengths   the number of steps of each sequence, as in fit
         Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
         network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
@@ -282,9 +283,10 @@ class Sequential(KnownArguments, KnownAttributes):
         lengths = self.check_lengths(lengths, len(x))
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self.executors.lock:
-            self.executors.build_small_batch(x.dtype)
-            executor = self.executors.inference(x.dtype, len(x), threads)
-            executor.bind(INPUTS, x)
+            if isinstance(x, np.ndarray):
+                self.executors.build_small_batch(x.dtype)
+            executor = self.executors.inference(data.layout(x), len(x), threads)
+            data.bind_inputs(executor, x)
             executor.bind(OUTPUTS, outputs)
             executor.bind(LENGTHS, lengths)
             try:
@@ -317,7 +319,8 @@ class Sequential(KnownArguments, KnownAttributes):
 
     def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
-        outputs = self.predict(x, lengths=lengths, threads=threads).reshape(len(x), -1)
+        outputs = self.predict(x, lengths=lengths, threads=threads)
+        outputs = outputs.reshape(len(outputs), -1)
         if outputs.shape[1] > 1:
             return outputs.argmax(axis=1)
         return (outputs[:, 0] > 0.5).astype(np.int64)
@@ -447,7 +450,7 @@ class Sequential(KnownArguments, KnownAttributes):
             executor = self.executors.gradient(loss, x, y, threads, training)
             executor.plan.set_context(EPOCH, self.epoch)
             executor.plan.set_context(SEED, self.seed)
-            executor.bind(INPUTS, x)
+            data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
             try:
@@ -663,7 +666,7 @@ class Sequential(KnownArguments, KnownAttributes):
     def loss_ops(
         self,
         loss: losses.Loss,
-        x_dtype,
+        layout,
         y_dtype,
         classes: bool,
         samples: int = 1,
@@ -685,7 +688,7 @@ class Sequential(KnownArguments, KnownAttributes):
         threshold = 0.0 if fused else 0.5
         correct_op = losses.correct_op(n, targets, threshold) if classes else None
         loss_op = loss.op(n, targets)
-        ops = [data.inputs(size(self.input_shape), x_dtype, scale)]
+        ops = [data.inputs(size(self.input_shape), layout, scale)]
         if augment:
             ops.append(augment.op(self.input_shape))
         ops += self.layer_ops(done, -1 if fused else None, samples, batches, training)
@@ -725,7 +728,7 @@ class Sequential(KnownArguments, KnownAttributes):
             }.get(type(self.layers[-1].layer).__name__, "mean_squared_error")
         return losses.loss(given)
 
-    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
+    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[Any, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes.
 
         Raises ValueError or TypeError for data that do not fit; `labels` stand in the messages.
@@ -765,8 +768,10 @@ class Sequential(KnownArguments, KnownAttributes):
     def score(self, x, y, classes, loss, threads=None, lengths=None) -> tuple[float, float | None]:
         """Return the mean loss without penalties, and for classes the accuracy, of checked data."""
         with self.executors.lock:
-            executor = self.executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), threads)
-            executor.bind(INPUTS, x)
+            executor = self.executors.evaluation(
+                loss, data.layout(x), y.dtype, classes, len(x), threads
+            )
+            data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
             try:

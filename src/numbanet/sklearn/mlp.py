@@ -23,10 +23,11 @@ from sklearn.utils.validation import _check_sample_weight
 
 from numbanet.network.sequential import Sequential
 from numbanet.nn import losses
+from numbanet.nn.data import bind_inputs
 from numbanet.nn.layers import Dense
 from numbanet.nn.optimizers import SGD, AdamEpsilonHat
 from numbanet.nn.regularizers import L2, penalties
-from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS, WEIGHTS
+from numbanet.plan.columns import PENALTY_FACTORS, TARGETS, WEIGHTS
 from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
 from numbanet.training import lbfgs
 from numbanet.training.fit import relative_weights, reuse_optimizer_state, take_epoch
@@ -177,8 +178,9 @@ class _Perceptron(NetworkEstimator):
         validation = None
         if self.early_stopping:
             X, y, weights, validation = self._split(X, y, weights)
-        network, samples, loss = self.network_, len(X), losses.loss(self._loss)
+        network, loss = self.network_, losses.loss(self._loss)
         X, y, _ = network.check_data(X, y, loss)
+        samples = len(X)
         batch = min(200, samples) if self.batch_size == "auto" else self.batch_size
         if batch > samples:
             warnings.warn(
@@ -205,7 +207,7 @@ class _Perceptron(NetworkEstimator):
             weighted=weights is not None,
         )
         trainer.set_attrs(optimizer.attrs)
-        trainer.bind(INPUTS, X)
+        bind_inputs(trainer, X)
         trainer.bind(TARGETS, y)
         try:
             self._epochs(trainer, samples, weights, validation, incremental)

@@ -11,10 +11,10 @@ from numbanet.io.fields import Flag, Real, shown
 from numbanet.io.validation import check_int, check_sample_weight, check_threads
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
+from numbanet.nn.data import bind_inputs
 from numbanet.plan.columns import (
     EPOCH,
     FIRST_SAMPLE,
-    INPUTS,
     LENGTHS,
     PERMUTATION,
     RATES,
@@ -96,7 +96,7 @@ def fit(
     if steps_per_epoch is not None:
         steps_per_epoch = check_int(steps_per_epoch, "steps_per_epoch")
     with undo:
-        if y is None:
+        if y is None and not (hasattr(x, "__array__") or hasattr(x, "toarray")):
             whole = (lengths, sample_weight, validation_split or None)
             _check_stream(network, optimizer, batch_size, whole)
             stream = Stream(network, x, loss, batch_size, steps_per_epoch, epochs)
@@ -163,7 +163,7 @@ def fit(
                     f"{optimizer.learning_rate} needs to know how many steps an epoch has; pass "
                     "steps_per_epoch"
                 )
-            trainer.bind(INPUTS, x)
+            bind_inputs(trainer, x)
             trainer.bind(TARGETS, y)
             trainer.bind(LENGTHS, lengths)
             trainer.set_attrs(optimizer.attrs)
@@ -439,7 +439,7 @@ def _take_piece(network, trainer, rows, rates, shuffle, between, first, first_sa
         order = epoch_permutation(network.seed, network.epoch, count, first_sample)
     if rates is not None:
         rates = np.ascontiguousarray(rates[first_sample // batch :])
-    trainer.bind(INPUTS, rows.x)
+    bind_inputs(trainer, rows.x)
     trainer.bind(TARGETS, rows.y)
     if rows.weights is not None:
         trainer.bind(WEIGHTS, relative_weights(rows.weights, order, batch)[0])

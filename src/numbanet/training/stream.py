@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from numbanet.io.fields import shown
+from numbanet.io.sparse import SparseRows
 from numbanet.io.validation import check_sample_weight
+from numbanet.nn.data import layout
 from numbanet.nn.regularizers import penalties
 
 LEAST_BYTES = 1 << 20
@@ -27,7 +29,7 @@ JOIN_SECONDS = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Checked samples: x (samples, …), y, and weights (samples,) or None."""
+    """Checked samples: x (samples, …) or SparseRows, y, and weights (samples,) or None."""
 
     x: Any
     y: np.ndarray
@@ -52,8 +54,9 @@ def joined(parts: list[Rows]) -> Rows:
     weights = None
     if parts[0].weights is not None:
         weights = np.concatenate([one.weights for one in parts])
-    x, y = (np.concatenate([getattr(one, name) for one in parts]) for name in "xy")
-    return Rows(x, y, weights)
+    xs, y = [one.x for one in parts], np.concatenate([one.y for one in parts])
+    sparse = isinstance(xs[0], SparseRows)
+    return Rows(SparseRows.joined(xs) if sparse else np.concatenate(xs), y, weights)
 
 
 class Stream:
@@ -70,7 +73,7 @@ class Stream:
 
     def __init__(self, network, given, loss, batch: int, steps: int | None, epochs: int):
         self.network, self.loss, self.batch, self.steps = network, loss, batch, steps
-        if not (callable(given) or isinstance(given, Iterable)) or hasattr(given, "__array__"):
+        if not (callable(given) or isinstance(given, Iterable)):
             raise TypeError(
                 f"fit takes x and y, or a function or an iterable that gives blocks (x, y); got "
                 f"{shown(given)} without y"
@@ -165,9 +168,10 @@ class Stream:
         if not self.kind:
             network.learn_names(x, y)
         x, y, classes = network.check_data(x, y, self.loss)
-        x = x.reshape(len(x), *network.input_shape)
+        if isinstance(x, np.ndarray):
+            x = x.reshape(len(x), *network.input_shape)
         weights = check_sample_weight(given[0], len(x)) if given else None
-        kind = x.dtype, y.dtype, len(block)
+        kind = layout(x), y.dtype, len(block)
         self.kind = self.kind or kind
         for ours, first, name in zip(kind, self.kind, ("x", "y", "length"), strict=True):
             if ours != first:

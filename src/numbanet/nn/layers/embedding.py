@@ -16,6 +16,7 @@ import numpy as np
 from numbanet.backend.intrinsics import const_like, div_u32, num_threads, thread_rank
 from numbanet.backend.jit import inline, kernel
 from numbanet.io.fields import Count, shown
+from numbanet.io.sparse import SparseRows
 from numbanet.nn.initializers import INITIALIZER
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.regularizers import PENALTY
@@ -49,6 +50,8 @@ class Embedding(Layer):
         return (*shape, self.size)
 
     def check_inputs(self, x, name: str) -> None:
+        if isinstance(x, SparseRows):
+            raise TypeError(f"{name} is sparse, and Embedding reads indices; pass {name}.toarray()")
         inside = (x >= 0) & (x < self.vocabulary) & (x == np.floor(x))
         if not inside.all():
             place = tuple(int(k) for k in np.argwhere(~inside)[0])
