@@ -524,13 +524,35 @@ def test_a_callback_stops_the_training_within_an_epoch():
     assert len(fit(net, x, y, epochs=2).seconds) == 2
 
 
-def test_what_a_callback_writes_at_a_step_is_used_by_the_next():
+def test_callbacks_at_steps_see_what_the_gpu_has_computed(short_switch_interval):
+    pytest.importorskip("numba_cuda")
+    x, y = data(24)
+    seen: dict[str, list] = {"cpu": [], "cuda": []}
+
+    class Look(Calls):
+        def on_step_end(self, step, logs, network):
+            found = network.memory.copy(), network.optimizer_state.copy(), logs["loss"]
+            seen[network.device].append(found)
+
+    for device in seen:
+        net = network(dtype="float64", device=device)
+        fit(net, x, y, callbacks=Look(2), optimizer=nn.Adam(), batch_size=4)
+    for cpu, cuda in zip(*seen.values(), strict=True):
+        for one, other in zip(cpu, cuda, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-15)
+    assert len(seen["cpu"]) == 3 and (seen["cpu"][0][0] != seen["cpu"][1][0]).any()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_a_callback_writes_at_a_step_is_used_by_the_next(device, short_switch_interval):
+    if device == "cuda":
+        pytest.importorskip("numba_cuda")
     x, y = data()
-    net, seen = network(), []
+    net, seen = network(device=device), []
 
     class Write(Calls):
         def on_step_end(self, step, logs, network):
-            seen.append(network.predict(x).copy())
+            seen.append(network.predict(x))
             network.parameters[:] = 0
 
     fit(net, x, y, batch_size=30, optimizer=nn.SGD(0.0), callbacks=Write())
