@@ -137,7 +137,7 @@ def known_arguments(instead: dict[str, str]):
 
 
 @cache
-def _annotated_names(cls: type) -> frozenset[str]:
+def _annotated_names(cls: Any) -> frozenset[str]:
     """The attributes of a class that derives from KnownAttributes itself; none of a subclass."""
     if KnownAttributes not in cls.__bases__:
         return frozenset()
@@ -153,7 +153,7 @@ class KnownAttributes:
     instead: ClassVar[dict[str, str]] = {}
 
     def __setattr__(self, name: str, value) -> None:
-        known = _annotated_names(type(self))
+        known = _annotated_names(type(self))  # type: ignore[arg-type]
         if known and name not in known:
             raise unknown_attribute(self, name, known)
         super().__setattr__(name, value)
