@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import traceback
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -288,7 +289,30 @@ def test_partial_fits_go_on_with_optimizer_and_epochs():
         net.partial_fit(X, Y, epochs=2)
 
 
+def test_an_ensemble_trains_each_network_on_the_blocks():
+    members = [[network(), network()] for _ in range(2)]
+    for pair in members:
+        pair[1].initialize(8)
+    nn.Ensemble(members[0]).fit(blocks_of([50, 50]), **OPTIONS)
+    for net in members[1]:
+        net.fit(blocks_of([50, 50]), **OPTIONS)
+    assert all(same(one, other) for one, other in zip(*members, strict=True))
+
+
 # --- memory-mapped arrays -----------------------------------------------------------------------
+
+
+def test_indices_are_checked_in_pieces():
+    x = np.zeros((100_000, 50), "float32")
+    layer = nn.Embedding(5, 2)
+    tracemalloc.start()
+    layer.check_inputs(x, "x")
+    assert tracemalloc.get_traced_memory()[1] < x.nbytes / 10
+    tracemalloc.stop()
+    x[70_000, 3] = 5
+    with pytest.raises(ValueError, match=r"x has 5.0 at \[70000, 3\]; Embedding takes integers"):
+        layer.check_inputs(x, "x")
+
 
 MAPPED = """
 import resource, sys

@@ -93,9 +93,13 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     net = network(6)
     before = net.memory.copy()
     with pytest.raises(
-        ValueError, match=r"epoch-000001.safetensors holds another network: its lay"
+        ValueError, match=r"epoch-000001.safetensors holds another network, with layers"
     ):
         net.fit(X, Y, resume=tmp_path, **OPTIONS)
+    other = network(5)
+    other.initialize(7)
+    with pytest.raises(ValueError, match=r"holds another network, with seed 4, not 7"):
+        nn.Ensemble([network(5), other]).fit(X, Y, resume=tmp_path, **OPTIONS)
     assert np.array_equal(net.memory, before) and net.epoch == 0
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is no folder"):

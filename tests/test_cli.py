@@ -770,8 +770,12 @@ def test_a_training_goes_on_from_its_checkpoints(folder):
     for args, message in [
         (["--resume"], "--resume goes on from the files in --checkpoint FOLDER; give both"),
         (["--checkpoint", "run"], "run holds the checkpoints of a training: --resume goes on"),
+        (["--checkpoint", "run", "--resume", "--seed", "3"], "another network, with seed 0, not 3"),
         (["--checkpoint", "three.csv"], "--checkpoint three.csv is no folder"),
-        (["--checkpoint", "run", "--resume", "--layers", "7"], "holds another network: its lay"),
+        (
+            ["--checkpoint", "run", "--resume", "--layers", "7"],
+            "holds another network, with layers",
+        ),
     ]:
         assert message in refused(*common, "other", *args)
 

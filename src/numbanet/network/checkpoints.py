@@ -8,7 +8,7 @@ from numbanet.network.serialization import load
 from numbanet.training.callbacks import checkpoints
 from numbanet.training.steps import Unfinished
 
-SAME = "input_shape", "dtype", "layers", "penalty"
+SAME = "input_shape", "dtype", "seed", "layers", "penalty"
 """What a checkpoint has in common with the network that goes on from it."""
 
 
@@ -33,7 +33,7 @@ def resume(network, folder, epochs: int, optimizer) -> tuple[int, Unfinished | N
     for key in SAME:
         if ours[key] != theirs[key]:
             raise ValueError(
-                f"resume: {found[-1]} holds another network: its {key} are {theirs[key]}, not "
+                f"resume: {found[-1]} holds another network, with {key} {theirs[key]}, not "
                 f"{ours[key]}; choose another folder"
             )
     unfinished = saved.unfinished if saved.epoch >= network.epoch else None

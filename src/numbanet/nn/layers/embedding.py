@@ -24,6 +24,8 @@ from numbanet.plan.columns import N_IN, SAMPLES, Attrs, W, X, Y, context
 from numbanet.plan.op import Op
 
 TABLE = Attrs("vocabulary size")
+PIECE = 4096
+"""Samples whose indices are checked at once."""
 MAX_VOCABULARY = 1 << 24
 """Up to here float32 holds every integer."""
 
@@ -52,14 +54,17 @@ class Embedding(Layer):
     def check_inputs(self, x, name: str) -> None:
         if isinstance(x, SparseRows):
             raise TypeError(f"{name} is sparse, and Embedding reads indices; pass {name}.toarray()")
-        inside = (x >= 0) & (x < self.vocabulary) & (x == np.floor(x))
-        if not inside.all():
-            place = tuple(int(k) for k in np.argwhere(~inside)[0])
-            raise ValueError(
-                f"{name} has {shown(x[place].item())} at {list(place)}; Embedding takes integers "
-                f"from 0 to {self.vocabulary - 1}: number the words from 0, or give it a larger "
-                "vocabulary"
-            )
+        for start in range(0, len(x), PIECE):
+            piece = x[start : start + PIECE]
+            inside = (piece >= 0) & (piece < self.vocabulary) & (piece == np.floor(piece))
+            if not inside.all():
+                first = np.argwhere(~inside)[0]
+                place = [start + int(first[0]), *map(int, first[1:])]
+                raise ValueError(
+                    f"{name} has {shown(piece[tuple(first)].item())} at {place}; Embedding takes "
+                    f"integers from 0 to {self.vocabulary - 1}: number the words from 0, or give "
+                    "it a larger vocabulary"
+                )
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (self.vocabulary, self.size)}
