@@ -167,6 +167,20 @@ def test_a_thread_reads_ahead_while_the_network_is_trained():
     assert threading.active_count() == len(threading.enumerate())
 
 
+def test_an_iterator_may_use_its_memory_again(least_bytes):
+    def blocks():
+        x, y, w = np.empty((10, 6), "float32"), np.empty(10, "int64"), np.empty(10)
+        for k in range(0, 100, 10):
+            x[:], y[:], w[:] = X[k : k + 10], Y[k : k + 10], W[k : k + 10]
+            yield x, y, w
+            x[:] = y[:] = w[:] = 0
+
+    whole, parts = network(), network()
+    whole.fit(X, Y, sample_weight=W, shuffle=False, **OPTIONS)
+    parts.fit(blocks, shuffle=False, **OPTIONS)
+    assert same(parts, whole)
+
+
 def test_an_error_in_the_iterator_is_the_users_to_see_and_nothing_is_half_done():
     def blocks():
         yield X, Y

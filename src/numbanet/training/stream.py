@@ -168,9 +168,13 @@ class Stream:
         if not self.kind:
             network.learn_names(x, y)
         x, y, classes = network.check_data(x, y, self.loss)
-        if isinstance(x, np.ndarray):
-            x = x.reshape(len(x), *network.input_shape)
-        weights = check_sample_weight(given[0], len(x)) if given else None
+        if isinstance(x, SparseRows):
+            x = SparseRows.joined([x])
+        else:
+            x = _own(x.reshape(len(x), *network.input_shape))
+        y, weights = _own(y), None
+        if given:
+            weights = _own(check_sample_weight(given[0], len(x)))
         kind = layout(x), y.dtype, len(block)
         self.kind = self.kind or kind
         for ours, first, name in zip(kind, self.kind, ("x", "y", "length"), strict=True):
@@ -178,6 +182,11 @@ class Stream:
                 raise ValueError(f"{name} is {ours}, and {first} in block 1; make all alike")
         self.classes = self.classes and classes
         return Rows(x, y, weights)
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """A copy of what the iterator may write again, while it is still to be read."""
+    return array.copy() if array.flags.writeable else array
 
 
 def check_penalties(network) -> None:
