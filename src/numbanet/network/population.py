@@ -31,7 +31,7 @@ from numbanet.training.fit import check_last_batch, epoch_permutation, reuse_opt
 from numbanet.training.history import History
 from numbanet.training.progress import VERBOSE, Progress
 
-LEAST_STEPS = 8
+STEPS_PER_VISIT = 8
 """Steps for which it is worth to bring a network's parameters into a core's cache."""
 
 
@@ -520,7 +520,7 @@ class _Training:
         chosen, last, planned = [], [], 0.0
         for k in pending:
             step = self.flops[k] * self.seconds_per_flop
-            steps = max(LEAST_STEPS, int(budget / len(pending) / step))
+            steps = max(STEPS_PER_VISIT, int(budget / len(pending) / step))
             steps = int(min(steps, batches[k] - done[k], max(1, budget / step)))
             chosen.append(k)
             last.append(done[k] + steps)
