@@ -214,6 +214,14 @@ def test_what_is_refused(x, error, message):
     assert (net.memory == before).all()
 
 
+def test_many_networks_at_once_refuse_sparse_rows():
+    x, net = sparse.csr_array(matrix()), network([nn.Dense(4)])
+    with pytest.raises(TypeError, match="x is sparse; many networks at once read arrays"):
+        nn.Population(net, 2).fit(x, Y)
+    with pytest.raises(TypeError, match="x is sparse; many networks at once read arrays"):
+        nn.evaluate_parameters(net, net.parameters[None], x, Y)
+
+
 def test_indices_and_targets_are_not_sparse():
     x = sparse.csr_array(np.eye(4, dtype="float32"))
     net = nn.Sequential([nn.Embedding(3, 2), nn.Flatten(), nn.Dense(2)], 4)

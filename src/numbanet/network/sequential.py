@@ -3,6 +3,7 @@
 import os
 import threading
 import warnings
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,25 @@ class Sequential(KnownArguments, KnownAttributes):
                 f"{what} was called on a network that another thread is training; "
                 "wait until its fit returns, or work on a copy (copy.deepcopy)"
             )
+
+    @contextmanager
+    def in_training(self):
+        """A context in which this thread trains the network; RuntimeError where another one is."""
+        with self.executors.lock:
+            self._refuse_in_training("fit")
+            self._trained_by = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._trained_by = None
+
+    def move_memory(self, memory: np.ndarray) -> None:
+        """Keep parameters and buffers in this array, of the same size and dtype, from now on."""
+        self._refuse_in_training("move_memory")
+        memory[:] = self.memory
+        self.memory = memory
+        self._bind()
+        self.executors.clear()
 
     def to(self, device: str) -> "Sequential":
         """Compute on "cpu" or "cuda" from now on, with the same parameters; return the network."""
@@ -544,10 +564,7 @@ class Sequential(KnownArguments, KnownAttributes):
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
         hardly moved in its first ten epochs, and says what to try.
         """
-        with self.executors.lock:
-            self._refuse_in_training("fit")
-            self._trained_by = threading.get_ident()
-        try:
+        with self.in_training():
             wanted, unfinished, self.unfinished = epochs, None, None
             if resume is not None:
                 folder = os.fsdecode(resume)
@@ -573,8 +590,6 @@ class Sequential(KnownArguments, KnownAttributes):
                 threads=threads,
                 resumed=(wanted - epochs, unfinished) if resume is not None else (0, None),
             )
-        finally:
-            self._trained_by = None
 
     def partial_fit(self, x, y=None, **options) -> dict[str, float]:
         """Train for one pass over a part of the data, and return the loss and the other metrics.
@@ -775,6 +790,11 @@ class Sequential(KnownArguments, KnownAttributes):
                 )
             y, classes = self.scale_targets(y), False
         return x, y, classes
+
+    @property
+    def reads_data_its_own_way(self) -> bool:
+        """Whether `check_data` depends on more than shapes, dtype and the names of classes."""
+        return self._checks_inputs or self.scales_targets
 
     def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
         """Return the lengths of sequences as kernels read them, int64 (samples,), or None.

@@ -443,7 +443,11 @@ def _take_piece(network, trainer, rows, rates, shuffle, between, first, first_sa
     trainer.bind(TARGETS, rows.y)
     if rows.weights is not None:
         trainer.bind(WEIGHTS, relative_weights(rows.weights, order, batch)[0])
-    return take_steps(network, trainer, count, order, rates, between, first, first_sample)
+    trainer.plan.set_context(FIRST_SAMPLE, first_sample)
+    try:
+        return take_steps(network, trainer, count, order, rates, between, first, first_sample)
+    finally:
+        trainer.plan.set_context(FIRST_SAMPLE, 0)
 
 
 def take_epoch(network, trainer, samples: int, order, rates) -> int:
@@ -475,7 +479,6 @@ def take_steps(
     trainer.bind(RATES, rates)
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
-    trainer.plan.set_context(FIRST_SAMPLE, first_sample)
     batch, done = trainer.plan.batch, first
     batches = -(-samples // batch)
     while done < batches:
