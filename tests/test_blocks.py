@@ -1,6 +1,7 @@
 """Data that do not fit: blocks from an iterator, memory-mapped arrays, one part after the other."""
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -81,6 +82,15 @@ def test_blocks_on_a_gpu_train_as_on_the_cpu(short_switch_interval):
     for net in nets:
         net.fit(blocks_of([40, 24], X[:64], Y[:64]), **options)
     np.testing.assert_allclose(nets[1].memory, nets[0].memory, rtol=1e-9)
+
+
+def test_an_array_after_blocks_begins_with_its_first_sample(least_bytes):
+    net = network()
+    net.fit(blocks_of([100]), steps_per_epoch=13, **OPTIONS)
+    other = pickle.loads(pickle.dumps(net))  # without the executors
+    for one in (net, other):
+        one.fit(X, Y, **OPTIONS)
+    assert same(net, other)
 
 
 def test_shuffled_blocks_are_a_function_of_seed_and_epoch(least_bytes):

@@ -169,6 +169,20 @@ def test_a_large_sparse_matrix_never_becomes_dense():
     tracemalloc.stop()
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_estimators_gather_sparse_rows_too():
+    estimators = pytest.importorskip("numbanet.sklearn")
+    rows = GENERATOR.integers(0, 30_000, 300_000), GENERATOR.integers(0, 2_000, 300_000)
+    x = sparse.csr_array((np.ones(300_000, "float32"), rows), shape=(30_000, 2_000))  # 240 MB
+    y = GENERATOR.integers(0, 3, 30_000)
+    perceptron = estimators.MLPClassifier((4,), max_iter=1, batch_size=128, early_stopping=True)
+    for one in (perceptron, estimators.NetworkClassifier([nn.Dense(4)], epochs=1)):
+        tracemalloc.start()
+        assert one.fit(x, y).predict(x).shape == y.shape
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+        tracemalloc.stop()
+
+
 def damaged(name, values):
     x = sparse.csr_array(matrix())
     setattr(x, name, np.asarray(values, x.indices.dtype))

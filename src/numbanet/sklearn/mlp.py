@@ -331,7 +331,7 @@ class _Perceptron(NetworkEstimator):
             stratify=self._strata(y),
         )
         train, validation = parts[::2], parts[1::2]
-        if len(validation[0]) < 2:
+        if validation[0].shape[0] < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
