@@ -19,6 +19,7 @@ from numbanet.training.callbacks import Callback, Checkpoint
 X = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 100)
 W = np.random.default_rng(2).uniform(0.1, 2, 100)
+W[30:50] = 0
 SIZES = [[100], [16, 48, 36], [1] * 100, [7, 50, 43], [40, 60], [99, 1]]
 OPTIONS = {"optimizer": nn.Adam(0.01), "batch_size": 8, "epochs": 3, "verbose": 0}
 

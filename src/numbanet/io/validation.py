@@ -215,8 +215,11 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     return np.ascontiguousarray(labels)
 
 
-def check_sample_weight(weights, samples: int) -> np.ndarray:
-    """Return weights (samples,) as float64; ValueError unless they are finite and at least 0."""
+def check_sample_weight(weights, samples: int, some: bool = True) -> np.ndarray:
+    """Return weights (samples,) as float64; ValueError unless they are finite and at least 0.
+
+    some   whether one of them must be above 0
+    """
     weights = arrays.as_numbers(weights, "sample_weight")
     if weights.shape != (samples,):
         raise ValueError(f"sample_weight must have shape ({samples},), got {weights.shape}")
@@ -226,7 +229,7 @@ def check_sample_weight(weights, samples: int) -> np.ndarray:
         raise ValueError(
             f"sample_weight has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
         )
-    if not weights.any():
+    if some and not weights.any():
         raise ValueError("sample_weight is 0 for every sample; give some of them a weight above 0")
     return np.ascontiguousarray(weights, np.float64)
 

@@ -108,8 +108,8 @@ class Stream:
         """Go through one epoch in pieces of whole batches; the last batch may be smaller."""
         waiting, self.waiting = self.waiting, []
         left = self.steps * self.batch if self.steps else None
+        count, nbytes = sum(map(len, waiting)), sum(one.nbytes for one in waiting)
         while True:
-            count, nbytes = sum(map(len, waiting)), sum(one.nbytes for one in waiting)
             enough = count >= self.batch and nbytes >= LEAST_BYTES
             if not enough and not (left and count >= left):
                 block = self._next()
@@ -121,13 +121,15 @@ class Stream:
                 if block is None:
                     block = self._again((left or 0) - count)
                 waiting.append(block)
+                count, nbytes = count + len(block), nbytes + block.nbytes
                 continue
             *before, last = waiting
-            fill = -sum(map(len, before)) % self.batch if before else len(last)
+            fill = (len(last) - count) % self.batch if before else len(last)
             rows, rest = joined([*before, last[:fill]]), last[fill:]
             size = min(len(rows), left or len(rows))
             size -= size % self.batch
             waiting = [one for one in (rows[size:], rest) if len(one)]
+            count, nbytes = count - size, sum(one.nbytes for one in waiting)
             if size:
                 yield rows[:size]
             if left is not None:
@@ -174,7 +176,7 @@ class Stream:
             x = _own(x.reshape(len(x), *network.input_shape))
         y, weights = _own(y), None
         if given:
-            weights = _own(check_sample_weight(given[0], len(x)))
+            weights = _own(check_sample_weight(given[0], len(x), some=False))
         kind = layout(x), y.dtype, len(block)
         self.kind = self.kind or kind
         for ours, first, name in zip(kind, self.kind, ("x", "y", "length"), strict=True):
