@@ -34,7 +34,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.lower import lower
 from numbanet.training.fit import epoch_permutation as epoch_permutation
-from numbanet.training.fit import relative_weights
+from numbanet.training.weights import relative_weights
 
 STEP = 1e-5
 """Half the distance of a central difference."""

@@ -310,7 +310,7 @@ def test_targets(name):
             ValueError,
             rf"sample_weight must have shape \({len(X)},\), got \(2,\)",
         ),
-        ({"sample_weight": np.zeros(len(X))}, ValueError, "sample_weight is 0 for every sample"),
+        ({"sample_weight": np.zeros(len(X))}, ValueError, "sample_weight is 0 everywhere"),
         (
             {"sample_weight": [1] * (len(X) - 1) + [-2]},
             ValueError,
@@ -320,6 +320,45 @@ def test_targets(name):
             {"sample_weight": [1] * (len(X) - 1) + [np.nan]},
             ValueError,
             rf"sample_weight has NaN at \[{len(X) - 1}\]",
+        ),
+        (
+            {"class_weight": "even"},
+            ValueError,
+            "class_weight is \"balanced\", a dict or an array, not 'even'",
+        ),
+        ({"class_weight": {7: 1}}, ValueError, "class_weight has the class 7; there are 0 … 2"),
+        ({"class_weight": {True: 1}}, ValueError, "class_weight has the class True"),
+        (
+            {"class_weight": {"cat": 1}},
+            ValueError,
+            "class_weight: no class is called 'cat', class_names are none",
+        ),
+        ({"class_weight": {1: -1}}, ValueError, r"class_weight\[1\] must be .* of at least 0"),
+        (
+            {"class_weight": [1, 2]},
+            ValueError,
+            r"class_weight must have a weight for each of 3 classes, got \[1, 2\]",
+        ),
+        ({"class_weight": [1, 2, NAN]}, ValueError, r"class_weight has NaN at \[2\]"),
+        (
+            {"class_weight": [0, 1, 0], "sample_weight": LABELS != 1},
+            ValueError,
+            "sample_weight times class_weight is 0 for every sample",
+        ),
+        (
+            {"validation_data": (X, LABELS, np.ones(len(X)))},
+            ValueError,
+            r"must be a pair \(x, y\), or a dict of x, y and, if need be, lengths and sample_w",
+        ),
+        (
+            {"validation_data": {"x": X, "y": LABELS, "weights": X}},
+            ValueError,
+            "validation_data must be a pair",
+        ),
+        (
+            {"validation_data": {"x": X, "y": LABELS, "sample_weight": [1]}},
+            ValueError,
+            r"validation sample_weight must have shape \(12,\)",
         ),
         (
             {"loss": "cross_entrop"},

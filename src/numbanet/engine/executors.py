@@ -227,14 +227,23 @@ class ExecutorCache:
         return self._get_or_build(("inference", x_dtype, batch, threads), build)
 
     def evaluation(
-        self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None
+        self,
+        loss: losses.Loss,
+        x_dtype,
+        y_dtype,
+        classes,
+        samples: int,
+        threads=None,
+        weighted: bool = False,
     ) -> InferenceExecutor:
         """For loss and correct answers of any number of samples."""
         batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
-            ops, loss_op, correct_op = self.network.loss_ops(loss, x_dtype, y_dtype, classes)
+            ops, loss_op, correct_op = self.network.loss_ops(
+                loss, x_dtype, y_dtype, classes, weighted=weighted
+            )
             return self.backend.InferenceExecutor(
                 ops,
                 self.network.dtype,
@@ -245,7 +254,7 @@ class ExecutorCache:
             )
 
         return self._get_or_build(
-            ("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build
+            ("evaluation", loss, x_dtype, y_dtype, classes, batch, threads, weighted), build
         )
 
     def build_small_batch(self, x_dtype) -> None:

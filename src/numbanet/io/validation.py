@@ -157,19 +157,19 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     return np.ascontiguousarray(labels)
 
 
-def check_sample_weight(weights, samples: int) -> np.ndarray:
-    """Return weights (samples,) as float64; ValueError unless they are finite and at least 0."""
-    weights = arrays.as_numbers(weights, "sample_weight")
-    if weights.shape != (samples,):
-        raise ValueError(f"sample_weight must have shape ({samples},), got {weights.shape}")
-    assert_all_finite(weights, "sample_weight", np.float64)
+def check_weights(weights, count: int, name: str = "sample_weight") -> np.ndarray:
+    """Return weights (count,) as float64; ValueError unless they are finite and at least 0."""
+    weights = arrays.as_numbers(weights, name)
+    if weights.shape != (count,):
+        raise ValueError(f"{name} must have shape ({count},), got {weights.shape}")
+    assert_all_finite(weights, name, np.float64)
     wrong = np.flatnonzero(weights < 0)
     if len(wrong):
         raise ValueError(
-            f"sample_weight has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
+            f"{name} has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
         )
     if not weights.any():
-        raise ValueError("sample_weight is 0 for every sample; give some of them a weight above 0")
+        raise ValueError(f"{name} is 0 everywhere; there must be a weight above 0")
     return np.ascontiguousarray(weights, np.float64)
 
 

@@ -415,14 +415,15 @@ CORRECT = Attrs("threshold")
 
 @kernel(independent=True)
 def count_correct(op, params, grads, acts, deltas, lo, hi):
-    """acts[Y + i] = 1 for a correct answer, else 0.
+    """acts[Y + i] = the sample's weight, or 1, for a correct answer, else 0.
 
     The largest output is that of the class, or the one output is on the target's side.
     """
     n, threshold = op[N_IN], const_like(acts, float_attr(op, CORRECT.threshold))
-    one, zero = const_like(acts, 1), const_like(acts, 0)
+    zero = const_like(acts, 0)
     for i in range(lo, hi):
         a, y = op[X] + i * n, op[AUX] + i * n
+        weight = _weight(op, acts, i) if context(op, WEIGHTS) else const_like(acts, 1)
         best = right = 0
         for j in range(1, n):
             best = j if acts[a + j] > acts[a + best] else best
@@ -430,7 +431,7 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
         same = best == right
         if n == 1:
             same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
-        acts[op[Y] + i] = one if same else zero
+        acts[op[Y] + i] = weight if same else zero
 
 
 def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:

@@ -63,7 +63,13 @@ class Run:
         return self._rates_of(self.network.epoch, batches)
 
     def _rates_of(self, epoch: int, batches: int) -> np.ndarray | None:
-        return self.optimizer.rates(epoch, batches, self.start + self.epochs)
+        return self.optimizer.rates(epoch, batches, self.start + self.epochs, self.schedule_state)
+
+    @property
+    def schedule_state(self) -> tuple:
+        """What the schedule remembers of earlier epochs; () where there was another one before."""
+        before = getattr(self.network.optimizer, "learning_rate", None)
+        return self.network.schedule_state if before == self.optimizer.learning_rate else ()
 
     def _mean_rate(self) -> float:
         """The mean learning rate of the epochs so far, and of the one that is under way."""
