@@ -1,13 +1,14 @@
 """Names of arguments and attributes: unknown ones are refused, with what was probably meant.
 
 KnownArguments    a constructor's keyword arguments
+known_arguments   a method's
 KnownAttributes   attributes of an object with state: those that its class annotates
 Description       both, for an immutable dataclass
 """
 
 import inspect
 from dataclasses import FrozenInstanceError, fields
-from functools import cache
+from functools import cache, wraps
 from typing import Any, ClassVar
 
 from numbanet.io.registry import nearest
@@ -108,6 +109,31 @@ class KnownArguments:
                     f"(its arguments: {', '.join(known) or 'none'})"
                 )
         return super().__new__(cls)
+
+
+def known_arguments(instead: dict[str, str]):
+    """Decorate a method: it says what an unknown keyword argument is called here.
+
+    instead   for names that are not known, what else there is
+    """
+
+    def decorate(method):
+        known = [name for name in inspect.signature(method).parameters if name != "self"]
+
+        @wraps(method)
+        def checked(self, *args, **kwargs):
+            for name in kwargs:
+                if name not in known:
+                    raise TypeError(
+                        f"{type(self).__name__}.{method.__name__} has no argument "
+                        f"{name!r}{hint(name, known, instead)} "
+                        f"(its arguments: {', '.join(known)})"
+                    )
+            return method(self, *args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 class KnownAttributes:
