@@ -378,6 +378,7 @@ def test_targets(name):
         ({"nb_epoch": 5}, TypeError, "no argument 'nb_epoch'; it is called 'epochs' here"),
         ({"shufle": True}, TypeError, "no argument 'shufle'; did you mean 'shuffle'"),
         ({"patience": 3}, TypeError, "pass callbacks=nn.callbacks.EarlyStopping"),
+        ({"max_seconds": 3}, TypeError, "pass callbacks=nn.callbacks.TimeLimit"),
     ],
     ids=str,
 )

@@ -83,9 +83,10 @@ def test_halving_ends_the_training_at_a_fraction_of_the_rate():
     net, epochs = network(), []
     fit(net, halving, 50, callbacks=lambda epoch, logs, network: epochs.append(epoch))
     assert epochs == [1, 2, 3, 4, 5, 6, 7] and net.schedule_state[0] == 3
-    with pytest.warns(nn.NotLearningWarning, match="no epoch was trained: .* has ended by epoch 7"):
+    said = "no epoch was trained: .* has ended by epoch 7"
+    with pytest.warns(nn.NotLearningWarning, match=said) as caught:
         fit(net, halving, 5)
-    assert net.epoch == 7
+    assert net.epoch == 7 and caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,14 @@ OF_FIT = {
     **dict.fromkeys(
         ("dropout", "penalty", "l1", "l2", "alpha"), "it belongs to the network or its layers"
     ),
-    "metrics": "the history holds loss and accuracy, evaluate more",
+    **dict.fromkeys(
+        ("max_seconds", "max_time", "time_limit"), "pass callbacks=nn.callbacks.TimeLimit(seconds)"
+    ),
+    **dict.fromkeys(
+        ("schedule", "scheduler", "lr_scheduler"),
+        "it is the learning rate of an optimizer: nn.Adam(nn.schedules.OneCycle(0.01))",
+    ),
+    "weights": "sample_weight and class_weight are those of samples and classes",
     "initial_epoch": "fit goes on where the last one ended",
     "seed": "nn.Sequential(…, seed=…) decides on the start and on the order of the samples",
     "device": "network.to(device) chooses it",
@@ -76,7 +83,6 @@ OF_FIT = {
 """What fit has instead of arguments of these names."""
 OF_EVALUATE = {
     "batch_size": "evaluate finds the size of its batches itself",
-    "metrics": "the result holds all there are",
     "verbose": "evaluate prints nothing",
 }
 """What evaluate has instead of arguments of these names."""
