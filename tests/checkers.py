@@ -10,6 +10,7 @@ from reference import REFERENCES
 
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
+from numbanet.io.validation import has_missing
 from numbanet.plan.columns import (
     BASE_X,
     BASE_Y,
@@ -146,6 +147,7 @@ def reference_fit(
         batches,
         training=True,
         weighted=sample_weight is not None,
+        missing=has_missing(y),
     )
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)

@@ -188,7 +188,7 @@ TARGETS = {
     "NaN in rows": (
         with_value(SINGLE.astype("float32"), (6, 1), NAN),
         ValueError,
-        r"y has NaN at \[6, 1\]",
+        r"y has NaN at \[6, 1\]; .* or leave them out by np.ma.masked_invalid",
     ),
     "too few": (LABELS[:10], ValueError, "x has 12 samples and y has 10"),
     "too many": (np.arange(13) % 3, ValueError, "x has 12 samples and y has 13"),
@@ -232,7 +232,12 @@ TARGETS = {
     "masked": (
         np.ma.array(LABELS, mask=LABELS == 1),
         ValueError,
-        r"y is a masked array, with 4 masked, the first at \[1\]",
+        r"y masks 4 labels, the first at \[1\]; leave such samples out, or .* sample_weight of 0",
+    ),
+    "masked rows of a softmax": (
+        np.ma.array(SINGLE.astype("float32"), mask=SINGLE),
+        ValueError,
+        "y masks some targets, and CrossEntropy needs all of a sample",
     ),
     "ragged": ([[1, 0, 0], [1]] * 6, ValueError, "y is not a rectangular array"),
     "nothing": (None, TypeError, "y must hold numbers"),

@@ -231,7 +231,7 @@ LOSSES = {
     "poisson": (
         "poisson",
         "exp",
-        lambda a, y: (a - y + y * (y / a).log()).sum(dim=1),
+        lambda a, y: (a - y + torch.xlogy(y, y) - torch.xlogy(y, a)).sum(dim=1),
     ),
 }
 """Our loss, the activation that it needs, and torch's losses of the samples."""
@@ -246,8 +246,12 @@ ACTIVATIONS = {
 }
 
 
-def compare(activation, name, reference, weights=None):
-    """Loss and gradient of one dense layer against torch's, of weighted samples too."""
+def compare(activation, name, reference, weights=None, missing=None):
+    """Loss and gradient of one dense layer against torch's.
+
+    weights   of the samples
+    missing   which targets are masked, bool: torch sees 0 as output and target there
+    """
     generator = np.random.default_rng(len(activation))
     net = nn.Sequential([nn.Dense(5, activation=activation)], 6, "float64", seed=8)
     net.layers[0].bias = generator.normal(size=5)
@@ -255,11 +259,14 @@ def compare(activation, name, reference, weights=None):
     y /= y.sum(axis=1, keepdims=True) if name == "cross_entropy" else 1
     parameters = torch_parameters(net)
     outputs = ACTIVATIONS[activation](tensor(x) @ parameters[0] + parameters[1])
+    close(net.predict(x), outputs.detach().numpy(), 1e-14)
+    if missing is not None:
+        outputs, y = outputs.masked_fill(torch.tensor(missing), 0), np.where(missing, 0, y)
     losses, options = reference(outputs, tensor(y)), {"sample_weight": weights}
+    y = y if missing is None else np.ma.array(y, mask=missing)
     weights = np.ones(13) if weights is None else weights
     value = (tensor(weights) * losses).sum() / weights.sum()
     value.backward()
-    close(net.predict(x), outputs.detach().numpy(), 1e-14)
     for training in (False, True):
         close(net.loss(x, y, name, training=training, **options), value.item(), 1e-13)
         gradient = net.gradient(x, y, name, training=training, **options)
@@ -288,6 +295,16 @@ def test_a_loss_of_weighted_samples_is_that_of_torch(name):
     weights = np.random.default_rng(3).uniform(0, 4, 13)
     weights[4] = 0
     compare(activation or "tanh", given, reference, weights)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
+def test_a_loss_of_known_targets_is_that_of_torch(name):
+    given, activation, reference = LOSSES[name]
+    generator = np.random.default_rng(3)
+    missing = generator.uniform(size=(13, 5)) < 0.4
+    missing[6] = True
+    compare(activation or "tanh", given, reference, None, missing)
+    compare(activation or "tanh", given, reference, generator.uniform(0, 4, 13), missing)
 
 
 def test_cross_entropies_stay_exact_where_probabilities_vanish():

@@ -1,6 +1,7 @@
 """The loop of fit: what it measures, when it stops, what it leaves behind, and callbacks."""
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import io
@@ -249,6 +250,32 @@ def test_the_accuracy_of_training_is_weighted():
     right = net.predict_classes(x) == y
     history = net.fit(x, y, sample_weight=weights, batch_size=None, verbose=0)
     assert history.history["accuracy"][0] == pytest.approx(np.average(right, weights=weights))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_nothing_is_learned_from_missing_targets(optimizer):
+    pytest.importorskip("scipy")
+    x, _ = data(200)
+    y = (1000 + 50 * np.stack([x[:, 0], x[:, 1] * x[:, 2]], 1)).astype("float32")
+    missing = np.random.default_rng(1).uniform(size=y.shape) < 0.3
+    start, results = network(last=None, outputs=2, dtype="float64"), []
+    options = {"optimizer": optimizer, "batch_size": None, "epochs": 9, "verbose": 0}
+    for fill in (0.0, 1e9, np.nan):
+        net, masked = copy.deepcopy(start), np.ma.array(np.where(missing, fill, y), mask=missing)
+        held = {"x": x[:50], "y": masked[:50]}
+        history = net.fit(
+            x[50:], masked[50:], scale_targets=True, validation_data=held, metrics="mae", **options
+        ).history
+        results.append((net.memory.tobytes(), history, net.evaluate(x, masked)))
+    assert results[0] == results[1] == results[2]
+    known = np.where(missing, np.nan, y.astype("float64"))[50:]
+    np.testing.assert_allclose(net.target_scaling.mean, np.nanmean(known, axis=0))
+    np.testing.assert_allclose(net.target_scaling.deviation, np.nanstd(known, axis=0))
+    errors = (y - net.predict(x))[~missing]
+    assert results[0][2]["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert nn.Ensemble([net]).evaluate(x, masked) == pytest.approx(results[0][2])
+    mae = np.ma.mean(abs(masked[:50] - net.predict(x[:50])))
+    assert results[0][1]["val_mean_absolute_error"][-1] == pytest.approx(mae)
 
 
 @pytest.mark.parametrize("kind", [nn.SGD, nn.Adam])

@@ -129,6 +129,17 @@ def test_weighted_samples_agree(mode):
     close(nets[1].memory, nets[0].memory, ROUNDING)
 
 
+def test_missing_targets_agree(mode):
+    example, generator = example_named("dense"), np.random.default_rng(4)
+    loss = next(one for one in LOSSES if one.loss.neutral is not None)
+    nets, x, y = twice(example, loss, penalty=PENALTY), inputs(example, 7), targets(loss, 7)
+    y = np.ma.array(y, mask=generator.uniform(size=y.shape) < 0.4)
+    weights = generator.uniform(0, 3, 7)
+    for net in nets:
+        net.fit(x, y, loss=loss.loss, batch_size=4, sample_weight=weights)
+    close(nets[1].memory, nets[0].memory, ROUNDING)
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 def test_losses_correct_answers_and_gradients_agree(loss):
     example = example_named("dense")

@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.nn.losses import CORRECT, HUBER
+from numbanet.nn.losses import CORRECT, HUBER, MISSING
 from numbanet.plan.columns import AUX, N_IN, SAMPLES, WEIGHTS, X, Y
 from reference.data import sample_index
 
@@ -117,6 +117,22 @@ def poisson_forward(op, params, grads, acts, deltas, lo, hi):
 def poisson_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         _store(op, deltas, i, [math.exp(z) - y for z, y in _pairs(op, acts, i)])
+
+
+def hide_missing(op, params, grads, acts, deltas, lo, hi):
+    n = op[N_IN]
+    for i in range(lo, hi):
+        for j in range(n):
+            missing = math.isnan(acts[op[AUX] + i * n + j])
+            output = op.float_attr(MISSING.neutral) if missing else acts[op[X] + i * n + j]
+            acts[op[Y] + i * n + j] = output
+            if missing:
+                acts[op[AUX] + i * n + j] = 0
+
+
+def hide_missing_backward(op, params, grads, acts, deltas, lo, hi):
+    for j in range(lo * op[N_IN], hi * op[N_IN]):
+        deltas[op[X] + j] = deltas[op[Y] + j]
 
 
 def weigh_deltas(op, params, grads, acts, deltas, lo, hi):

@@ -146,6 +146,7 @@ class ExecutorCache:
     ) -> TrainingExecutor:
         """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`."""
         threads = self.threads(threads, 3 * self.flops * batch)
+        missing = validation.has_missing(y)
 
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
@@ -158,6 +159,7 @@ class ExecutorCache:
                 training=True,
                 augment=augment,
                 weighted=weighted,
+                missing=missing,
             )
             if not any(op.trained for op in ops):
                 frozen = any(op.n_params for op in ops)
@@ -186,6 +188,7 @@ class ExecutorCache:
             len(x),
             augment,
             weighted,
+            missing,
             batch,
             threads,
         )
@@ -194,6 +197,7 @@ class ExecutorCache:
     def gradient(self, loss, x, y, threads, training: bool, weighted=False) -> GradientExecutor:
         """For the gradient over all samples of x and y, with the ops of training or prediction."""
         threads = self.threads(threads, 3 * self.flops * len(x))
+        missing = validation.has_missing(y)
 
         def build():
             ops, loss_op, _ = self.network.loss_ops(
@@ -205,13 +209,15 @@ class ExecutorCache:
                 batches=1,
                 training=training,
                 weighted=weighted,
+                missing=missing,
             )
             return self.backend.GradientExecutor(
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
         trainable = self._trainable() if training else ()
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted, trainable)
+        data_key = x.dtype, y.dtype, len(x), weighted, missing
+        key = ("gradient", loss, data_key, threads, training, trainable)
         return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:
@@ -227,22 +233,15 @@ class ExecutorCache:
         return self._get_or_build(("inference", x_dtype, batch, threads), build)
 
     def evaluation(
-        self,
-        loss: losses.Loss,
-        x_dtype,
-        y_dtype,
-        classes,
-        samples: int,
-        threads=None,
-        weighted: bool = False,
+        self, loss: losses.Loss, x, y, classes, threads=None, weighted: bool = False
     ) -> InferenceExecutor:
-        """For loss and correct answers of any number of samples."""
-        batch = self._evaluation_batch(samples)
-        threads = self.threads(threads, self.flops * min(samples, batch))
+        """For loss and correct answers of any number of samples like x and y."""
+        batch, missing = self._evaluation_batch(len(x)), validation.has_missing(y)
+        threads = self.threads(threads, self.flops * min(len(x), batch))
 
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
-                loss, x_dtype, y_dtype, classes, weighted=weighted
+                loss, x.dtype, y.dtype, classes, weighted=weighted, missing=missing
             )
             return self.backend.InferenceExecutor(
                 ops,
@@ -253,9 +252,8 @@ class ExecutorCache:
                 correct_op=correct_op,
             )
 
-        return self._get_or_build(
-            ("evaluation", loss, x_dtype, y_dtype, classes, batch, threads, weighted), build
-        )
+        data_key = x.dtype, y.dtype, classes, weighted, missing
+        return self._get_or_build(("evaluation", loss, data_key, batch, threads), build)
 
     def build_small_batch(self, x_dtype) -> None:
         """Prepare an executor for as many samples as one thread should process alone."""

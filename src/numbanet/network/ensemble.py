@@ -254,4 +254,5 @@ def _loss_of_outputs(outputs: np.ndarray, y, loss, weights) -> float:
     elif loss.fused_activation == "Exp":
         last, a = Exp, np.log(np.maximum(a, tiny))
     network = Sequential([last()], size(a.shape[1:]), "float64")
-    return network.evaluate(a, y, loss=loss, sample_weight=weights)["loss"]
+    known = np.ma.masked_invalid(y)
+    return network.evaluate(a, known, loss=loss, sample_weight=weights)["loss"]

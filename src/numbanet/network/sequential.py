@@ -573,6 +573,9 @@ class Sequential(KnownArguments, KnownAttributes):
                            was never interrupted
         verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
                            2 prints a line for each epoch, in a log too; 0 shows nothing
+        y                  labels (samples,), or rows (samples, outputs). Rows may be a masked array
+                           of NumPy: a masked target adds 0 to the sum over the outputs, or to their
+                           mean over all of them, and nothing is learned from it
         sample_weight      a weight of at least 0 for every sample of x; loss and accuracy of a
                            batch are the weighted means over its samples
         class_weight       a dict of weights by label or class name, 1 for what it leaves out; an
@@ -764,11 +767,13 @@ class Sequential(KnownArguments, KnownAttributes):
         training: bool = False,
         augment=None,
         weighted: bool = False,
+        missing: bool = False,
     ) -> tuple[list[Op], Op, Op | None]:
         """Return the ops from the data to the loss, the loss's op, and the op of the accuracy.
 
         The last is None unless the targets name `classes`. A loss that is fused with the last
-        activation takes the place of its op. If `weighted`, every sample's loss has a weight.
+        activation takes the place of its op. If `weighted`, every sample's loss has a weight; if
+        `missing`, targets that are NaN are left out.
         """
         self._check_loss(loss)
         n = self.output_shape[0]
@@ -784,6 +789,8 @@ class Sequential(KnownArguments, KnownAttributes):
         ops += self.layer_ops(done, -1 if fused else None, samples, batches, training)
         before, after = losses.weights_ops(n)
         ops += [before, targets] if weighted else [targets]
+        if missing:
+            ops.append(losses.missing_op(loss, n, targets))
         if correct_op is not None:
             ops.append(correct_op)
         return [*ops, loss_op, after] if weighted else [*ops, loss_op], loss_op, correct_op
@@ -836,6 +843,11 @@ class Sequential(KnownArguments, KnownAttributes):
         )
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_target_range(y, labels[1], type(loss).__name__, *loss.target_range)
+        if loss.neutral is None and validation.has_missing(y):
+            raise ValueError(
+                f"{labels[1]} masks some targets, and {type(loss).__name__} needs all of a sample; "
+                "leave such samples out, or give them a sample_weight of 0"
+            )
         if self.scales_targets:
             if y.dtype.kind != "f":
                 raise ValueError(
@@ -870,9 +882,8 @@ class Sequential(KnownArguments, KnownAttributes):
         Both are weighted where the samples have weights.
         """
         with self.executors.lock:
-            executor = self.executors.evaluation(
-                loss, x.dtype, y.dtype, classes, len(x), threads, weights is not None
-            )
+            weighted = weights is not None
+            executor = self.executors.evaluation(loss, x, y, classes, threads, weighted)
             if weights is not None:
                 executor.bind(WEIGHTS, relative_weights(weights, None, len(x))[0])
             executor.bind(INPUTS, x)

@@ -11,7 +11,8 @@
 `y` holds labels (samples,), or rows (samples, outputs): one-hot, 0 and 1 for several labels a
 sample, or real targets. `outputs` are what `predict` gives. With one output, class 1 is where it is
 above 0.5, and precision, recall, f1 and auc are those of class 1; with several they are means over
-the classes or labels. A fraction without a denominator is 0. r = y − outputs.
+the classes or labels. A fraction without a denominator is 0. r = y − outputs; real targets that are
+NaN are missing, and count for nothing.
 
 Source   scikit-learn's functions of these names, with average="macro" and multi_class="ovr"
 """
@@ -196,11 +197,13 @@ def _area(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> floa
 
 
 def _errors(y, outputs, sample_weight) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets y, y − outputs, and weights, of the outputs' shape, float64."""
+    """Targets y, y − outputs, and weights, of the outputs' shape, float64; 0 where y is NaN."""
     y, outputs = _check_pair(y, outputs)
     y = np.asarray(y, np.float64).reshape(outputs.shape)
     weights = _weights(sample_weight, len(y)).reshape(-1, *[1] * (y.ndim - 1))
-    return y, y - outputs, np.broadcast_to(weights, y.shape)
+    known = ~np.isnan(y)
+    y = np.where(known, y, 0)
+    return y, np.where(known, y - outputs, 0), weights * known
 
 
 def mean_squared_error(y, outputs, sample_weight=None) -> float:
@@ -226,7 +229,8 @@ def r2(y, outputs, sample_weight=None) -> float:
     1 is perfect, 0 as good as their mean; NaN for constant targets.
     """
     y, r, w = _errors(y, outputs, sample_weight)
-    spread = (w * (y - np.average(y, axis=0, weights=w)) ** 2).sum()
+    mean = (w * y).sum(axis=0) / np.maximum(w.sum(axis=0), np.finfo(float).tiny)
+    spread = (w * (y - mean) ** 2).sum()
     return float(1 - (w * r * r).sum() / spread) if spread > 0 else float("nan")
 
 

@@ -55,6 +55,7 @@ class Lowerable(Protocol):
         training: bool = False,
         augment=None,
         weighted: bool = False,
+        missing: bool = False,
     ) -> tuple[list[Op], Op, Op | None]:
         """Return the ops from the data to the loss, the loss's op, and the op of the accuracy."""
 

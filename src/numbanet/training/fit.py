@@ -26,7 +26,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.training import lbfgs
 from numbanet.training.callbacks import as_callbacks
-from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
+from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run, filled
 from numbanet.training.history import History
 from numbanet.training.lbfgs import LBFGS
 from numbanet.training.progress import VERBOSE, Progress
@@ -160,7 +160,7 @@ def fit(
                 weighted=weights is not None,
             )
             at_end.callback(trainer.release)
-            run = Run(network, x, y, classes, loss, optimizer, network.epoch, epochs)
+            run = Run(network, x, filled(y), classes, loss, optimizer, network.epoch, epochs)
             rates, schedule = run.rates(batches), optimizer.schedule
             if schedule is not None:  # a metric that it asks for and that is not there, before all
                 schedule.observe((), dict.fromkeys(_log_names(classes, validation, metrics), 0.0))
