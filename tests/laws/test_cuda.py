@@ -124,9 +124,13 @@ def test_weighted_samples_agree(mode):
     example = example_named("dense")
     nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 7), targets(LOSS, 7)
     weights = np.random.default_rng(4).uniform(0, 3, 7)
+    options = {"loss": LOSS.loss, "sample_weight": weights}
     for net in nets:
-        net.fit(x, y, loss=LOSS.loss, batch_size=4, sample_weight=weights)
+        net.fit(x, y, batch_size=4, **options)
     close(nets[1].memory, nets[0].memory, ROUNDING)
+    found, expected = (list(net.evaluate(x, y, **options).values()) for net in nets)
+    close(found, expected, ROUNDING)
+    close(*(net.gradient(x, y, **options) for net in nets), ROUNDING)
 
 
 def test_missing_targets_agree(mode):
