@@ -188,8 +188,12 @@ def test_metrics_that_are_none(options, error, message):
     ],
 )
 def test_metrics_that_do_not_fit(y, outputs, name, error, message):
+    net = network(None if y is not Y else "softmax", outputs)
     with pytest.raises(error, match=message):
-        network(None if y is not Y else "softmax", outputs).evaluate(X, y, metrics=name)
+        net.evaluate(X, y, metrics=name)
+    with pytest.raises(error, match=message):
+        net.fit(X, y, validation_data=(X, y), metrics=name, verbose=0)
+    assert net.epoch == 0
 
 
 @pytest.mark.parametrize("callback", [EarlyStopping, lambda name: Checkpoint("x", monitor=name)])

@@ -233,15 +233,27 @@ class ExecutorCache:
         return self._get_or_build(("inference", x_dtype, batch, threads), build)
 
     def evaluation(
-        self, loss: losses.Loss, x, y, classes, threads=None, weighted: bool = False
+        self,
+        loss: losses.Loss,
+        x_dtype,
+        y_dtype,
+        classes,
+        samples: int,
+        threads=None,
+        *,
+        weighted: bool = False,
+        missing: bool = False,
     ) -> InferenceExecutor:
-        """For loss and correct answers of any number of samples like x and y."""
-        batch, missing = self._evaluation_batch(len(x)), validation.has_missing(y)
-        threads = self.threads(threads, self.flops * min(len(x), batch))
+        """For loss and correct answers of any number of samples.
+
+        weighted, missing   whether samples have weights, and whether targets are missing
+        """
+        batch = self._evaluation_batch(samples)
+        threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
-                loss, x.dtype, y.dtype, classes, weighted=weighted, missing=missing
+                loss, x_dtype, y_dtype, classes, weighted=weighted, missing=missing
             )
             return self.backend.InferenceExecutor(
                 ops,
@@ -252,7 +264,7 @@ class ExecutorCache:
                 correct_op=correct_op,
             )
 
-        data_key = x.dtype, y.dtype, classes, weighted, missing
+        data_key = x_dtype, y_dtype, classes, weighted, missing
         return self._get_or_build(("evaluation", loss, data_key, batch, threads), build)
 
     def build_small_batch(self, x_dtype) -> None:

@@ -136,6 +136,14 @@ def known_arguments(instead: dict[str, str]):
     return decorate
 
 
+@cache
+def _annotated_names(cls: Any) -> frozenset[str]:
+    """The attributes of a class that derives from KnownAttributes itself; none of a subclass."""
+    if KnownAttributes not in cls.__bases__:
+        return frozenset()
+    return frozenset((*inspect.get_annotations(cls), *vars(cls)))
+
+
 class KnownAttributes:
     """A class that annotates its attributes: another one cannot be set, except in a subclass.
 
@@ -145,10 +153,9 @@ class KnownAttributes:
     instead: ClassVar[dict[str, str]] = {}
 
     def __setattr__(self, name: str, value) -> None:
-        if KnownAttributes in type(self).__bases__:
-            known = {*inspect.get_annotations(type(self)), *vars(type(self))}
-            if name not in known:
-                raise unknown_attribute(self, name, known)
+        known = _annotated_names(type(self))  # type: ignore[arg-type]
+        if known and name not in known:
+            raise unknown_attribute(self, name, known)
         super().__setattr__(name, value)
 
 

@@ -3,6 +3,7 @@
 import os
 import threading
 import warnings
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,25 @@ class Sequential(KnownArguments, KnownAttributes):
                 f"{what} was called on a network that another thread is training; "
                 "wait until its fit returns, or work on a copy (copy.deepcopy)"
             )
+
+    @contextmanager
+    def in_training(self):
+        """A context in which this thread trains the network; RuntimeError where another one is."""
+        with self.executors.lock:
+            self._refuse_in_training("fit")
+            self._trained_by = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._trained_by = None
+
+    def move_memory(self, memory: np.ndarray) -> None:
+        """Keep parameters and buffers in this array, of the same size and dtype, from now on."""
+        self._refuse_in_training("move_memory")
+        memory[:] = self.memory
+        self.memory = memory
+        self._bind()
+        self.executors.clear()
 
     def to(self, device: str) -> "Sequential":
         """Compute on "cpu" or "cuda" from now on, with the same parameters; return the network."""
@@ -592,10 +612,7 @@ class Sequential(KnownArguments, KnownAttributes):
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
         hardly moved in its first ten epochs, and says what to try.
         """
-        with self.executors.lock:
-            self._refuse_in_training("fit")
-            self._trained_by = threading.get_ident()
-        try:
+        with self.in_training():
             if resume is not None:
                 epochs = checkpoints.resume(self, os.fsdecode(resume), epochs, optimizer)
             return fit(
@@ -619,8 +636,6 @@ class Sequential(KnownArguments, KnownAttributes):
                 metrics=metrics,
                 threads=threads,
             )
-        finally:
-            self._trained_by = None
 
     def find_learning_rate(
         self,
@@ -857,6 +872,11 @@ class Sequential(KnownArguments, KnownAttributes):
             y, classes = self.scale_targets(y), False
         return x, y, classes
 
+    @property
+    def reads_data_its_own_way(self) -> bool:
+        """Whether `check_data` depends on more than shapes, dtype and the names of classes."""
+        return self._checks_inputs or self.scales_targets
+
     def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
         """Return the lengths of sequences as kernels read them, int64 (samples,), or None.
 
@@ -882,8 +902,16 @@ class Sequential(KnownArguments, KnownAttributes):
         Both are weighted where the samples have weights.
         """
         with self.executors.lock:
-            weighted = weights is not None
-            executor = self.executors.evaluation(loss, x, y, classes, threads, weighted)
+            executor = self.executors.evaluation(
+                loss,
+                x.dtype,
+                y.dtype,
+                classes,
+                len(x),
+                threads,
+                weighted=weights is not None,
+                missing=validation.has_missing(y),
+            )
             if weights is not None:
                 executor.bind(WEIGHTS, relative_weights(weights, None, len(x))[0])
             executor.bind(INPUTS, x)

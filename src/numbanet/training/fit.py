@@ -36,6 +36,10 @@ WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
 SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
 
 
+TRIED_SAMPLES = 64
+"""Validation samples on which metrics are tried before training."""
+
+
 class Validation(NamedTuple):
     """Checked data that are measured after every epoch.
 
@@ -141,6 +145,8 @@ def fit(
             if validation is not None:
                 found = network.scale_targets(validation.y)
                 validation = validation._replace(y=found, classes=False)
+        if metrics and validation is not None:
+            _try_metrics(network, metrics, validation)
     if isinstance(optimizer, LBFGS):
         return _fit_lbfgs(
             network, optimizer, x, y, loss, epochs, weights, validation, metrics, callbacks, verbose
@@ -173,7 +179,6 @@ def fit(
                 at_end.callback(callback.on_fit_end, network)
             progress = Progress(epochs, samples, verbose)
             at_end.callback(progress.close)
-        network.schedule_state = run.schedule_state
         reuse_optimizer_state(network, optimizer)
         ended = schedule is not None and schedule.has_ended(network.schedule_state)
         if epochs and (ended or (rates is not None and not rates.any())):
@@ -317,7 +322,12 @@ def check_last_batch(network, samples: int, batch: int) -> None:
 
 
 def reuse_optimizer_state(network, optimizer) -> None:
-    """Keep the optimiser's state if it is of the same class, or start it at zero."""
+    """Keep the optimiser's state if it is of the same class, or start it at zero.
+
+    Likewise what its schedule remembers, if it is the same.
+    """
+    if getattr(network.optimizer, "learning_rate", None) != optimizer.learning_rate:
+        network.schedule_state = ()
     n_state = len(optimizer.state_names) * network.parameters.size
     same_class = type(network.optimizer) is type(optimizer)
     if not same_class or network.optimizer_state.size != n_state:
@@ -371,6 +381,13 @@ def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> i
         if progress is not None:
             progress.step(done / batches)
     return batches
+
+
+def _try_metrics(network, metrics, validation: Validation) -> None:
+    """Measure a few samples: a metric that does not fit fails before training."""
+    x, y, _, *rest = validation
+    some = (None if one is None else one[:TRIED_SAMPLES] for one in rest)
+    network.measure(metrics, x[:TRIED_SAMPLES], y[:TRIED_SAMPLES], *some)
 
 
 def _log_names(classes: bool, validation: Validation | None, metrics) -> list[str]:
