@@ -406,10 +406,9 @@ class Tiring(nn.SGD):
 
     calls = 0
 
-    @property
-    def attrs(self):
+    def _hyper_parameters(self, group):
         type(self).calls += 1
-        return (0.1 / type(self).calls, 0.0, 0.0)
+        return [0.1 / type(self).calls, 0.0, 0.0]
 
 
 def test_the_law_of_steps_sees_a_wrong_step(monkeypatch):

@@ -127,19 +127,24 @@ class EarlyStopping(KnownArguments, Callback):
 
     def on_fit_begin(self, network):
         self.watch = _Watch("EarlyStopping", self.monitor, self.mode, self.min_delta)
-        self.since, self.parameters = 0, None
+        self.since, self.best = 0, None
 
     def on_epoch_end(self, epoch, logs, network):
         if self.watch.improves(logs):
             self.since = 0
-            self.parameters = network.memory.copy() if self.restore_best else None
+            self.best = None
+            if self.restore_best:
+                averages = network.averaged_parameters
+                self.best = network.memory.copy(), None if averages is None else averages.copy()
         else:
             self.since += 1
         return self.since >= self.patience
 
     def on_fit_end(self, network):
-        if self.parameters is not None:
-            network.memory[:] = self.parameters
+        if self.best is not None:
+            network.memory[:], averages = self.best
+            if averages is not None:
+                network.averaged_parameters[:] = averages
 
 
 class TimeLimit(KnownArguments, Callback):
