@@ -512,7 +512,8 @@ class Sequential(KnownArguments, KnownAttributes):
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
-        validation_data    (x, y) or (x, y, lengths), measured after every epoch
+        validation_data    (x, y) or (x, y, lengths), measured after every epoch, with the averaged
+                           parameters where the optimizer has an `average`
         validation_split   instead: the fraction of the samples, from the end, to measure on
         scale_targets      True for targets far from 0 ± 1, such as prices: they are standardised
                            for training, by mean and deviation measured before the first epoch;
