@@ -9,7 +9,7 @@ import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
 from numbanet.io import arrays, fields, registry, validation
-from numbanet.io.attributes import KnownArguments, KnownAttributes
+from numbanet.io.attributes import KnownArguments, KnownAttributes, known_arguments
 from numbanet.io.tables import Table
 from numbanet.network import (
     built_layer,
@@ -57,6 +57,25 @@ INSTEAD = {
     "name": "networks have no names",
 }
 """What a network has instead of arguments and attributes of these names."""
+IN_THE_OPTIMIZER = "pass an optimizer with it, such as nn.Adam(learning_rate=0.001)"
+OF_FIT = {
+    **dict.fromkeys(("lr", "learning_rate", "momentum", "weight_decay"), IN_THE_OPTIMIZER),
+    **dict.fromkeys(("patience", "early_stopping"), "pass callbacks=nn.callbacks.EarlyStopping()"),
+    **dict.fromkeys(
+        ("dropout", "penalty", "l1", "l2", "alpha"), "it belongs to the network or its layers"
+    ),
+    "metrics": "the history holds loss and accuracy, evaluate more",
+    "initial_epoch": "fit goes on where the last one ended",
+    "seed": "nn.Sequential(…, seed=…) decides on the start and on the order of the samples",
+    "device": "network.to(device) chooses it",
+}
+"""What fit has instead of arguments of these names."""
+OF_EVALUATE = {
+    "batch_size": "evaluate finds the size of its batches itself",
+    "metrics": "the result holds all there are",
+    "verbose": "evaluate prints nothing",
+}
+"""What evaluate has instead of arguments of these names."""
 
 
 @registry.register("network")
@@ -387,6 +406,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self._refuse_in_training("adapt")
         scaling.adapt(self, x)
 
+    @known_arguments(OF_EVALUATE)
     def evaluate(
         self, x, y, *, lengths=None, loss=None, threads: int | None = None
     ) -> dict[str, float]:
@@ -478,6 +498,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 executor.release()
             return total / len(x), executor.grads.copy()
 
+    @known_arguments(OF_FIT)
     def fit(
         self,
         x,
