@@ -335,6 +335,7 @@ def test_targets(name):
         ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'; did you mean 'adam'"),
         ({"optimizer": 0.1}, TypeError, "an optimizer is a name or an Optimizer, not 0.1"),
         ({"lr": 0.1}, TypeError, r"Sequential.fit has no argument 'lr'; pass an optimizer with it"),
+        ({"clip_norm": 1}, TypeError, "no argument 'clip_norm'; pass an optimizer with it"),
         ({"batch": 5}, TypeError, "no argument 'batch'; it is called 'batch_size' here"),
         ({"nb_epoch": 5}, TypeError, "no argument 'nb_epoch'; it is called 'epochs' here"),
         ({"shufle": True}, TypeError, "no argument 'shufle'; did you mean 'shuffle'"),

@@ -60,6 +60,7 @@ INSTEAD = {
 IN_THE_OPTIMIZER = "pass an optimizer with it, such as nn.Adam(learning_rate=0.001)"
 OF_FIT = {
     **dict.fromkeys(("lr", "learning_rate", "momentum", "weight_decay"), IN_THE_OPTIMIZER),
+    **dict.fromkeys(optimizers.AROUND, IN_THE_OPTIMIZER),
     **dict.fromkeys(("patience", "early_stopping"), "pass callbacks=nn.callbacks.EarlyStopping()"),
     **dict.fromkeys(
         ("dropout", "penalty", "l1", "l2", "alpha"), "it belongs to the network or its layers"
