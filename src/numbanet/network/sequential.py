@@ -3,6 +3,7 @@
 import os
 import threading
 import warnings
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,25 @@ class Sequential(KnownArguments, KnownAttributes):
                 f"{what} was called on a network that another thread is training; "
                 "wait until its fit returns, or work on a copy (copy.deepcopy)"
             )
+
+    @contextmanager
+    def in_training(self):
+        """A context in which this thread trains the network; RuntimeError where another one is."""
+        with self.executors.lock:
+            self._refuse_in_training("fit")
+            self._trained_by = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._trained_by = None
+
+    def move_memory(self, memory: np.ndarray) -> None:
+        """Keep parameters and buffers in this array, of the same size and dtype, from now on."""
+        self._refuse_in_training("move_memory")
+        memory[:] = self.memory
+        self.memory = memory
+        self._bind()
+        self.executors.clear()
 
     def to(self, device: str) -> "Sequential":
         """Compute on "cpu" or "cuda" from now on, with the same parameters; return the network."""
@@ -555,10 +575,7 @@ class Sequential(KnownArguments, KnownAttributes):
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
         hardly moved in its first ten epochs, and says what to try.
         """
-        with self.executors.lock:
-            self._refuse_in_training("fit")
-            self._trained_by = threading.get_ident()
-        try:
+        with self.in_training():
             if resume is not None:
                 epochs = checkpoints.resume(self, os.fsdecode(resume), epochs, optimizer)
             return fit(
@@ -580,8 +597,6 @@ class Sequential(KnownArguments, KnownAttributes):
                 sample_weight=sample_weight,
                 threads=threads,
             )
-        finally:
-            self._trained_by = None
 
     def handle(self, *, optimizer=None, loss=None, rows: int = 1, gradient: bool = True):
         """Return the network as an array of integers for the functions of `numbanet.compiled`.
@@ -766,6 +781,11 @@ class Sequential(KnownArguments, KnownAttributes):
                 )
             y, classes = self.scale_targets(y), False
         return x, y, classes
+
+    @property
+    def reads_data_its_own_way(self) -> bool:
+        """Whether `check_data` depends on more than shapes, dtype and the names of classes."""
+        return self._checks_inputs or self.scales_targets
 
     def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
         """Return the lengths of sequences as kernels read them, int64 (samples,), or None.
