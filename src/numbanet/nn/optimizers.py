@@ -126,6 +126,10 @@ class Optimizer(Description):
         """The names of all state vectors: those of `update`, then the averages if there are any."""
         return (*self.state_names, AVERAGES) if self.average else tuple(self.state_names)
 
+    def updates(self, done: int, batches: int) -> int:
+        """How many updates the first `done` batches of an epoch of `batches` make."""
+        return -(-done // self.accumulate) if done == batches else done // self.accumulate
+
     def initial_state(self, parameters: np.ndarray) -> np.ndarray:
         """The state before the first step: zeros, and the parameters as their own averages."""
         zeros = np.zeros(len(self.state_names) * parameters.size, parameters.dtype)

@@ -11,6 +11,7 @@ from pathlib import Path
 from numbanet.io.attributes import KnownArguments
 from numbanet.io.fields import Choice, Count, Flag, Real, shown
 from numbanet.io.registry import nearest
+from numbanet.training.averages import restore, snapshot
 
 MODE = Choice(("auto", "min", "max"))
 CHECKPOINT = "epoch-{epoch:06}.safetensors"
@@ -132,19 +133,14 @@ class EarlyStopping(KnownArguments, Callback):
     def on_epoch_end(self, epoch, logs, network):
         if self.watch.improves(logs):
             self.since = 0
-            self.best = None
-            if self.restore_best:
-                averages = network.averaged_parameters
-                self.best = network.memory.copy(), None if averages is None else averages.copy()
+            self.best = snapshot(network) if self.restore_best else None
         else:
             self.since += 1
         return self.since >= self.patience
 
     def on_fit_end(self, network):
         if self.best is not None:
-            network.memory[:], averages = self.best
-            if averages is not None:
-                network.averaged_parameters[:] = averages
+            restore(network, self.best)
 
 
 class TimeLimit(KnownArguments, Callback):

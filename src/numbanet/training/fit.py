@@ -23,6 +23,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.op import DEFAULT_GROUP
 from numbanet.training import lbfgs
+from numbanet.training.averages import measured_network, refresh
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
@@ -143,9 +144,7 @@ def fit(
             progress = Progress(epochs, verbose)
             at_end.callback(progress.close)
         reuse_optimizer_state(network, optimizer)
-        measured = network
-        if optimizer.average and validation is not None:
-            measured = network.averaged()
+        measured = measured_network(network, optimizer) if validation is not None else network
         if rates is not None and not rates.any() and epochs:
             warnings.warn(
                 f"the learning rate is 0: {optimizer.learning_rate} has ended by epoch "
@@ -171,8 +170,7 @@ def fit(
             logs["loss"] += penalty
             if validation is not None:
                 if measured is not network:
-                    measured.memory[:] = network.memory
-                    measured.parameters = network.averaged_parameters
+                    refresh(measured, network)
                     penalty = measured.penalty_value(samples, batches)
                 logs |= _validate(measured, validation, loss, penalty)
             history.add(logs, time.perf_counter() - start)
@@ -349,14 +347,13 @@ def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> i
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0
     batches, done = -(-samples // trainer.plan.batch), 0
-    accumulate, steps_before = network.optimizer.accumulate, network.optimizer_steps
+    updates, steps_before = network.optimizer.updates, network.optimizer_steps
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
         reached = trainer.steps(
             network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
         )
-        updates = -(-reached // accumulate) if reached == batches else reached // accumulate
-        network.optimizer_steps = steps_before + updates
+        network.optimizer_steps = steps_before + updates(reached, batches)
         if reached < last:
             return reached
         done = reached

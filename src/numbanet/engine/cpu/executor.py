@@ -172,16 +172,22 @@ class _StepExecutor(Executor):
         return True
 
     def allocate_grads(self, *, keep: bool) -> None:
-        """Make room for all gradients, or for one task of each thread, or for both.
+        """Make room for all gradients, or for one task of each thread, or for both."""
+        needed = self.arrange_grads(keep=keep)
+        if self.grads.size < needed:
+            self.grads = allocate(needed, self.acts.dtype)
 
-        A thread needs its own where gradients of several batches are added up.
+    def arrange_grads(self, *, keep: bool) -> int:
+        """Write what lies in the memory of the gradients; the number of its elements.
+
+        A thread needs room of its own unless all gradients are kept, and even then where those of
+        several batches are added up.
         """
         buffered = not keep or self.call[CALL.accumulate] > 1
         n_kept = self.plan.n_params if keep else 0
         task_size = self.plan.task_size if buffered else 0
-        if self.grads.size < n_kept + task_size * self.plan.threads:
-            self.grads = allocate(n_kept + task_size * self.plan.threads, self.acts.dtype)
         self.call[CALL.n_kept], self.call[CALL.task_size] = n_kept, task_size
+        return n_kept + task_size * self.plan.threads
 
     def _run_stage(self, params, batch: int, stage: int, n_pieces: int) -> None:
         self.call[CALL.stage], self.call[CALL.n_pieces] = stage, n_pieces
