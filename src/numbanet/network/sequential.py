@@ -30,7 +30,7 @@ from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.nn.schedules import Schedule
 from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS, WEIGHTS
-from numbanet.plan.op import Op
+from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.training.fit import check_last_batch, fit
 from numbanet.training.rate_finder import LearningRates, find_learning_rate
 from numbanet.training.weights import class_weights, relative_weights, sample_weights
@@ -51,6 +51,7 @@ CONFIG_KEYS = {
     "feature_names",
     "target_name",
     "frozen",
+    "groups",
 }
 """What the description of a network in a file consists of."""
 INSTEAD = {
@@ -65,6 +66,7 @@ INSTEAD = {
 IN_THE_OPTIMIZER = "pass an optimizer with it, such as nn.Adam(learning_rate=0.001)"
 OF_FIT = {
     **dict.fromkeys(("lr", "learning_rate", "momentum", "weight_decay"), IN_THE_OPTIMIZER),
+    **dict.fromkeys(optimizers.AROUND, IN_THE_OPTIMIZER),
     **dict.fromkeys(("patience", "early_stopping"), "pass callbacks=nn.callbacks.EarlyStopping()"),
     **dict.fromkeys(
         ("dropout", "penalty", "l1", "l2", "alpha"), "it belongs to the network or its layers"
@@ -385,6 +387,31 @@ class Sequential(KnownArguments, KnownAttributes):
         """Train these layers again, by default all."""
         transfer.set_trainable(self, layers, True)
 
+    @property
+    def averaged_parameters(self) -> np.ndarray | None:
+        """The moving averages of all parameters, in their order; None where there are none.
+
+        They are the last part of the optimiser's state, of which this is a view.
+        """
+        n = self._parameters.size
+        return self.optimizer_state[-n:] if getattr(self.optimizer, "average", 0) else None
+
+    def averaged(self) -> "Sequential":
+        """Return a new network with the averaged parameters that fit with `average=` keeps.
+
+        Its buffers, such as a BatchNorm's running means, are those of this network. Raises
+        ValueError where the optimiser of the last fit averages nothing.
+        """
+        if self.averaged_parameters is None:
+            raise ValueError(
+                "the network has no averaged parameters: fit it with an optimizer that has an "
+                "average, such as nn.Adam(average=0.999)"
+            )
+        made = self[:]
+        made.parameters = self.averaged_parameters
+        made.feature_names, made.target_name = self.feature_names, self.target_name
+        return made
+
     def copy_weights(self, other, layers=None) -> None:
         """Copy parameters and buffers from the layers of another network.
 
@@ -580,7 +607,8 @@ class Sequential(KnownArguments, KnownAttributes):
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
         validation_data    (x, y), or a dict of x, y and, if need be, lengths and sample_weight:
-                           measured after every epoch
+                           measured after every epoch, with the averaged parameters where the
+                           optimizer has an `average`
         validation_split   instead: the fraction of the samples, from the end, to measure on
         scale_targets      True for targets far from 0 ± 1, such as prices: they are standardised
                            for training, by mean and deviation measured before the first epoch;
@@ -658,8 +686,8 @@ class Sequential(KnownArguments, KnownAttributes):
 
         The copy takes `steps` steps, at rates that grow geometrically from `lowest` to `highest`;
         it stops where the loss has become four times its lowest, or is no longer finite. This
-        network stays as it is. The other arguments are those of fit; of `optimizer` all but its
-        learning rate counts. `plotting.learning_rates` draws the result.
+        network stays as it is. The other arguments are those of fit; of `optimizer` all counts but
+        its learning rate, `accumulate` and `average`. `plotting.learning_rates` draws the result.
         """
         self._refuse_in_training("find_learning_rate")
         return find_learning_rate(
@@ -959,7 +987,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self.scales_targets = other.scales_targets
         self.optimizer_state = other.optimizer_state.copy()
         for built, source in zip(self.layers, other.layers, strict=True):
-            built.trainable = source.trainable
+            built.copy_settings(source)
         self.executors.clear()
 
     # --- files ---
@@ -986,6 +1014,11 @@ class Sequential(KnownArguments, KnownAttributes):
             "feature_names": list(self.feature_names),
             "target_name": self.target_name,
             "frozen": [k for k, built in enumerate(self.layers) if not built.trainable],
+            "groups": [
+                [k, built.learning_rate_factor, built.weight_decay]
+                for k, built in enumerate(self.layers)
+                if built.group != DEFAULT_GROUP
+            ],
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -997,7 +1030,7 @@ class Sequential(KnownArguments, KnownAttributes):
         }
         for name, values in self.target_scaling.buffers.items() if self.scales_targets else ():
             views[f"targets.{name}"] = values
-        names = getattr(self.optimizer, "state_names", ())
+        names = getattr(self.optimizer, "vectors", ())
         state = self.optimizer_state
         vectors = np.reshape(state, (-1, self.parameters.size)) if state.size else ()
         for name, vector in zip(names, vectors, strict=True):
@@ -1014,7 +1047,7 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, shape in self.target_scaling.buffer_shapes.items() if self.scales_targets else ():
             shapes[f"targets.{name}"] = shape
         n_parameters = sum(built.n_parameters for built in self.layers)
-        for name in getattr(optimizer, "state_names", ()):
+        for name in getattr(optimizer, "vectors", ()):
             shapes[f"optimizer.{name}"] = (n_parameters,)
         return shapes
 
@@ -1049,6 +1082,9 @@ class Sequential(KnownArguments, KnownAttributes):
             (network.target_name,) = names.checked([content["target_name"]], 1, "target_name")
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             network.freeze(*frozen) if frozen else None
+            for k, rate_factor, weight_decay in content["groups"]:
+                built = network.layers[fields.Count(0)(k, "every layer of groups")]
+                built.learning_rate_factor, built.weight_decay = rate_factor, weight_decay
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")
             if network.scales_targets:
@@ -1064,8 +1100,7 @@ class Sequential(KnownArguments, KnownAttributes):
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
         network.schedule_state = state
-        state_names = getattr(optimizer, "state_names", ())
-        vectors = [tensors[f"optimizer.{name}"] for name in state_names]
+        vectors = [tensors[f"optimizer.{name}"] for name in getattr(optimizer, "vectors", ())]
         network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])
         return network
 

@@ -90,7 +90,7 @@ def part(network, key) -> Any:
     made = type(network)(layers, chosen[0].input_shape, str(network.dtype), **options)
     copy_weights(made, network, {k: first + k for k in range(last - first)})
     for built, source in zip(made.layers, chosen, strict=True):
-        built.trainable = source.trainable
+        built.copy_settings(source)
     if last == len(network.layers):
         made.class_names = network.class_names
         made.scales_targets = network.scales_targets

@@ -81,7 +81,7 @@ def find_learning_rate(
     network = copy.deepcopy(network)
     loss = network.resolve_loss(loss)
     chosen = optimizers.optimizer(optimizer or network.optimizer or "adam")
-    chosen = replace(chosen, learning_rate=lowest)
+    chosen = replace(chosen, learning_rate=lowest, accumulate=1, average=0.0)
     network.learn_names(x, y)
     x, y, classes = network.check_data(x, y, loss)
     lengths = network.check_lengths(lengths, len(x))
@@ -102,7 +102,7 @@ def find_learning_rate(
         weighted=weights is not None,
     )
     reuse_optimizer_state(network, chosen)
-    trainer.set_attrs(chosen.attrs)
+    trainer.set_optimizer(chosen)
     trainer.bind(INPUTS, x)
     trainer.bind(TARGETS, y)
     trainer.bind(LENGTHS, lengths)
