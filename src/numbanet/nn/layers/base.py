@@ -80,6 +80,11 @@ class Layer(Description):
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+def reads_indices(layer: Layer) -> bool:
+    """Return whether a layer reads indices, which it checks, and has no gradient by them."""
+    return type(layer).check_inputs is not Layer.check_inputs
+
+
 def size(shape: Shape) -> int:
     """Return the number of elements in one sample of that shape."""
     return prod(shape)
