@@ -452,7 +452,7 @@ def test_what_cannot_be_pruned_is_refused_by_name(layers, shape, neurons, messag
         (lambda net: diagnostics.importance(net, X, Y, -1), "layer 5 is the last one"),
         (lambda net: diagnostics.importance(net, layer=4, by="weights"), "no weights follow"),
         (lambda net: diagnostics.excite(net, 0, 8), "unit 8: 0 Dense has 8, counted from 0"),
-        (lambda net: diagnostics.excite(recurrent(), 2, 0), "0 Embedding reads indices"),
+        (lambda net: diagnostics.excite(recurrent(), 2, 0), "0 Embedding has no derivative by"),
         (
             lambda net: diagnostics.calibration(net[:4], X, GENERATOR.random((90, 5))),
             "y has real targets",
@@ -655,6 +655,22 @@ def test_what_was_not_looked_at_is_said():
     assert "not looked at: learning rate (the network keeps no optimiser; train it first)" in text
     assert "gradients (fewer than two layers of weights are trained)" in text
     assert "overfitting (pass validation_data); rare classes (for classes)" in text
+
+
+def test_activations_inside_recurrent_layers_are_not_seen():
+    report = trained(recurrent(), 1, INDICES, INDICES[:, 0] % 3).diagnose(
+        INDICES, INDICES[:, 0] % 3
+    )
+    assert report.left_out[-1] == "activations inside layer 3 LSTM"
+
+
+def test_layers_that_cannot_be_trained_are_examined_without_gradients():
+    network = nn.Sequential([nn.Dense(4), nn.Step(), nn.Dense(3, "softmax")], 6)
+    assert "gradients (a step cannot be trained" in str(network.diagnose(X, Y))
+    one = trained(nn.Sequential([nn.BatchNorm(), nn.Dense(3, "softmax")], 6), 1)
+    assert "(BatchNorm needs at least 2 samples" in str(one.diagnose(X[:1], Y[:1]))
+    with pytest.raises(ValueError, match="validation x must have shape"):
+        one.diagnose(X, Y, validation_data=(X[:, :3], Y))
 
 
 def test_a_constant_column_of_zeros_counts_in_a_named_table():

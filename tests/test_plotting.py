@@ -383,7 +383,8 @@ def test_initialisers_and_calibration():
     net, x, y, *_ = measured()
     effect = nn.diagnostics.initializations(net, x, y, ["he", "normal"])
     left, right = plotting.initialization(effect).axes
-    np.testing.assert_allclose(left.get_lines()[1].get_ydata(), effect.deviation[1])
+    deviation = effect.deviation[:, effect.trained]
+    np.testing.assert_allclose(left.get_lines()[1].get_ydata(), deviation[1])
     np.testing.assert_allclose(right.get_lines()[0].get_ydata(), effect.gradient[0])
     found = nn.diagnostics.calibration(net, x, y)
     line = plotting.calibration(found).axes[0].get_lines()[1]

@@ -531,13 +531,14 @@ def learning_curve(curve):
 def initialization(found):
     """Draw what initialisers do, from `diagnostics.initializations`.
 
-    Left the deviation of each layer's outputs, right the norm of each layer's gradient.
+    Both of the layers with parameters: left the deviation of their outputs, before an activation,
+    right the norm of their gradients.
     """
     figure = new_figure(9.0, 3.4)
     left, right = figure.subplots(1, 2)
-    _lines(left, np.arange(len(found.names)), found.deviation.T, found.initializers)
-    _lines(right, found.trained, found.gradient.T, found.initializers)
-    for axes, values in ((left, found.deviation), (right, found.gradient)):
+    deviation = found.deviation[:, found.trained]
+    for axes, values in ((left, deviation), (right, found.gradient)):
+        _lines(axes, found.trained, values.T, found.initializers)
         _log_axis(axes, values)
         axes.locator_params(axis="x", integer=True)
     _plain_axes(left, "deviation of the outputs", "layer")

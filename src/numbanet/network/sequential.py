@@ -23,7 +23,7 @@ from numbanet.network import (
 from numbanet.nn import data, losses, metrics, optimizers
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
-from numbanet.nn.layers.base import Shape, reads_indices, size
+from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS
@@ -129,7 +129,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         scaling.check_layers(self.layers)
         built_layer.check_first(self.layers)
-        self._checks_inputs = reads_indices(self.layers[0].layer)
+        self._checks_inputs = checks_inputs(self.layers[0].layer)
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)

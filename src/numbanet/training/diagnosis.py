@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.nn import losses
-from numbanet.nn.layers.base import reads_indices
+from numbanet.nn.layers.base import checks_inputs
 
 SAMPLE_ROWS = 4096
 """Most rows that are looked at."""
@@ -139,10 +139,10 @@ class Run:
     def _scales_inputs(self) -> bool:
         """Whether a layer scales the inputs before the first one that has parameters.
 
-        Indices need no scale.
+        A layer that checks its inputs itself, as one of indices, needs none.
         """
         for built in self.network.layers:
-            if type(built.layer).__name__ in SCALING or reads_indices(built.layer):
+            if type(built.layer).__name__ in SCALING or checks_inputs(built.layer):
                 return True
             if built.n_parameters:
                 return False

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.network import names, scaling, transfer
+from numbanet.network.built_layer import RECURRENT
 from numbanet.network.insight.activity import Activities, activations
 from numbanet.network.insight.layerwise import has_matrix, layer_name
 from numbanet.network.insight.learning import batches, speeds
@@ -101,7 +102,7 @@ class Diagnosis:
 
 
 class _LeftOut(Exception):
-    """Why something cannot be examined."""
+    """Why something cannot be examined; layers without a derivative say so by a ValueError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ class _Case:
     own          the targets in their own unit
     value        the mean loss on them
     constant     that of the best constant prediction, or None
-    validation   (x, y) as given, or None
+    validation   checked x, y and whether y names classes; or None
     """
 
     network: Any
@@ -134,6 +135,9 @@ def diagnose(network, x, y, *, loss=None, validation_data=None) -> Diagnosis:
     """Examine a network on data; see Sequential.diagnose."""
     chosen = network.resolve_loss(loss)
     x, y, classes = network.check_data(x, y, chosen)
+    if validation_data is not None:
+        labels = ("validation x", "validation y")
+        validation_data = network.check_data(*validation_data, chosen, labels)
     network = copy.deepcopy(network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -162,8 +166,10 @@ def diagnose(network, x, y, *, loss=None, validation_data=None) -> Diagnosis:
             try:
                 findings += examine(case)
                 looked_at.append(name)
-            except _LeftOut as reason:
+            except (_LeftOut, ValueError) as reason:
                 left_out.append(f"{name} ({reason})")
+    hidden = [k for k, b in enumerate(network.layers) if isinstance(b.layer, RECURRENT)]
+    left_out += [f"activations inside layer {layer_name(network, k)}" for k in hidden]
     return Diagnosis(tuple(findings), tuple(looked_at), tuple(left_out))
 
 
@@ -412,9 +418,7 @@ def _overfitting(case: _Case) -> Iterator[Finding]:
     if case.validation is None:
         raise _LeftOut("pass validation_data")
     _baseline(case)
-    network, (x, y) = case.network, case.validation
-    x, y, classes = network.check_data(x, y, case.loss, ("validation x", "validation y"))
-    value = network.score(x, y, classes, case.loss)[0]
+    value = case.network.score(*case.validation, case.loss)[0]
     gap = (value - case.value) / case.constant if case.constant else 0.0
     if gap > OVERFIT_GAP:
         yield Finding(

@@ -7,8 +7,12 @@ import numpy as np
 from numbanet.io.fields import Real
 from numbanet.io.validation import check_inputs, check_int
 from numbanet.network.insight.importance import layer_number
-from numbanet.network.insight.layerwise import input_gradient, layer_name, unscaled_part
-from numbanet.nn.layers.base import reads_indices
+from numbanet.network.insight.layerwise import (
+    input_gradient,
+    is_differentiable,
+    layer_name,
+    unscaled_part,
+)
 
 SMALLEST_STEP = 1e-3
 """The search ends at steps below this part of the radius."""
@@ -43,7 +47,7 @@ def excite(network, layer, unit, *, around=None, radius=1.0, steps=200, seed=0) 
     seed          of the direction that it begins in
     The search goes along the sphere and halves its step where it does not rise; it finds a maximum
     near its start, not the largest of all. For a first dense layer it is the direction of the
-    unit's weights. Raises ValueError for layers without a derivative and for indices as inputs.
+    unit's weights. Raises ValueError for layers without a derivative.
     """
     k = layer_number(network, layer)
     part = unscaled_part(network, 0, k + 1)
@@ -52,9 +56,9 @@ def excite(network, layer, unit, *, around=None, radius=1.0, steps=200, seed=0) 
     n_units = part.output_shape[-1]
     if not 0 <= check_int(unit, "unit", 0) < n_units:
         raise ValueError(f"unit {unit}: {layer_name(network, k)} has {n_units}, counted from 0")
-    if reads_indices(part.layers[0].layer):
+    if not is_differentiable(part.layers[0]):
         raise ValueError(
-            f"{layer_name(network, 0)} reads indices, which have no gradient; "
+            f"layer {layer_name(network, 0)} has no derivative by its inputs; "
             "excite the layers behind it: network[1:]"
         )
     centre = np.zeros(part.input_shape) if around is None else around

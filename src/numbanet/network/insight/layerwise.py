@@ -6,7 +6,7 @@ import numpy as np
 
 from numbanet.network import embedded
 from numbanet.nn.layers import Activation
-from numbanet.nn.layers.base import reads_indices, size
+from numbanet.nn.layers.base import size
 
 HANDLE_ROWS = 64
 """Most samples in a call that takes a derivative."""
@@ -25,7 +25,7 @@ def layer_name(network, k: int) -> str:
 def has_matrix(built) -> bool:
     """Whether a layer multiplies its inputs by a matrix, `weights` (…, inputs, outputs)."""
     weights = built.parameters.get("weights")
-    return weights is not None and weights.ndim > 1 and not reads_indices(built.layer)
+    return weights is not None and weights.ndim > 1 and is_differentiable(built)
 
 
 def spaced(count: int, most: int) -> np.ndarray:
@@ -73,9 +73,9 @@ def input_gradient(network, x, dout) -> np.ndarray:
     return found.reshape(len(x), *network.input_shape)
 
 
-def is_differentiable(layer, shape) -> bool:
-    """Whether an error passes back through a layer."""
-    return all(op.backward is not None for op in layer.ops(shape))
+def is_differentiable(built) -> bool:
+    """Whether an error passes back through a layer; not where its inputs are indices."""
+    return all(op.backward is not None for op in built.layer.ops(built.input_shape))
 
 
 def slopes(network, k: int, z) -> np.ndarray | None:
@@ -84,8 +84,10 @@ def slopes(network, k: int, z) -> np.ndarray | None:
     None where the layer is no activation that treats every element alone, as a softmax, or has no
     derivative.
     """
-    layer, shape = network.layers[k].layer, network.layers[k].input_shape
-    if not (isinstance(layer, Activation) and layer.ops(shape) and is_differentiable(layer, shape)):
+    built, shape = network.layers[k], network.layers[k].input_shape
+    if not (
+        isinstance(built.layer, Activation) and built.layer.ops(shape) and is_differentiable(built)
+    ):
         return None
     part = unscaled_part(network, k, k + 1)
     some, mask = z[:2], np.arange(size(shape)).reshape(shape) % 2

@@ -80,8 +80,8 @@ class Layer(Description):
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def reads_indices(layer: Layer) -> bool:
-    """Return whether a layer reads indices, which it checks, and has no gradient by them."""
+def checks_inputs(layer: Layer) -> bool:
+    """Return whether a layer has conditions of its own on its inputs, as one that reads indices."""
     return type(layer).check_inputs is not Layer.check_inputs
 
 
