@@ -835,7 +835,7 @@ def test_a_model_is_diagnosed(folder):
     assert done("diagnose", "net", "three.npz") == (
         "no trouble found\n"
         "looked at: parameters and outputs, scale of the inputs, constant inputs, scale of the "
-        "targets, training, learning rate, saturation, dead units, gradients, overfitting, rare "
+        "targets, learning rate, training, saturation, dead units, gradients, overfitting, rare "
         "classes, loss of a constant prediction\n"
     )
     regression_file("line.npz")

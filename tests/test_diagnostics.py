@@ -683,6 +683,15 @@ def test_a_constant_column_of_zeros_counts_in_a_named_table():
     assert "1 of 6 columns of x never change: old" in found.what
 
 
+def test_a_training_that_diverged_is_examined():
+    network = nn.Sequential([nn.Standardize(), nn.Dense(8, "relu"), nn.Dense(1)], 6)
+    with pytest.raises(nn.DivergenceError):
+        trained(network, y=X[:, :1], optimizer=nn.SGD(1e6))
+    first, second, *_ = network.diagnose(X, X[:, :1]).findings
+    assert first.name == "learning rate too high" and "SGD(10000) instead of 1e+06" in first.advice
+    assert second.name == "untrained"
+
+
 def test_a_frozen_layer_and_a_schedule_are_examined():
     network = dense()
     network.freeze(0)
