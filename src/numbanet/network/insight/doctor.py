@@ -315,7 +315,7 @@ def _trial(network, matrices, data, loss, optimizer, rate: float) -> tuple[float
     """The mean loss after each of the first steps, and how far a step changes the weights.
 
     The latter is the median over layers of the root of the mean square over steps of |Δw| / |w|.
-    The loss is infinite where the training diverges, the change too where weights begin at 0.
+    Both are infinite where the training diverges, the latter too where weights begin at 0.
     """
     optimizer = replace(optimizer, learning_rate=rate)
     x, y = (np.concatenate(parts) for parts in zip(*data, strict=True))
@@ -329,8 +329,9 @@ def _trial(network, matrices, data, loss, optimizer, rate: float) -> tuple[float
         after = [network.layers[k].parameters["weights"] for k in matrices]
         squares.append([_change(a, b) ** 2 for a, b in zip(before, after, strict=True)])
         losses.append(network.evaluate(x, y, loss=loss)["loss"])
-    mean = float(np.nan_to_num(np.mean(losses), nan=np.inf))
-    return mean, float(np.median(np.sqrt(np.mean(squares, axis=0))))
+    if not np.isfinite(losses).all():
+        return np.inf, np.inf
+    return float(np.mean(losses)), float(np.median(np.sqrt(np.mean(squares, axis=0))))
 
 
 def _change(before, after) -> float:
