@@ -266,6 +266,8 @@ def test_importance_of_units_is_the_loss_without_them():
     found = diagnostics.importance(network, X, Y, layer=1, by="ablation")
     for unit in range(8):
         without = copy.deepcopy(network)
+        mean = network.outputs(X, 1)[:, unit].mean()
+        without.layers[2].bias += mean * without.layers[2].weights[unit]
         without.layers[2].weights[unit] = 0
         rise = without.evaluate(X, Y)["loss"] - network.evaluate(X, Y)["loss"]
         assert found.values[unit] == pytest.approx(rise, abs=1e-6)
@@ -277,6 +279,13 @@ def test_importance_of_pixels_and_channels():
     assert diagnostics.importance(network, IMAGES, y, 2, "ablation").values.shape == (4,)
     by_weights = diagnostics.importance(network, layer=4, by="weights")
     assert by_weights.values.shape == (5,) and (by_weights.values > 0).all()
+
+
+def test_bytes_are_replaced_by_their_mean():
+    network = nn.Sequential([nn.Rescale(1 / 255), nn.Dense(1, initializer="ones")], 2, "float64")
+    x = np.array([[0, 7], [255, 7]], "uint8")
+    found = diagnostics.importance(network, x, network.predict(x), by="ablation")
+    np.testing.assert_allclose(found.values, [0.25, 0], atol=1e-12)
 
 
 def test_a_unit_without_weights_does_not_matter():
@@ -375,6 +384,18 @@ def test_units_that_are_zero_can_go(kind):
     assert small.parameters.size < network.parameters.size
     for k, units in neurons.items():
         assert small.layers[k].output_shape[-1] == network.layers[k].output_shape[-1] - len(units)
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional", "global pooling"])
+def test_units_that_are_constant_can_go_with_data(kind):
+    make, neurons, x = PRUNABLE[kind]
+    network, units = make(), neurons[0]
+    network.layers[0].weights[..., units] = 0
+    network.layers[0].bias[units] = np.linspace(0.5, 0.9, len(units))
+    small = diagnostics.prune(network, neurons={0: units}, x=x)
+    np.testing.assert_allclose(small.predict(x), network.predict(x), rtol=1e-4, atol=1e-6)
+    without = diagnostics.prune(network, neurons={0: units})
+    assert np.abs(without.predict(x) - network.predict(x)).max() > 1e-3
 
 
 def test_the_least_important_units_go():

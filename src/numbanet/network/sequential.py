@@ -593,7 +593,7 @@ class Sequential(KnownArguments, KnownAttributes):
         validation_data   (x, y), to see overfitting
         The report shows itself, at a prompt and by print; `findings` are its data
         (`numbanet.diagnostics.Diagnosis`). Steps are tried on a copy: the network stays as it is.
-        Raises ValueError for data that do not fit.
+        Sequences count with all their steps. Raises ValueError for data that do not fit.
         """
         from numbanet.network.insight.doctor import diagnose
 

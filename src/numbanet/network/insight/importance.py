@@ -61,9 +61,10 @@ def importance(
     layer     None for the inputs; else a layer's number, as in `summary`: the units are those of
               its last axis, neurons or channels
     by        "permutation": how much the loss on x and y rises when the unit's values change places
-              among the samples, the mean of `repeats` times. "ablation": when an input is replaced
-              by its mean, or a unit's output by 0. "weights": the norm of the weights into a unit
-              times that of the weights out of it, in the next layer with weights; without x and y
+              among the samples, the mean of `repeats` times. "ablation": when they are replaced by
+              their mean, of a channel over all positions. "weights": the norm of the weights into
+              a unit times that of the weights out of it, in the next layer with weights; without x
+              and y
     seed      of the permutations
     Inputs that say the same stand in for one another, so that each of them alone seems unimportant.
     The inputs of images are pixels, with all their channels; of sequences, features at all steps.
@@ -79,6 +80,7 @@ def importance(
     repeats, seed = check_int(repeats, "repeats"), check_int(seed, "seed", 0)
     chosen = network.resolve_loss(loss)
     x, y, _ = checked(network, x, y, chosen)
+    x = x.astype(network.dtype) if x.dtype == np.uint8 else x  # bytes hold no means
     rest, name, pixels = network, "inputs", layer is None and len(network.input_shape) == 3
     if layer is not None:
         k = layer_number(network, layer)
@@ -93,22 +95,20 @@ def importance(
     rises = []
     for unit in np.ndindex(shape):
         place = (slice(None), *unit) if pixels else (..., *unit)
-        rises.append(_rise(rest, x, y, chosen, place, by, layer, base, repeats, generator))
+        rises.append(_rise(rest, x, y, chosen, place, by, base, repeats, generator))
     found = np.array(rises).reshape(*shape, -1)
     return Importance(name, by, found.mean(-1), found.std(-1), _names(network, layer, shape), base)
 
 
-def _rise(rest, x, y, loss, place, by, layer, base, repeats, generator) -> list[float]:
+def _rise(rest, x, y, loss, place, by, base, repeats, generator) -> list[float]:
     """How much the loss rises when the unit at `place` is changed, `repeats` times."""
     rises = []
     for _ in range(repeats if by == "permutation" else 1):
         changed = x.copy()
         if by == "permutation":
             changed[place] = x[generator.permutation(len(x))][place]
-        elif layer is None:
-            changed[place] = x[place].mean(axis=0)
         else:
-            changed[place] = 0
+            changed[place] = x[place].mean()
         rises.append(rest.evaluate(changed, y, loss=loss)["loss"] - base)
     return rises if by == "permutation" else rises * repeats
 

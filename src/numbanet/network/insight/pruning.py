@@ -13,6 +13,7 @@ import numpy as np
 
 from numbanet.io.fields import Real
 from numbanet.io.tables import Table
+from numbanet.io.validation import check_inputs
 from numbanet.network import transfer
 from numbanet.network.insight.importance import importance, layer_number
 from numbanet.network.insight.layerwise import has_matrix, layer_name, unscaled_part
@@ -36,9 +37,10 @@ def prune(network, keep=0.5, *, layers=None, neurons=None, by="weights", x=None,
               last one with weights
     neurons   instead of keep: a dict of the units to leave out by layer, {0: [3, 5]}
     by        how `importance` measures the units, with x, y and the loss: "weights" needs no data
-    The outputs are the same where the units left out give 0 for every input; train a few epochs
-    after leaving out others. The optimiser's state is not kept. Raises ValueError for layers that
-    cannot be pruned, or that do not work on fewer inputs, by name.
+    x         with it, the mean of every unit left out goes into the bias of the layer that reads it
+    The outputs are the same where the units left out give 0 for every input, or with x the same for
+    all of x; train a few epochs after leaving out others. The optimiser's state is not kept. Raises
+    ValueError for layers that cannot be pruned, or that do not work on fewer inputs, by name.
     """
     if neurons is None:
         keep = Real(above=0, most=1)(keep, "keep", "prune")
@@ -46,9 +48,11 @@ def prune(network, keep=0.5, *, layers=None, neurons=None, by="weights", x=None,
         neurons = {k: _least(network, k, keep, by, x, y, loss) for k in chosen}
     elif layers is not None:
         raise ValueError("pass layers or neurons, not both: neurons names its layers")
+    if x is not None:
+        x = check_inputs(x, network.input_shape, network.dtype)
     removed = {layer_number(network, k): units for k, units in neurons.items()}
     for k, units in removed.items():
-        network = _cut(network, k, _kept(network, k, units))
+        network = _cut(network, k, _kept(network, k, units), x)
     return network
 
 
@@ -88,8 +92,8 @@ def _kept(network, k: int, units) -> np.ndarray:
     return np.setdiff1d(np.arange(n), units)
 
 
-def _cut(network, k: int, kept: np.ndarray):
-    """The network with the units `kept` of layer k."""
+def _cut(network, k: int, kept: np.ndarray, x):
+    """The network with the units `kept` of layer k; x checked inputs, or None."""
     layers = [_plain(transfer.without_activation(built.layer)) for built in network.layers]
     tensors = [{**built.parameters, **built.buffers} for built in network.layers]
     layers[k] = replace(layers[k], **{UNITS[type(layers[k])]: len(kept)})
@@ -102,6 +106,8 @@ def _cut(network, k: int, kept: np.ndarray):
         tensors[j] = {**part.layers[0].parameters, **part.layers[0].buffers}
         read = part.output_shape == network.layers[j].output_shape
         if read:
+            if x is not None and "bias" in tensors[j]:
+                tensors[j]["bias"] += _mean_left_out(network, j, kept, x)
             break
         kept = _behind(network.layers[j], kept)
         shape = part.output_shape
@@ -167,6 +173,22 @@ def _narrowed(network, j: int, layer, shape, kept: np.ndarray):
             f"{refused}: its outputs mix them; prune a layer behind it, or name other layers"
         )
     return part
+
+
+def _mean_left_out(network, j: int, kept: np.ndarray, x) -> np.ndarray | float:
+    """What the inputs of layer j that are left out add to its outputs in the mean, (units,).
+
+    0 for a layer that does not add its inputs up, as a recurrent one.
+    """
+    whole, z = unscaled_part(network, j, j + 1), network[:j].predict(x)
+    mean = z.mean(axis=tuple(range(z.ndim - 1)), dtype=np.float64)
+    mean[kept] = 0
+    at = np.stack([np.broadcast_to(n * mean, whole.input_shape) for n in (0, 1, 2)])
+    nothing, once, twice = whole.predict(at.astype(network.dtype)).astype(np.float64)
+    limit = TOLERANCE * np.abs(twice).max()
+    if not np.allclose(twice - nothing, 2 * (once - nothing), rtol=0, atol=limit):
+        return 0.0
+    return (once - nothing).reshape(-1, once.shape[-1]).mean(axis=0)
 
 
 def _taken(values: np.ndarray, shape, kept: np.ndarray) -> np.ndarray:
