@@ -467,6 +467,7 @@ def test_what_cannot_be_pruned_is_refused_by_name(layers, shape, neurons, messag
     [
         (lambda net: diagnostics.prune(net, 0), "keep must be"),
         (lambda net: diagnostics.prune(net, layers=[0], neurons={0: [1]}), "not both"),
+        (lambda net: diagnostics.prune(net, neurons={}), "no layer is named"),
         (lambda net: diagnostics.prune(net[4:]), "nothing can be pruned"),
         (lambda net: diagnostics.importance(net, X, Y, by="permutations"), "did you mean 'permu"),
         (lambda net: diagnostics.importance(net), "measured on data: pass x and y"),

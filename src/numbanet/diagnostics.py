@@ -17,7 +17,7 @@ from numbanet.network.insight.activity import (
     weights,
 )
 from numbanet.network.insight.calibration import Calibration, calibration
-from numbanet.network.insight.doctor import Diagnosis, Finding, diagnose
+from numbanet.network.insight.doctor import Diagnosis, Finding
 from numbanet.network.insight.excitation import Excitation, excite
 from numbanet.network.insight.importance import Importance, importance
 from numbanet.network.insight.initialization import InitializationEffect, initializations
@@ -47,7 +47,6 @@ __all__ = [
     "activations",
     "calibration",
     "compare",
-    "diagnose",
     "excite",
     "importance",
     "initializations",

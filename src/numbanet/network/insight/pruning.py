@@ -48,6 +48,8 @@ def prune(network, keep=0.5, *, layers=None, neurons=None, by="weights", x=None,
         neurons = {k: _least(network, k, keep, by, x, y, loss) for k in chosen}
     elif layers is not None:
         raise ValueError("pass layers or neurons, not both: neurons names its layers")
+    if not neurons:
+        raise ValueError("no layer is named: neurons is a dict of units by layer, {0: [3, 5]}")
     if x is not None:
         x = check_inputs(x, network.input_shape, network.dtype)
     removed = {layer_number(network, k): units for k, units in neurons.items()}
