@@ -150,7 +150,8 @@ def reference_fit(
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
     params = net.memory.copy()
-    state = np.zeros(len(optimizer.state_names) * net.parameters.size, net.dtype)
+    state = optimizer.initial_state(net.parameters)
+    updates = -(-batches // optimizer.accumulate)
     losses = []
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
@@ -172,7 +173,7 @@ def reference_fit(
             weights=weights,
             penalty_factors=penalty_factors,
         )
-        engine.steps(params, state, samples, 0, batches, epoch * batches)
+        engine.steps(params, state, samples, 0, batches, epoch * updates)
         losses.append(engine.metric_sums[0] / samples)
     return params, state, losses
 

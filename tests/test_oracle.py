@@ -118,9 +118,9 @@ def test_a_hundred_steps_are_those_of_torch(name):
     train_both(*OPTIMIZERS[name])
 
 
-def train_both(ours, theirs, schedule=None):
+def train_both(ours, theirs, schedule=None, net=None):
     """Train one network by both for 20 epochs of 5 batches."""
-    net, (x, y) = classifier(), data()
+    net, (x, y) = classifier() if net is None else net, data()
     parameters = torch_parameters(net)
     before, stepper = net.parameters.copy(), theirs(parameters)
     scheduler = schedule(stepper) if schedule else None
@@ -137,6 +137,112 @@ def train_both(ours, theirs, schedule=None):
     assert net.optimizer_steps == 100
     assert np.abs(net.parameters - before).max() > 0.01
     np.testing.assert_allclose(net.parameters, flat(parameters), rtol=1e-9, atol=1e-12)
+
+
+# --- around the update -------------------------------------------------------------------------
+
+
+def clip_value(most):
+    return lambda parameters: torch.nn.utils.clip_grad_value_(parameters, most)
+
+
+def clip_norm(most):
+    return lambda parameters: torch.nn.utils.clip_grad_norm_(parameters, most)
+
+
+STEERED = {
+    "clipped values": (
+        nn.SGD(0.2, momentum=0.5, clip_value=0.02),
+        lambda p: torch.optim.SGD(p, 0.2, momentum=0.5),
+        clip_value(0.02),
+    ),
+    "clipped norm": (
+        nn.SGD(0.2, momentum=0.5, clip_norm=0.1),
+        lambda p: torch.optim.SGD(p, 0.2, momentum=0.5),
+        clip_norm(0.1),
+    ),
+    "a norm that is rarely too large": (
+        nn.Adam(0.02, clip_norm=0.25),
+        lambda p: torch.optim.Adam(p, 0.02),
+        clip_norm(0.25),
+    ),
+    "two batches": (nn.Adam(0.02, accumulate=2), lambda p: torch.optim.Adam(p, 0.02), None),
+    "an epoch": (nn.SGD(0.5, accumulate=9), lambda p: torch.optim.SGD(p, 0.5), None),
+    "averages": (nn.Adam(0.02, average=0.9), lambda p: torch.optim.Adam(p, 0.02), None),
+    "all of it": (
+        nn.AdamW(0.02, clip_norm=0.15, accumulate=3, average=0.8),
+        lambda p: torch.optim.AdamW(p, 0.02, weight_decay=0.01),
+        clip_norm(0.15),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEERED)
+def test_a_hundred_batches_with_clipping_accumulation_and_averages_are_those_of_torch(name):
+    """Gradients of `accumulate` batches, or of the rest of an epoch, are averaged."""
+    ours, theirs, clip = STEERED[name]
+    net, (x, y) = classifier(), data()
+    parameters = torch_parameters(net)
+    stepper, before = theirs(parameters), net.parameters.copy()
+    averages = [one.detach().clone() for one in parameters]
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(ours.average)
+    clipped, updates = 0, 0
+    for epoch in range(20):
+        shuffled = epoch_permutation(net.seed, epoch, SAMPLES).reshape(5, 10)
+        for first in range(0, 5, ours.accumulate):
+            group = shuffled[first : first + ours.accumulate]
+            stepper.zero_grad()
+            for here in group:
+                loss = cross_entropy(parameters, tensor(x[here]), torch.tensor(y[here]))
+                (loss / len(group)).backward()
+            if clip is not None:
+                whole = flat([one.grad for one in parameters])
+                clip(parameters)
+                clipped += not np.array_equal(whole, flat([one.grad for one in parameters]))
+            stepper.step()
+            average(averages, [one.detach() for one in parameters], 1)
+            updates += 1
+    net.fit(x, y, optimizer=ours, batch_size=10, epochs=20)
+    assert net.optimizer_steps == updates
+    assert np.abs(net.parameters - before).max() > 0.01
+    assert clip is None or clipped > 5
+    np.testing.assert_allclose(net.parameters, flat(parameters), rtol=1e-9, atol=1e-12)
+    if ours.average:
+        expected = flat(averages)
+        np.testing.assert_allclose(net.averaged_parameters, expected, rtol=1e-9, atol=1e-12)
+        assert np.abs(expected - net.parameters).max() > 1e-3
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_rates_and_decays_of_layers_are_the_parameter_groups_of_torch(scheduled):
+    rate = nn.schedules.Exponential(0.02, 0.9) if scheduled else 0.02
+    schedule = torch.optim.lr_scheduler.ExponentialLR
+
+    def grouped(parameters):
+        groups = [
+            {"params": parameters[:2], "lr": 0.002, "weight_decay": 0.5},
+            {"params": parameters[2:], "weight_decay": 0.1},
+        ]
+        return torch.optim.AdamW(groups, 0.02)
+
+    def with_groups():
+        net = classifier()
+        net.layers[0].learning_rate_factor, net.layers[0].weight_decay = 0.1, 0.5
+        return net
+
+    train_both(
+        nn.AdamW(rate, weight_decay=0.1),
+        grouped,
+        (lambda o: schedule(o, gamma=0.9**0.2)) if scheduled else None,
+        with_groups(),
+    )
+
+
+def test_the_decay_of_layers_is_decoupled_from_momentum():
+    net = classifier()
+    for built in net.layers:
+        built.weight_decay = 0.3
+    train_both(nn.Adam(0.02), lambda p: torch.optim.AdamW(p, 0.02, weight_decay=0.3), net=net)
 
 
 def test_l2_is_the_weight_decay_of_torch_on_weights_alone():

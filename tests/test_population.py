@@ -74,6 +74,42 @@ def test_each_network_learns_as_if_it_were_alone(build, threads):
         assert histories[k].history == history.history
 
 
+STEERED = [
+    nn.SGD(0.2, clip_value=0.05),
+    nn.SGD(0.1, momentum=0.9, clip_norm=0.2),
+    nn.SGD(0.1, momentum=0.9, clip_norm=0.4),
+    nn.Adam(0.02, accumulate=4),
+    nn.AdamW(nn.schedules.Exponential(0.02, 0.9), clip_norm=0.1, accumulate=5, average=0.9),
+    nn.Adam(0.02, average=0.8),
+    nn.Adam(0.02),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_happens_around_an_update_is_that_of_a_network_alone(threads, monkeypatch):
+    monkeypatch.setattr(nn.network.population, "CALL_SECONDS", 1e-9)
+    monkeypatch.setattr(nn.network.population, "STEPS_PER_VISIT", 1)
+
+    def build():
+        networks = [network(k, penalty=nn.L2(0.1)) for k in range(len(STEERED))]
+        for k in (0, 6):
+            networks[k].layers[0].learning_rate_factor = 0.5
+            networks[k].layers[2].weight_decay = 0.1
+        return networks
+
+    options = {"validation_data": (X[:30], LABELS[:30]), "epochs": 6, "batch_size": 8}
+    population, patience = nn.Population(build()), [None, None, None, 2, 2, 2, 2]
+    histories = population.fit(
+        X, LABELS, optimizer=STEERED, patience=patience, threads=threads, **options
+    )
+    for k, alone in enumerate(build()):
+        stop = nn.callbacks.EarlyStopping(patience=2) if patience[k] else None
+        history = alone.fit(X, LABELS, optimizer=STEERED[k], callbacks=stop, verbose=0, **options)
+        same(population.member(k), alone)
+        for name, values in history.history.items():
+            assert histories[k].history[name] == pytest.approx(values, rel=1e-6)
+
+
 def test_images_and_further_epochs():
     population, labels = nn.Population([image_network(k) for k in range(3)]), np.arange(40) % 3
     population.fit(IMAGES, labels, epochs=2, batch_size=8)

@@ -183,6 +183,199 @@ def test_lbfgs_takes_all_samples_and_stops_when_told():
     assert net.parameters.tobytes() == before.tobytes()
 
 
+# --- around the update -------------------------------------------------------------------------
+
+
+def test_lbfgs_refuses_layers_with_a_rate_or_a_decay_of_their_own():
+    net = network()
+    net.layers[2].learning_rate_factor = 0.5
+    with pytest.raises(ValueError, match="no decay, layer 2 has one of its own; set its learning"):
+        fit(net, *data(), optimizer="lbfgs", batch_size=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_value": 0}, "SGD: clip_value must be a finite number above 0, got 0"),
+        ({"clip_norm": -1.0}, "clip_norm must be a finite number above 0"),
+        ({"clip_norm": float("inf")}, "clip_norm must be a finite number above 0"),
+        ({"clip_norm": 1, "clip_value": 1}, "SGD: pass clip_value or clip_norm, not both"),
+        ({"accumulate": 0}, "accumulate must be an integer of at least 1"),
+        ({"accumulate": 1.5}, "accumulate must be an integer"),
+        ({"average": 1.0}, "average must be below 1"),
+        ({"average": -0.1}, "average must be a finite number of at least 0"),
+    ],
+)
+def test_what_an_optimizer_cannot_do_around_an_update(options, message):
+    with pytest.raises(ValueError, match=message):
+        nn.SGD(0.1, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(nn.SGD):
+    """An optimiser of the user's, with a hyper-parameter of its own."""
+
+    extra: float = 0.5
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, Own])
+def test_accumulated_batches_are_one_large_batch(kind):
+    x, y = data()
+    nets = [network(dtype="float64") for _ in range(2)]
+    fit(nets[0], x, y, optimizer=kind(0.3, accumulate=3), batch_size=10, epochs=2)
+    fit(nets[1], x, y, optimizer=kind(0.3), batch_size=30, epochs=2)
+    np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, rtol=1e-12, atol=1e-14)
+    assert nets[0].optimizer_steps == nets[1].optimizer_steps == 4
+
+
+def test_a_gradient_that_is_short_enough_is_not_clipped():
+    x, y = data()
+    nets = [network() for _ in range(2)]
+    fit(nets[0], x, y, optimizer=nn.SGD(0.1, clip_norm=1e6), epochs=2)
+    fit(nets[1], x, y, optimizer=nn.SGD(0.1), epochs=2)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_the_norm_is_that_of_all_layers_that_are_trained():
+    x, y = data()
+    for frozen in ([], [0]):
+        net = network(dtype="float64", penalty=nn.L2(0.1))
+        net.freeze(*frozen) if frozen else None
+        before, gradient = net.parameters.copy(), net.gradient(x, y, training=True)
+        fit(net, x, y, optimizer=nn.SGD(1.0, clip_norm=0.01), batch_size=None)
+        expected = before - gradient * 0.01 / (np.linalg.norm(gradient) + 1e-6)
+        np.testing.assert_allclose(net.parameters, expected, rtol=1e-12)
+
+
+def test_an_epoch_that_is_interrupted_between_two_batches_begins_again(monkeypatch):
+    x, y = data()
+    optimizer = nn.Adam(0.01, accumulate=4, clip_norm=0.1)
+    expected, net = network(), network()
+    fit(expected, x, y, optimizer=optimizer, shuffle=False)
+    steps, called = executor.TrainingExecutor.steps, []
+
+    def interrupted(self, *args):
+        called.append(args)
+        if len(called) == 3:
+            raise KeyboardInterrupt
+        return steps(self, *args)
+
+    monkeypatch.setattr(executor.TrainingExecutor, "steps_per_call", lambda self: 1)
+    monkeypatch.setattr(executor.TrainingExecutor, "steps", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, x, y, optimizer=optimizer, shuffle=False)
+    assert net.optimizer_steps == 0 and net.parameters.tobytes() == network().parameters.tobytes()
+    fit(net, x, y, optimizer=optimizer, shuffle=False)
+    assert net.parameters.tobytes() == expected.parameters.tobytes()
+    assert net.optimizer_steps == 2
+
+
+AVERAGING = nn.SGD(0.3, momentum=0.5, average=0.9)
+
+
+def test_averages_are_measured_in_fit_and_make_a_network():
+    x, y = data()
+    layers = [nn.Dense(7), nn.BatchNorm(), nn.Dense(3, activation="softmax")]
+    net = nn.Sequential(layers, 4, penalty=nn.L2(0.1))
+    net.class_names, net.feature_names = ["a", "b", "c"], list("abcd")
+    history = fit(net, x, y, optimizer=AVERAGING, epochs=2, validation_data=(x[:20], y[:20]))
+    before = net.memory.copy(), net.optimizer_state.copy()
+    averaged = net.averaged()
+    assert averaged.parameters.tobytes() == net.averaged_parameters.tobytes()
+    assert averaged.layers[1].buffers["mean"].tobytes() == net.layers[1].buffers["mean"].tobytes()
+    assert (averaged.class_names, averaged.feature_names) == (net.class_names, net.feature_names)
+    measured = averaged.evaluate(x[:20], y[:20])
+    assert history.history["val_accuracy"][-1] == measured["accuracy"]
+    loss = measured["loss"] + averaged.penalty_value(60, 8)
+    assert history.history["val_loss"][-1] == pytest.approx(loss, rel=1e-6)
+    assert measured["loss"] != net.evaluate(x[:20], y[:20])["loss"]
+    averaged.fit(x, y, verbose=0)
+    assert np.array_equal(net.memory, before[0]) and np.array_equal(net.optimizer_state, before[1])
+
+
+def test_a_network_without_averages_says_how_to_get_some():
+    net = network()
+    for optimizer in (None, nn.SGD(0.1)):
+        if optimizer is not None:
+            fit(net, *data(), optimizer=optimizer)
+        assert net.averaged_parameters is None
+        with pytest.raises(ValueError, match=r"has no averaged parameters: .*average=0.999"):
+            net.averaged()
+
+
+def test_averages_change_nothing_else():
+    x, y = data()
+    nets = [network() for _ in range(2)]
+    fit(nets[0], x, y, optimizer=AVERAGING, epochs=3)
+    fit(nets[1], x, y, optimizer=dataclasses.replace(AVERAGING, average=0), epochs=3)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_averages_that_begin_later_begin_with_the_parameters():
+    x, y = data()
+    net, other = network(), network()
+    for one in (net, other):
+        fit(one, x, y, optimizer=dataclasses.replace(AVERAGING, average=0), epochs=2)
+    velocity = net.optimizer_state.copy()
+    fit(net, x, y, optimizer=AVERAGING, epochs=0)
+    assert net.averaged_parameters.tobytes() == other.parameters.tobytes()
+    assert np.array_equal(net.optimizer_state[: velocity.size], velocity)
+    fit(net, x, y, optimizer=AVERAGING)
+    fit(other, x, y)
+    assert net.optimizer_steps == 24 and not np.array_equal(net.averaged_parameters, net.parameters)
+    fit(net, x, y, optimizer=dataclasses.replace(AVERAGING, average=0), epochs=0)
+    assert net.optimizer_state.size == velocity.size and net.averaged_parameters is None
+
+
+def test_the_averages_of_a_frozen_layer_are_its_parameters():
+    x, y = data()
+    net = network()
+    fit(net, x, y, optimizer=AVERAGING)
+    net.layers[0].weights = 0.25
+    net.freeze(0)
+    fit(net, x, y, optimizer=AVERAGING)
+    assert (net.averaged().layers[0].weights == 0.25).all()
+    assert (net.averaged().layers[2].weights != net.layers[2].weights).any()
+
+
+def test_averages_after_divergence_are_the_parameters_again():
+    x, _ = data()
+    net = network(last=None, outputs=2)
+    with pytest.raises(nn.DivergenceError):
+        fit(net, x, x[:, :2], epochs=5, optimizer=nn.SGD(1e38, average=0.9))
+    assert net.averaged_parameters.tobytes() == net.parameters.tobytes()
+
+
+def test_early_stopping_restores_the_averages_of_the_best_epoch():
+    x, y = data()
+    net, seen = network(), []
+    options = {"validation_data": (x[:20], y[:20]), "epochs": 5, "optimizer": AVERAGING}
+    values = iter([0.5, 0.2, 0.7, 0.8, 0.9])
+
+    def watch(epoch, logs, network):
+        logs["val_loss"] = next(values)
+        seen.append((network.memory.copy(), network.averaged_parameters.copy()))
+
+    fit(net, x, y, callbacks=[watch, EarlyStopping(patience=9)], **options)
+    assert np.array_equal(net.memory, seen[1][0])
+    assert np.array_equal(net.averaged_parameters, seen[1][1])
+    assert not np.array_equal(seen[1][1], seen[4][1])
+
+
+def test_an_executor_of_other_options_is_not_used_again():
+    x, y = data()
+    plain = nn.SGD(0.1)
+    for changed, factor in ((nn.SGD(0.1, clip_value=0.01), 1), (plain, 0.5)):
+        net, fresh = network(), network()
+        fit(net, x, y, optimizer=nn.SGD(0.0), shuffle=False)
+        for one in (net, fresh):
+            one.layers[0].learning_rate_factor = factor
+            fit(one, x, y, optimizer=changed, shuffle=False)
+        assert net.parameters.tobytes() == fresh.parameters.tobytes()
+        fit(other := network(), x, y, optimizer=plain, shuffle=False)
+        assert net.parameters.tobytes() != other.parameters.tobytes()
+
+
 def test_a_weight_stands_for_so_many_copies_of_a_sample():
     x, y = data(60)
     weights = np.random.default_rng(1).integers(0, 4, 60)

@@ -24,6 +24,7 @@ from examples import (
     loss_named,
     named,
     network,
+    set_groups,
     targets,
 )
 from numbanet.backend.cuda import driver
@@ -116,6 +117,18 @@ def test_steps_agree_for_every_optimizer(optimizer, mode):
     before = nets[0].memory.copy()
     for net in nets:
         net.fit(x, y, loss=LOSS.loss, optimizer=OPTIMIZERS[optimizer], batch_size=6, epochs=2)
+    close(nets[1].memory - before, nets[0].memory - before, 1e-9)
+    close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw, all of it"])
+def test_layers_with_rates_and_decays_of_their_own_agree(optimizer, mode):
+    example, chosen = example_named("two dense layers"), OPTIMIZERS[optimizer]
+    nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 9), targets(LOSS, 9)
+    before = nets[0].memory.copy()
+    for net in nets:
+        set_groups(net)
+        net.fit(x, y, loss=LOSS.loss, optimizer=chosen, batch_size=3, epochs=2)
     close(nets[1].memory - before, nets[0].memory - before, 1e-9)
     close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
 

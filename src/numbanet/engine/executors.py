@@ -41,14 +41,17 @@ class TrainingExecutor(Executor, Protocol):
     metric_sums: np.ndarray
     correct_op: Op | None
 
-    def set_attrs(self, values) -> None:
+    def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
 
     def steps_per_call(self) -> int:
         """How many steps the next call should take, so that Ctrl-C and progress are never far."""
 
     def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
-        """Take steps first … last − 1 of an epoch and return how far it came."""
+        """Take batches first … last − 1 of an epoch and return how far it came.
+
+        steps_done   updates before: an epoch's begin with its first batch
+        """
 
 
 class GradientExecutor(Executor, Protocol):
@@ -126,9 +129,9 @@ class ExecutorCache:
             self.executors[key] = build()
         return self.executors[key]
 
-    def _trainable(self) -> tuple[bool, ...]:
-        """Which layers are trained."""
-        return tuple(built.trainable for built in self.network.layers)
+    def _settings(self) -> tuple:
+        """Which layers are trained, and how."""
+        return tuple((built.trainable, built.group) for built in self.network.layers)
 
     def training(
         self,
@@ -175,10 +178,11 @@ class ExecutorCache:
 
         key = (
             "training",
-            self._trainable(),
+            self._settings(),
             loss,
             type(optimizer),
             optimizer.update,
+            *optimizer.around.items(),
             x.dtype,
             y.dtype,
             classes,
@@ -210,8 +214,8 @@ class ExecutorCache:
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
-        trainable = self._trainable() if training else ()
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted, trainable)
+        settings = self._settings() if training else ()
+        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted, settings)
         return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:

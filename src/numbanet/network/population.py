@@ -27,6 +27,7 @@ from numbanet.network.ensemble import Ensemble
 from numbanet.network.sequential import Sequential
 from numbanet.nn import optimizers
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
+from numbanet.training.averages import Snapshot, measured_network, refresh, restore, snapshot
 from numbanet.training.fit import check_last_batch, epoch_permutation, reuse_optimizer_state
 from numbanet.training.history import History
 from numbanet.training.progress import VERBOSE, Progress
@@ -348,6 +349,7 @@ class MemberRun:
     patience                epochs without an improvement after which it stops, or None
     end                     its epoch when all are done
     best, since             its best loss, and the epochs since then
+    measured                the network that validation data are measured on
     """
 
     network: Sequential
@@ -364,7 +366,8 @@ class MemberRun:
     stopped: str = ""
     best: float = np.inf
     since: int = 0
-    best_memory: np.ndarray | None = None
+    best_snapshot: Snapshot | None = None
+    measured: Any = None
 
     @property
     def batches(self) -> int:
@@ -389,7 +392,7 @@ class MemberRun:
             return
         if value < self.best - (min_delta if np.isfinite(self.best) else 0):
             self.best, self.since = value, 0
-            self.best_memory = self.network.memory.copy() if restore_best else None
+            self.best_snapshot = snapshot(self.network) if restore_best else None
         else:
             self.since += 1
         if self.since >= self.patience and self.since:
@@ -427,9 +430,10 @@ def _executors(runs: list[MemberRun], build) -> list:
     executors = []
     for number, run in enumerate(runs):
         config = run.network.to_config()
-        parts = [config[name] for name in ("layers", "penalty", "frozen", "scales_targets")]
+        same = "layers", "penalty", "frozen", "groups", "scales_targets"
+        parts = [config[name] for name in same]
         rows = None if run.validation_rows is None else len(run.validation_rows)
-        kind = type(run.optimizer).__qualname__, id(run.optimizer.update)
+        kind = type(run.optimizer).__qualname__, id(run.optimizer.update), run.optimizer.around
         key = json.dumps([parts, run.batch, run.samples, rows, kind])
         if key not in found:
             with _naming(number):
@@ -462,7 +466,7 @@ class _Training:
             )
 
         executors = _executors(runs, build)
-        self.members = Members(executors, train, threads, [run.optimizer.attrs for run in runs])
+        self.members = Members(executors, train, threads, [run.optimizer for run in runs])
         self.addresses = np.array([run.network.memory.ctypes.data for run in runs])
         self.flops = np.array([3.0 * run.network.executors.flops * run.batch for run in runs])
         self.seconds_per_flop, self.calls = 1 / SURE_FLOPS, 0
@@ -495,7 +499,9 @@ class _Training:
             chosen, last = self._share(pending, done, batches)
             reached = self._call(chosen, done[chosen], last)
             for k, was, now, wanted in zip(chosen, done[chosen], reached, last, strict=True):
-                self.runs[k].network.optimizer_steps += int(now - was)
+                run = self.runs[k]
+                updates = [run.optimizer.updates(int(n), run.batches) for n in (was, now)]
+                run.network.optimizer_steps += updates[1] - updates[0]
                 if now < wanted:
                     diverged.append(k)
             done[chosen] = last
@@ -510,18 +516,23 @@ class _Training:
         for k in diverged:
             network = self.runs[k].network
             network.memory[:] = snapshots[k]
-            network.optimizer_state[:] = 0
+            network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
             network.optimizer_steps = 0
         return diverged
 
     def _share(self, pending, done, batches) -> tuple[list[int], np.ndarray]:
-        """Which networks the next call takes how far, so that it lasts about CALL_SECONDS."""
+        """Which networks the next call takes how far, so that it lasts about CALL_SECONDS.
+
+        A call ends with an update: gradients are not kept for another one.
+        """
         budget = CALL_SECONDS * self.members.workers
         chosen, last, planned = [], [], 0.0
         for k in pending:
             step = self.flops[k] * self.seconds_per_flop
             steps = max(STEPS_PER_VISIT, int(budget / len(pending) / step))
-            steps = int(min(steps, batches[k] - done[k], max(1, budget / step)))
+            accumulate = self.runs[k].optimizer.accumulate
+            steps = -(-int(min(steps, max(1, budget / step))) // accumulate) * accumulate
+            steps = int(min(steps, batches[k] - done[k]))
             chosen.append(k)
             last.append(done[k] + steps)
             planned += steps * step
@@ -531,7 +542,10 @@ class _Training:
 
     def _call(self, chosen: list[int], first: np.ndarray, last: np.ndarray) -> np.ndarray:
         runs = [self.runs[k] for k in chosen]
-        self.members.calls[chosen, CALL.steps_done] = [run.network.optimizer_steps for run in runs]
+        self.members.calls[chosen, CALL.steps_done] = [
+            run.network.optimizer_steps - now // run.optimizer.accumulate
+            for run, now in zip(runs, first, strict=True)
+        ]
         samples = [run.samples for run in runs]
         began = time.perf_counter()
         reached = self.members.run(chosen, self.addresses[chosen], samples, first, last)
@@ -576,7 +590,10 @@ def _evaluation(
         kinds = x.dtype, targets[0].dtype
         return run.network.executors.evaluation(loss, *kinds, classes, samples, 1)
 
-    memories = [run.network.memory for run in runs]
+    memories = []
+    for run in runs:
+        run.measured = measured_network(run.network, run.optimizer)
+        memories.append(run.measured.memory)
     rows = [run.validation_rows for run in runs]
     return _Evaluation(memories, _executors(runs, build), x, targets, rows, threads)
 
@@ -604,12 +621,16 @@ def _train(
                 runs[k].network.epoch += 1
             measured = {"": training.members.sums[active] / [[runs[k].samples] for k in active]}
             if evaluation is not None:
+                for k in active:
+                    refresh(runs[k].measured, runs[k].network)
                 measured["val_"] = evaluation(active)
             seconds = time.perf_counter() - start
             for place, k in enumerate(active):
                 run = runs[k]
                 penalty, logs = run.network.penalty_value(run.samples, run.batches), {}
                 for prefix, values in measured.items():
+                    if prefix and run.measured is not run.network:
+                        penalty = run.measured.penalty_value(run.samples, run.batches)
                     logs[prefix + "loss"] = float(values[place, 0]) + penalty
                     if classes:
                         logs[prefix + "accuracy"] = float(values[place, 1])
@@ -621,8 +642,8 @@ def _train(
     finally:
         progress.close()
         for run in runs:
-            if run.best_memory is not None:
-                run.network.memory[:] = run.best_memory
+            if run.best_snapshot is not None:
+                restore(run.network, run.best_snapshot)
 
 
 # --- checks -----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS
-from numbanet.plan.op import Op
+from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.training.fit import check_last_batch, fit
 
 CONFIG_KEYS = {
@@ -46,6 +46,7 @@ CONFIG_KEYS = {
     "feature_names",
     "target_name",
     "frozen",
+    "groups",
 }
 """What the description of a network in a file consists of."""
 INSTEAD = {
@@ -60,6 +61,7 @@ INSTEAD = {
 IN_THE_OPTIMIZER = "pass an optimizer with it, such as nn.Adam(learning_rate=0.001)"
 OF_FIT = {
     **dict.fromkeys(("lr", "learning_rate", "momentum", "weight_decay"), IN_THE_OPTIMIZER),
+    **dict.fromkeys(optimizers.AROUND, IN_THE_OPTIMIZER),
     **dict.fromkeys(("patience", "early_stopping"), "pass callbacks=nn.callbacks.EarlyStopping()"),
     **dict.fromkeys(
         ("dropout", "penalty", "l1", "l2", "alpha"), "it belongs to the network or its layers"
@@ -371,6 +373,31 @@ class Sequential(KnownArguments, KnownAttributes):
         """Train these layers again, by default all."""
         transfer.set_trainable(self, layers, True)
 
+    @property
+    def averaged_parameters(self) -> np.ndarray | None:
+        """The moving averages of all parameters, in their order; None where there are none.
+
+        They are the last part of the optimiser's state, of which this is a view.
+        """
+        n = self._parameters.size
+        return self.optimizer_state[-n:] if getattr(self.optimizer, "average", 0) else None
+
+    def averaged(self) -> "Sequential":
+        """Return a new network with the averaged parameters that fit with `average=` keeps.
+
+        Its buffers, such as a BatchNorm's running means, are those of this network. Raises
+        ValueError where the optimiser of the last fit averages nothing.
+        """
+        if self.averaged_parameters is None:
+            raise ValueError(
+                "the network has no averaged parameters: fit it with an optimizer that has an "
+                "average, such as nn.Adam(average=0.999)"
+            )
+        made = self[:]
+        made.parameters = self.averaged_parameters
+        made.feature_names, made.target_name = self.feature_names, self.target_name
+        return made
+
     def copy_weights(self, other, layers=None) -> None:
         """Copy parameters and buffers from the layers of another network.
 
@@ -526,7 +553,8 @@ class Sequential(KnownArguments, KnownAttributes):
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
-        validation_data    (x, y) or (x, y, lengths), measured after every epoch
+        validation_data    (x, y) or (x, y, lengths), measured after every epoch, with the averaged
+                           parameters where the optimizer has an `average`
         validation_split   instead: the fraction of the samples, from the end, to measure on
         scale_targets      True for targets far from 0 ± 1, such as prices: they are standardised
                            for training, by mean and deviation measured before the first epoch;
@@ -830,7 +858,7 @@ class Sequential(KnownArguments, KnownAttributes):
             setattr(self, name, getattr(other, name))
         self.optimizer_state = other.optimizer_state.copy()
         for built, source in zip(self.layers, other.layers, strict=True):
-            built.trainable = source.trainable
+            built.copy_settings(source)
         self.executors.clear()
 
     # --- files ---
@@ -856,6 +884,11 @@ class Sequential(KnownArguments, KnownAttributes):
             "feature_names": list(self.feature_names),
             "target_name": self.target_name,
             "frozen": [k for k, built in enumerate(self.layers) if not built.trainable],
+            "groups": [
+                [k, built.learning_rate_factor, built.weight_decay]
+                for k, built in enumerate(self.layers)
+                if built.group != DEFAULT_GROUP
+            ],
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -867,7 +900,7 @@ class Sequential(KnownArguments, KnownAttributes):
         }
         for name, values in self.target_scaling.buffers.items() if self.scales_targets else ():
             views[f"targets.{name}"] = values
-        names = getattr(self.optimizer, "state_names", ())
+        names = getattr(self.optimizer, "vectors", ())
         state = self.optimizer_state
         vectors = np.reshape(state, (-1, self.parameters.size)) if state.size else ()
         for name, vector in zip(names, vectors, strict=True):
@@ -884,7 +917,7 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, shape in self.target_scaling.buffer_shapes.items() if self.scales_targets else ():
             shapes[f"targets.{name}"] = shape
         n_parameters = sum(built.n_parameters for built in self.layers)
-        for name in getattr(optimizer, "state_names", ()):
+        for name in getattr(optimizer, "vectors", ()):
             shapes[f"optimizer.{name}"] = (n_parameters,)
         return shapes
 
@@ -917,6 +950,9 @@ class Sequential(KnownArguments, KnownAttributes):
             (network.target_name,) = names.checked([content["target_name"]], 1, "target_name")
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             network.freeze(*frozen) if frozen else None
+            for k, rate_factor, weight_decay in content["groups"]:
+                built = network.layers[fields.Count(0)(k, "every layer of groups")]
+                built.learning_rate_factor, built.weight_decay = rate_factor, weight_decay
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")
             if network.scales_targets:
@@ -931,8 +967,7 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
-        state_names = getattr(optimizer, "state_names", ())
-        vectors = [tensors[f"optimizer.{name}"] for name in state_names]
+        vectors = [tensors[f"optimizer.{name}"] for name in getattr(optimizer, "vectors", ())]
         network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])
         return network
 

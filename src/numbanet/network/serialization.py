@@ -4,7 +4,9 @@
                "version"       "2": bytes are the numbers 0 … 255 ("1": they were divided by 255)
                "network"       JSON: input_shape dtype seed threads epoch penalty layers
                                optimizer optimizer_steps scales_targets class_names
-                               frozen
+                               feature_names target_name frozen
+                               groups: [layer, learning_rate_factor, weight_decay] of those
+                               that have one of their own
                "ensemble"      instead of "network", JSON: combine, and the list of networks
     tensors    "0.weights"     the parameters and buffers of layers[0], by name, and so on for
                                every layer that has some

@@ -88,7 +88,7 @@ def part(network, key) -> Any:
     made = alike(network, layers, chosen[0].input_shape)
     copy_weights(made, network, {k: first + k for k in range(last - first)})
     for built, source in zip(made.layers, chosen, strict=True):
-        built.trainable = source.trainable
+        built.copy_settings(source)
     if last == len(network.layers):
         copy_outputs(made, network)
     return made

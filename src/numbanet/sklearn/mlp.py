@@ -204,7 +204,7 @@ class _Perceptron(NetworkEstimator):
             threads=None,
             weighted=weights is not None,
         )
-        trainer.set_attrs(optimizer.attrs)
+        trainer.set_optimizer(optimizer)
         trainer.bind(INPUTS, X)
         trainer.bind(TARGETS, y)
         try:
@@ -317,7 +317,7 @@ class _Perceptron(NetworkEstimator):
         self.network_.optimizer_state *= self._rate / rate
         self._rate = rate
         self.network_.optimizer = self._optimizer()
-        trainer.set_attrs(self.network_.optimizer.attrs)
+        trainer.set_optimizer(self.network_.optimizer)
 
     def _split(self, X, y, weights):
         """(X, y, weights, validation): a part of the data is set aside for early stopping."""

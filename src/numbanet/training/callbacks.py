@@ -11,6 +11,7 @@ from pathlib import Path
 from numbanet.io.attributes import KnownArguments
 from numbanet.io.fields import Choice, Count, Flag, Real, shown
 from numbanet.io.registry import nearest
+from numbanet.training.averages import restore, snapshot
 
 MODE = Choice(("auto", "min", "max"))
 CHECKPOINT = "epoch-{epoch:06}.safetensors"
@@ -127,19 +128,19 @@ class EarlyStopping(KnownArguments, Callback):
 
     def on_fit_begin(self, network):
         self.watch = _Watch("EarlyStopping", self.monitor, self.mode, self.min_delta)
-        self.since, self.parameters = 0, None
+        self.since, self.best = 0, None
 
     def on_epoch_end(self, epoch, logs, network):
         if self.watch.improves(logs):
             self.since = 0
-            self.parameters = network.memory.copy() if self.restore_best else None
+            self.best = snapshot(network) if self.restore_best else None
         else:
             self.since += 1
         return self.since >= self.patience
 
     def on_fit_end(self, network):
-        if self.parameters is not None:
-            network.memory[:] = self.parameters
+        if self.best is not None:
+            restore(network, self.best)
 
 
 class TimeLimit(KnownArguments, Callback):

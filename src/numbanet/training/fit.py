@@ -21,7 +21,9 @@ from numbanet.plan.columns import (
     TARGETS,
     WEIGHTS,
 )
+from numbanet.plan.op import DEFAULT_GROUP
 from numbanet.training import lbfgs
+from numbanet.training.averages import measured_network, refresh
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
 from numbanet.training.history import History
@@ -135,13 +137,14 @@ def fit(
             trainer.bind(INPUTS, x)
             trainer.bind(TARGETS, y)
             trainer.bind(LENGTHS, lengths)
-            trainer.set_attrs(optimizer.attrs)
+            trainer.set_optimizer(optimizer)
             for callback in callbacks:
                 callback.on_fit_begin(network)
                 at_end.callback(callback.on_fit_end, network)
             progress = Progress(epochs, verbose)
             at_end.callback(progress.close)
         reuse_optimizer_state(network, optimizer)
+        measured = measured_network(network, optimizer) if validation is not None else network
         if rates is not None and not rates.any() and epochs:
             warnings.warn(
                 f"the learning rate is 0: {optimizer.learning_rate} has ended by epoch "
@@ -166,7 +169,10 @@ def fit(
                     _warn_if_stuck(run, first, logs["loss"], progress)
             logs["loss"] += penalty
             if validation is not None:
-                logs |= _validate(network, validation, loss, penalty)
+                if measured is not network:
+                    refresh(measured, network)
+                    penalty = measured.penalty_value(samples, batches)
+                logs |= _validate(measured, validation, loss, penalty)
             history.add(logs, time.perf_counter() - start)
             progress.epoch(logs)
             if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
@@ -184,6 +190,12 @@ def _check_lbfgs(network, has_batches: bool, augment, lengths) -> None:
         )
     if not all(built.trainable for built in network.layers if built.n_parameters):
         raise ValueError("L-BFGS trains all layers, some are frozen: network.unfreeze() first")
+    own = [k for k, built in enumerate(network.layers) if built.group != DEFAULT_GROUP]
+    if own:
+        raise ValueError(
+            f"L-BFGS has no learning rate and no decay, layer {own[0]} has one of its own; set its "
+            "learning_rate_factor to 1 and its weight_decay to None"
+        )
 
 
 def _fit_lbfgs(
@@ -283,13 +295,23 @@ def relative_weights(weights, order, batch: int) -> tuple[np.ndarray, np.ndarray
 
 
 def reuse_optimizer_state(network, optimizer) -> None:
-    """Keep the optimiser's state if it is of the same class, or start it at zero."""
-    n_state = len(optimizer.state_names) * network.parameters.size
-    same_class = type(network.optimizer) is type(optimizer)
-    if not same_class or network.optimizer_state.size != n_state:
-        network.optimizer_state = np.zeros(n_state, network.dtype)
-        network.optimizer_steps = 0
+    """Keep the optimiser's state if it is of the same class, or start it anew.
+
+    Averages that are first asked for begin with the parameters as they are.
+    """
+    before, state = network.optimizer, network.optimizer_state
+    fresh = optimizer.initial_state(network.parameters)
+    own = len(optimizer.state_names) * network.parameters.size
+    same = type(before) is type(optimizer) and before.state_names == optimizer.state_names
+    if not same or state.size != len(before.vectors) * network.parameters.size:
+        network.optimizer_state, network.optimizer_steps = fresh, 0
+    elif before.vectors != optimizer.vectors:
+        network.optimizer_state = np.concatenate([state[:own], fresh[own:]])
     network.optimizer = optimizer
+    for built in network.layers:
+        if optimizer.average and not built.trainable:
+            part = slice(built.offset, built.offset + built.n_parameters)
+            network.averaged_parameters[part] = network.parameters[part]
 
 
 def _epoch(run, trainer, batches, shuffle, weights, progress) -> dict[str, float]:
@@ -311,7 +333,7 @@ def _epoch(run, trainer, batches, shuffle, weights, progress) -> dict[str, float
 
 
 def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> int:
-    """Take all steps of an epoch on the bound data, in native calls of at most about 50 ms.
+    """Take all batches of an epoch on the bound data, in native calls of at most about 50 ms.
 
     order      the order of the samples, int64, or None
     rates      the learning rate of every step, float64, or None where it is constant
@@ -325,12 +347,13 @@ def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> i
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0
     batches, done = -(-samples // trainer.plan.batch), 0
+    updates, steps_before = network.optimizer.updates, network.optimizer_steps
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
         reached = trainer.steps(
             network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
         )
-        network.optimizer_steps += reached - done
+        network.optimizer_steps = steps_before + updates(reached, batches)
         if reached < last:
             return reached
         done = reached
@@ -360,7 +383,7 @@ def _warn_if_stuck(run, first: float, last: float, progress) -> None:
 def _restore_and_raise(run, snapshot, batch) -> None:
     network = run.network
     network.memory[:] = snapshot
-    network.optimizer_state[:] = 0
+    network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
     network.optimizer_steps = 0
     raise DivergenceError(
         f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a "
