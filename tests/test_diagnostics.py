@@ -428,9 +428,11 @@ def test_what_belongs_to_a_network_stays_after_pruning():
     trained(network, 40, y=y, scale_targets=True)
     network.feature_names = list("abcdef")
     network.freeze(1)
+    network.layers[3].weight_decay = 0.1
     small = diagnostics.prune(silenced(network, 1, [0]), neurons={1: [0]})
     np.testing.assert_allclose(small.predict(X), network.predict(X), rtol=1e-5)
     assert small.feature_names == network.feature_names and not small.layers[1].trainable
+    assert small.layers[3].weight_decay == 0.1 and small.layers[1].weight_decay is None
 
 
 @pytest.mark.parametrize(
@@ -717,7 +719,8 @@ def test_a_training_that_diverged_is_examined():
 def test_a_frozen_layer_and_a_schedule_are_examined():
     network = dense()
     network.freeze(0)
-    schedule = nn.schedules.Cosine(5.0)
-    trained(network, 5, optimizer=nn.Adam(schedule))
+    network.layers[4].learning_rate_factor = 0.5
+    optimizer = nn.Adam(nn.schedules.Cosine(5.0), accumulate=2, average=0.9, clip_norm=9)
+    trained(network, 5, optimizer=optimizer)
     report = network.diagnose(X, Y)
     assert report.findings[0].name == "learning rate too high" and "instead of 5" in str(report)

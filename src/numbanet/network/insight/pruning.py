@@ -120,7 +120,7 @@ def _cut(network, k: int, kept: np.ndarray, x):
         )
     made = transfer.alike(network, layers, network.input_shape)
     for built, source, values in zip(made.layers, network.layers, tensors, strict=True):
-        built.trainable = source.trainable
+        built.copy_settings(source)
         for name, view in {**built.parameters, **built.buffers}.items():
             view[...] = values[name]
     transfer.copy_outputs(made, network)
