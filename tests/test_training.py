@@ -595,6 +595,19 @@ def test_a_column_of_tiny_spread_is_named():
     assert re.search(r"column \d of x spans .*, column 1 -", run.advice(diverged=False))
 
 
+def test_indices_and_seldom_inked_pixels_need_no_scale():
+    indices = np.arange(60).reshape(20, 3) * 50.0
+    layers = [nn.Embedding(3000, 2), nn.Flatten(), nn.Dense(3, "softmax")]
+    embedded = nn.Sequential(layers, 3)
+    y = np.arange(20) % 3
+    run = diagnosis.Run(embedded, indices, y, True, losses.CrossEntropy(), nn.Adam(), 0, 1)
+    assert list(run.of_inputs()) == []
+    pixels = np.random.default_rng(0).random((2000, 4)).astype("float32")
+    pixels[:, 1] = (np.arange(2000) == 7) / 16
+    seldom = dataclasses.replace(run, network=network(), x=pixels)
+    assert list(seldom.of_inputs()) == []
+
+
 # --- networks that do not learn ----------------------------------------------------------------
 
 

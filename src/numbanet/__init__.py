@@ -4,7 +4,7 @@ from numbanet.backend.threads import prefer_openmp as _prefer_openmp
 
 _prefer_openmp()
 
-from numbanet import datasets, plotting  # noqa: E402
+from numbanet import datasets, diagnostics, plotting  # noqa: E402
 from numbanet.backend.cuda.driver import CudaError  # noqa: E402
 from numbanet.backend.jit import kernel  # noqa: E402
 from numbanet.network import zoo as models  # noqa: E402
@@ -141,6 +141,7 @@ __all__ = [
     "bootstrap",
     "callbacks",
     "datasets",
+    "diagnostics",
     "evaluate_parameters",
     "initializers",
     "kernel",

@@ -25,7 +25,7 @@ from numbanet.nn import data, losses, optimizers
 from numbanet.nn import metrics as measures
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
-from numbanet.nn.layers.base import Layer, Shape, size
+from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.nn.schedules import Schedule
@@ -163,8 +163,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         scaling.check_layers(self.layers)
         built_layer.check_first(self.layers)
-        first = type(self.layers[0].layer)
-        self._checks_inputs = first.check_inputs is not Layer.check_inputs
+        self._checks_inputs = checks_inputs(self.layers[0].layer)
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
@@ -758,6 +757,20 @@ class Sequential(KnownArguments, KnownAttributes):
         from numbanet.network.profiler import profile
 
         return profile(self, x, y, loss, batch_size).table()
+
+    def diagnose(self, x, y, *, loss=None, validation_data=None):
+        """Return the doctor's report: what is wrong, by how much, what to try.
+
+        x, y              the training data, or a part of them
+        loss              that of the training; by default what belongs to the last activation
+        validation_data   (x, y), to see overfitting
+        The report shows itself, at a prompt and by print; `findings` are its data
+        (`numbanet.diagnostics.Diagnosis`). Steps are tried on a copy: the network stays as it is.
+        Sequences count with all their steps. Raises ValueError for data that do not fit.
+        """
+        from numbanet.network.insight.doctor import diagnose
+
+        return diagnose(self, x, y, loss=loss, validation_data=validation_data)
 
     def summary(self) -> Table:
         """Return a table: layer, output shape, parameters, bytes.

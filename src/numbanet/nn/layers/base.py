@@ -83,6 +83,11 @@ class Layer(Description):
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+def checks_inputs(layer: Layer) -> bool:
+    """Return whether a layer has conditions of its own on its inputs, as one that reads indices."""
+    return type(layer).check_inputs is not Layer.check_inputs
+
+
 def size(shape: Shape) -> int:
     """Return the number of elements in one sample of that shape."""
     return prod(shape)
