@@ -66,6 +66,28 @@ def test_blocks_train_as_one_array_does(sizes, arrays, least_bytes):
     assert same(parts, whole) and found == expected
 
 
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_gradients_are_accumulated_across_blocks(accumulate, least_bytes):
+    optimizer = nn.Adam(0.01, accumulate=accumulate, average=0.9, clip_norm=1.0)
+    options = {**OPTIONS, "optimizer": optimizer, "shuffle": False}
+    nets = [network() for _ in range(4)]
+    nets[0].fit(X, Y, **options)
+    for net, sizes in zip(nets[1:], ([100], [16, 48, 36], [7, 50, 43]), strict=True):
+        net.fit(blocks_of(sizes), **options)
+        assert same(net, nets[0])
+
+
+def test_masked_targets_may_come_in_blocks(least_bytes):
+    y = np.ma.masked_invalid(np.where(X[:, :3] > 1, np.nan, X[:, :3]))
+    nets = [nn.Sequential([nn.Dense(3)], 6) for _ in range(2)]
+    nets[0].fit(X, y, shuffle=False, **OPTIONS)
+    nets[1].fit(blocks_of([60, 40], X, y), shuffle=False, **OPTIONS)
+    assert same(*nets)
+    plain = X[:, :3]
+    with pytest.raises(ValueError, match="block 2 of the data: y has masked targets, and that of"):
+        nets[0].fit([(X, plain), (X, y)], **OPTIONS)
+
+
 def test_images_are_augmented_as_in_one_array(least_bytes):
     x = X[:, :4].reshape(100, 2, 2, 1)
     options = {**OPTIONS, "shuffle": False, "augment": nn.Augment(shift=1, noise=0.2)}
@@ -254,6 +276,11 @@ def once():
         (lambda: blocks_of([50, 50]), {"sample_weight": W}, "sample_weight belongs to x and y"),
         (lambda: blocks_of([50, 50]), {"validation_split": 0.1}, "validation_split belongs to x"),
         (lambda: blocks_of([50, 50]), {"lengths": Y}, "lengths belongs to x and y"),
+        (
+            lambda: blocks_of([50, 50]),
+            {"class_weight": "balanced"},
+            "class_weight belongs to x and",
+        ),
         (lambda: blocks_of([50, 50]), {"optimizer": nn.LBFGS()}, "L-BFGS needs all samples"),
         (lambda: blocks_of([50, 50]), {"scale_targets": True}, "scale_targets measures all targ"),
         (

@@ -135,8 +135,9 @@ def test_random_stops_within_epochs_resume_bit_for_bit():
         {},
         {"shuffle": False, "augment": None},
         {"sample_weight": np.linspace(0.1, 2, 60), "validation_data": None},
+        {"optimizer": nn.Adam(0.01, average=0.9, clip_norm=1.0)},
     ],
-    ids=["shuffled", "in order", "weighted"],
+    ids=["shuffled", "in order", "weighted", "averaged"],
 )
 def test_a_training_goes_on_at_the_batch_where_it_stopped(at, every_steps, options, tmp_path):
     whole = network()
@@ -146,6 +147,23 @@ def test_a_training_goes_on_at_the_batch_where_it_stopped(at, every_steps, optio
     assert f"epoch-{(at - 1) // 9 + 1:06}-{(at - 1) % 9 + 1:09}.safetensors" in newest or at == 31
     assert state(net) == state(whole)
     assert last == {name: values[-1] for name, values in history.items()}
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 6, 14])
+@pytest.mark.parametrize("options", [{"every_steps": 1}, {"every_minutes": 1e-9}])
+def test_steps_of_several_batches_are_never_cut(at, options, tmp_path):
+    chosen = {**OPTIONS, "optimizer": nn.Adam(0.01, accumulate=2)}  # 5 steps of 9 batches
+    whole = network()
+    whole.fit(X, Y, epochs=3, **chosen)
+    with pytest.raises(Stop):
+        callbacks = [Checkpoint(tmp_path, keep=100, **options), StopAt(at)]
+        network().fit(X, Y, epochs=3, callbacks=callbacks, **chosen)
+    for path in checkpoints(tmp_path):
+        found = nn.load(path, {"Scale": Scale}).unfinished
+        assert found is None or found.batches % 2 == 0 or found.batches == 9
+    net = network()
+    net.fit(X, Y, epochs=3, resume=tmp_path, **chosen)
+    assert state(net) == state(whole)
 
 
 def test_minutes_save_within_epochs_too(tmp_path):

@@ -236,6 +236,17 @@ def test_many_networks_at_once_refuse_sparse_rows():
         nn.evaluate_parameters(net, net.parameters[None], x, Y)
 
 
+def test_what_is_examined_is_an_array():
+    x, net = sparse.csr_array(matrix()), network([nn.Dense(4)])
+    for use in (
+        lambda: net.diagnose(x, Y),
+        lambda: nn.diagnostics.activations(net, x),
+        lambda: nn.diagnostics.importance(net, x, Y),
+    ):
+        with pytest.raises(TypeError, match=r"x is sparse; what it holds is examined: pass x.toar"):
+            use()
+
+
 def test_indices_and_targets_are_not_sparse():
     x = sparse.csr_array(np.eye(4, dtype="float32"))
     net = nn.Sequential([nn.Embedding(3, 2), nn.Flatten(), nn.Dense(2)], 4)

@@ -26,7 +26,9 @@ from numbanet.nn.schedules import Schedule
 
 LOSS = loss_named("mean squared error")
 STEPPED = {
-    name: one for name, one in OPTIMIZERS.items() if not isinstance(one.learning_rate, Schedule)
+    name: one
+    for name, one in OPTIMIZERS.items()
+    if not (isinstance(one.learning_rate, Schedule) or one.around)
 }
 
 

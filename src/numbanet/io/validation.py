@@ -21,7 +21,11 @@ def check_threads(value) -> int | None:
     return None if value is None else THREADS(value, "threads")
 
 
-def assert_all_finite(array, name: str, dtype) -> None:
+FILL = "remove or fill such values first"
+FILL_OR_MASK = f"{FILL}, or leave them out by np.ma.masked_invalid"
+
+
+def assert_all_finite(array, name: str, dtype, way: str = FILL) -> None:
     """ValueError that says where, if an element of a float array is not finite in `dtype`."""
     if isinstance(array, SparseRows):
         _assert_stored_finite(array, name, dtype)
@@ -34,7 +38,7 @@ def assert_all_finite(array, name: str, dtype) -> None:
         if piece.min() >= -limit and piece.max() <= limit:  # False for NaN too
             continue
         index = np.argwhere(~(np.abs(piece) <= limit))[0]
-        raise _not_finite(piece[tuple(index)], (index[0] + start, *index[1:]), name, dtype)
+        raise _not_finite(piece[tuple(index)], (index[0] + start, *index[1:]), name, dtype, way)
 
 
 def _assert_stored_finite(rows: SparseRows, name: str, dtype) -> None:
@@ -47,7 +51,7 @@ def _assert_stored_finite(rows: SparseRows, name: str, dtype) -> None:
         raise _not_finite(rows.values[k], place, name, dtype)
 
 
-def _not_finite(value, index, name: str, dtype) -> ValueError:
+def _not_finite(value, index, name: str, dtype, way: str = FILL) -> ValueError:
     """The error for a value at a place."""
     place = ", ".join(str(int(i)) for i in index)
     if np.isfinite(value):
@@ -56,7 +60,7 @@ def _not_finite(value, index, name: str, dtype) -> ValueError:
             "network's dtype; scale it, or use dtype='float64'"
         )
     kind = "NaN" if np.isnan(value) else "infinity"
-    return ValueError(f"{name} has {kind} at [{place}]; remove or fill such values first")
+    return ValueError(f"{name} has {kind} at [{place}]; {way}")
 
 
 def check_lengths(lengths, samples: int, steps: int, name: str = "lengths") -> np.ndarray:
@@ -120,6 +124,12 @@ def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) ->
     return np.require(x, requirements=("C", "A"))
 
 
+def check_dense(x, why: str, name: str = "x") -> None:
+    """TypeError with the reason for a sparse matrix."""
+    if hasattr(x, "tocsr"):
+        raise TypeError(f"{name} is sparse; {why}: pass {name}.toarray()")
+
+
 def _check_sparse(x, features: int, dtype, name: str, check_finite: bool) -> SparseRows:
     """The rows of a matrix of scipy.sparse; ValueError or TypeError for what is none."""
     if len(x.shape) != 2 or x.shape[1] != features:
@@ -159,17 +169,24 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
 
     The result is int64 labels (samples,) or rows (samples, outputs) of float32 or float64. Integers
     in one dimension are labels; with one output they must be 0 or 1 to count as classes. Rows of
-    zeros with a single one name classes too.
+    zeros with a single one name classes too. Masked elements of rows become NaN; such rows name no
+    classes.
     Raises ValueError for lengths that differ, labels out of range or fractional, and what is not
     finite in `dtype`.
     """
-    y = arrays.as_numbers(y, name, labels=True)
+    missing = np.ma.getmaskarray(y) if np.ma.is_masked(y) else None
+    y = arrays.as_numbers(y if missing is None else y.filled(0), name, labels=True)
     if y.ndim == 0 or len(y) != samples:
         raise ValueError(
             f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
             "they must be as many"
         )
-    assert_all_finite(y, name, dtype)
+    assert_all_finite(y, name, dtype, FILL_OR_MASK)
+    if missing is not None and y.ndim == 1 and outputs > 1:
+        raise ValueError(
+            f"{name} masks {int(missing.sum())} labels, the first at [{int(missing.argmax())}]; "
+            "leave such samples out, or give them a sample_weight of 0"
+        )
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
     if y.ndim == 1 and outputs > 1:
@@ -185,10 +202,17 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     rows = y
     if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
         rows = y.astype(dtype)
+    if missing is not None:
+        return np.where(missing.reshape(rows.shape), rows.dtype.type(np.nan), rows), False
     classes = bool(((rows == 0) | (rows == 1)).all())
     if classes and outputs > 1:
         classes = bool((rows.sum(axis=1) == 1).all())
     return np.ascontiguousarray(rows), classes
+
+
+def has_missing(y: np.ndarray) -> bool:
+    """Whether checked targets have missing elements: NaN."""
+    return y.dtype.kind == "f" and bool(np.isnan(y.min()))
 
 
 def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
@@ -215,22 +239,24 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     return np.ascontiguousarray(labels)
 
 
-def check_sample_weight(weights, samples: int, some: bool = True) -> np.ndarray:
-    """Return weights (samples,) as float64; ValueError unless they are finite and at least 0.
+def check_weights(
+    weights, count: int, name: str = "sample_weight", some: bool = True
+) -> np.ndarray:
+    """Return weights (count,) as float64; ValueError unless they are finite and at least 0.
 
     some   whether one of them must be above 0
     """
-    weights = arrays.as_numbers(weights, "sample_weight")
-    if weights.shape != (samples,):
-        raise ValueError(f"sample_weight must have shape ({samples},), got {weights.shape}")
-    assert_all_finite(weights, "sample_weight", np.float64)
+    weights = arrays.as_numbers(weights, name)
+    if weights.shape != (count,):
+        raise ValueError(f"{name} must have shape ({count},), got {weights.shape}")
+    assert_all_finite(weights, name, np.float64)
     wrong = np.flatnonzero(weights < 0)
     if len(wrong):
         raise ValueError(
-            f"sample_weight has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
+            f"{name} has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
         )
     if some and not weights.any():
-        raise ValueError("sample_weight is 0 for every sample; give some of them a weight above 0")
+        raise ValueError(f"{name} is 0 everywhere; there must be a weight above 0")
     return np.ascontiguousarray(weights, np.float64)
 
 

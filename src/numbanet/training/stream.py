@@ -15,7 +15,7 @@ import numpy as np
 
 from numbanet.io.fields import shown
 from numbanet.io.sparse import SparseRows
-from numbanet.io.validation import check_sample_weight
+from numbanet.io.validation import check_weights, has_missing
 from numbanet.nn.data import layout
 from numbanet.nn.regularizers import penalties
 
@@ -62,17 +62,19 @@ def joined(parts: list[Rows]) -> Rows:
 class Stream:
     """The blocks of a training.
 
-    given     a function without arguments that returns an iterable of blocks, or an iterable; it
-              is gone through anew in every epoch
-    batch     samples of a batch
-    steps     batches of an epoch, which then goes on in the blocks where the last one ended; None:
-              an epoch is all blocks
-    Raises    TypeError for what is neither, ValueError for an iterator that is read only once and
-              several epochs
+    given        a function without arguments that returns an iterable of blocks, or an iterable; it
+                 is gone through anew in every epoch
+    batch        samples of a batch
+    accumulate   batches of an update
+    steps        batches of an epoch, which then goes on in the blocks where the last one ended;
+                 None: an epoch is all blocks
+    Raises TypeError for what is neither, ValueError for an iterator that is read only once and
+    several epochs
     """
 
-    def __init__(self, network, given, loss, batch: int, steps: int | None, epochs: int):
+    def __init__(self, network, given, loss, batch: int, accumulate: int, steps, epochs: int):
         self.network, self.loss, self.batch, self.steps = network, loss, batch, steps
+        self.unit = batch * accumulate
         if not (callable(given) or isinstance(given, Iterable)):
             raise TypeError(
                 f"fit takes x and y, or a function or an iterable that gives blocks (x, y); got "
@@ -88,7 +90,7 @@ class Stream:
         self.number = 0
         self.waiting: list[Rows] = []
         self.kind: tuple = ()
-        self.classes = True
+        self.classes, self.missing = True, False
 
     def first(self) -> Rows:
         """Read the first block, which begins the first epoch."""
@@ -105,12 +107,12 @@ class Stream:
                 pass
 
     def pieces(self) -> Generator[Rows, None, None]:
-        """Go through one epoch in pieces of whole batches; the last batch may be smaller."""
+        """Go through one epoch in pieces of whole updates; the last one may be smaller."""
         waiting, self.waiting = self.waiting, []
         left = self.steps * self.batch if self.steps else None
         count, nbytes = sum(map(len, waiting)), sum(one.nbytes for one in waiting)
         while True:
-            enough = count >= self.batch and nbytes >= LEAST_BYTES
+            enough = count >= self.unit and nbytes >= LEAST_BYTES
             if not enough and not (left and count >= left):
                 block = self._next()
                 if block is None and left is None:
@@ -124,10 +126,10 @@ class Stream:
                 count, nbytes = count + len(block), nbytes + block.nbytes
                 continue
             *before, last = waiting
-            fill = (len(last) - count) % self.batch if before else len(last)
+            fill = (len(last) - count) % self.unit if before else len(last)
             rows, rest = joined([*before, last[:fill]]), last[fill:]
             size = min(len(rows), left or len(rows))
-            size -= size % self.batch
+            size -= 0 if size == left else size % self.unit
             waiting = [one for one in (rows[size:], rest) if len(one)]
             count, nbytes = count - size, sum(one.nbytes for one in waiting)
             if size:
@@ -176,13 +178,18 @@ class Stream:
             x = _own(x.reshape(len(x), *network.input_shape))
         y, weights = _own(y), None
         if given:
-            weights = _own(check_sample_weight(given[0], len(x), some=False))
+            weights = _own(check_weights(given[0], len(x), some=False))
+        begun, missing = bool(self.kind), has_missing(y)
         kind = layout(x), y.dtype, len(block)
         self.kind = self.kind or kind
         for ours, first, name in zip(kind, self.kind, ("x", "y", "length"), strict=True):
             if ours != first:
                 raise ValueError(f"{name} is {ours}, and {first} in block 1; make all alike")
-        self.classes = self.classes and classes
+        if begun and missing and not self.missing:
+            raise ValueError(
+                "y has masked targets, and that of block 1 none; begin with a block that has some"
+            )
+        self.missing, self.classes = self.missing or missing, self.classes and classes
         return Rows(x, y, weights)
 
 
