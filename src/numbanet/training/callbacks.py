@@ -27,7 +27,8 @@ class Callback:
 
     A plain function (epoch, logs, network) is taken as an `on_epoch_end`.
 
-    every_steps     `on_step_end` is called after every so many steps of a fit; None: not by steps
+    every_steps     `on_step_end` is called after every so many steps (updates) of a fit; None: not
+                    by steps
     every_seconds   and, between native calls, when so many seconds have passed since the last time
     logs            the metrics of the epoch, by name; what is added to those of `on_epoch_end` is
                     seen by the callbacks after this one, and kept in the history
