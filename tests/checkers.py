@@ -10,6 +10,7 @@ from reference import REFERENCES
 
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
+from numbanet.io.validation import has_missing
 from numbanet.plan.columns import (
     BASE_X,
     BASE_Y,
@@ -34,7 +35,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.lower import lower
 from numbanet.training.fit import epoch_permutation as epoch_permutation
-from numbanet.training.fit import relative_weights
+from numbanet.training.weights import relative_weights
 
 STEP = 1e-5
 """Half the distance of a central difference."""
@@ -146,6 +147,7 @@ def reference_fit(
         batches,
         training=True,
         weighted=sample_weight is not None,
+        missing=has_missing(y),
     )
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)

@@ -188,7 +188,7 @@ TARGETS = {
     "NaN in rows": (
         with_value(SINGLE.astype("float32"), (6, 1), NAN),
         ValueError,
-        r"y has NaN at \[6, 1\]",
+        r"y has NaN at \[6, 1\]; .* or leave them out by np.ma.masked_invalid",
     ),
     "too few": (LABELS[:10], ValueError, "x has 12 samples and y has 10"),
     "too many": (np.arange(13) % 3, ValueError, "x has 12 samples and y has 13"),
@@ -232,7 +232,12 @@ TARGETS = {
     "masked": (
         np.ma.array(LABELS, mask=LABELS == 1),
         ValueError,
-        r"y is a masked array, with 4 masked, the first at \[1\]",
+        r"y masks 4 labels, the first at \[1\]; leave such samples out, or .* sample_weight of 0",
+    ),
+    "masked rows of a softmax": (
+        np.ma.array(SINGLE.astype("float32"), mask=SINGLE),
+        ValueError,
+        "y masks some targets, and CrossEntropy needs all of a sample",
     ),
     "ragged": ([[1, 0, 0], [1]] * 6, ValueError, "y is not a rectangular array"),
     "nothing": (None, TypeError, "y must hold numbers"),
@@ -310,7 +315,7 @@ def test_targets(name):
             ValueError,
             rf"sample_weight must have shape \({len(X)},\), got \(2,\)",
         ),
-        ({"sample_weight": np.zeros(len(X))}, ValueError, "sample_weight is 0 for every sample"),
+        ({"sample_weight": np.zeros(len(X))}, ValueError, "sample_weight is 0 everywhere"),
         (
             {"sample_weight": [1] * (len(X) - 1) + [-2]},
             ValueError,
@@ -320,6 +325,45 @@ def test_targets(name):
             {"sample_weight": [1] * (len(X) - 1) + [np.nan]},
             ValueError,
             rf"sample_weight has NaN at \[{len(X) - 1}\]",
+        ),
+        (
+            {"class_weight": "even"},
+            ValueError,
+            "class_weight is \"balanced\", a dict or an array, not 'even'",
+        ),
+        ({"class_weight": {7: 1}}, ValueError, "class_weight has the class 7; there are 0 … 2"),
+        ({"class_weight": {True: 1}}, ValueError, "class_weight has the class True"),
+        (
+            {"class_weight": {"cat": 1}},
+            ValueError,
+            "class_weight: no class is called 'cat', class_names are none",
+        ),
+        ({"class_weight": {1: -1}}, ValueError, r"class_weight\[1\] must be .* of at least 0"),
+        (
+            {"class_weight": [1, 2]},
+            ValueError,
+            r"class_weight must have a weight for each of 3 classes, got \[1, 2\]",
+        ),
+        ({"class_weight": [1, 2, NAN]}, ValueError, r"class_weight has NaN at \[2\]"),
+        (
+            {"class_weight": [0, 1, 0], "sample_weight": LABELS != 1},
+            ValueError,
+            "sample_weight times class_weight is 0 for every sample",
+        ),
+        (
+            {"validation_data": (X, LABELS, np.ones(len(X)))},
+            ValueError,
+            r"must be a pair \(x, y\), or a dict of x, y and, if need be, lengths and sample_w",
+        ),
+        (
+            {"validation_data": {"x": X, "y": LABELS, "weights": X}},
+            ValueError,
+            "validation_data must be a pair",
+        ),
+        (
+            {"validation_data": {"x": X, "y": LABELS, "sample_weight": [1]}},
+            ValueError,
+            r"validation sample_weight must have shape \(12,\)",
         ),
         (
             {"loss": "cross_entrop"},
@@ -340,6 +384,7 @@ def test_targets(name):
         ({"nb_epoch": 5}, TypeError, "no argument 'nb_epoch'; it is called 'epochs' here"),
         ({"shufle": True}, TypeError, "no argument 'shufle'; did you mean 'shuffle'"),
         ({"patience": 3}, TypeError, "pass callbacks=nn.callbacks.EarlyStopping"),
+        ({"max_seconds": 3}, TypeError, "pass callbacks=nn.callbacks.TimeLimit"),
     ],
     ids=str,
 )

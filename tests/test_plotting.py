@@ -206,6 +206,17 @@ def test_an_ensemble_is_drawn_as_well():
     assert titles(plotting.mistakes(ensemble, x, given)) == ["0 mistakes in 30 samples"]
 
 
+def test_learning_rates():
+    rates = np.geomspace(1e-3, 1, 9)
+    figure = plotting.learning_rates(nn.LearningRates(rates, rates[::-1], rates[::-1] + 1, 0.1))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "learning rate"
+    losses, smoothed, suggestion = axes.lines
+    np.testing.assert_array_equal(losses.get_xydata(), np.transpose([rates, rates[::-1]]))
+    np.testing.assert_array_equal(smoothed.get_ydata(), rates[::-1] + 1)
+    assert list(suggestion.get_xdata()) == [0.1, 0.1]
+
+
 def test_a_history():
     x, y = images(), np.arange(30) % 3
     fitted = network().fit(x, y, epochs=3, verbose=0, validation_split=0.3)
@@ -258,6 +269,10 @@ def test_a_history():
             "count must be an integer",
         ),
         (lambda: plotting.history({}), "no epochs to draw"),
+        (
+            lambda: plotting.learning_rates(nn.LearningRates(*[np.zeros(0)] * 3, None)),
+            "nothing to draw",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(make, words):

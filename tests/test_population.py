@@ -31,7 +31,7 @@ def same(ours, alone):
     assert np.array_equal(ours.memory, alone.memory)
     assert np.array_equal(ours.optimizer_state, alone.optimizer_state)
     assert (ours.epoch, ours.optimizer_steps) == (alone.epoch, alone.optimizer_steps)
-    assert ours.optimizer == alone.optimizer
+    assert (ours.optimizer, ours.schedule_state) == (alone.optimizer, alone.schedule_state)
 
 
 BUILDERS = {
@@ -181,6 +181,30 @@ def test_patience_stops_one_and_not_the_others():
         same(population.member(k), alone)
 
 
+def test_a_schedule_of_one_depends_on_its_own_metrics():
+    plateau = nn.schedules.ReduceOnPlateau(
+        0.01, "val_loss", factor=0.5, patience=1, min_delta=9, stop_at=0.25
+    )
+    optimizers = [nn.Adam(plateau), nn.Adam(0.01), nn.Adam(plateau)]
+    nets, epochs = [network(k) for k in range(3)], [9, 4, 2]
+    population = nn.Population(copy.deepcopy(nets))
+    options = {"validation_data": (X[:20], LABELS[:20])}
+    population.fit(X, LABELS, optimizer=optimizers, epochs=epochs, **options)
+    assert population.stopped == ["schedule", "", ""]
+    for k, alone in enumerate(nets):
+        alone.fit(X, LABELS, optimizer=optimizers[k], epochs=epochs[k], verbose=0, **options)
+        same(population.member(k), alone)
+    assert nets[0].epoch == 3 and nets[0].schedule_state[0] == 2
+    missing = np.ma.array(TARGETS, mask=X[:, :1] > 1)
+    real = [network(k, outputs=1) for k in range(2)]
+    population = nn.Population(copy.deepcopy(real))
+    options = {"scale_targets": True, "validation_data": (X[:20], missing[:20])}
+    population.fit(X, missing, epochs=2, **options)
+    for k, alone in enumerate(real):
+        alone.fit(X, missing, epochs=2, verbose=0, **options)
+        same(population.member(k), alone)
+
+
 def test_one_that_diverges_does_not_stop_the_others():
     population = nn.Population([network(k, outputs=1) for k in range(3)])
     rates = [nn.SGD(1e-5), nn.SGD(1e30), nn.SGD(1e-5)]
@@ -291,6 +315,12 @@ WRONG = [
     ({"validation_rows": [[0]] * 3, "validation_data": (X, LABELS)}, ValueError, "not both"),
     ({"epoch": 3}, TypeError, "Population.fit has no argument 'epoch'; did you mean 'epochs'"),
     ({"callbacks": None}, TypeError, "networks of a population take no callbacks"),
+    (
+        {"optimizer": ["adam", nn.SGD(nn.schedules.ReduceOnPlateau(0.1)), "adam"]},
+        ValueError,
+        "network 1: ReduceOnPlateau: no metric 'val_loss' to watch.*pass validation_data",
+    ),
+    ({"metrics": "f1"}, TypeError, "evaluate the networks one by one"),
     ({"loss": "binary_cross_entropy"}, ValueError, "network 0: .* needs a network that ends in"),
 ]
 

@@ -1,5 +1,7 @@
 """The loop of fit: what it measures, when it stops, what it leaves behind, and callbacks."""
 
+import contextlib
+import copy
 import dataclasses
 import inspect
 import io
@@ -409,6 +411,119 @@ def test_only_weights_relative_to_their_batch_matter():
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-5, atol=1e-7)
 
 
+def test_weights_of_classes_and_samples_are_multiplied_and_validated():
+    x, y = data(60)
+    weights = np.random.default_rng(1).uniform(0, 3, 60)
+    by_class, product = {0: 0.5, 2: 4.0}, weights * np.array([0.5, 1.0, 4.0])[y]
+    options = {"batch_size": 7, "epochs": 2, "verbose": 0}
+    nets = network(), network(), network()
+    nets[1].class_names = ["a", "b", "c"]
+    first = nets[0].fit(
+        x, y, sample_weight=weights, class_weight=by_class, validation_split=0.3, **options
+    )
+    named = {"a": 0.5, "c": 4.0}
+    second = nets[1].fit(
+        x, y, sample_weight=weights, class_weight=named, validation_split=0.3, **options
+    )
+    held = {"x": x[42:], "y": y[42:], "sample_weight": product[42:]}
+    third = nets[2].fit(x[:42], y[:42], sample_weight=product[:42], validation_data=held, **options)
+    assert first.history == second.history == third.history
+    found = nets[2].evaluate(**held)
+    assert found["loss"] == third.history["val_loss"][-1]
+    assert found["accuracy"] == third.history["val_accuracy"][-1]
+    ensemble = nn.Ensemble(nets[2:])
+    assert ensemble.evaluate(**held) == pytest.approx(found, rel=1e-6)
+    right = nets[2].predict_classes(x[42:]) == y[42:]
+    assert found["accuracy"] == pytest.approx(np.average(right, weights=product[42:]), rel=1e-6)
+
+
+def test_the_accuracy_of_training_is_weighted():
+    x, y = data(60)
+    net, weights = network(), np.arange(60) % 4
+    right = net.predict_classes(x) == y
+    history = net.fit(x, y, sample_weight=weights, batch_size=None, verbose=0)
+    assert history.history["accuracy"][0] == pytest.approx(np.average(right, weights=weights))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_nothing_is_learned_from_missing_targets(optimizer):
+    pytest.importorskip("scipy")
+    x, _ = data(200)
+    y = (1000 + 50 * np.stack([x[:, 0], x[:, 1] * x[:, 2]], 1)).astype("float32")
+    missing = np.random.default_rng(1).uniform(size=y.shape) < 0.3
+    start, results = network(last=None, outputs=2, dtype="float64"), []
+    options = {"optimizer": optimizer, "batch_size": None, "epochs": 9, "verbose": 0}
+    for fill in (0.0, 1e9, np.nan):
+        net, masked = copy.deepcopy(start), np.ma.array(np.where(missing, fill, y), mask=missing)
+        held = {"x": x[:50], "y": masked[:50]}
+        history = net.fit(
+            x[50:], masked[50:], scale_targets=True, validation_data=held, metrics="mae", **options
+        ).history
+        results.append((net.memory.tobytes(), history, net.evaluate(x, masked)))
+    assert results[0] == results[1] == results[2]
+    known = np.where(missing, np.nan, y.astype("float64"))[50:]
+    np.testing.assert_allclose(net.target_scaling.mean, np.nanmean(known, axis=0))
+    np.testing.assert_allclose(net.target_scaling.deviation, np.nanstd(known, axis=0))
+    errors = (y - net.predict(x))[~missing]
+    assert results[0][2]["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert nn.Ensemble([net]).evaluate(x, masked) == pytest.approx(results[0][2])
+    mae = np.ma.mean(abs(masked[:50] - net.predict(x[:50])))
+    assert results[0][1]["val_mean_absolute_error"][-1] == pytest.approx(mae)
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, nn.Adam])
+def test_the_learning_rate_finder_finds_a_rate_and_changes_nothing(kind):
+    x, _ = data(400)
+    net = nn.Sequential([nn.Standardize(), nn.Dense(9, activation="tanh"), nn.Dense(2)], 4, seed=1)
+    y = x[:, :2] ** 2 + x[:, 1:3]
+    fit(net, x[:60], y[:60], optimizer=kind(0.01))
+    before = net.memory.tobytes(), net.to_config(), net.optimizer_state.tobytes()
+    options = {"optimizer": kind(), "sample_weight": np.arange(400) % 3}
+    found = net.find_learning_rate(x, y, **options)
+    after = net.memory.tobytes(), net.to_config(), net.optimizer_state.tobytes()
+    assert after == before
+    assert len(found.losses) == len(found.rates) == len(found.smoothed) <= 100
+    assert np.isfinite(found.losses).all() and found.rates[0] == 1e-6
+    assert np.ptp(np.diff(np.log(found.rates))) < 1e-9
+    again = net.find_learning_rate(x, y, **options)
+    assert again.losses.tobytes() == found.losses.tobytes()
+    assert f"suggestion {found.suggestion:.2g}>" in repr(found)
+
+    def trained(rate):
+        start = nn.Sequential(net.specs, 4, seed=2)
+        return fit(start, x, y, epochs=5, optimizer=kind(rate)).history["loss"][-1]
+
+    good = trained(found.suggestion)
+    assert good < 0.7 * trained(found.suggestion / 100)
+    with contextlib.suppress(nn.DivergenceError):
+        assert good < 0.7 * trained(found.suggestion * 100)
+
+
+@pytest.mark.parametrize(
+    ("scale", "options", "steps"),
+    [(1, {"highest": 1e30}, range(20, 99)), (1e30, {"lowest": 1e3, "highest": 1e9}, range(3))],
+)
+def test_the_learning_rate_finder_is_not_misled_by_divergence(scale, options, steps):
+    x, _ = data(400)
+    net, y = network(last=None, outputs=2), scale * x[:, :2]
+    found = net.find_learning_rate(x, y, optimizer="sgd", **options)
+    assert len(found.losses) in steps and np.isfinite(found.losses).all()
+    assert found.suggestion is None if scale > 1 else 1e-3 < found.suggestion < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lowest": 0}, "lowest must be a finite number above 0"),
+        ({"lowest": 1, "highest": 0.5}, "highest must be a finite number above 1, got 0.5"),
+        ({"steps": 5}, "steps must be an integer of at least 20, got 5"),
+    ],
+)
+def test_wrong_arguments_of_the_learning_rate_finder(options, message):
+    with pytest.raises(ValueError, match=message):
+        network().find_learning_rate(*data(), **options)
+
+
 def test_divergence_names_the_epoch_and_keeps_finite_weights():
     x, _ = data()
     net = network(last=None, outputs=2)
@@ -654,10 +769,14 @@ def test_an_error_in_a_callback_is_the_users_to_see():
 
 
 @pytest.mark.parametrize(
-    ("monitor", "scores"),
-    [("score", [3, 2, 1, 5, 1, 7, 0]), ("score_accuracy", [1, 2, 3, 0, 3, 1, 9])],
+    ("monitor", "mode", "scores"),
+    [
+        ("score", "min", [3, 2, 1, 5, 1, 7, 0]),
+        ("score_accuracy", "auto", [1, 2, 3, 0, 3, 1, 9]),
+        ("score_error", "auto", [3, 2, 1, 5, 1, 7, 0]),
+    ],
 )
-def test_early_stopping_goes_back_to_the_best(monitor, scores):
+def test_early_stopping_goes_back_to_the_best(monitor, mode, scores):
     x, y = data()
     net = network()
     seen = []
@@ -666,7 +785,7 @@ def test_early_stopping_goes_back_to_the_best(monitor, scores):
         logs[monitor] = scores[epoch - 1]
         seen.append(network.parameters.copy())
 
-    fit(net, x, y, epochs=7, callbacks=[score, EarlyStopping(monitor, patience=3)])
+    fit(net, x, y, epochs=7, callbacks=[score, EarlyStopping(monitor, 3, mode=mode)])
     assert len(seen) == 6
     np.testing.assert_array_equal(net.parameters, seen[2])
     other = network()
@@ -676,7 +795,7 @@ def test_early_stopping_goes_back_to_the_best(monitor, scores):
         x,
         y,
         epochs=7,
-        callbacks=[score, EarlyStopping(monitor, patience=3, restore_best=False)],
+        callbacks=[score, EarlyStopping(monitor, 3, False, mode)],
     )
     np.testing.assert_array_equal(other.parameters, seen[5])
 
@@ -690,7 +809,7 @@ def test_early_stopping_goes_back_to_the_running_means_too():
         logs["score"] = abs(epoch - 2)
         seen.append(network.predict(x))
 
-    fit(net, x, y, epochs=5, callbacks=[score, EarlyStopping("score", patience=2)])
+    fit(net, x, y, epochs=5, callbacks=[score, EarlyStopping("score", 2, mode="min")])
     np.testing.assert_array_equal(net.predict(x), seen[1])
 
 
@@ -731,8 +850,9 @@ def test_a_line_for_each_epoch_in_a_log(capfd):
         "epoch 2/3",
         "epoch 3/3",
     ]
-    assert all(re.search(r"  loss \d.*  accuracy \d", line) for line in epochs)
-    assert re.match(r"3 epochs in \d+\.\d s  loss", last)
+    pace = r"  +\d+\.\d s left  [\d,]+ samples/s  loss \d.*  accuracy \d"
+    assert all(re.search(pace, line) for line in epochs)
+    assert re.match(r"3 epochs in \d+\.\d s  [\d,]+ samples/s  loss", last)
 
 
 @pytest.mark.parametrize("verbose", [3, -1, "yes", None, 0.5])
@@ -832,9 +952,8 @@ def shown(verbose, columns):
 
 def test_progress_on_a_terminal():
     text = shown(1, 200)
-    assert re.search(r"epoch \d+/400 .*s left", text) and re.search(
-        r"400 epochs in \d+\.\d s .*val_accuracy", text
-    )
+    assert re.search(r"epoch \d+/400 .*s left", text)
+    assert re.search(r"400 epochs in \d+\.\d s  [\d,]+ samples/s  loss .*val_accuracy", text)
     assert text.count("\n") == 1 and shown(0, 200) == ""
 
 

@@ -70,6 +70,7 @@ from numbanet.training.diagnosis import NotLearningWarning  # noqa: E402
 from numbanet.training.fit import DivergenceError  # noqa: E402
 from numbanet.training.history import History  # noqa: E402
 from numbanet.training.lbfgs import LBFGS  # noqa: E402
+from numbanet.training.rate_finder import LearningRates  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -112,6 +113,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearningRates",
     "Loss",
     "LpPool2D",
     "MaxPool1D",

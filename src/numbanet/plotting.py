@@ -1,4 +1,5 @@
-"""Figures by matplotlib: filters, feature maps, mistakes, training history, diagnostics.
+"""Figures by matplotlib: filters, feature maps, mistakes, confusion matrix, training history,
+learning rates, diagnostics.
 
     figure = plotting.mistakes(network, data.x_test, data.y_test)
     figure.savefig("mistakes.png", dpi=150)
@@ -366,6 +367,27 @@ def history(history):
         axes.spines[["top", "right"]].set_visible(False)
         axes.locator_params(axis="x", integer=True)
         axes.legend(frameon=False)
+    return figure
+
+
+def learning_rates(found):
+    """Draw the losses of growing learning rates, from what `find_learning_rate` returns.
+
+    Raises ValueError where no step had a finite loss.
+    """
+    if not len(found.rates):
+        raise ValueError("the first step had no finite loss: there is nothing to draw")
+    figure = new_figure(WIDTH_INCHES / 1.6, 3.2)
+    axes = figure.subplots()
+    axes.plot(found.rates, found.losses, color="0.8", label="loss of a batch")
+    axes.plot(found.rates, found.smoothed, color="0.3", label="mean of neighbours")
+    if found.suggestion is not None:
+        axes.axvline(found.suggestion, color=RED, label=f"suggestion {found.suggestion:.2g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_title("loss", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     return figure
 
 

@@ -137,8 +137,23 @@ def test_weighted_samples_agree(mode):
     example = example_named("dense")
     nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 7), targets(LOSS, 7)
     weights = np.random.default_rng(4).uniform(0, 3, 7)
+    options = {"loss": LOSS.loss, "sample_weight": weights}
     for net in nets:
-        net.fit(x, y, loss=LOSS.loss, batch_size=4, sample_weight=weights)
+        net.fit(x, y, batch_size=4, **options)
+    close(nets[1].memory, nets[0].memory, ROUNDING)
+    found, expected = (list(net.evaluate(x, y, **options).values()) for net in nets)
+    close(found, expected, ROUNDING)
+    close(*(net.gradient(x, y, **options) for net in nets), ROUNDING)
+
+
+def test_missing_targets_agree(mode):
+    example, generator = example_named("dense"), np.random.default_rng(4)
+    loss = next(one for one in LOSSES if one.loss.neutral is not None)
+    nets, x, y = twice(example, loss, penalty=PENALTY), inputs(example, 7), targets(loss, 7)
+    y = np.ma.array(y, mask=generator.uniform(size=y.shape) < 0.4)
+    weights = generator.uniform(0, 3, 7)
+    for net in nets:
+        net.fit(x, y, loss=loss.loss, batch_size=4, sample_weight=weights)
     close(nets[1].memory, nets[0].memory, ROUNDING)
 
 

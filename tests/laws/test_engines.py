@@ -146,6 +146,30 @@ def test_weighted_samples_agree_for_every_loss(loss, threads):
     close(history.history["loss"][1] - net.penalty_value(14, 3), losses[1], ROUNDING)
 
 
+@pytest.mark.parametrize("loss", [one for one in LOSSES if one.loss.neutral is not None], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_missing_targets_agree_for_every_loss(loss, weighted):
+    example, generator = example_named("dense"), np.random.default_rng(6)
+    net, x, y = network(example, loss, penalty=PENALTY), inputs(example, 14), targets(loss, 14)
+    y = np.ma.array(y, mask=generator.uniform(size=y.shape) < 0.4)
+    weights = generator.uniform(0, 3, 14) if weighted else None
+    params, _, losses = reference_fit(
+        net, x, y, loss.loss, nn.SGD(0.05), 5, 2, threads=2, sample_weight=weights
+    )
+    history = net.fit(
+        x,
+        y,
+        loss=loss.loss,
+        optimizer=nn.SGD(0.05),
+        batch_size=5,
+        epochs=2,
+        sample_weight=weights,
+        threads=2,
+    )
+    close(net.memory, params, ROUNDING)
+    close(history.history["loss"][1] - net.penalty_value(14, 3), losses[1], ROUNDING)
+
+
 def test_the_factors_of_penalties_agree():
     example, factors = example_named("dense"), np.array([1.5, 0.0, 7.0])
     net, x, y = (

@@ -149,6 +149,7 @@ class ExecutorCache:
     ) -> TrainingExecutor:
         """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`."""
         threads = self.threads(threads, 3 * self.flops * batch)
+        missing = validation.has_missing(y)
 
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
@@ -161,6 +162,7 @@ class ExecutorCache:
                 training=True,
                 augment=augment,
                 weighted=weighted,
+                missing=missing,
             )
             if not any(op.trained for op in ops):
                 frozen = any(op.n_params for op in ops)
@@ -190,6 +192,7 @@ class ExecutorCache:
             len(x),
             augment,
             weighted,
+            missing,
             batch,
             threads,
         )
@@ -198,6 +201,7 @@ class ExecutorCache:
     def gradient(self, loss, x, y, threads, training: bool, weighted=False) -> GradientExecutor:
         """For the gradient over all samples of x and y, with the ops of training or prediction."""
         threads = self.threads(threads, 3 * self.flops * len(x))
+        missing = validation.has_missing(y)
 
         def build():
             ops, loss_op, _ = self.network.loss_ops(
@@ -209,13 +213,15 @@ class ExecutorCache:
                 batches=1,
                 training=training,
                 weighted=weighted,
+                missing=missing,
             )
             return self.backend.GradientExecutor(
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
         settings = self._settings() if training else ()
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted, settings)
+        data_key = x.dtype, y.dtype, len(x), weighted, missing
+        key = ("gradient", loss, data_key, threads, training, settings)
         return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:
@@ -231,14 +237,28 @@ class ExecutorCache:
         return self._get_or_build(("inference", x_dtype, batch, threads), build)
 
     def evaluation(
-        self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None
+        self,
+        loss: losses.Loss,
+        x_dtype,
+        y_dtype,
+        classes,
+        samples: int,
+        threads=None,
+        *,
+        weighted: bool = False,
+        missing: bool = False,
     ) -> InferenceExecutor:
-        """For loss and correct answers of any number of samples."""
+        """For loss and correct answers of any number of samples.
+
+        weighted, missing   whether samples have weights, and whether targets are missing
+        """
         batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
-            ops, loss_op, correct_op = self.network.loss_ops(loss, x_dtype, y_dtype, classes)
+            ops, loss_op, correct_op = self.network.loss_ops(
+                loss, x_dtype, y_dtype, classes, weighted=weighted, missing=missing
+            )
             return self.backend.InferenceExecutor(
                 ops,
                 self.network.dtype,
@@ -248,9 +268,8 @@ class ExecutorCache:
                 correct_op=correct_op,
             )
 
-        return self._get_or_build(
-            ("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build
-        )
+        data_key = x_dtype, y_dtype, classes, weighted, missing
+        return self._get_or_build(("evaluation", loss, data_key, batch, threads), build)
 
     def build_small_batch(self, x_dtype) -> None:
         """Prepare an executor for as many samples as one thread should process alone."""

@@ -118,6 +118,8 @@ class Population(KnownArguments, KnownAttributes):
             "callbacks": "networks of a population take no callbacks: see patience, histories",
             "validation_split": "pass validation_rows",
             "sample_weight": "pass rows, which may name a sample several times",
+            "class_weight": "pass rows, which may name a sample several times",
+            "metrics": "evaluate the networks one by one, member(k).evaluate(…, metrics=…)",
             "augment": "the networks of a population train on x as it is",
             "lengths": "the networks of a population take whole sequences",
         }
@@ -162,7 +164,8 @@ class Population(KnownArguments, KnownAttributes):
         own fit.
 
         `stopped[k]` says afterwards why network k ended before its epochs: "patience", "diverged"
-        (it is back at its parameters from before that epoch, and a warning names it), or "".
+        (it is back at its parameters from before that epoch, and a warning names it), "schedule"
+        (its learning rate has come to its end), or "".
         Raises ValueError or TypeError before training starts, and says which network is wrong.
         """
         threads = validation.check_threads(threads) or numba.get_num_threads()
@@ -207,9 +210,15 @@ class Population(KnownArguments, KnownAttributes):
                     with _naming(k):
                         runs.append(_prepare(network, x, targets[k], loss, scale_targets, given))
                 classes = classes and not any(network.scales_targets for network in self.networks)
+                validated = validation_data is not None or validation_rows is not None
+                metrics = ["loss", "accuracy"] if classes else ["loss"]
+                metrics += [f"val_{name}" for name in metrics] if validated else []
+                for k, run in enumerate(runs):
+                    with _naming(k):  # a metric that a schedule asks for and that is not there
+                        run.observe(dict.fromkeys(metrics, 0.0), ())
                 training = _Training(runs, x, classes, loss, threads)
                 evaluation = None
-                if validation_data is not None or validation_rows is not None:
+                if validated:
                     scaled = [
                         network.scale_targets(one) if scale else one
                         for network, one, scale in zip(
@@ -220,7 +229,8 @@ class Population(KnownArguments, KnownAttributes):
                         )
                     ]
                     evaluation = _evaluation(runs, validation_x, scaled, classes, loss, threads)
-            progress = Progress(max(run.end - run.network.epoch for run in runs), verbose)
+            longest = max(run.end - run.network.epoch for run in runs)
+            progress = Progress(longest, sum(run.samples for run in runs), verbose)
             _train(training, evaluation, classes, shuffle, progress, **watch)
         self.histories = [run.history for run in runs]
         self.stopped = [run.stopped for run in runs]
@@ -330,7 +340,10 @@ def evaluate_parameters(
     memories = np.hstack([parameters, np.broadcast_to(buffers, (n, buffers.size))])
     threads = validation.check_threads(threads) or numba.get_num_threads()
     with network.executors.lock:
-        executor = network.executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), 1)
+        missing = validation.has_missing(y)
+        executor = network.executors.evaluation(
+            loss, x.dtype, y.dtype, classes, len(x), 1, missing=missing
+        )
         evaluation = _Evaluation(memories, [executor] * n, x, [y] * n, [None] * n, threads)
         return evaluation(range(n))[:, 0]
 
@@ -376,8 +389,16 @@ class MemberRun:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether nothing is left to do; `stopped` then says why, if that is before its end."""
+        schedule = self.optimizer.schedule
+        if schedule is not None and schedule.has_ended(self.network.schedule_state):
+            self.stopped = self.stopped or "schedule"
         return bool(self.stopped) or self.network.epoch >= self.end
+
+    def rates(self) -> np.ndarray | None:
+        """The learning rates of the steps of this epoch, or None for a constant one."""
+        epoch, state = self.network.epoch, self.network.schedule_state
+        return self.optimizer.rates(epoch, self.batches, self.end, state)
 
     def order(self, shuffle: bool) -> np.ndarray | None:
         """The indices of the samples of this epoch in their order, or None for all as they are."""
@@ -385,6 +406,11 @@ class MemberRun:
             return self.rows
         order = epoch_permutation(self.network.seed, self.network.epoch, self.samples)
         return order if self.rows is None else self.rows[order]
+
+    def observe(self, logs: dict[str, float], state: tuple) -> tuple:
+        """The state of its schedule after an epoch with these metrics, if it has a schedule."""
+        schedule = self.optimizer.schedule
+        return () if schedule is None else schedule.observe(state, logs)
 
     def stop_if_stuck(self, value: float, min_delta: float, restore_best: bool) -> None:
         """Count epochs without an improvement."""
@@ -487,7 +513,7 @@ class _Training:
         for k in active:
             run, network = self.runs[k], self.runs[k].network
             self.bind(k, PERMUTATION, run.order(shuffle))
-            self.bind(k, RATES, run.optimizer.rates(network.epoch, run.batches, run.end))
+            self.bind(k, RATES, run.rates())
             self.members.bind(k, EPOCH, network.epoch)
             self.members.bind(k, SEED, network.seed)
         self.members.sums[active] = 0
@@ -588,7 +614,9 @@ def _evaluation(
     def build(run):
         samples = len(x if run.validation_rows is None else run.validation_rows)
         kinds = x.dtype, targets[0].dtype
-        return run.network.executors.evaluation(loss, *kinds, classes, samples, 1)
+        return run.network.executors.evaluation(
+            loss, *kinds, classes, samples, 1, missing=validation.has_missing(targets[0])
+        )
 
     memories = []
     for run in runs:
@@ -635,6 +663,7 @@ def _train(
                     if classes:
                         logs[prefix + "accuracy"] = float(values[place, 1])
                 run.history.add(logs, seconds)
+                run.network.schedule_state = run.observe(logs, run.network.schedule_state)
                 run.stop_if_stuck(logs.get("val_loss", logs["loss"]), min_delta, restore_best)
             if active:
                 progress.epoch(logs)

@@ -174,11 +174,17 @@ class Optimizer(Description):
             values["weight_decay"] = 0.0  # the group's takes its place
         return [float(value) for value in values.values()]
 
-    def rates(self, epoch: int, batches: int, end: float) -> np.ndarray | None:
-        """The learning rate of every step of an epoch, or None where it is constant."""
-        if isinstance(self.learning_rate, Schedule):
-            return self.learning_rate.epoch(epoch, batches, end)
-        return None
+    @property
+    def schedule(self) -> Schedule | None:
+        """The learning rate where it is a schedule, else None."""
+        return self.learning_rate if isinstance(self.learning_rate, Schedule) else None
+
+    def rates(self, epoch: int, batches: int, end: float, state: tuple = ()) -> np.ndarray | None:
+        """The learning rate of every step of an epoch, or None where it is constant.
+
+        state   what the schedule remembers of the epochs before
+        """
+        return self.schedule.epoch(epoch, batches, end, state) if self.schedule else None
 
 
 # --- SGD --------------------------------------------------------------------------------------

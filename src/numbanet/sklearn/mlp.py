@@ -29,7 +29,8 @@ from numbanet.nn.regularizers import L2, penalties
 from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS, WEIGHTS
 from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
 from numbanet.training import lbfgs
-from numbanet.training.fit import relative_weights, reuse_optimizer_state, take_epoch
+from numbanet.training.fit import reuse_optimizer_state, take_epoch
+from numbanet.training.weights import relative_weights
 
 STOCHASTIC = ("sgd", "adam")
 """Solvers that take steps by mini-batches."""

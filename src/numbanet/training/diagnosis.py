@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from numbanet.io.validation import has_missing
 from numbanet.nn import losses
 from numbanet.nn.layers.base import checks_inputs
 
@@ -66,7 +67,13 @@ class Run:
         return self._rates_of(self.network.epoch, batches)
 
     def _rates_of(self, epoch: int, batches: int) -> np.ndarray | None:
-        return self.optimizer.rates(epoch, batches, self.start + self.epochs)
+        return self.optimizer.rates(epoch, batches, self.start + self.epochs, self.schedule_state)
+
+    @property
+    def schedule_state(self) -> tuple:
+        """What the schedule remembers of earlier epochs; () where there was another one before."""
+        before = getattr(self.network.optimizer, "learning_rate", None)
+        return self.network.schedule_state if before == self.optimizer.learning_rate else ()
 
     def _mean_rate(self) -> float:
         """The mean learning rate of the epochs so far, and of the one that is under way."""
@@ -184,6 +191,15 @@ class Run:
         if rate < least:
             return f"raise the learning rate ({kind}'s is {rate:g})", True
         return f"try another learning rate ({kind}'s is {rate:g})", False
+
+
+def filled(y: np.ndarray) -> np.ndarray:
+    """Targets with the mean of their column in the place of missing ones."""
+    if not has_missing(y):
+        return y
+    known = ~np.isnan(y)
+    mean = np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known, y, mean)
 
 
 def constant_loss(loss, y: np.ndarray, outputs: int) -> float | None:
