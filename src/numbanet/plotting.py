@@ -1,5 +1,4 @@
-"""Figures by matplotlib: filters, feature maps, mistakes, confusion matrix, training history,
-learning rates, diagnostics.
+"""Figures by matplotlib: filters, feature maps, mistakes, history, learning rates, diagnostics.
 
     figure = plotting.mistakes(network, data.x_test, data.y_test)
     figure.savefig("mistakes.png", dpi=150)
