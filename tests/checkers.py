@@ -11,6 +11,7 @@ from reference import REFERENCES
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
 from numbanet.io.validation import has_missing
+from numbanet.nn.data import layout
 from numbanet.plan.columns import (
     BASE_X,
     BASE_Y,
@@ -140,7 +141,7 @@ def reference_fit(
     batches = -(-samples // batch)
     ops, last, correct = net.loss_ops(
         loss,
-        x.dtype,
+        layout(x),
         y.dtype,
         classes,
         samples,
@@ -183,7 +184,7 @@ def reference_fit(
 def reference_gradient(net, x, y, loss, *, threads=1, references=REFERENCES):
     """Gradient and mean loss, penalties in the gradient but not in the loss."""
     x, y, _ = net.check_data(x, y, loss)
-    ops, last, _ = net.loss_ops(loss, x.dtype, y.dtype, False, len(x), 1)
+    ops, last, _ = net.loss_ops(loss, layout(x), y.dtype, False, len(x), 1)
     plan = lower(ops, net.dtype, batch=len(x), threads=threads, train=True)
     engine = Reference(plan, references, net.dtype, loss=last, inputs=x, targets=y)
     total = engine.gradient(net.memory.copy(), len(x))
@@ -195,7 +196,7 @@ def reference_predict(net, x, *, batch=8, threads=1, references=REFERENCES):
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
     plan = lower(
-        net.executors.inference_ops(x.dtype), net.dtype, batch=batch, threads=threads, train=False
+        net.executors.inference_ops(layout(x)), net.dtype, batch=batch, threads=threads, train=False
     )
     Reference(plan, references, net.dtype, inputs=x, outputs=outputs).infer(
         net.memory.copy(), len(x)
@@ -206,7 +207,7 @@ def reference_predict(net, x, *, batch=8, threads=1, references=REFERENCES):
 def reference_evaluate(net, x, y, loss, *, batch=8, threads=1, references=REFERENCES):
     """Mean loss and fraction of correct answers (0 where the targets name no classes)."""
     x, y, classes = net.check_data(x, y, loss)
-    ops, last, correct = net.loss_ops(loss, x.dtype, y.dtype, classes)
+    ops, last, correct = net.loss_ops(loss, layout(x), y.dtype, classes)
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
     total, found = Reference(
         plan, references, net.dtype, loss=last, correct=correct, inputs=x, targets=y
@@ -243,7 +244,7 @@ class KernelHarness:
     def __init__(self, net, x, y, loss, training=True, seed=5):
         x, y, classes = net.check_data(x, y, loss)
         self.samples, self.dtype = len(x), net.dtype
-        ops, _, _ = net.loss_ops(loss, x.dtype, y.dtype, classes, training=training)
+        ops, _, _ = net.loss_ops(loss, layout(x), y.dtype, classes, training=training)
         self.plan = lower(ops, net.dtype, batch=len(x), threads=1, train=True)
         self.data = {INPUTS: x, TARGETS: y, PERMUTATION: None, OUTPUTS: None}
         self.plan.set_context(INPUTS, x.ctypes.data)

@@ -898,17 +898,6 @@ def test_frames_of_pandas():
         refused(TypeError, message, net, lambda y=y: net.evaluate(X, y))
 
 
-def test_sparse_matrices():
-    sparse = pytest.importorskip("scipy.sparse")
-    net = network()
-    refused(
-        TypeError,
-        r"x is a sparse matrix; pass x.toarray\(\)",
-        net,
-        lambda: net.predict(sparse.csr_array(X)),
-    )
-
-
 def test_tensors_of_other_libraries():
     torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
     net = network()

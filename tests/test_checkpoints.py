@@ -2,44 +2,36 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from interruptions import (
+    OPTIONS,
+    Stop,
+    StopAt,
+    X,
+    Y,
+    differing_stops,
+    network,
+    seconds_to_stop,
+    state,
+    states_after_kills,
+    stopped_and_resumed,
+)
 from scale import Scale
 
 import numbanet as nn
-from numbanet.training.callbacks import Checkpoint, EarlyStopping, Log, TimeLimit, checkpoints
-
-X = np.random.default_rng(0).normal(size=(60, 4, 4, 1)).astype("float32")
-Y = np.random.default_rng(1).integers(0, 3, 60)
-OPTIONS = {
-    "optimizer": nn.AdamW(nn.schedules.Cosine(0.01, epochs=12)),
-    "batch_size": 7,
-    "augment": nn.Augment(shift=1, noise=0.1),
-    "validation_data": (X[:9], Y[:9]),
-    "verbose": 0,
-}
-
-
-def network(units=5):
-    layers = [
-        Scale(),
-        nn.Flatten(),
-        nn.Dense(units, activation="tanh"),
-        nn.BatchNorm(),
-        nn.Dropout(0.3),
-        nn.Dense(3, activation="softmax"),
-    ]
-    return nn.Sequential(layers, (4, 4, 1), seed=4)
-
-
-class Stop(Exception):
-    pass
+from numbanet.training.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    Log,
+    TensorBoard,
+    TimeLimit,
+    checkpoints,
+)
 
 
 def stop_after(last):
@@ -101,9 +93,13 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     net = network(6)
     before = net.memory.copy()
     with pytest.raises(
-        ValueError, match=r"epoch-000001.safetensors holds another network: its lay"
+        ValueError, match=r"epoch-000001.safetensors holds another network, with layers"
     ):
         net.fit(X, Y, resume=tmp_path, **OPTIONS)
+    other = network(5)
+    other.initialize(7)
+    with pytest.raises(ValueError, match=r"holds another network, with seed 4, not 7"):
+        nn.Ensemble([network(5), other]).fit(X, Y, resume=tmp_path, **OPTIONS)
     assert np.array_equal(net.memory, before) and net.epoch == 0
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is no folder"):
@@ -111,33 +107,95 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     net.fit(X, Y, verbose=0)  # and the network can be trained
 
 
-TRAINING = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_checkpoints import *
-net = network()
-net.fit(X, Y, epochs=10_000, callbacks=Checkpoint({folder!r}, keep=2), resume={folder!r}, **OPTIONS)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_kill_at_any_moment_leaves_a_loadable_state(tmp_path):
-    folder = str(tmp_path / "run")
-    script = TRAINING.format(tests=os.path.dirname(__file__), folder=folder)
-    epochs = []
-    for k in range(4):
-        child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-        wanted, end = (epochs[-1] if epochs else 0) + 2, time.monotonic() + 120
-        while time.monotonic() < end and child.poll() is None:
-            found = checkpoints(folder)
-            if found and int(found[-1].stem[6:]) >= wanted:
-                break
-            time.sleep(0.002 * (k + 1))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        epochs.append(nn.load(checkpoints(folder)[-1], {"Scale": Scale}).epoch)
-    assert all(b >= a + 2 for a, b in zip([0, *epochs[:-1]], epochs, strict=True))
-    assert len(checkpoints(folder)) <= 3
+    places = states_after_kills(tmp_path / "run", 4)
+    assert all(b > a for a, b in zip([(0, 0), *places[:-1]], places, strict=True))
+    assert len(checkpoints(tmp_path / "run")) <= 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT for a child")
+def test_ctrl_c_is_heard_at_once():
+    assert sorted(seconds_to_stop(5))[2] <= 0.2
+
+
+# --- within an epoch ------------------------------------------------------------------------------
+
+
+def test_random_stops_within_epochs_resume_bit_for_bit():
+    assert differing_stops(5, seed=1) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "every_steps"), [(1, 1), (8, 8), (9, 9), (10, 10), (31, 4), (53, 53)]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shuffle": False, "augment": None},
+        {"sample_weight": np.linspace(0.1, 2, 60), "validation_data": None},
+        {"optimizer": nn.Adam(0.01, average=0.9, clip_norm=1.0)},
+    ],
+    ids=["shuffled", "in order", "weighted", "averaged"],
+)
+def test_a_training_goes_on_at_the_batch_where_it_stopped(at, every_steps, options, tmp_path):
+    whole = network()
+    history = whole.fit(X, Y, epochs=6, **{**OPTIONS, **options}).history
+    net, last = stopped_and_resumed(tmp_path, at, every_steps, **options)
+    newest = [path.name for path in tmp_path.iterdir()]
+    assert f"epoch-{(at - 1) // 9 + 1:06}-{(at - 1) % 9 + 1:09}.safetensors" in newest or at == 31
+    assert state(net) == state(whole)
+    assert last == {name: values[-1] for name, values in history.items()}
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 6, 14])
+@pytest.mark.parametrize("options", [{"every_steps": 1}, {"every_minutes": 1e-9}])
+def test_steps_of_several_batches_are_never_cut(at, options, tmp_path):
+    chosen = {**OPTIONS, "optimizer": nn.Adam(0.01, accumulate=2)}  # 5 steps of 9 batches
+    whole = network()
+    whole.fit(X, Y, epochs=3, **chosen)
+    with pytest.raises(Stop):
+        callbacks = [Checkpoint(tmp_path, keep=100, **options), StopAt(at)]
+        network().fit(X, Y, epochs=3, callbacks=callbacks, **chosen)
+    for path in checkpoints(tmp_path):
+        found = nn.load(path, {"Scale": Scale}).unfinished
+        assert found is None or found.batches % 2 == 0 or found.batches == 9
+    net = network()
+    net.fit(X, Y, epochs=3, resume=tmp_path, **chosen)
+    assert state(net) == state(whole)
+
+
+def test_minutes_save_within_epochs_too(tmp_path):
+    saver = Checkpoint(tmp_path, every_minutes=1e-9, keep=100)
+    network().fit(X, Y, epochs=1, callbacks=saver, **OPTIONS)
+    names = [path.name for path in checkpoints(tmp_path)]
+    assert len(names) > 1 and names[-1] == "epoch-000001.safetensors"
+    saver = Checkpoint(tmp_path / "b", every_minutes=1e9)
+    network().fit(X, Y, epochs=1, callbacks=saver, **OPTIONS)
+    assert [path.name for path in checkpoints(tmp_path / "b")] == [names[-1]]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 6}, {"shuffle": False}, {"x": X[:52]}])
+def test_an_epoch_goes_on_with_the_same_batches_alone(options, tmp_path):
+    with pytest.raises(Stop):
+        callbacks = [Checkpoint(tmp_path, every_steps=3), StopAt(4)]
+        network().fit(X, Y, callbacks=callbacks, **OPTIONS)
+    x = options.pop("x", X)
+    with pytest.raises(
+        ValueError, match="after 3 batches of 7 from 60 samples, shuffled, this fit"
+    ):
+        network().fit(x, Y[: len(x)], resume=tmp_path, **{**OPTIONS, **options})
+
+
+def test_a_file_from_within_an_epoch_is_a_network_like_any_other(tmp_path):
+    with pytest.raises(Stop):
+        callbacks = [Checkpoint(tmp_path, every_steps=3), StopAt(4)]
+        network().fit(X, Y, callbacks=callbacks, **OPTIONS)
+    net = nn.load(checkpoints(tmp_path)[0], {"Scale": Scale})
+    assert net.epoch == 0 and net.unfinished.batches == 3 and net.optimizer_steps == 3
+    net.fit(X, Y, **OPTIONS)  # without resume, an epoch from its beginning
+    assert net.epoch == 1 and net.unfinished is None and net.optimizer_steps == 12
 
 
 # --- logs and limits ------------------------------------------------------------------------------
@@ -159,6 +217,47 @@ def test_metrics_are_logged(tmp_path):
         net.fit(X, Y, callbacks=both[0], verbose=0)
     with pytest.raises(ValueError, match=r"give a file \.csv or \.jsonl"):
         Log("run.txt")
+
+
+class Writer:
+    """In the place of tensorboardX.SummaryWriter."""
+
+    written: ClassVar[list] = []
+
+    def __init__(self, folder):
+        self.written.append(folder)
+
+    def add_scalar(self, name, value, place):
+        self.written.append((name, value, place))
+
+    def flush(self):
+        self.written.append("flush")
+
+    def close(self):
+        self.written.append("close")
+
+
+def test_tensorboard_is_told_the_metrics(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"needs tensorboardX; pip install numbanet\[tensorb"):
+        TensorBoard(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    net, board = network(), TensorBoard(tmp_path, every_steps=5)
+    history = net.fit(X, Y, epochs=2, callbacks=board, **OPTIONS).history
+    written = Writer.written
+    assert written[0] == str(tmp_path) and written[-2:] == ["flush", "close"]
+    for name, values in history.items():
+        found = [one[1:] for one in written if one[0] == name]
+        assert found == [(values[0], 1), (values[1], 2)]
+        steps = [one[2] for one in written if one[0] == f"steps/{name}"]
+        assert steps == ([] if name.startswith("val_") else [5, 10, 15])
+
+
+def test_tensorboards_files_can_be_read_by_its_own_reader(tmp_path):
+    pytest.importorskip("tensorboardX")
+    network().fit(X, Y, epochs=2, callbacks=TensorBoard(tmp_path), **OPTIONS)
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"val_loss" in file.read_bytes()
 
 
 def test_a_time_limit_ends_after_the_epoch():
@@ -196,6 +295,8 @@ def test_what_counts_as_an_improvement(options, epochs):
         (lambda: TimeLimit(0), "seconds must be a finite number above 0"),
         (lambda: Checkpoint("a", every=0), "every must be an integer of at least 1"),
         (lambda: Checkpoint("a", keep=0), "keep must be an integer of at least 1"),
+        (lambda: Checkpoint("a", every_steps=0), "every_steps must be an integer of at least 1"),
+        (lambda: Checkpoint("a", every_minutes=0), "every_minutes must be a finite number above 0"),
     ],
 )
 def test_wrong_arguments(build, message):

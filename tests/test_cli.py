@@ -757,6 +757,41 @@ def test_stopped_by_the_keyboard(folder):
     assert os.listdir() == ["three.csv"]
 
 
+def test_a_training_goes_on_from_its_checkpoints(folder):
+    classes_file()
+    common = "train", "three.csv", "--output"
+    done(*common, "whole", "--epochs", "9")
+    done(*common, "part", "--epochs", "4", "--checkpoint", "run")
+    said = done(*common, "rest", "--epochs", "9", "--checkpoint", "run", "--resume")
+    assert f"going on from {Path('run', 'epoch-000004.safetensors')}" in said
+    assert sorted(os.listdir("run")) == [f"epoch-{k:06}.safetensors" for k in (7, 8, 9)]
+    whole, rest = nn.load("whole"), nn.load("rest")
+    assert rest.memory.tobytes() == whole.memory.tobytes() and rest.epoch == 9
+    for args, message in [
+        (["--resume"], "--resume goes on from the files in --checkpoint FOLDER; give both"),
+        (["--checkpoint", "run"], "run holds the checkpoints of a training: --resume goes on"),
+        (["--checkpoint", "run", "--resume", "--seed", "3"], "another network, with seed 0, not 3"),
+        (["--checkpoint", "three.csv"], "--checkpoint three.csv is no folder"),
+        (
+            ["--checkpoint", "run", "--resume", "--layers", "7"],
+            "holds another network, with layers",
+        ),
+    ]:
+        assert message in refused(*common, "other", *args)
+
+
+def test_stopped_by_the_keyboard_it_says_how_to_go_on(folder):
+    classes_file()
+    process = program("train", "three.csv", "--epochs", "100000000", "--checkpoint", "run")
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not list(Path("run").glob("epoch-*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped; --resume goes on from run" in errors
+    assert nn.load(sorted(Path("run").glob("epoch-*"))[-1]).epoch >= 1
+
+
 def test_without_click(folder):
     process = program(
         "info",

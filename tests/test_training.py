@@ -757,6 +757,166 @@ def test_callbacks_are_called_in_order_and_stop_the_training():
     assert calls[-2][0] == 3
 
 
+class Calls(Callback):
+    """Records every call."""
+
+    def __init__(self, every_steps=1, **attributes):
+        self.every_steps, self.calls = every_steps, []
+        vars(self).update(attributes)
+
+    def on_fit_begin(self, network):
+        self.calls.append("fit")
+
+    def on_epoch_begin(self, epoch, network):
+        self.calls.append(f"epoch {epoch}")
+
+    def on_step_end(self, step, logs, network):
+        self.calls.append(f"step {step}")
+
+    def on_epoch_end(self, epoch, logs, network):
+        self.calls.append(f"end {epoch}")
+
+    def on_fit_end(self, network):
+        self.calls.append("end")
+
+
+def test_callbacks_are_called_at_begin_and_end_and_at_the_steps_they_ask_for():
+    x, y = data()
+    often, rarely, never = Calls(3), Calls(10), Calls(None)
+    fit(network(), x, y, epochs=2, batch_size=15, callbacks=[often, rarely, never])
+    expected = ["fit", "epoch 1", "step 3", "end 1", "epoch 2", "step 6", "end 2", "end"]
+    assert often.calls == expected
+    without = [call for call in expected if "step" not in call]
+    assert rarely.calls == never.calls == without
+    timed = Calls(None, every_seconds=1e-9)
+    fit(network(), x, y, batch_size=15, callbacks=timed)
+    assert sum("step" in call for call in timed.calls) >= 1
+
+
+@pytest.mark.parametrize("every_steps", [1, 4, 1000])
+def test_callbacks_at_steps_change_no_bit_and_see_the_epoch_so_far(every_steps):
+    x, y = data()
+    plain, watched, seen = network(penalty=nn.L2(0.1)), network(penalty=nn.L2(0.1)), []
+
+    class Look(Calls):
+        def on_step_end(self, step, logs, network):
+            seen.append((step, logs, network.memory.copy()))
+
+    histories = [
+        fit(net, x, y, epochs=3, batch_size=8, optimizer=nn.Adam(), callbacks=callbacks).history
+        for net, callbacks in ((plain, ()), (watched, Look(every_steps)))
+    ]
+    assert plain.memory.tobytes() == watched.memory.tobytes() and histories[0] == histories[1]
+    assert [step for step, *_ in seen] == list(range(every_steps, 25, every_steps))
+    if every_steps != 1000:
+        assert seen[-1][1] == {name: values[-1] for name, values in histories[0].items()}
+        assert seen[-1][2].tobytes() == plain.memory.tobytes()
+    if every_steps == 1:
+        once = network(penalty=nn.L2(0.1))
+        assert seen[0][1]["loss"] != fit(once, x, y, batch_size=8).history["loss"]
+
+
+def test_native_calls_are_cut_only_where_a_callback_asks(monkeypatch):
+    original, calls = executor.Executor.run_batches, []
+
+    def work(self, kernel, params, first, last, workers):
+        calls.append(last - first)
+        return original(self, kernel, params, first, last, workers)
+
+    monkeypatch.setattr(executor.Executor, "run_batches", work)
+    x, y = data(2000)
+    fit(network(), x, y, batch_size=2, callbacks=[EarlyStopping("loss"), Calls(None)])
+    assert max(calls) > 8
+    calls.clear()
+    fit(network(), x, y, batch_size=2, callbacks=Calls(5))
+    assert max(calls) <= 5 and sum(calls) == 1000
+
+
+def test_a_callback_stops_the_training_within_an_epoch():
+    x, y = data()
+    net = network()
+
+    class Enough(Calls):
+        def on_step_end(self, step, logs, network):
+            return step == 6
+
+    watcher = Calls(None)
+    history = fit(net, x, y, epochs=9, batch_size=15, callbacks=[Enough(), watcher])
+    assert len(history.seconds) == net.epoch == 1 and net.optimizer_steps == 6
+    assert watcher.calls == ["fit", "epoch 1", "end 1", "epoch 2", "end"]
+    assert len(fit(net, x, y, epochs=2).seconds) == 2
+
+
+def test_callbacks_at_steps_see_what_the_gpu_has_computed(short_switch_interval):
+    pytest.importorskip("numba_cuda")
+    x, y = data(24)
+    seen: dict[str, list] = {"cpu": [], "cuda": []}
+
+    class Look(Calls):
+        def on_step_end(self, step, logs, network):
+            found = network.memory.copy(), network.optimizer_state.copy(), logs["loss"]
+            seen[network.device].append(found)
+
+    for device in seen:
+        net = network(dtype="float64", device=device)
+        fit(net, x, y, callbacks=Look(2), optimizer=nn.Adam(), batch_size=4)
+    for cpu, cuda in zip(*seen.values(), strict=True):
+        for one, other in zip(cpu, cuda, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-15)
+    assert len(seen["cpu"]) == 3 and (seen["cpu"][0][0] != seen["cpu"][1][0]).any()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_a_callback_writes_at_a_step_is_used_by_the_next(device, short_switch_interval):
+    if device == "cuda":
+        pytest.importorskip("numba_cuda")
+    x, y = data()
+    net, seen = network(device=device), []
+
+    class Write(Calls):
+        def on_step_end(self, step, logs, network):
+            seen.append(network.predict(x))
+            network.parameters[:] = 0
+
+    fit(net, x, y, batch_size=30, optimizer=nn.SGD(0.0), callbacks=Write())
+    assert seen[0].std() > 0 == seen[1].std(axis=0).max()
+
+
+@pytest.mark.parametrize("place", ["on_fit_begin", "on_epoch_begin", "on_step_end", "on_epoch_end"])
+def test_an_error_in_any_call_ends_the_training_in_order(place):
+    x, y = data()
+    net, first, last = network(), Calls(), Calls()
+
+    def fail(*_):
+        raise RuntimeError("mine")
+
+    middle = Calls()
+    middle.__class__ = type("Fails", (Calls,), {place: fail})
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(net, x, y, epochs=3, batch_size=15, callbacks=[first, middle, last])
+    assert first.calls[-1] == "end" and "end" not in first.calls[:-1]
+    begun = place != "on_fit_begin"
+    assert (last.calls[-1:] == ["end"]) == begun and ("end" in middle.calls) == begun
+    assert len(fit(net, x, y, epochs=2).seconds) == 2 and np.isfinite(net.parameters).all()
+
+
+def test_intervals_of_callbacks_are_checked_and_lbfgs_has_no_steps():
+    x, y = data()
+    for attributes, message in [
+        ({"every_steps": 0}, "Calls: every_steps must be an integer of at least 1, got 0"),
+        ({"every_seconds": -1}, "Calls: every_seconds must be a finite number above 0, got -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit(network(), x, y, callbacks=Calls(**attributes))
+    pytest.importorskip("scipy")
+    options = {"optimizer": nn.LBFGS(), "batch_size": None, "epochs": 2}
+    with pytest.raises(ValueError, match="L-BFGS has no steps after which Calls"):
+        fit(network(), x, y, callbacks=Calls(), **options)
+    watcher = Calls(None)
+    fit(network(), x, y, callbacks=watcher, **options)
+    assert watcher.calls == ["fit", "epoch 1", "end 1", "epoch 2", "end 2", "end"]
+
+
 def test_an_error_in_a_callback_is_the_users_to_see():
     x, y = data()
     net = network()

@@ -7,7 +7,7 @@ import numpy as np
 from numbanet.backend.intrinsics.random import fold_in_python as fold_in
 from numbanet.backend.intrinsics.random import uniform_python as uniform
 from numbanet.nn.augment import AUGMENT
-from numbanet.plan.columns import EPOCH, N_IN, PERMUTATION, SEED, START, X, Y
+from numbanet.plan.columns import EPOCH, FIRST_SAMPLE, N_IN, PERMUTATION, SEED, START, X, Y
 
 
 def between(key, counter, amount):
@@ -24,6 +24,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         place = op.context(START) + i
         sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
+        sample += op.context(FIRST_SAMPLE)
         key = fold_in(fold_in(fold_in(op.context(SEED), op.context(EPOCH)), sample), -1)
         image = np.array(acts[op[X] + i * n : op[X] + i * n + n]).reshape(height, width, channels)
         angle, zoom, shear = (

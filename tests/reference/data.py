@@ -1,5 +1,6 @@
 """References of the kernels in nn/data.py. They read the data as arrays, in op.data."""
 
+from numbanet.io.sparse import SparseRows
 from numbanet.nn.data import COPY
 from numbanet.plan.columns import (
     INPUTS,
@@ -21,29 +22,39 @@ def sample_index(op, i):
     return place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
 
 
-def _rows(op, data, acts, lo, hi, scale):
+def _row(op, i):
+    """Sample i of the batch, from an array or SparseRows."""
+    data, k = op.data[INPUTS], sample_index(op, i)
+    return data.dense(slice(k, k + 1))[0] if isinstance(data, SparseRows) else data[k].reshape(-1)
+
+
+def _targets(op, i):
+    return op.data[TARGETS][sample_index(op, i)].reshape(-1)
+
+
+def _rows(op, row_of, acts, lo, hi, scale):
     for i in range(lo, hi):
-        row = data[sample_index(op, i)].reshape(-1)
+        row = row_of(op, i)
         for j in range(op[N_OUT]):
             acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) * scale
 
 
 def inputs_float32(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def inputs_float64(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def _copy_features(op, acts, lo, hi):
     scale = op.float_attr(COPY.scale)
     for i in range(op.context(SAMPLES)):
-        row = op.data[INPUTS][sample_index(op, i)].reshape(-1)
+        row = _row(op, i)
         for j in range(lo, hi):
             acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) * scale
 
@@ -60,16 +71,32 @@ def features_uint8(op, params, grads, acts, deltas, lo, hi):
     _copy_features(op, acts, lo, hi)
 
 
+def sparse_float32(op, params, grads, acts, deltas, lo, hi):
+    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
+
+
+def sparse_float64(op, params, grads, acts, deltas, lo, hi):
+    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
+
+
+def sparse_features_float32(op, params, grads, acts, deltas, lo, hi):
+    _copy_features(op, acts, lo, hi)
+
+
+def sparse_features_float64(op, params, grads, acts, deltas, lo, hi):
+    _copy_features(op, acts, lo, hi)
+
+
 def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[INPUTS], acts, lo, hi, 1.0)
+    _rows(op, _row, acts, lo, hi, 1.0)
 
 
 def targets_float32(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[TARGETS], acts, lo, hi, 1.0)
+    _rows(op, _targets, acts, lo, hi, 1.0)
 
 
 def targets_float64(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, op.data[TARGETS], acts, lo, hi, 1.0)
+    _rows(op, _targets, acts, lo, hi, 1.0)
 
 
 def targets_int64(op, params, grads, acts, deltas, lo, hi):

@@ -3,7 +3,7 @@
 from numbanet.backend.intrinsics.random import fold_in_python as fold_in
 from numbanet.backend.intrinsics.random import uniform_python as uniform
 from numbanet.nn.layers.dropout import DROPOUT
-from numbanet.plan.columns import EPOCH, INDEX, N_OUT, PERMUTATION, SEED, START, Y
+from numbanet.plan.columns import EPOCH, FIRST_SAMPLE, INDEX, N_OUT, PERMUTATION, SEED, START, Y
 
 
 def mask(op, memory, lo, hi):
@@ -12,6 +12,7 @@ def mask(op, memory, lo, hi):
     for i in range(lo, hi):
         place = op.context(START) + i
         sample = place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
+        sample += op.context(FIRST_SAMPLE)
         key = fold_in(fold_in(fold_in(op.context(SEED), op.context(EPOCH)), sample), op[INDEX])
         for j in range(n):
             kept = uniform(key, j) >= rate

@@ -53,6 +53,9 @@ class TrainingExecutor(Executor, Protocol):
         steps_done   updates before: an epoch's begin with its first batch
         """
 
+    def publish(self) -> None:
+        """Let the network's own arrays hold parameters and state, to be read and written."""
+
 
 class GradientExecutor(Executor, Protocol):
     """The gradient of a loss over given samples."""
@@ -154,7 +157,7 @@ class ExecutorCache:
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
                 loss,
-                x.dtype,
+                data.layout(x),
                 y.dtype,
                 classes,
                 samples=len(x),
@@ -185,7 +188,7 @@ class ExecutorCache:
             type(optimizer),
             optimizer.update,
             *optimizer.around.items(),
-            x.dtype,
+            data.layout(x),
             y.dtype,
             classes,
             batches,
@@ -206,7 +209,7 @@ class ExecutorCache:
         def build():
             ops, loss_op, _ = self.network.loss_ops(
                 loss,
-                x.dtype,
+                data.layout(x),
                 y.dtype,
                 False,
                 samples=len(x),
@@ -220,26 +223,26 @@ class ExecutorCache:
             )
 
         settings = self._settings() if training else ()
-        data_key = x.dtype, y.dtype, len(x), weighted, missing
+        data_key = data.layout(x), y.dtype, len(x), weighted, missing
         key = ("gradient", loss, data_key, threads, training, settings)
         return self._get_or_build(key, build)
 
-    def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:
+    def inference(self, layout, samples: int, threads=None) -> InferenceExecutor:
         """For the outputs of any number of samples."""
         batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
             return self.backend.InferenceExecutor(
-                self.inference_ops(x_dtype), self.network.dtype, batch=batch, threads=threads
+                self.inference_ops(layout), self.network.dtype, batch=batch, threads=threads
             )
 
-        return self._get_or_build(("inference", x_dtype, batch, threads), build)
+        return self._get_or_build(("inference", layout, batch, threads), build)
 
     def evaluation(
         self,
         loss: losses.Loss,
-        x_dtype,
+        layout,
         y_dtype,
         classes,
         samples: int,
@@ -257,7 +260,7 @@ class ExecutorCache:
 
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
-                loss, x_dtype, y_dtype, classes, weighted=weighted, missing=missing
+                loss, layout, y_dtype, classes, weighted=weighted, missing=missing
             )
             return self.backend.InferenceExecutor(
                 ops,
@@ -268,7 +271,7 @@ class ExecutorCache:
                 correct_op=correct_op,
             )
 
-        data_key = x_dtype, y_dtype, classes, weighted, missing
+        data_key = layout, y_dtype, classes, weighted, missing
         return self._get_or_build(("evaluation", loss, data_key, batch, threads), build)
 
     def build_small_batch(self, x_dtype) -> None:
@@ -279,12 +282,12 @@ class ExecutorCache:
                 self.inference_ops(x_dtype), self.network.dtype, batch=batch
             )
 
-    def inference_ops(self, x_dtype) -> list[Op]:
+    def inference_ops(self, layout) -> list[Op]:
         """Ops from the data to the caller's outputs."""
         n_in, dtype = size(self.network.input_shape), self.network.dtype
         scale, done = self.network.input_scale()
         body = [*self.network.layer_ops(done), *self.network.output_ops()]
-        return [data.inference_inputs(n_in, x_dtype, dtype, scale, body[0]), *body]
+        return [data.inference_inputs(n_in, layout, dtype, scale, body[0]), *body]
 
     def _evaluation_batch(self, samples: int) -> int:
         """Samples in a batch of a call without training."""

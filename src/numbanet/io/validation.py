@@ -1,8 +1,11 @@
 """Checks of everything that comes from the user, before any kernel runs."""
 
+from typing import Any
+
 import numpy as np
 
 from numbanet.io import arrays, fields
+from numbanet.io.sparse import SparseRows
 
 
 def check_int(value, name: str, least: int = 1) -> int:
@@ -24,6 +27,9 @@ FILL_OR_MASK = f"{FILL}, or leave them out by np.ma.masked_invalid"
 
 def assert_all_finite(array, name: str, dtype, way: str = FILL) -> None:
     """ValueError that says where, if an element of a float array is not finite in `dtype`."""
+    if isinstance(array, SparseRows):
+        _assert_stored_finite(array, name, dtype)
+        return
     if array.dtype.kind != "f" or array.size == 0:
         return
     limit = min(np.finfo(array.dtype).max, np.finfo(dtype).max)
@@ -32,15 +38,29 @@ def assert_all_finite(array, name: str, dtype, way: str = FILL) -> None:
         if piece.min() >= -limit and piece.max() <= limit:  # False for NaN too
             continue
         index = np.argwhere(~(np.abs(piece) <= limit))[0]
-        value = piece[tuple(index)]
-        place = ", ".join(str(int(i)) for i in (index[0] + start, *index[1:]))
-        if np.isfinite(value):
-            raise ValueError(
-                f"{name} has {value} at [{place}], too large for {np.dtype(dtype)}, the "
-                "network's dtype; scale it, or use dtype='float64'"
-            )
-        kind = "NaN" if np.isnan(value) else "infinity"
-        raise ValueError(f"{name} has {kind} at [{place}]; {way}")
+        raise _not_finite(piece[tuple(index)], (index[0] + start, *index[1:]), name, dtype, way)
+
+
+def _assert_stored_finite(rows: SparseRows, name: str, dtype) -> None:
+    first, last = rows.starts[0], rows.starts[-1]
+    limit = min(np.finfo(rows.dtype).max, np.finfo(dtype).max)
+    wrong = np.flatnonzero(~(np.abs(rows.values[first:last]) <= limit))
+    if len(wrong):
+        k = first + wrong[0]
+        place = np.searchsorted(rows.starts, k, side="right") - 1, rows.columns[k]
+        raise _not_finite(rows.values[k], place, name, dtype)
+
+
+def _not_finite(value, index, name: str, dtype, way: str = FILL) -> ValueError:
+    """The error for a value at a place."""
+    place = ", ".join(str(int(i)) for i in index)
+    if np.isfinite(value):
+        return ValueError(
+            f"{name} has {value} at [{place}], too large for {np.dtype(dtype)}, the "
+            "network's dtype; scale it, or use dtype='float64'"
+        )
+    kind = "NaN" if np.isnan(value) else "infinity"
+    return ValueError(f"{name} has {kind} at [{place}]; {way}")
 
 
 def check_lengths(lengths, samples: int, steps: int, name: str = "lengths") -> np.ndarray:
@@ -65,8 +85,10 @@ def check_lengths(lengths, samples: int, steps: int, name: str = "lengths") -> n
     return np.ascontiguousarray(lengths, np.int64)
 
 
-def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) -> np.ndarray:
+def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) -> Any:
     """Return x as a contiguous array (samples, *shape) of float32, float64 or uint8.
+
+    A matrix of scipy.sparse (samples, features) becomes SparseRows of float32 or float64.
 
     float32, float64 and uint8 (images, 0 … 255) keep their dtype; other numbers are converted to
     `dtype`. A copy is made only where it is needed. A vector (samples,) serves where a sample is a
@@ -74,8 +96,10 @@ def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) ->
     Raises ValueError for a wrong shape, no samples, and what is not finite in `dtype` (with
     `check_finite`, or where x is converted); TypeError for anything but real numbers.
     """
-    x = arrays.as_numbers(x, name)
     features = int(np.prod(shape))
+    if isinstance(x, SparseRows) or hasattr(x, "tocsr"):
+        return _check_sparse(x, features, dtype, name, check_finite)
+    x = arrays.as_numbers(x, name)
     if x.ndim == 1 and features == 1:
         x = x[:, None]
     if x.shape[1:] != tuple(shape) and not (x.ndim == 2 and x.shape[1:] == (features,)):
@@ -98,6 +122,46 @@ def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) ->
     if converted:
         x = x.astype(dtype)
     return np.require(x, requirements=("C", "A"))
+
+
+def check_dense(x, why: str, name: str = "x") -> None:
+    """TypeError with the reason for a sparse matrix."""
+    if hasattr(x, "tocsr"):
+        raise TypeError(f"{name} is sparse; {why}: pass {name}.toarray()")
+
+
+def _check_sparse(x, features: int, dtype, name: str, check_finite: bool) -> SparseRows:
+    """The rows of a matrix of scipy.sparse; ValueError or TypeError for what is none."""
+    if len(x.shape) != 2 or x.shape[1] != features:
+        raise ValueError(
+            f"{name} is sparse and must have shape (samples, {features}), got {x.shape}"
+        )
+    if x.shape[0] == 0:
+        raise ValueError(f"{name} has no samples: its shape is {x.shape}")
+    if isinstance(x, SparseRows):
+        rows = x
+    else:
+        found = x.tocsr()
+        if not found.has_canonical_format:
+            found = found.copy()
+            found.sum_duplicates()
+        values = found.data
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"{name} is sparse and must hold real numbers, got {values.dtype}")
+        if values.dtype not in (np.float32, np.float64) or not values.dtype.isnative:
+            values = values.astype(dtype)
+        values, columns, starts = (
+            np.ascontiguousarray(one, kind)
+            for one, kind in ((values, None), (found.indices, np.int32), (found.indptr, np.int64))
+        )
+        inside = len(starts) == x.shape[0] + 1 and starts[0] >= 0 and (np.diff(starts) >= 0).all()
+        inside = inside and starts[-1] <= min(len(values), len(columns))
+        if not inside or (len(columns) and not 0 <= columns.min() <= columns.max() < features):
+            raise ValueError(f"{name} is a damaged sparse matrix; {name}.check_format() says where")
+        rows = SparseRows(values, columns, starts, features)
+    if check_finite:
+        assert_all_finite(rows, name, dtype)
+    return rows
 
 
 def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name: str = "x"):
@@ -175,8 +239,13 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     return np.ascontiguousarray(labels)
 
 
-def check_weights(weights, count: int, name: str = "sample_weight") -> np.ndarray:
-    """Return weights (count,) as float64; ValueError unless they are finite and at least 0."""
+def check_weights(
+    weights, count: int, name: str = "sample_weight", some: bool = True
+) -> np.ndarray:
+    """Return weights (count,) as float64; ValueError unless they are finite and at least 0.
+
+    some   whether one of them must be above 0
+    """
     weights = arrays.as_numbers(weights, name)
     if weights.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), got {weights.shape}")
@@ -186,7 +255,7 @@ def check_weights(weights, count: int, name: str = "sample_weight") -> np.ndarra
         raise ValueError(
             f"{name} has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
         )
-    if not weights.any():
+    if some and not weights.any():
         raise ValueError(f"{name} is 0 everywhere; there must be a weight above 0")
     return np.ascontiguousarray(weights, np.float64)
 

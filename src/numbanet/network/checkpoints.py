@@ -8,37 +8,40 @@ from typing import Any
 from numbanet.io import validation
 from numbanet.network.serialization import load
 from numbanet.training.callbacks import checkpoints
+from numbanet.training.steps import Unfinished
 
-SAME = "input_shape", "dtype", "layers", "penalty"
+SAME = "input_shape", "dtype", "seed", "layers", "penalty"
 """What a checkpoint has in common with the network that goes on from it."""
 
 
-def resume(network, folder, epochs: int, optimizer) -> int:
+def resume(network, folder, epochs: int, optimizer) -> tuple[int, Unfinished | None]:
     """Put a network into the state of the newest checkpoint of a folder, if there is one.
 
     optimizer   what fit was given; the file may name its class, and those of the network's layers
-    Returns how many of the epochs are left. Raises ValueError for a checkpoint of another network,
-    or what is no folder; the network is then as it was.
+    Returns how many of the epochs are left, and how far the first of them has come, if it was
+    begun. Raises ValueError for a checkpoint of another network, or what is no folder; the network
+    is then as it was.
     """
     end = network.epoch + validation.check_int(epochs, "epochs", 0)
     if not Path(folder).is_dir():
         if Path(folder).exists():
             raise ValueError(f"resume: {folder} is no folder; a Checkpoint writes into one")
-        return epochs
+        return epochs, None
     found = checkpoints(folder)
     if not found:
-        return epochs
+        return epochs, None
     saved = load(found[-1], _classes([network.specs, network.penalty, optimizer]))
     ours, theirs = network.to_config(), saved.to_config()
     for key in SAME:
         if ours[key] != theirs[key]:
             raise ValueError(
-                f"resume: {found[-1]} holds another network: its {key} are {theirs[key]}, not "
+                f"resume: {found[-1]} holds another network, with {key} {theirs[key]}, not "
                 f"{ours[key]}; choose another folder"
             )
-    if saved.epoch > network.epoch:
+    unfinished = saved.unfinished if saved.epoch >= network.epoch else None
+    if saved.epoch > network.epoch or unfinished is not None:
         network.take_state(saved)
-    return max(0, end - network.epoch)
+    return max(0, end - network.epoch), unfinished
 
 
 def _classes(value) -> dict[str, Any]:

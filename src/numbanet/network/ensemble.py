@@ -90,10 +90,10 @@ class Ensemble(KnownArguments, KnownAttributes):
         """The first network's names of the classes."""
         return self.networks[0].class_names
 
-    def fit(self, x, y, **options) -> list:
+    def fit(self, x, y=None, **options) -> list:
         """Train every network with the options of `Sequential.fit` and return their histories.
 
-        Callbacks start again with each network.
+        Callbacks start again with each network, and so do data in blocks.
         Raises ValueError for two networks with the same seed and parameters, which would remain
         the same; else as Sequential.fit.
         """

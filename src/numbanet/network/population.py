@@ -168,6 +168,7 @@ class Population(KnownArguments, KnownAttributes):
         (its learning rate has come to its end), or "".
         Raises ValueError or TypeError before training starts, and says which network is wrong.
         """
+        validation.check_dense(x, "many networks at once read arrays")
         threads = validation.check_threads(threads) or numba.get_num_threads()
         settings = {
             "optimizer": self._each(optimizer),
@@ -333,6 +334,7 @@ def evaluate_parameters(
             f"parameters must have shape (n, {network.parameters.size}), got {parameters.shape}"
         )
     validation.assert_all_finite(parameters, "parameters", network.dtype)
+    validation.check_dense(x, "many networks at once read arrays")
     loss = network.resolve_loss(loss)
     x, y, classes = network.check_data(x, y, loss)
     n = len(parameters)
@@ -685,6 +687,7 @@ def _several(given) -> bool:
 def _pair(validation_data) -> tuple[Any, Any]:
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise ValueError("validation_data must be a pair (x, y)")
+    validation.check_dense(validation_data[0], "many networks at once read arrays", "validation x")
     return validation_data[0], validation_data[1]
 
 

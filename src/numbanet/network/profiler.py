@@ -15,6 +15,7 @@ from numbanet.backend.intrinsics import call_indirect, data_pointer, gemm, ptr_a
 from numbanet.backend.jit import entry_point, kernel
 from numbanet.engine.cpu.executor import GradientExecutor
 from numbanet.io.tables import Table
+from numbanet.nn.data import bind_inputs, layout
 from numbanet.plan.columns import (
     ACCUMULATE,
     BACKWARD,
@@ -22,7 +23,6 @@ from numbanet.plan.columns import (
     BASE_Y,
     FORWARD,
     GRADIENT,
-    INPUTS,
     N_SPLIT_K,
     ROW_SIZE,
     SAMPLES,
@@ -211,11 +211,11 @@ def profile(network, x, y, loss=None, batch_size: int = 128) -> Profile:
     chosen = network.resolve_loss(loss)
     x, y, classes = network.check_data(x[:batch_size], y[:batch_size], chosen)
     ops, loss_op, _ = network.loss_ops(
-        chosen, x.dtype, y.dtype, False, samples=len(x), batches=1, training=True
+        chosen, layout(x), y.dtype, False, samples=len(x), batches=1, training=True
     )
     executor = GradientExecutor(ops, network.dtype, batch=len(x), threads=1, loss_op=loss_op)
     params = network.memory.copy()
-    executor.bind(INPUTS, x)
+    bind_inputs(executor, x)
     executor.bind(TARGETS, y)
     executor.gradient(params, len(x))
     plan, samples, before = executor.plan, len(x), peak(network.dtype)

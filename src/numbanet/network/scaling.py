@@ -7,6 +7,7 @@ for it, before the loss, and predictions are given back in the targets' own unit
 import numpy as np
 
 from numbanet.io import validation
+from numbanet.io.sparse import SparseRows
 from numbanet.nn import data
 from numbanet.nn.layers import Sigmoid, Softmax, Standardize, Step
 from numbanet.nn.layers.base import size
@@ -72,6 +73,21 @@ def adapt(network, x, *, again: bool = True) -> None:
                 built.mean, built.deviation, built.adapted = mean, deviation, 1
 
 
+def check_measured(network, scale_targets: bool) -> None:
+    """ValueError where a training in blocks would have to measure all its data first."""
+    if scale_targets:
+        raise ValueError(
+            "scale_targets measures all targets before the first epoch, and the data come in "
+            "blocks; pass targets that are scaled"
+        )
+    for k, built in enumerate(network.layers):
+        if isinstance(built.layer, Standardize) and _is_new(built):
+            raise ValueError(
+                f"layer {k} (Standardize) measures all inputs before the first epoch, and the data "
+                "come in blocks; call network.adapt with some of the inputs first"
+            )
+
+
 def _is_new(built) -> bool:
     changed = built.adapted[0] or built.mean.any() or (built.deviation != 1).any()
     return not changed
@@ -82,20 +98,26 @@ def _inputs_of(network, k: int, x: np.ndarray):
     shape, ops = network.layers[k].input_shape, network.layer_ops(0, k)
     if not ops:
         for start in range(0, len(x), PIECE):
-            yield x[start : start + PIECE].reshape(-1, *shape)
+            yield _dense(x, start).reshape(-1, *shape)
         return
     ops = [data.inputs(size(network.input_shape), x.dtype), *ops, data.outputs(size(shape))]
     build = network.executors.backend.InferenceExecutor
     executor = build(ops, network.dtype, batch=min(len(x), PIECE), threads=1)
     buffers = network.memory[network.parameters.size :]
     for start in range(0, len(x), PIECE):
-        piece = x[start : start + PIECE]
+        piece = _dense(x, start)
         outputs = np.empty((len(piece), *shape), network.dtype)
         executor.bind(INPUTS, piece)
         executor.bind(OUTPUTS, outputs)
         executor.infer(buffers, len(piece))
         executor.release()
         yield outputs
+
+
+def _dense(x, start: int) -> np.ndarray:
+    """A piece of the inputs, an array or SparseRows."""
+    rows = slice(start, start + PIECE)
+    return x.dense(rows) if isinstance(x, SparseRows) else x[rows]
 
 
 def check_last_layer(network) -> None:

@@ -29,10 +29,11 @@ from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.nn.schedules import Schedule
-from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS, WEIGHTS
+from numbanet.plan.columns import EPOCH, LENGTHS, OUTPUTS, SEED, TARGETS, WEIGHTS
 from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.training.fit import check_last_batch, fit
 from numbanet.training.rate_finder import LearningRates, find_learning_rate
+from numbanet.training.steps import Unfinished
 from numbanet.training.weights import class_weights, relative_weights, sample_weights
 
 CONFIG_KEYS = {
@@ -41,6 +42,7 @@ CONFIG_KEYS = {
     "seed",
     "threads",
     "epoch",
+    "unfinished",
     "penalty",
     "layers",
     "optimizer",
@@ -120,6 +122,7 @@ class Sequential(KnownArguments, KnownAttributes):
     memory: np.ndarray
     executors: ExecutorCache
     epoch: int
+    unfinished: Unfinished | None
     optimizer: Any
     optimizer_state: np.ndarray
     optimizer_steps: int
@@ -249,6 +252,7 @@ class Sequential(KnownArguments, KnownAttributes):
             values[:] = 0
         self.executors.clear()
         self.epoch = 0
+        self.unfinished = None
         self.optimizer = None
         self.optimizer_state = np.zeros(0, self.dtype)
         self.optimizer_steps = 0
@@ -307,7 +311,8 @@ class Sequential(KnownArguments, KnownAttributes):
         """Return the outputs (samples, *output_shape), of the network's dtype.
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
-            other real numbers are converted
+            other real numbers are converted; matrices of scipy.sparse (samples, features) are
+            gathered into dense rows on the fly, here and wherever inputs are taken
         lengths   the number of steps of each sequence, as in fit
         Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
         network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
@@ -331,9 +336,10 @@ class Sequential(KnownArguments, KnownAttributes):
         lengths = self.check_lengths(lengths, len(x))
         outputs = np.empty((len(x), *self.output_shape), self.dtype)
         with self.executors.lock:
-            self.executors.build_small_batch(x.dtype)
-            executor = self.executors.inference(x.dtype, len(x), threads)
-            executor.bind(INPUTS, x)
+            if isinstance(x, np.ndarray):
+                self.executors.build_small_batch(x.dtype)
+            executor = self.executors.inference(data.layout(x), len(x), threads)
+            data.bind_inputs(executor, x)
             executor.bind(OUTPUTS, outputs)
             executor.bind(LENGTHS, lengths)
             try:
@@ -366,7 +372,8 @@ class Sequential(KnownArguments, KnownAttributes):
 
     def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
-        outputs = self.predict(x, lengths=lengths, threads=threads).reshape(len(x), -1)
+        outputs = self.predict(x, lengths=lengths, threads=threads)
+        outputs = outputs.reshape(len(outputs), -1)
         if outputs.shape[1] > 1:
             return outputs.argmax(axis=1)
         return (outputs[:, 0] > 0.5).astype(np.int64)
@@ -557,7 +564,7 @@ class Sequential(KnownArguments, KnownAttributes):
             executor = self.executors.gradient(loss, x, y, threads, training, weights is not None)
             executor.plan.set_context(EPOCH, self.epoch)
             executor.plan.set_context(SEED, self.seed)
-            executor.bind(INPUTS, x)
+            data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
             if weights is not None:
@@ -572,7 +579,7 @@ class Sequential(KnownArguments, KnownAttributes):
     def fit(
         self,
         x,
-        y,
+        y=None,
         *,
         lengths=None,
         loss=None,
@@ -590,9 +597,16 @@ class Sequential(KnownArguments, KnownAttributes):
         sample_weight=None,
         class_weight=None,
         metrics=(),
+        steps_per_epoch: int | None = None,
         threads: int | None = None,
     ):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
+
+        Without y, x gives the data in blocks (x, y) or (x, y, sample_weight) of any size: it is a
+        function without arguments that returns an iterator, or an iterable, read anew in every
+        epoch. A thread reads ahead while the network is trained. Batches have batch_size samples
+        and do not depend on the blocks; `shuffle` changes the order of samples that were read
+        together. Where reading fails, the network is as it was before the epoch.
 
         lengths            for recurrent layers, the number of steps of each sequence (samples,),
                            1 … steps; what follows in x is padding, of which nothing is learned:
@@ -614,10 +628,11 @@ class Sequential(KnownArguments, KnownAttributes):
                            losses are those of standardised targets from then on, predictions,
                            rmse and r2 in the targets' own unit
         augment            Augment(…): images shifted, rotated and disturbed, new in every epoch
-        callbacks          one or several, called after every epoch; see `numbanet.callbacks`
+        callbacks          one or several, called around the training, its epochs and its steps;
+                           see `callbacks.Callback`
         resume             a folder of a `callbacks.Checkpoint`: go on from its newest file, if any,
-                           until `epochs` are done in all; the result is that of a training that
-                           was never interrupted
+                           at the batch where it was written, until `epochs` are done in all; the
+                           result is that of a training that was never interrupted
         verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
                            2 prints a line for each epoch, in a log too; 0 shows nothing
         y                  labels (samples,), or rows (samples, outputs). Rows may be a masked array
@@ -634,14 +649,18 @@ class Sequential(KnownArguments, KnownAttributes):
                            other number), precision, recall, f1, auc, r2, rmse, mean_squared_error,
                            mean_absolute_error. A function is given y as labels (samples,) or rows
                            (samples, outputs), and the weights if it has an argument sample_weight
+        steps_per_epoch    for data in blocks: batches of an epoch; the next one goes on in the
+                           blocks where it ended, and at their end they begin again
 
         Raises ValueError or TypeError for bad data before training starts, DivergenceError when
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
         hardly moved in its first ten epochs, and says what to try.
         """
         with self.in_training():
+            wanted, unfinished, self.unfinished = epochs, None, None
             if resume is not None:
-                epochs = checkpoints.resume(self, os.fsdecode(resume), epochs, optimizer)
+                folder = os.fsdecode(resume)
+                epochs, unfinished = checkpoints.resume(self, folder, wanted, optimizer)
             return fit(
                 self,
                 x,
@@ -661,8 +680,26 @@ class Sequential(KnownArguments, KnownAttributes):
                 sample_weight=sample_weight,
                 class_weight=class_weight,
                 metrics=metrics,
+                steps_per_epoch=steps_per_epoch,
                 threads=threads,
+                resumed=(wanted - epochs, unfinished) if resume is not None else (0, None),
             )
+
+    def partial_fit(self, x, y=None, **options) -> dict[str, float]:
+        """Train for one pass over a part of the data, and return the loss and the other metrics.
+
+        options   those of fit, but for epochs and resume; verbose is 0
+        It goes on from the last call or fit: parameters, the optimiser's state and the count of
+        epochs are kept. A Standardize layer measures the first part alone; `adapt` before it takes
+        a larger sample.
+        """
+        for name in ("epochs", "resume"):
+            if name in options:
+                raise TypeError(
+                    f"partial_fit takes one pass over the data; drop {name}, or use fit"
+                )
+        history = self.fit(x, y, **{"verbose": 0, **options}).history
+        return {name: values[-1] for name, values in history.items()}
 
     def find_learning_rate(
         self,
@@ -815,7 +852,7 @@ class Sequential(KnownArguments, KnownAttributes):
     def loss_ops(
         self,
         loss: losses.Loss,
-        x_dtype,
+        layout,
         y_dtype,
         classes: bool,
         samples: int = 1,
@@ -839,7 +876,7 @@ class Sequential(KnownArguments, KnownAttributes):
         threshold = 0.0 if fused else 0.5
         correct_op = losses.correct_op(n, targets, threshold) if classes else None
         loss_op = loss.op(n, targets)
-        ops = [data.inputs(size(self.input_shape), x_dtype, scale)]
+        ops = [data.inputs(size(self.input_shape), layout, scale)]
         if augment:
             ops.append(augment.op(self.input_shape))
         ops += self.layer_ops(done, -1 if fused else None, samples, batches, training)
@@ -881,7 +918,7 @@ class Sequential(KnownArguments, KnownAttributes):
             }.get(type(self.layers[-1].layer).__name__, "mean_squared_error")
         return losses.loss(given)
 
-    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
+    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[Any, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes.
 
         Raises ValueError or TypeError for data that do not fit; `labels` stand in the messages.
@@ -945,7 +982,7 @@ class Sequential(KnownArguments, KnownAttributes):
         with self.executors.lock:
             executor = self.executors.evaluation(
                 loss,
-                x.dtype,
+                data.layout(x),
                 y.dtype,
                 classes,
                 len(x),
@@ -955,7 +992,7 @@ class Sequential(KnownArguments, KnownAttributes):
             )
             if weights is not None:
                 executor.bind(WEIGHTS, relative_weights(weights, None, len(x))[0])
-            executor.bind(INPUTS, x)
+            data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
             try:
@@ -964,9 +1001,15 @@ class Sequential(KnownArguments, KnownAttributes):
                 executor.release()
         return total / len(x), correct / len(x) if classes else None
 
-    def learn_scalings(self, x, y, loss, scale_targets: bool) -> bool:
-        """Measure checked training data where that was not done; True if y is to be scaled now."""
+    def learn_scalings(self, x, y, loss, scale_targets: bool, whole: bool = True) -> bool:
+        """Measure checked training data where that was not done; True if y is to be scaled now.
+
+        whole   whether they are all; ValueError where there is something to measure and they are
+                not
+        """
         scale_now = scale_targets and not self.scales_targets
+        if not whole:
+            scaling.check_measured(self, scale_now)
         if scale_now:
             scaling.check_targets(self, y, loss)
         scaling.adapt(self, x, again=False)
@@ -1017,6 +1060,7 @@ class Sequential(KnownArguments, KnownAttributes):
             "seed": self.seed,
             "threads": self.threads,
             "epoch": self.epoch,
+            "unfinished": self.unfinished and self.unfinished.to_config(),
             "penalty": config.encode(self.penalty, "penalty"),
             "layers": [config.encode(spec, f"layer {i}") for i, spec in enumerate(self.specs)],
             "optimizer": config.encode(self.optimizer, "optimizer"),
@@ -1093,6 +1137,8 @@ class Sequential(KnownArguments, KnownAttributes):
             network.class_names = content["class_names"]
             network.feature_names = content["feature_names"]
             (network.target_name,) = names.checked([content["target_name"]], 1, "target_name")
+            begun = content["unfinished"]
+            unfinished = None if begun is None else Unfinished(**begun)
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             network.freeze(*frozen) if frozen else None
             for k, rate_factor, weight_decay in content["groups"]:
@@ -1112,6 +1158,7 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
+        network.unfinished = unfinished
         network.schedule_state = state
         vectors = [tensors[f"optimizer.{name}"] for name in getattr(optimizer, "vectors", ())]
         network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])

@@ -2,7 +2,7 @@
 
     metadata   "format"        "numbanet"
                "version"       "2": bytes are the numbers 0 … 255 ("1": they were divided by 255)
-               "network"       JSON: input_shape dtype seed threads epoch penalty layers
+               "network"       JSON: input_shape dtype seed threads epoch unfinished penalty layers
                                optimizer optimizer_steps schedule_state scales_targets
                                class_names feature_names target_name frozen
                                groups: [layer, learning_rate_factor, weight_decay] of those

@@ -36,7 +36,7 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import entry_point, inline, kernel
 from numbanet.io.attributes import Description
 from numbanet.io.fields import Count, Flag, Pair, Real, check
-from numbanet.plan.columns import EPOCH, N_IN, ROW_SIZE, SEED, Attrs, X, Y, context, sample_index
+from numbanet.plan.columns import EPOCH, N_IN, ROW_SIZE, SEED, Attrs, X, Y, context, sample_number
 from numbanet.plan.op import Op
 
 AMOUNT = "{label} must be a finite number of at least 0, got {got}"
@@ -115,7 +115,9 @@ class Augment(Description):
 @inline
 def _sample_key(op, i):
     """The key of the random numbers for sample i of the batch."""
-    return fold_in(fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i)), -1)
+    return fold_in(
+        fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_number(op, i)), -1
+    )
 
 
 @inline

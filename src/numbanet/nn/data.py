@@ -1,8 +1,8 @@
 """The ends of the plan: inputs and targets are copied in by index, outputs are copied out.
 
 The data stay as the user gave them: a batch is a list of indices into them, and bytes are read
-where they lie. The factor of a Rescale layer in front is applied on the way in. The addresses of
-the data stand in row 0 of the plan.
+where they lie; sparse rows become dense on the way in. The factor of a Rescale layer in front is
+applied there too. The addresses of the data stand in row 0 of the plan.
 """
 
 from typing import Any
@@ -22,10 +22,13 @@ from numbanet.backend.intrinsics import (
     thread_rank,
 )
 from numbanet.backend.intrinsics.pointers import prefetch
-from numbanet.backend.jit import kernel, specialize
+from numbanet.backend.jit import inline, kernel, specialize
+from numbanet.io.sparse import SparseRows
 from numbanet.plan.columns import (
     BASE_X,
     INDEX,
+    INPUT_COLUMNS,
+    INPUT_STARTS,
     INPUTS,
     N_IN,
     N_OUT,
@@ -111,9 +114,73 @@ def _copy_features_cuda(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i * n + j] = const_like(acts, x[sample_index(op, i) * n + j]) * scale
 
 
+# --- sparse rows, for each dtype --------------------------------------------------------------
+
+
+@inline
+def _gather_row(op, acts, values, i, lo, hi):
+    """Write features lo ≤ j < hi of sample i of the batch, times a constant, into acts[y]."""
+    columns = as_pointer(context(op, INPUT_COLUMNS), np.int32)
+    starts = as_pointer(context(op, INPUT_STARTS), np.int64)
+    scale = const_like(acts, float_attr(op, COPY.scale))
+    y, sample = op[Y] + i * op[N_OUT], sample_index(op, i)
+    for j in range(lo, hi):
+        acts[y + j] = const_like(acts, 0) * scale
+    for k in range(starts[sample], starts[sample + 1]):
+        if lo <= columns[k] < hi:
+            acts[y + columns[k]] = const_like(acts, values[k]) * scale
+
+
+@inline
+def _gather_element(op, acts, values, i, j):
+    """The same for one element, found by bisection of its row."""
+    columns = as_pointer(context(op, INPUT_COLUMNS), np.int32)
+    starts = as_pointer(context(op, INPUT_STARTS), np.int64)
+    sample, found = sample_index(op, i), const_like(acts, 0)
+    first, last = starts[sample], starts[sample + 1]
+    while first < last:
+        middle = (first + last) >> 1
+        if columns[middle] < j:
+            first = middle + 1
+        else:
+            last = middle
+    if first < starts[sample + 1] and columns[first] == j:
+        found = const_like(acts, values[first])
+    acts[op[Y] + i * op[N_OUT] + j] = found * const_like(acts, float_attr(op, COPY.scale))
+
+
+def _gather(op, params, grads, acts, deltas, lo, hi):
+    """Write samples lo ≤ i < hi, whose rows are sparse, times a constant, into acts[y]."""
+    values = as_pointer(context(op, INPUTS), DTYPE)
+    for i in range(lo, hi):
+        _gather_row(op, acts, values, i, 0, op[N_OUT])
+
+
+def _gather_cuda(op, params, grads, acts, deltas, lo, hi):
+    values, n = as_pointer(context(op, INPUTS), DTYPE), op[N_OUT]
+    for e in range(thread_rank(), (hi - lo) * n, num_threads()):
+        i = div_u32(e, n)
+        _gather_element(op, acts, values, lo + i, e - i * n)
+
+
+def _gather_features(op, params, grads, acts, deltas, lo, hi):
+    """The same for features lo ≤ j < hi of all samples of the batch."""
+    values = as_pointer(context(op, INPUTS), DTYPE)
+    for i in range(context(op, SAMPLES)):
+        _gather_row(op, acts, values, i, lo, hi)
+
+
+def _gather_features_cuda(op, params, grads, acts, deltas, lo, hi):
+    values = as_pointer(context(op, INPUTS), DTYPE)
+    for e in range(thread_rank(), (hi - lo) * context(op, SAMPLES), num_threads()):
+        i = div_u32(e, hi - lo)
+        _gather_element(op, acts, values, i, lo + e - i * (hi - lo))
+
+
 def _for_dtype(dtype: str, name: str, column: int, cpu, cuda):
     """The kernel that copies data of a dtype, from the templates for CPU and GPU."""
-    names = {"SOURCE": column, "DTYPE": getattr(np, dtype)}
+    values = {"SOURCE": column, "DTYPE": getattr(np, dtype)}
+    names = {key: value for key, value in values.items() if key in cpu.__code__.co_names}
     made = kernel(specialize(cpu, f"{name}_{dtype}", **names))
     return made.cuda(specialize(cuda, f"{name}_{dtype}", **names))
 
@@ -125,6 +192,13 @@ inputs_float32, inputs_float64, inputs_uint8 = (
 features_float32, features_float64, features_uint8 = (
     _for_dtype(dtype, "features", INPUTS, _copy_features, _copy_features_cuda)
     for dtype in ("float32", "float64", "uint8")
+)
+sparse_float32, sparse_float64 = (
+    _for_dtype(dtype, "sparse", INPUTS, _gather, _gather_cuda) for dtype in ("float32", "float64")
+)
+sparse_features_float32, sparse_features_float64 = (
+    _for_dtype(dtype, "sparse_features", INPUTS, _gather_features, _gather_features_cuda)
+    for dtype in ("float32", "float64")
 )
 targets_float32, targets_float64 = (
     _for_dtype(dtype, "targets", TARGETS, _copy, _copy_cuda) for dtype in ("float32", "float64")
@@ -190,28 +264,57 @@ def write_outputs(op, params, grads, acts, deltas, lo, hi):
         outputs[e] = acts[op[X] + lo * n + e]
 
 
-_FEATURES = {"float32": features_float32, "float64": features_float64, "uint8": features_uint8}
-_INPUTS = {"float32": inputs_float32, "float64": inputs_float64, "uint8": inputs_uint8}
+_FEATURES = {
+    "float32": features_float32,
+    "float64": features_float64,
+    "uint8": features_uint8,
+    "sparse_float32": sparse_features_float32,
+    "sparse_float64": sparse_features_float64,
+}
+_INPUTS = {
+    "float32": inputs_float32,
+    "float64": inputs_float64,
+    "uint8": inputs_uint8,
+    "sparse_float32": sparse_float32,
+    "sparse_float64": sparse_float64,
+}
 _TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": targets_int64}
 
 
-def inputs(n: int, dtype, scale: float = 1.0) -> Op:
-    """Return the op that copies in samples of n values of `dtype`, times `scale`.
+def layout(x) -> str:
+    """Return how inputs lie in memory, by which executors and their kernels are chosen.
 
-    dtype   float32, float64 or uint8
+    It is the name of their dtype, with "sparse_" in front for SparseRows.
     """
-    copy, attrs = _INPUTS[str(dtype)], COPY.pack(scale=float(scale))
-    return Op("Inputs", 0, n, copy, split_k=_FEATURES[str(dtype)], attrs=attrs)
+    return f"sparse_{x.dtype}" if isinstance(x, SparseRows) else str(x.dtype)
 
 
-def inference_inputs(n: int, dtype, network_dtype, scale: float, next_op: Op) -> Op:
+def bind_inputs(executor, x) -> None:
+    """Let an executor read the inputs x, an array or SparseRows."""
+    sparse = isinstance(x, SparseRows)
+    executor.bind(INPUTS, x.values if sparse else x)
+    if sparse:
+        executor.bind(INPUT_COLUMNS, x.columns)
+        executor.bind(INPUT_STARTS, x.starts)
+
+
+def inputs(n: int, kind, scale: float = 1.0) -> Op:
+    """Return the op that copies in samples of n values, times `scale`.
+
+    kind   their `layout`: float32, float64, uint8, sparse_float32 or sparse_float64
+    """
+    copy, attrs = _INPUTS[str(kind)], COPY.pack(scale=float(scale))
+    return Op("Inputs", 0, n, copy, split_k=_FEATURES[str(kind)], attrs=attrs)
+
+
+def inference_inputs(n: int, kind, network_dtype, scale: float, next_op: Op) -> Op:
     """Return the same for samples that are only read, in their order.
 
     They are not copied if they have the network's dtype, need no factor, and `next_op` does not
     write in place.
     """
-    if dtype != network_dtype or scale != 1 or next_op.in_place:
-        return inputs(n, dtype, scale)
+    if str(kind) != str(network_dtype) or scale != 1 or next_op.in_place:
+        return inputs(n, kind, scale)
     return Op("Inputs", 0, n, inputs_zero_copy, attrs=ZERO_COPY.pack(nonfinite=0))
 
 

@@ -124,7 +124,10 @@ class Attrs:
     PENALTY_FACTORS,
     PENALTY_FACTOR,
     LENGTHS,
-) = range(16)
+    FIRST_SAMPLE,
+    INPUT_COLUMNS,
+    INPUT_STARTS,
+) = range(19)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
@@ -141,6 +144,10 @@ PENALTY_FACTORS              address of what every batch of the epoch multiplies
 PENALTY_FACTOR               that of this batch, a float
 LENGTHS                      address of the number of steps of every sequence, or 0 where all have
                              as many as the network's input
+FIRST_SAMPLE                 how many samples of the epoch came before the data, which are a part of
+                             them; else 0
+INPUT_COLUMNS, INPUT_STARTS  addresses of the columns of the values at INPUTS, int32, and of where
+                             each row begins, int64, for inputs that are sparse
 """
 
 
@@ -163,6 +170,12 @@ def sample_index(op, i):
     if context(op, PERMUTATION):
         return as_pointer(context(op, PERMUTATION), np.int64)[place]
     return place
+
+
+@inline
+def sample_number(op, i):
+    """The number in all data of sample i of the batch, of which random numbers are a function."""
+    return context(op, FIRST_SAMPLE) + sample_index(op, i)
 
 
 @inline

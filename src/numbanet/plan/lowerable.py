@@ -47,7 +47,7 @@ class Lowerable(Protocol):
     def loss_ops(
         self,
         loss,
-        x_dtype,
+        layout,
         y_dtype,
         classes: bool,
         samples: int = 1,
@@ -62,7 +62,7 @@ class Lowerable(Protocol):
     def resolve_loss(self, given) -> Any:
         """Return the loss asked for, or the one that belongs to the last activation."""
 
-    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[np.ndarray, np.ndarray, bool]:
+    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[Any, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes."""
 
     def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:

@@ -11,13 +11,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-SPARSE = ("csr", "csc")
-"""Sparse formats of X, which becomes dense."""
-
-
-def dense(X) -> np.ndarray:
-    """X itself, or a sparse matrix as a dense one."""
-    return X.toarray() if hasattr(X, "toarray") else X
+SPARSE = "csr"
+"""The format that a sparse X comes in; scikit-learn converts others."""
 
 
 class NetworkEstimator(BaseEstimator):
@@ -37,7 +32,7 @@ class NetworkEstimator(BaseEstimator):
         return tags
 
     def _check_X_y(self, X, y, reset: bool):
-        """Return X, dense, and y as they were given; ValueError for what cannot be trained on."""
+        """Return X and y as they were given; ValueError for what cannot be trained on."""
         X, y = validate_data(
             self,
             X,
@@ -51,7 +46,7 @@ class NetworkEstimator(BaseEstimator):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        return dense(X), y
+        return X, y
 
     def _outputs(self, X) -> np.ndarray:
         """The network's outputs (samples, outputs) for X."""
@@ -63,15 +58,13 @@ class NetworkEstimator(BaseEstimator):
         if not (
             simple and X.shape[1:] == network.input_shape and "feature_names_in_" not in fitted
         ):
-            X = dense(
-                validate_data(
-                    self,
-                    X,
-                    accept_sparse=SPARSE,
-                    allow_nd=self.allow_nd,
-                    dtype=self.dtypes,
-                    reset=False,
-                )
+            X = validate_data(
+                self,
+                X,
+                accept_sparse=SPARSE,
+                allow_nd=self.allow_nd,
+                dtype=self.dtypes,
+                reset=False,
             )
         return network.predict(X)
 
@@ -106,7 +99,7 @@ class ClassesMixin(ClassifierMixin):
         """Labels 0, 1, … of exclusive classes, int64, or rows of 0 and 1."""
         if self._binarizer.y_type_ == "multiclass":
             return np.searchsorted(self.classes_, y).astype(np.int64)
-        return dense(self._binarizer.transform(y)).astype(dtype)
+        return self._binarizer.transform(y).astype(dtype)
 
     def _decide(self, outputs: np.ndarray) -> np.ndarray:
         """The targets that outputs stand for, in the manner of `_encode`."""

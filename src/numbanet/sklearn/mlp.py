@@ -23,10 +23,11 @@ from sklearn.utils.validation import _check_sample_weight
 
 from numbanet.network.sequential import Sequential
 from numbanet.nn import losses
+from numbanet.nn.data import bind_inputs
 from numbanet.nn.layers import Dense
 from numbanet.nn.optimizers import SGD, AdamEpsilonHat
 from numbanet.nn.regularizers import L2, penalties
-from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS, WEIGHTS
+from numbanet.plan.columns import PENALTY_FACTORS, TARGETS, WEIGHTS
 from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
 from numbanet.training import lbfgs
 from numbanet.training.fit import reuse_optimizer_state, take_epoch
@@ -178,8 +179,9 @@ class _Perceptron(NetworkEstimator):
         validation = None
         if self.early_stopping:
             X, y, weights, validation = self._split(X, y, weights)
-        network, samples, loss = self.network_, len(X), losses.loss(self._loss)
+        network, loss = self.network_, losses.loss(self._loss)
         X, y, _ = network.check_data(X, y, loss)
+        samples = len(X)
         batch = min(200, samples) if self.batch_size == "auto" else self.batch_size
         if batch > samples:
             warnings.warn(
@@ -206,7 +208,7 @@ class _Perceptron(NetworkEstimator):
             weighted=weights is not None,
         )
         trainer.set_optimizer(optimizer)
-        trainer.bind(INPUTS, X)
+        bind_inputs(trainer, X)
         trainer.bind(TARGETS, y)
         try:
             self._epochs(trainer, samples, weights, validation, incremental)
@@ -330,7 +332,7 @@ class _Perceptron(NetworkEstimator):
             stratify=self._strata(y),
         )
         train, validation = parts[::2], parts[1::2]
-        if len(validation[0]) < 2:
+        if validation[0].shape[0] < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."

@@ -1,5 +1,6 @@
-"""Callbacks: what the user runs between epochs."""
+"""Callbacks: what the user runs around a training, its epochs and its steps."""
 
+import importlib
 import json
 import math
 import os
@@ -7,22 +8,40 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from numbanet.io.attributes import KnownArguments
 from numbanet.io.fields import Count, Flag, Real, shown
 from numbanet.nn.metrics import MODE, monitored
 from numbanet.training.averages import restore, snapshot
 
+EVERY_STEPS, EVERY_SECONDS = Count(1, optional=True), Real(above=0, optional=True)
 CHECKPOINT = "epoch-{epoch:06}.safetensors"
-"""The name of a Checkpoint's file."""
+"""The name of a Checkpoint's file after an epoch."""
+STEP_CHECKPOINT = "epoch-{epoch:06}-{batches:09}.safetensors"
+"""That of one within an epoch, after so many of its batches; by name it comes before the first."""
 
 
 class Callback:
-    """Called around training. Override what you need.
+    """Called around a training, its epochs and its steps. Override what you need.
 
-    A plain function (epoch, logs, network) is taken as an `on_epoch_end`. `logs` is a dict of this
-    epoch's metrics. A true result of `on_epoch_end` stops the training after this epoch.
+    A plain function (epoch, logs, network) is taken as an `on_epoch_end`.
+
+    every_steps     `on_step_end` is called after every so many steps (updates) of a fit; None: not
+                    by steps
+    every_seconds   and, between native calls, when so many seconds have passed since the last time
+    logs            the metrics of the epoch, by name; what is added to those of `on_epoch_end` is
+                    seen by the callbacks after this one, and kept in the history
+
+    Callbacks are called in the order in which they are given, `on_fit_end` in the opposite one. One
+    may use the network, save it, write its parameters and stop the training. It may not train,
+    initialise, adapt or move it: RuntimeError. An error in a callback ends the training and is
+    raised by fit: the network stands after its last whole step, `on_fit_end` is called for every
+    callback whose `on_fit_begin` has returned, and the next fit begins the epoch anew.
     """
+
+    every_steps: int | None = 1
+    every_seconds: float | None = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -36,11 +55,28 @@ class Callback:
     def on_fit_begin(self, network) -> None:
         """Called before the first epoch."""
 
+    def on_epoch_begin(self, epoch: int, network) -> None:
+        """Called before every epoch; they are counted from 1 since the network was initialised."""
+
+    def on_step_end(self, step: int, logs: dict[str, float], network) -> bool | None:
+        """Called after steps of a fit, which are counted from 1.
+
+        logs are the means over the epoch's samples so far. A true result ends the training at once;
+        the epoch that was begun does not count.
+        """
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float], network) -> bool | None:
-        """Called after every epoch; epochs are counted from 1 since the network was initialised."""
+        """Called after every epoch. A true result stops the training after this epoch."""
 
     def on_fit_end(self, network) -> None:
-        """Called after the last epoch, also when training was stopped."""
+        """Called after the last epoch, also when training was stopped or failed."""
+
+    def called_at_steps(self) -> bool:
+        """Whether `on_step_end` is called at all; ValueError for a wrong interval."""
+        steps = EVERY_STEPS(self.every_steps, "every_steps", type(self).__name__)
+        seconds = EVERY_SECONDS(self.every_seconds, "every_seconds", type(self).__name__)
+        overridden = type(self).on_step_end is not Callback.on_step_end
+        return overridden and (steps is not None or seconds is not None)
 
 
 class _Function(Callback):
@@ -149,10 +185,14 @@ class TimeLimit(KnownArguments, Callback):
 class Checkpoint(KnownArguments, Callback):
     """Save the network into a folder after every `every` epochs; `fit(…, resume=folder)` goes on.
 
-    folder    made if need be; files epoch-000012.safetensors
-    keep      how many of these are kept, the newest
-    monitor   a metric whose best network is kept too, as best-000007-val_loss=0.25.safetensors;
-              None: no such file. `mode` is that of EarlyStopping
+    folder          made if need be; files epoch-000012.safetensors, and within epoch 13, after 400
+                    of its batches, epoch-000013-000000400.safetensors
+    keep            how many of these are kept, the newest
+    monitor         a metric whose best network is kept too, as
+                    best-000007-val_loss=0.25.safetensors; None: no such file. `mode` is that of
+                    EarlyStopping
+    every_steps     save within epochs too, after every so many steps
+    every_minutes   or when so many minutes have passed since the last time
 
     A file is written completely or not at all, so a run that is killed can be resumed.
     """
@@ -164,9 +204,14 @@ class Checkpoint(KnownArguments, Callback):
         keep: int = 3,
         monitor: str | None = None,
         mode: str = "auto",
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
     ):
         self.folder = Path(os.fsdecode(folder))
         self.every = Count(1)(every, "every", "Checkpoint")
+        self.every_steps = EVERY_STEPS(every_steps, "every_steps", "Checkpoint")
+        minutes = EVERY_SECONDS(every_minutes, "every_minutes", "Checkpoint")
+        self.every_seconds = None if minutes is None else 60 * minutes
         self.keep = Count(1)(keep, "keep", "Checkpoint")
         self.monitor = monitor
         self.watch = _Watch("Checkpoint", monitor or "", mode, 0)
@@ -184,8 +229,15 @@ class Checkpoint(KnownArguments, Callback):
             network.save(self.folder / name)
             _remove(path for path in older if path.name != name)
         if epoch % self.every == 0:
-            network.save(self.folder / CHECKPOINT.format(epoch=epoch))
-            _remove(checkpoints(self.folder)[: -self.keep])
+            self._save(network, CHECKPOINT.format(epoch=epoch))
+
+    def on_step_end(self, step, logs, network):
+        batches = network.unfinished.batches
+        self._save(network, STEP_CHECKPOINT.format(epoch=network.epoch + 1, batches=batches))
+
+    def _save(self, network, name: str) -> None:
+        network.save(self.folder / name)
+        _remove(checkpoints(self.folder)[: -self.keep])
 
     def _best(self) -> list[Path]:
         if not self.monitor:
@@ -194,7 +246,7 @@ class Checkpoint(KnownArguments, Callback):
 
 
 def checkpoints(folder) -> list[Path]:
-    """The files of a Checkpoint, by epoch."""
+    """The files of a Checkpoint, the newest last."""
     return sorted(Path(folder).glob("epoch-*.safetensors"))
 
 
@@ -232,3 +284,44 @@ class Log(KnownArguments, Callback):
         if found != head:
             raise ValueError(f"Log: {self.path} has the columns {found}, this training {head}")
         return ""
+
+
+class TensorBoard(KnownArguments, Callback):
+    """Write the metrics of every epoch into a folder that TensorBoard shows.
+
+    every_steps   and their means so far after every so many steps, as steps/loss and so on, over
+                  the optimiser's steps
+    Raises ImportError without tensorboardX.
+    """
+
+    def __init__(self, folder, every_steps: int | None = None):
+        self.folder = Path(os.fsdecode(folder))
+        self.every_steps = EVERY_STEPS(every_steps, "every_steps", "TensorBoard")
+        self.writer: Any = None
+        _summary_writer()
+
+    def on_fit_begin(self, network):
+        self.writer = _summary_writer()(str(self.folder))
+
+    def on_step_end(self, step, logs, network):
+        for name, value in logs.items():
+            self.writer.add_scalar(f"steps/{name}", value, network.optimizer_steps)
+
+    def on_epoch_end(self, epoch, logs, network):
+        for name, value in logs.items():
+            self.writer.add_scalar(name, value, epoch)
+        self.writer.flush()
+
+    def on_fit_end(self, network):
+        self.writer.close()
+        self.writer = None
+
+
+def _summary_writer():
+    """What writes TensorBoard's files; ImportError where it is not installed."""
+    try:
+        return importlib.import_module("tensorboardX").SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "TensorBoard needs tensorboardX; pip install numbanet[tensorboard]"
+        ) from error

@@ -3,11 +3,13 @@
 It is asked only where a training diverges or does not learn, and looks at a sample of the data.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from numbanet.io.sparse import SparseRows
 from numbanet.io.validation import has_missing
 from numbanet.nn import losses
 from numbanet.nn.layers.base import checks_inputs
@@ -54,7 +56,7 @@ class Run:
     """
 
     network: Any
-    x: np.ndarray
+    x: np.ndarray | SparseRows
     y: np.ndarray
     classes: bool
     loss: Any
@@ -230,11 +232,12 @@ def _log(p):
     return np.log(np.where(p > 0, p, 1.0))
 
 
-def _sample(array: np.ndarray) -> np.ndarray:
+def _sample(array: np.ndarray | SparseRows) -> np.ndarray:
     """Some rows of an array, evenly spaced, as a matrix of float64."""
-    width = max(1, array[:1].size)
+    width = max(1, math.prod(array.shape[1:]))
     rows = min(SAMPLE_ROWS, max(1, SAMPLE_ELEMENTS // width))
-    some = array[:: -(-len(array) // rows)]
+    chosen = slice(None, None, -(-len(array) // rows))
+    some = array.dense(chosen) if isinstance(array, SparseRows) else array[chosen]
     return some.reshape(len(some), -1).astype(np.float64)
 
 

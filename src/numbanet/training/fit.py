@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,10 @@ from numbanet.io.validation import check_int, check_threads, check_weights
 from numbanet.nn import metrics as measures
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
+from numbanet.nn.data import bind_inputs
 from numbanet.plan.columns import (
     EPOCH,
-    INPUTS,
+    FIRST_SAMPLE,
     LENGTHS,
     PERMUTATION,
     RATES,
@@ -32,6 +33,8 @@ from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarn
 from numbanet.training.history import History
 from numbanet.training.lbfgs import LBFGS
 from numbanet.training.progress import VERBOSE, Progress
+from numbanet.training.steps import BetweenCalls, Stopped, Unfinished, mean_metrics
+from numbanet.training.stream import Stream, check_penalties, read_ahead
 from numbanet.training.weights import class_weights, relative_weights, sample_weights
 
 WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
@@ -62,9 +65,13 @@ class DivergenceError(ArithmeticError):
     """The loss was no longer finite. The network is back at its parameters from before."""
 
 
-def epoch_permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
-    """The order of an epoch's samples: a permutation that depends on seed and epoch alone."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
+def epoch_permutation(seed: int, epoch: int, samples: int, first: int = 0) -> np.ndarray:
+    """The order of an epoch's samples: a permutation that depends on seed and epoch alone.
+
+    first   for data that are a part of the epoch's, how many samples came before them
+    """
+    generator = np.random.Generator(np.random.Philox(counter=first, key=[seed, epoch]))
+    return generator.permutation(samples)
 
 
 def fit(
@@ -85,11 +92,16 @@ def fit(
     callbacks,
     verbose,
     sample_weight,
+    steps_per_epoch,
     class_weight,
     metrics,
     threads,
+    resumed: tuple[int, Unfinished | None],
 ) -> History:
-    """Train the network; see Sequential.fit."""
+    """Train the network; see Sequential.fit.
+
+    resumed   epochs that were trained before, and how far the next one has come, if it was begun
+    """
     loss = network.resolve_loss(loss)
     if optimizer is None:
         optimizer = network.optimizer or "adam"
@@ -109,14 +121,27 @@ def fit(
     augment = instance(augment, Augment)
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
-    undo = network.undo_scalings()
+    undo, stream, (epochs_before, unfinished) = network.undo_scalings(), None, resumed
+    if steps_per_epoch is not None:
+        steps_per_epoch = check_int(steps_per_epoch, "steps_per_epoch")
     with undo:
-        network.learn_names(x, y)
-        x, y, classes = network.check_data(x, y, loss)
-        lengths = network.check_lengths(lengths, len(x))
-        weights = None
-        if sample_weight is not None:
-            weights = check_weights(sample_weight, len(x))
+        if y is None and not (hasattr(x, "__array__") or hasattr(x, "toarray")):
+            whole = (lengths, sample_weight, class_weight, validation_split or None)
+            _check_stream(network, optimizer, batch_size, whole)
+            stream = Stream(
+                network, x, loss, batch_size, optimizer.accumulate, steps_per_epoch, epochs
+            )
+            first_rows = stream.first()
+            x, y, weights, classes = first_rows.x, first_rows.y, first_rows.weights, stream.classes
+        else:
+            if steps_per_epoch is not None:
+                raise ValueError("steps_per_epoch is for data in blocks; x and y are all of them")
+            network.learn_names(x, y)
+            x, y, classes = network.check_data(x, y, loss)
+            lengths = network.check_lengths(lengths, len(x))
+            weights = None
+            if sample_weight is not None:
+                weights = check_weights(sample_weight, len(x))
         validation = None
         if validation_data is not None:
             validation = _validation_data(network, validation_data, validation_split, loss)
@@ -135,14 +160,23 @@ def fit(
             found = sample_weights(validation.y, validation.weights, by_class)
             validation = validation._replace(weights=found)
     samples = len(x)
-    batch = min(batch_size or samples, samples)
-    batches = -(-samples // batch)
-    check_last_batch(network, samples, batch)
+    batch = batch_size if stream else min(batch_size or samples, samples)
+    batches = (steps_per_epoch or 1) if stream else -(-samples // batch)
+    if stream is None:
+        check_last_batch(network, samples, batch)
     if isinstance(optimizer, LBFGS):
-        _check_lbfgs(network, batch < samples, augment, lengths)
+        _check_lbfgs(network, batch < samples, augment, lengths, callbacks)
+    if unfinished is not None and isinstance(optimizer, LBFGS):
+        raise ValueError(
+            "resume: the checkpoint stands within an epoch, and L-BFGS begins with whole ones; "
+            "go on with the optimizer of the file"
+        )
+    if unfinished is not None:
+        count = None if stream else samples
+        unfinished.check_same(batch, count, shuffle, optimizer.accumulate)
     history, watched, first = History(), network.epoch == 0, 0.0
     with undo:
-        if epochs and network.learn_scalings(x, y, loss, scale_targets):
+        if epochs and network.learn_scalings(x, y, loss, scale_targets, whole=stream is None):
             y, classes = network.scale_targets(y), False
             if validation is not None:
                 found = network.scale_targets(validation.y)
@@ -170,16 +204,27 @@ def fit(
             at_end.callback(trainer.release)
             run = Run(network, x, filled(y), classes, loss, optimizer, network.epoch, epochs)
             rates, schedule = run.rates(batches), optimizer.schedule
+            if stream and rates is not None and steps_per_epoch is None:
+                raise ValueError(
+                    f"{optimizer.learning_rate} needs to know how many steps an epoch has; pass "
+                    "steps_per_epoch"
+                )
             if schedule is not None:  # a metric that it asks for and that is not there, before all
                 schedule.observe((), dict.fromkeys(_log_names(classes, validation, metrics), 0.0))
-            trainer.bind(INPUTS, x)
+            bind_inputs(trainer, x)
             trainer.bind(TARGETS, y)
             trainer.bind(LENGTHS, lengths)
             trainer.set_optimizer(optimizer)
+            total, count = batches, samples
+            if stream:
+                total, count = steps_per_epoch or 0, (steps_per_epoch or 0) * batch
+                stream.skip(epochs_before)
+            progress = Progress(epochs, count, verbose)
+            shape = batch, None if stream else samples, shuffle, optimizer.accumulate
+            between = BetweenCalls(network, trainer, callbacks, progress, total=total, shape=shape)
             for callback in callbacks:
                 callback.on_fit_begin(network)
                 at_end.callback(callback.on_fit_end, network)
-            progress = Progress(epochs, samples, verbose)
             at_end.callback(progress.close)
         reuse_optimizer_state(network, optimizer)
         measured = measured_network(network, optimizer) if validation is not None else network
@@ -196,12 +241,20 @@ def fit(
             if schedule is not None and schedule.has_ended(network.schedule_state):
                 break
             start = time.perf_counter()
+            for callback in callbacks:
+                callback.on_epoch_begin(network.epoch + 1, network)
             try:
-                logs = _epoch(run, trainer, batches, shuffle, weights, progress)
+                if stream is None:
+                    logs = _epoch(run, trainer, batches, shuffle, weights, between, unfinished)
+                else:
+                    logs = _epoch_of_blocks(run, trainer, stream, shuffle, between, unfinished)
+            except Stopped:
+                break
             except DivergenceError:
                 if not history.seconds:
                     undo()
                 raise
+            unfinished = None
             penalty = network.penalty_value(samples, batches)
             network.epoch += 1
             first = logs["loss"] if not history.seconds else first
@@ -224,8 +277,33 @@ def fit(
     return history
 
 
-def _check_lbfgs(network, has_batches: bool, augment, lengths) -> None:
+def _check_stream(network, optimizer, batch_size, whole) -> None:
+    """ValueError for what data in blocks do not go with.
+
+    whole   lengths, sample_weight, class_weight and validation_split, which belong to x and y
+    """
+    names = ("lengths", "sample_weight", "class_weight", "validation_split")
+    for name, given in zip(names, whole, strict=True):
+        if given is not None:
+            way = "blocks (x, y, sample_weight)" if name.endswith("weight") else "x and y"
+            raise ValueError(f"{name} belongs to x and y, and the data come in blocks; pass {way}")
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("L-BFGS needs all samples in every step; pass x and y, not blocks")
+    if batch_size is None:
+        raise ValueError(
+            "batch_size=None is all samples, and the data come in blocks; say how many"
+        )
+    check_penalties(network)
+
+
+def _check_lbfgs(network, has_batches: bool, augment, lengths, callbacks) -> None:
     """ValueError for what L-BFGS cannot do."""
+    for callback in callbacks:
+        if callback.called_at_steps():
+            raise ValueError(
+                f"L-BFGS has no steps after which {type(callback).__name__} could be called; an "
+                "epoch is an iteration: use on_epoch_end"
+            )
     if lengths is not None:
         raise ValueError("L-BFGS takes no lengths; pass another optimizer")
     if has_batches or augment is not None:
@@ -259,11 +337,22 @@ def _fit_lbfgs(
         start, began = time.perf_counter(), start
         history.add(logs, start - began)
         progress.epoch(logs)
-        return any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks])
+        if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
+            return True
+        if len(history.seconds) < epochs:
+            begin_iteration()
+        return False
 
-    for callback in callbacks:
-        callback.on_fit_begin(network)
-    try:
+    def begin_iteration() -> None:
+        for callback in callbacks:
+            callback.on_epoch_begin(network.epoch + 1, network)
+
+    with ExitStack() as at_end:
+        for callback in callbacks:
+            callback.on_fit_begin(network)
+            at_end.callback(callback.on_fit_end, network)
+        at_end.callback(progress.close)
+        begin_iteration()
         found = lbfgs.minimize(
             network,
             x,
@@ -281,10 +370,6 @@ def _fit_lbfgs(
                 "L-BFGS met a loss that is not a finite number. The network is back at its "
                 "parameters from before; scale the inputs and the targets"
             )
-    finally:
-        progress.close()
-        for callback in callbacks:
-            callback.on_fit_end(network)
     return history
 
 
@@ -356,51 +441,136 @@ def reuse_optimizer_state(network, optimizer) -> None:
             network.averaged_parameters[part] = network.parameters[part]
 
 
-def _epoch(run, trainer, batches, shuffle, weights, progress) -> dict[str, float]:
+def _epoch(run, trainer, batches, shuffle, weights, between, unfinished) -> dict[str, float]:
     """Train for one epoch, in calls of at most about 50 ms; return mean loss and accuracy."""
     network, samples = run.network, len(run.x)
     snapshot = network.memory.copy()
     order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
     if weights is not None:
         trainer.bind(WEIGHTS, relative_weights(weights, order, trainer.plan.batch)[0])
-    reached = take_epoch(network, trainer, samples, order, run.rates(batches), progress)
+    rates, first = run.rates(batches), unfinished.batches if unfinished else 0
+    trainer.metric_sums[:] = unfinished.sums if unfinished else 0
+    reached = take_steps(network, trainer, samples, order, rates, between, first)
     if reached < batches:
         _restore_and_raise(run, snapshot, reached + 1)
     if not np.isfinite(network.parameters).all():
         _restore_and_raise(run, snapshot, batches)
-    logs = {"loss": float(trainer.metric_sums[0] / samples)}
-    if trainer.correct_op is not None:
-        logs["accuracy"] = float(trainer.metric_sums[1] / samples)
-    return logs
+    return mean_metrics(trainer, samples)
 
 
-def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> int:
-    """Take all batches of an epoch on the bound data, in native calls of at most about 50 ms.
+def _epoch_of_blocks(run, trainer, stream, shuffle, between, unfinished) -> dict[str, float]:
+    """Train for one epoch on a Stream.
 
-    order      the order of the samples, int64, or None
-    rates      the learning rate of every step, float64, or None where it is constant
-    progress   told after every call which part of the epoch is done
+    Where reading fails, network and optimiser are as before the epoch.
+    """
+    network, batch = run.network, trainer.plan.batch
+    snapshot = network.memory.copy()
+    state, steps = network.optimizer_state.copy(), network.optimizer_steps
+    begun = unfinished.batches if unfinished else 0
+    trainer.metric_sums[:] = unfinished.sums if unfinished else 0
+    rates = run.rates(stream.steps or 1)
+    reader, samples = read_ahead(stream.pieces()), 0
+    with closing(reader):
+        while True:
+            try:
+                rows = next(reader, None)
+                if rows is None and (not samples or samples <= (begun - 1) * batch):
+                    what = f"{begun} batches, where the checkpoint stands" if begun else "a sample"
+                    raise ValueError(
+                        f"fit: the data of epoch {network.epoch + 1} ended before {what}; what can "
+                        "be read only once is for one epoch: pass a function that returns a new "
+                        "iterator"
+                    )
+                if rows is not None:
+                    check_last_batch(network, len(rows), batch)
+            except Exception:
+                network.memory[:], network.optimizer_state[:] = snapshot, state
+                network.optimizer_steps = steps
+                raise
+            if rows is None:
+                break
+            before, count = samples // batch, len(rows)
+            batches, samples = -(-count // batch), samples + count
+            if before + batches > begun:
+                first = max(0, begun - before)
+                reached = _take_piece(
+                    network, trainer, rows, rates, shuffle, between, first, samples - count
+                )
+                if reached < batches:
+                    _restore_and_raise(run, snapshot, before + reached + 1)
+    between.total, between.progress.samples = -(-samples // batch), samples
+    if not np.isfinite(network.parameters).all():
+        _restore_and_raise(run, snapshot, between.total)
+    logs = mean_metrics(trainer, samples)
+    return logs if stream.classes else {"loss": logs["loss"]}
+
+
+def _take_piece(network, trainer, rows, rates, shuffle, between, first, first_sample) -> int:
+    """Take the steps of a piece of an epoch, from its batch `first`; see `take_steps`."""
+    batch, count, order = trainer.plan.batch, len(rows), None
+    if shuffle:
+        order = epoch_permutation(network.seed, network.epoch, count, first_sample)
+    if rates is not None:
+        rates = np.ascontiguousarray(rates[first_sample // batch :])
+    bind_inputs(trainer, rows.x)
+    trainer.bind(TARGETS, rows.y)
+    if rows.weights is not None:
+        trainer.bind(WEIGHTS, relative_weights(rows.weights, order, batch)[0])
+    trainer.plan.set_context(FIRST_SAMPLE, first_sample)
+    try:
+        return take_steps(network, trainer, count, order, rates, between, first, first_sample)
+    finally:
+        trainer.plan.set_context(FIRST_SAMPLE, 0)
+
+
+def take_epoch(network, trainer, samples: int, order, rates) -> int:
+    """Take all steps of an epoch; see `take_steps`. The sums begin at 0."""
+    trainer.metric_sums[:] = 0
+    return take_steps(network, trainer, samples, order, rates)
+
+
+def take_steps(
+    network,
+    trainer,
+    samples: int,
+    order,
+    rates,
+    between: BetweenCalls | None = None,
+    first: int = 0,
+    first_sample: int = 0,
+) -> int:
+    """Take the steps from batch `first` on the bound data, in native calls of at most about 50 ms.
+
+    order          the order of the samples, int64, or None
+    rates          the learning rate of every step, float64, or None where it is constant
+    between        what is done between the calls
+    first_sample   how many samples of the epoch, in whole batches, came before the bound data
     Returns the number of the batch that was reached: less than there are where the loss of the next
-    one is not finite. The losses' and correct answers' sums are in trainer.metric_sums.
+    one is not finite. The losses' and correct answers' sums are added to trainer.metric_sums.
     """
     trainer.bind(PERMUTATION, order)
     trainer.bind(RATES, rates)
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
-    trainer.metric_sums[:] = 0
-    batches, done = -(-samples // trainer.plan.batch), 0
-    updates, steps_before = network.optimizer.updates, network.optimizer_steps
+    batch, done = trainer.plan.batch, first
+    batches = -(-samples // batch)
+    updates = network.optimizer.updates
+    steps_before = network.optimizer_steps - updates(first, batches)
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
+        if between is not None:
+            last = between.end_of_call(done, last, batches)
         reached = trainer.steps(
             network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
         )
-        network.optimizer_steps = steps_before + updates(reached, batches)
+        taken = steps_before + updates(reached, batches) - network.optimizer_steps
+        network.optimizer_steps += taken
         if reached < last:
             return reached
         done = reached
-        if progress is not None:
-            progress.step(done / batches)
+        if between is not None:
+            seen = min(done * batch, samples)
+            between.after(taken, first_sample // batch + done, first_sample + seen, done == batches)
     return batches
 
 

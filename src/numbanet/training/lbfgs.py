@@ -11,8 +11,9 @@ import numpy as np
 
 from numbanet.io.attributes import Description
 from numbanet.io.fields import Count, Real, check
+from numbanet.nn.data import bind_inputs
 from numbanet.nn.optimizers import AROUND
-from numbanet.plan.columns import EPOCH, INPUTS, PENALTY_FACTORS, SEED, TARGETS, WEIGHTS
+from numbanet.plan.columns import EPOCH, PENALTY_FACTORS, SEED, TARGETS, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def minimize(
     executor = work.executors.gradient(loss, x, y, None, True, weights is not None)
     executor.plan.set_context(EPOCH, network.epoch)
     executor.plan.set_context(SEED, network.seed)
-    executor.bind(INPUTS, x)
+    bind_inputs(executor, x)
     executor.bind(TARGETS, y)
     executor.bind(PENALTY_FACTORS, np.array([penalty_factor], np.float64))
     if weights is not None:

@@ -55,7 +55,11 @@ class Progress:
 
     def _speed(self, now: float, done: float) -> str:
         seconds = now - self.start
-        return f"{done * self.samples / seconds:,.0f} samples/s  " if done and seconds > 0 else ""
+        return (
+            f"{done * self.samples / seconds:,.0f} samples/s  "
+            if done and seconds > 0 and self.samples
+            else ""
+        )
 
     def new_line(self) -> None:
         """Leave the line as it is, because something else is printed."""

@@ -11,9 +11,9 @@ import numpy as np
 from numbanet.io.fields import Count, Flag, Real
 from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import optimizers
+from numbanet.nn.data import bind_inputs
 from numbanet.plan.columns import (
     EPOCH,
-    INPUTS,
     LENGTHS,
     PERMUTATION,
     RATES,
@@ -103,7 +103,7 @@ def find_learning_rate(
     )
     reuse_optimizer_state(network, chosen)
     trainer.set_optimizer(chosen)
-    trainer.bind(INPUTS, x)
+    bind_inputs(trainer, x)
     trainer.bind(TARGETS, y)
     trainer.bind(LENGTHS, lengths)
     try:

@@ -27,6 +27,7 @@ from numbanet.io import safetensors, tabular, validation
 from numbanet.network.ensemble import Ensemble
 from numbanet.network.sequential import Sequential
 from numbanet.network.serialization import load
+from numbanet.training.callbacks import checkpoints
 
 
 class CommandError(click.ClickException):
@@ -182,9 +183,17 @@ def _csv_options(command):
     "--output", type=click.Path(), help="The network's file; by default NAME.safetensors."
 )
 @click.option("--json", "json_file", type=click.Path(), help="A file for the metrics.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(),
+    help="A folder for the state after every epoch, and within long ones; the last three are kept.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the newest state in --checkpoint.")
 @_csv_options
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-def train(data, seed, threads, device, task, output, json_file, force, **given) -> None:
+def train(
+    data, seed, threads, device, task, output, json_file, checkpoint, resume, force, **given
+) -> None:
     """Train a network on DATA and save it.
 
     DATA is digits, breast_cancer, mnist, houses, cats, or a file: FILE.npz with the arrays x and y,
@@ -203,6 +212,7 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
     validation.check_int(chosen["epochs"], "--epochs", 0)
     optimizer = experiment.build_optimizer(chosen)
     experiment.parse_augmentation(chosen.get("augment"))
+    experiment.check_checkpoint(checkpoint, resume)
     instead = ""
     if not output:
         plain = _default_output(data)
@@ -228,8 +238,16 @@ def train(data, seed, threads, device, task, output, json_file, force, **given) 
         f"{type(net.resolve_loss(chosen['loss'])).__name__}, {optimizer}, "
         f"{chosen['epochs']} epochs of {batch}, seed {seed}"
     )
+    if resume and (files := checkpoints(checkpoint)):
+        _say(f"going on from {files[-1]}")
     start = time.perf_counter()
-    history = experiment.train(net, d, chosen)
+    try:
+        history = experiment.train(net, d, chosen, checkpoint, resume)
+    except KeyboardInterrupt:
+        if checkpoint is None:
+            raise
+        click.echo(f"\nstopped; --resume goes on from {checkpoint}", err=True)
+        click.get_current_context().exit(130)
     seconds = time.perf_counter() - start
     found = experiment.compute_metrics(net, d.x_test, d.y_test)
     net.save(output)

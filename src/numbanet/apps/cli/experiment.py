@@ -27,6 +27,7 @@ from numbanet.nn.layers.base import size
 from numbanet.nn.regularizers import L1, L2
 from numbanet.nn.schedules import Cosine
 from numbanet.plotting import image_shape
+from numbanet.training.callbacks import Checkpoint, checkpoints
 
 DATA_SETS: dict[str, dict[str, Any]] = {
     "digits": {"layers": (64,), "epochs": 60},
@@ -481,8 +482,32 @@ def to_device(net, device: str):
     return net
 
 
-def train(net: Sequential, data: Data, chosen: dict[str, Any]):
-    """Train the network and return the history."""
+SAVE_MINUTES = 5
+"""Minutes after which a checkpoint is written within an epoch."""
+
+
+def check_checkpoint(folder: str | None, resume: bool) -> None:
+    """ValueError for --resume without a folder, or a folder with another training's checkpoints."""
+    if folder is None:
+        if resume:
+            raise ValueError("--resume goes on from the files in --checkpoint FOLDER; give both")
+    elif os.path.exists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"--checkpoint {folder} is no folder")
+    elif not resume and checkpoints(folder):
+        raise ValueError(
+            f"--checkpoint {folder} holds the checkpoints of a training: --resume goes on with it; "
+            "or choose another folder"
+        )
+
+
+def train(
+    net: Sequential,
+    data: Data,
+    chosen: dict[str, Any],
+    folder: str | None = None,
+    resume: bool = False,
+):
+    """Train the network, with checkpoints in a folder if there is one, and return the history."""
     return net.fit(
         data.x.reshape(len(data.x), *net.input_shape),
         data.y,
@@ -492,6 +517,8 @@ def train(net: Sequential, data: Data, chosen: dict[str, Any]):
         epochs=chosen["epochs"],
         scale_targets=data.standardize and not data.classes,
         augment=parse_augmentation(chosen.get("augment")),
+        callbacks=Checkpoint(folder, every_minutes=SAVE_MINUTES) if folder else (),
+        resume=folder if resume else None,
     )
 
 

@@ -247,6 +247,9 @@ class TrainingExecutor(_StepExecutor):
             self.step_seconds = seconds
         return reached
 
+    def publish(self) -> None:
+        """Nothing: steps work on the network's own arrays."""
+
 
 class GradientExecutor(_StepExecutor):
     """The gradient of a loss over given samples."""

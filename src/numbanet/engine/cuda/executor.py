@@ -221,6 +221,7 @@ class TrainingExecutor(Executor):
                 self.gradient_factor = kernels.gradient_factor()
         self.batches_per_call, self.timed = 1, False
         self.device_is_newer: tuple | None = None  # then, the host's parameters and state
+        self.host_was_read = True  # and perhaps written: the next call uploads it
 
     def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
@@ -266,7 +267,8 @@ class TrainingExecutor(Executor):
         return reached
 
     def _upload(self, params, state, samples, first, steps_done):
-        if first == 0:
+        if first == 0 or self.host_was_read:
+            self.host_was_read = False
             self.buffers[CALL.params].upload(params[: self.plan.n_memory])
             self.buffers[CALL.state].upload(state)
         self.upload_call(samples, steps_done - first // int(self.call[CALL.accumulate]))
@@ -279,9 +281,14 @@ class TrainingExecutor(Executor):
             for column, values in ((CALL.params, params), (CALL.state, state)):
                 self.run_checked("the copy from the GPU", self.buffers[column].download, values)
 
+    def publish(self) -> None:
+        """Copy parameters and state to the host; the next call reads them from there."""
+        self._copy_to_host()
+        self.host_was_read = True
+
     def release(self) -> None:
         """Copy the parameters of an interrupted epoch to the host, and free the data on the GPU."""
-        self._copy_to_host()
+        self.publish()
         super().release()
 
 

@@ -38,8 +38,11 @@ from numbanet.plan.columns import (
     BACKWARD,
     CHUNKS,
     EPOCH,
+    FIRST_SAMPLE,
     FORWARD,
     GRADIENT,
+    INPUT_COLUMNS,
+    INPUT_STARTS,
     INPUTS,
     LENGTHS,
     N_WEIGHTS,
@@ -68,8 +71,8 @@ from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
-    "permutation inputs targets outputs rates weights penalty_factors lengths accumulate n_params "
-    "optimizer_row square_sums",
+    "permutation inputs targets outputs rates weights penalty_factors lengths first_sample "
+    "input_columns input_starts accumulate n_params optimizer_row square_sums",
     first=0,
 )
 """
@@ -78,7 +81,7 @@ tables … tasks         addresses on the GPU, and sizes
 losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
 steps_done             optimiser steps taken before the epoch
 stopped, batches_done  whether and where training stopped
-epoch … lengths        what the context of every table holds
+epoch … input_starts   what the context of every table holds
 accumulate             batches whose gradients make one update; with more than one, grads holds a
                        second vector of n_params elements, their sum
 optimizer_row          the first row of the optimiser
@@ -95,6 +98,9 @@ CONTEXT_COLUMNS = {
     WEIGHTS: CALL.weights,
     PENALTY_FACTORS: CALL.penalty_factors,
     LENGTHS: CALL.lengths,
+    FIRST_SAMPLE: CALL.first_sample,
+    INPUT_COLUMNS: CALL.input_columns,
+    INPUT_STARTS: CALL.input_starts,
 }
 """Columns of the context, and where the call holds them."""
 
@@ -199,7 +205,9 @@ def _write_context(call, table, batch):
     table[PERMUTATION], table[PREFETCH_LIMIT] = call[CALL.permutation], 0
     table[INPUTS], table[TARGETS] = call[CALL.inputs], call[CALL.targets]
     table[OUTPUTS], table[WEIGHTS] = call[CALL.outputs], call[CALL.weights]
-    table[LENGTHS], factor = call[CALL.lengths], 1.0
+    table[LENGTHS], table[FIRST_SAMPLE] = call[CALL.lengths], call[CALL.first_sample]
+    table[INPUT_COLUMNS] = call[CALL.input_columns]
+    table[INPUT_STARTS], factor = call[CALL.input_starts], 1.0
     if call[CALL.penalty_factors]:
         factor = as_pointer(call[CALL.penalty_factors], np.float64)[batch]
     set_float_attr(table, PENALTY_FACTOR, factor)

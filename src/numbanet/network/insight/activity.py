@@ -115,6 +115,7 @@ def activations(network, x) -> Activities:
     At most 512 samples, evenly spaced, are taken. The activations inside recurrent layers are not
     seen from outside: only the layer's outputs count. Raises ValueError for inputs that do not fit.
     """
+    validation.check_dense(x, "what it holds is examined")
     x = validation.check_inputs(x, network.input_shape, network.dtype)
     x = x[spaced(len(x), ACTIVITY_SAMPLES)]
     return Activities(_activity(network, *one) for one in with_outputs(network, x))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from numbanet.io.validation import check_dense
 from numbanet.network import names, scaling, transfer
 from numbanet.network.built_layer import RECURRENT
 from numbanet.network.insight.activity import Activities, activations
@@ -134,6 +135,7 @@ class _Case:
 def diagnose(network, x, y, *, loss=None, validation_data=None) -> Diagnosis:
     """Examine a network on data; see Sequential.diagnose."""
     chosen = network.resolve_loss(loss)
+    check_dense(x, "what it holds is examined")
     x, y, classes = network.check_data(x, y, chosen)
     if validation_data is not None:
         labels = ("validation x", "validation y")

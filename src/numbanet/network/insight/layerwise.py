@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from numbanet.io.validation import has_missing
+from numbanet.io.validation import check_dense, has_missing
 from numbanet.network import embedded
 from numbanet.nn.layers import Activation
 from numbanet.nn.layers.base import size
@@ -44,6 +44,7 @@ def unscaled_part(network, first: int, last: int):
 
 def checked(network, x, y, loss) -> tuple[np.ndarray, np.ndarray, bool]:
     """Checked x and y, as fit and evaluate take them, and whether y names classes."""
+    check_dense(x, "what it holds is examined")
     x, y, classes = network.check_data(x, y, loss)
     return x, own_targets(network, y), classes
 

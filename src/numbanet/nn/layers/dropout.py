@@ -34,7 +34,7 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import inline, kernel
 from numbanet.io.fields import Flag, Real
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import EPOCH, INDEX, N_OUT, SEED, Attrs, Y, context, sample_index
+from numbanet.plan.columns import EPOCH, INDEX, N_OUT, SEED, Attrs, Y, context, sample_number
 from numbanet.plan.op import Op
 
 DROPOUT = Attrs("rate scale")
@@ -68,7 +68,7 @@ class Dropout(Layer):
 @inline
 def _sample_key(op, i):
     """The key of the random numbers for sample i of the batch."""
-    key = fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_index(op, i))
+    key = fold_in(fold_in(context(op, SEED), context(op, EPOCH)), sample_number(op, i))
     return fold_in(key, op[INDEX])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numbanet.backend.intrinsics import const_like, div_u32, num_threads, thread_rank
 from numbanet.backend.jit import inline, kernel
 from numbanet.io.fields import Count, shown
+from numbanet.io.sparse import SparseRows
 from numbanet.nn.initializers import INITIALIZER
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.regularizers import PENALTY
@@ -23,6 +24,8 @@ from numbanet.plan.columns import N_IN, SAMPLES, Attrs, W, X, Y, context
 from numbanet.plan.op import Op
 
 TABLE = Attrs("vocabulary size")
+PIECE = 4096
+"""Samples whose indices are checked at once."""
 MAX_VOCABULARY = 1 << 24
 """Up to here float32 holds every integer."""
 
@@ -49,14 +52,19 @@ class Embedding(Layer):
         return (*shape, self.size)
 
     def check_inputs(self, x, name: str) -> None:
-        inside = (x >= 0) & (x < self.vocabulary) & (x == np.floor(x))
-        if not inside.all():
-            place = tuple(int(k) for k in np.argwhere(~inside)[0])
-            raise ValueError(
-                f"{name} has {shown(x[place].item())} at {list(place)}; Embedding takes integers "
-                f"from 0 to {self.vocabulary - 1}: number the words from 0, or give it a larger "
-                "vocabulary"
-            )
+        if isinstance(x, SparseRows):
+            raise TypeError(f"{name} is sparse, and Embedding reads indices; pass {name}.toarray()")
+        for start in range(0, len(x), PIECE):
+            piece = x[start : start + PIECE]
+            inside = (piece >= 0) & (piece < self.vocabulary) & (piece == np.floor(piece))
+            if not inside.all():
+                first = np.argwhere(~inside)[0]
+                place = [start + int(first[0]), *map(int, first[1:])]
+                raise ValueError(
+                    f"{name} has {shown(piece[tuple(first)].item())} at {place}; Embedding takes "
+                    f"integers from 0 to {self.vocabulary - 1}: number the words from 0, or give "
+                    "it a larger vocabulary"
+                )
 
     def parameters(self, shape: Shape) -> dict[str, Shape]:
         return {"weights": (self.vocabulary, self.size)}
