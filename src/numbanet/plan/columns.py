@@ -122,7 +122,8 @@ class Attrs:
     PENALTY_FACTORS,
     PENALTY_FACTOR,
     LENGTHS,
-) = range(16)
+    TANGENTS,
+) = range(17)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
@@ -139,6 +140,8 @@ PENALTY_FACTORS              address of what every batch of the epoch multiplies
 PENALTY_FACTOR               that of this batch, a float
 LENGTHS                      address of the number of steps of every sequence, or 0 where all have
                              as many as the network's input
+TANGENTS                     from an element of acts, or of deltas, to its tangent, in the verbs
+                             `second_backward` and `second_gradient`
 """
 
 

@@ -122,6 +122,8 @@ def dense_op(n_in: int, n_out: int, bias: bool, rows: int, stride: int) -> Op:
         split_k=split_k if vector else None,
         reduce_split_k=reduce_split_k if vector else None,
         row_verbs={BACKWARD: backward_row, ACCUMULATE: accumulate_row} if vector else {},
+        linear=True,
+        offset=LAYOUT.bias,
         param_rows=n_in + bias,
         param_cols=n_out,
         n_weights=n_in * n_out,

@@ -64,7 +64,7 @@ class Pool2D(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         return (*self._window(shape).output, shape[2])
 
-    def _op(self, shape: Shape, forward, backward, power=0.0, keeps_output=True) -> Op:
+    def _op(self, shape: Shape, forward, backward, power=0.0, linear=False) -> Op:
         view = self._window(shape)
         return Op(
             type(self).__name__,
@@ -86,7 +86,8 @@ class Pool2D(Layer):
                 left=view.padding[2],
                 power=float(power),
             ),
-            keeps_output=keeps_output,
+            linear=linear,
+            keeps_output=not linear,
         )
 
 
@@ -299,7 +300,7 @@ class AvgPool2D(Pool2D):
     """The mean of each window."""
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, mean_forward, mean_backward, keeps_output=False)]
+        return [self._op(shape, mean_forward, mean_backward, linear=True)]
 
 
 @kernel
