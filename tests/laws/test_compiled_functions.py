@@ -258,7 +258,9 @@ class Replayed:
     def __init__(self, net, rows):
         plan = prediction_plan(net, rows, True, True)
         self.program = TangentProgram(plan, net.dtype, hvp=True)
-        self.kernels = {one.address(net.dtype): one for one in self.program.kernels if one}
+        ops = plan.ops
+        given = [*self.program.kernels, *(k for op in ops for k in op.embedded_verbs.values())]
+        self.kernels = {one.address(net.dtype): one for one in given if one}
         generator = np.random.default_rng(3)
         sizes = [net.memory.size, net.parameters.size, self.program.work_size]
         self.params, self.grads, self.work = (generator.uniform(0.1, 0.9, n) for n in sizes)

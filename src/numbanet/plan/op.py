@@ -23,8 +23,8 @@ class Op:
     `split_k`              a first layer's partial product over inputs lo ≤ k < hi of all samples,
                            into grads; the op that copies the inputs has one as well
     `reduce_split_k`       the forward that adds these partial products up
-    `row_verbs`            kernels by column that take the place of others in the user's compiled
-                           code, where a call has one sample
+    `embedded_verbs`       kernels by column that take the place of others in the user's compiled
+                           code, and `row_verbs` where a call there has one sample
 
     Tangents, derivatives along a direction, for `jvp` and `hvp` in the user's compiled code. Where
     one of the first two is given, an op with parameters is linear in them and not in place:
@@ -70,6 +70,7 @@ class Op:
     statistics: Kernel | None = None
     split_k: Kernel | None = None
     reduce_split_k: Kernel | None = None
+    embedded_verbs: dict[int, Kernel] = field(default_factory=dict)
     row_verbs: dict[int, Kernel] = field(default_factory=dict)
     linear: bool = False
     offset: int | None = None
