@@ -334,12 +334,27 @@ def test_targets(name):
         ),
         ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'; did you mean 'adam'"),
         ({"optimizer": 0.1}, TypeError, "an optimizer is a name or an Optimizer, not 0.1"),
+        ({"lr": 0.1}, TypeError, r"Sequential.fit has no argument 'lr'; pass an optimizer with it"),
+        ({"batch": 5}, TypeError, "no argument 'batch'; it is called 'batch_size' here"),
+        ({"nb_epoch": 5}, TypeError, "no argument 'nb_epoch'; it is called 'epochs' here"),
+        ({"shufle": True}, TypeError, "no argument 'shufle'; did you mean 'shuffle'"),
+        ({"patience": 3}, TypeError, "pass callbacks=nn.callbacks.EarlyStopping"),
     ],
     ids=str,
 )
 def test_settings_of_fit(settings, error, message):
     net = network()
     refused(error, message, net, lambda: net.fit(X, LABELS, **{"verbose": 0, **settings}))
+
+
+def test_settings_of_evaluate():
+    net = network()
+    refused(
+        TypeError,
+        "Sequential.evaluate has no argument 'batch_size'; evaluate finds",
+        net,
+        lambda: net.evaluate(X, LABELS, batch_size=3),
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from numbanet.backend.cuda.driver import CudaError  # noqa: E402
 from numbanet.backend.jit import kernel  # noqa: E402
 from numbanet.network import zoo as models  # noqa: E402
 from numbanet.network.ensemble import Ensemble  # noqa: E402
+from numbanet.network.population import Population, bootstrap, evaluate_parameters  # noqa: E402
 from numbanet.network.sequential import Sequential  # noqa: E402
 from numbanet.network.serialization import load  # noqa: E402
 from numbanet.nn import initializers, metrics, schedules  # noqa: E402
@@ -122,6 +123,7 @@ __all__ = [
     "Optimizer",
     "PerNeuron",
     "Poisson",
+    "Population",
     "Quadratic",
     "RMSprop",
     "ReLU",
@@ -134,8 +136,10 @@ __all__ = [
     "Step",
     "Tanh",
     "ZeroPadding2D",
+    "bootstrap",
     "callbacks",
     "datasets",
+    "evaluate_parameters",
     "initializers",
     "kernel",
     "load",

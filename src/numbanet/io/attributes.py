@@ -1,13 +1,14 @@
 """Names of arguments and attributes: unknown ones are refused, with what was probably meant.
 
 KnownArguments    a constructor's keyword arguments
+known_arguments   a method's
 KnownAttributes   attributes of an object with state: those that its class annotates
 Description       both, for an immutable dataclass
 """
 
 import inspect
 from dataclasses import FrozenInstanceError, fields
-from functools import cache
+from functools import cache, wraps
 from typing import Any, ClassVar
 
 from numbanet.io.registry import nearest
@@ -110,6 +111,39 @@ class KnownArguments:
         return super().__new__(cls)
 
 
+def known_arguments(instead: dict[str, str]):
+    """Decorate a method: it says what an unknown keyword argument is called here.
+
+    instead   for names that are not known, what else there is
+    """
+
+    def decorate(method):
+        known = [name for name in inspect.signature(method).parameters if name != "self"]
+
+        @wraps(method)
+        def checked(self, *args, **kwargs):
+            for name in kwargs:
+                if name not in known:
+                    raise TypeError(
+                        f"{type(self).__name__}.{method.__name__} has no argument "
+                        f"{name!r}{hint(name, known, instead)} "
+                        f"(its arguments: {', '.join(known)})"
+                    )
+            return method(self, *args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+@cache
+def _annotated_names(cls: Any) -> frozenset[str]:
+    """The attributes of a class that derives from KnownAttributes itself; none of a subclass."""
+    if KnownAttributes not in cls.__bases__:
+        return frozenset()
+    return frozenset((*inspect.get_annotations(cls), *vars(cls)))
+
+
 class KnownAttributes:
     """A class that annotates its attributes: another one cannot be set, except in a subclass.
 
@@ -119,10 +153,9 @@ class KnownAttributes:
     instead: ClassVar[dict[str, str]] = {}
 
     def __setattr__(self, name: str, value) -> None:
-        if KnownAttributes in type(self).__bases__:
-            known = {*inspect.get_annotations(type(self)), *vars(type(self))}
-            if name not in known:
-                raise unknown_attribute(self, name, known)
+        known = _annotated_names(type(self))  # type: ignore[arg-type]
+        if known and name not in known:
+            raise unknown_attribute(self, name, known)
         super().__setattr__(name, value)
 
 

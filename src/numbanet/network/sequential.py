@@ -3,13 +3,14 @@
 import os
 import threading
 import warnings
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from numbanet.engine.executors import ExecutorCache
 from numbanet.io import arrays, fields, registry, validation
-from numbanet.io.attributes import KnownArguments, KnownAttributes
+from numbanet.io.attributes import KnownArguments, KnownAttributes, known_arguments
 from numbanet.io.tables import Table
 from numbanet.network import (
     built_layer,
@@ -56,6 +57,25 @@ INSTEAD = {
     "name": "networks have no names",
 }
 """What a network has instead of arguments and attributes of these names."""
+IN_THE_OPTIMIZER = "pass an optimizer with it, such as nn.Adam(learning_rate=0.001)"
+OF_FIT = {
+    **dict.fromkeys(("lr", "learning_rate", "momentum", "weight_decay"), IN_THE_OPTIMIZER),
+    **dict.fromkeys(("patience", "early_stopping"), "pass callbacks=nn.callbacks.EarlyStopping()"),
+    **dict.fromkeys(
+        ("dropout", "penalty", "l1", "l2", "alpha"), "it belongs to the network or its layers"
+    ),
+    "metrics": "the history holds loss and accuracy, evaluate more",
+    "initial_epoch": "fit goes on where the last one ended",
+    "seed": "nn.Sequential(…, seed=…) decides on the start and on the order of the samples",
+    "device": "network.to(device) chooses it",
+}
+"""What fit has instead of arguments of these names."""
+OF_EVALUATE = {
+    "batch_size": "evaluate finds the size of its batches itself",
+    "metrics": "the result holds all there are",
+    "verbose": "evaluate prints nothing",
+}
+"""What evaluate has instead of arguments of these names."""
 
 
 @registry.register("network")
@@ -171,6 +191,25 @@ class Sequential(KnownArguments, KnownAttributes):
                 f"{what} was called on a network that another thread is training; "
                 "wait until its fit returns, or work on a copy (copy.deepcopy)"
             )
+
+    @contextmanager
+    def in_training(self):
+        """A context in which this thread trains the network; RuntimeError where another one is."""
+        with self.executors.lock:
+            self._refuse_in_training("fit")
+            self._trained_by = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._trained_by = None
+
+    def move_memory(self, memory: np.ndarray) -> None:
+        """Keep parameters and buffers in this array, of the same size and dtype, from now on."""
+        self._refuse_in_training("move_memory")
+        memory[:] = self.memory
+        self.memory = memory
+        self._bind()
+        self.executors.clear()
 
     def to(self, device: str) -> "Sequential":
         """Compute on "cpu" or "cuda" from now on, with the same parameters; return the network."""
@@ -359,6 +398,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self._refuse_in_training("adapt")
         scaling.adapt(self, x)
 
+    @known_arguments(OF_EVALUATE)
     def evaluate(
         self, x, y, *, lengths=None, loss=None, threads: int | None = None
     ) -> dict[str, float]:
@@ -450,6 +490,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 executor.release()
             return total / len(x), executor.grads.copy()
 
+    @known_arguments(OF_FIT)
     def fit(
         self,
         x,
@@ -504,10 +545,7 @@ class Sequential(KnownArguments, KnownAttributes):
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
         hardly moved in its first ten epochs, and says what to try.
         """
-        with self.executors.lock:
-            self._refuse_in_training("fit")
-            self._trained_by = threading.get_ident()
-        try:
+        with self.in_training():
             if resume is not None:
                 epochs = checkpoints.resume(self, os.fsdecode(resume), epochs, optimizer)
             return fit(
@@ -529,8 +567,6 @@ class Sequential(KnownArguments, KnownAttributes):
                 sample_weight=sample_weight,
                 threads=threads,
             )
-        finally:
-            self._trained_by = None
 
     def handle(
         self,
@@ -744,6 +780,11 @@ class Sequential(KnownArguments, KnownAttributes):
                 )
             y, classes = self.scale_targets(y), False
         return x, y, classes
+
+    @property
+    def reads_data_its_own_way(self) -> bool:
+        """Whether `check_data` depends on more than shapes, dtype and the names of classes."""
+        return self._checks_inputs or self.scales_targets
 
     def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
         """Return the lengths of sequences as kernels read them, int64 (samples,), or None.

@@ -147,7 +147,7 @@ def fit(
                 f"the learning rate is 0: {optimizer.learning_rate} has ended by epoch "
                 f"{network.epoch}; pass another schedule or rate",
                 NotLearningWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         for _ in range(epochs):
             start = time.perf_counter()
@@ -354,7 +354,7 @@ def _warn_if_stuck(run, first: float, last: float, progress) -> None:
     text = run.stuck(first, last)
     if text is not None:
         progress.new_line()
-        warnings.warn(text, NotLearningWarning, stacklevel=4)
+        warnings.warn(text, NotLearningWarning, stacklevel=5)
 
 
 def _restore_and_raise(run, snapshot, batch) -> None:

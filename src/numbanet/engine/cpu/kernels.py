@@ -471,14 +471,19 @@ def run_parallel(kernel_address, call, memories, workers: int, most: int) -> Non
     """
     if usable_threads(most) == 1:
         _RUN[False](kernel_address, call, *memories, 1)
-        return
+    else:
+        in_region(_RUN[True], (kernel_address, call, *memories, workers), workers)
+
+
+def in_region(entry, arguments, workers: int) -> None:
+    """Call an entry point with so many threads, under the lock of the work queue."""
     before = numba.get_num_threads()
     numba.set_num_threads(min(workers, max_threads()))
     try:
         if numba.threading_layer() == "workqueue":
             with _workqueue_lock:
-                _RUN[True](kernel_address, call, *memories, workers)
+                entry(*arguments)
         else:
-            _RUN[True](kernel_address, call, *memories, workers)
+            entry(*arguments)
     finally:
         numba.set_num_threads(before)

@@ -1,0 +1,296 @@
+"""Populations: many networks trained at once, each as if it were alone."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import numbanet as nn
+
+RANDOM = np.random.default_rng(3)
+X = RANDOM.standard_normal((90, 6)).astype("float32")
+LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+TARGETS = (40 * X[:, :1] + 1000 + RANDOM.standard_normal((90, 1))).astype("float32")
+IMAGES = RANDOM.standard_normal((40, 6, 6, 1)).astype("float32")
+
+
+def network(seed=0, hidden=8, layers=(), outputs=3, **options):
+    last = nn.Dense(outputs, activation="softmax") if outputs > 1 else nn.Dense(1)
+    return nn.Sequential(
+        [*layers, nn.Dense(hidden, activation="tanh"), last], 6, seed=seed, **options
+    )
+
+
+def image_network(seed=0):
+    layers = [nn.Conv2D(4, 3, activation="relu"), nn.BatchNorm(), nn.MaxPool2D(2), nn.Flatten()]
+    return nn.Sequential([*layers, nn.Dense(3, activation="softmax")], (6, 6, 1), seed=seed)
+
+
+def same(ours, alone):
+    assert np.array_equal(ours.memory, alone.memory)
+    assert np.array_equal(ours.optimizer_state, alone.optimizer_state)
+    assert (ours.epoch, ours.optimizer_steps) == (alone.epoch, alone.optimizer_steps)
+    assert ours.optimizer == alone.optimizer
+
+
+BUILDERS = {
+    "one architecture": lambda: [network(seed) for seed in range(5)],
+    "several": lambda: [network(0, 4), network(1, 16), network(2, 4), network(3, 300)],
+    "penalties": lambda: [network(k, penalty=nn.L2(0.1 * k) if k else None) for k in range(3)],
+    "dropout and norms": lambda: [
+        network(k, layers=[nn.Standardize(), nn.LayerNorm(), nn.Dropout(0.3)]) for k in range(3)
+    ],
+    "float64": lambda: [network(k, dtype="float64") for k in range(3)],
+}
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_network_learns_as_if_it_were_alone(build, threads):
+    settings = [
+        (nn.Adam(0.01), 16, 3),
+        (nn.Adam(0.002), 7, 5),
+        (nn.SGD(0.1, momentum=0.5), 90, 4),
+        ("rmsprop", None, 2),
+        (nn.Adam(nn.schedules.Cosine(0.01)), 16, 3),
+    ]
+    population = nn.Population(build())
+    used = settings[: len(population)]
+    histories = population.fit(
+        X,
+        LABELS,
+        optimizer=[one[0] for one in used],
+        batch_size=[one[1] for one in used],
+        epochs=[one[2] for one in used],
+        threads=threads,
+    )
+    for k, alone in enumerate(build()):
+        optimizer, batch_size, epochs = settings[k]
+        history = alone.fit(
+            X, LABELS, optimizer=optimizer, batch_size=batch_size, epochs=epochs, verbose=0
+        )
+        same(population.member(k), alone)
+        assert histories[k].history == history.history
+
+
+def test_images_and_further_epochs():
+    population, labels = nn.Population([image_network(k) for k in range(3)]), np.arange(40) % 3
+    population.fit(IMAGES, labels, epochs=2, batch_size=8)
+    population.fit(IMAGES, labels, epochs=[1, 0, 2], batch_size=8, shuffle=False)
+    for k in range(3):
+        alone = image_network(k)
+        alone.fit(IMAGES, labels, epochs=2, batch_size=8, verbose=0)
+        if k != 1:
+            more = {"epochs": 1 + k // 2, "shuffle": False}
+            alone.fit(IMAGES, labels, batch_size=8, verbose=0, **more)
+        same(population.member(k), alone)
+
+
+def test_rows_of_the_data():
+    rows = [np.arange(0, 60), np.arange(30, 90), [5, 5, 5, 80, 2]]
+    held_out = [np.arange(60, 90), np.arange(30), np.arange(6, 9)]
+    population = nn.Population([network(k) for k in range(3)])
+    histories = population.fit(
+        X, LABELS, rows=rows, validation_rows=held_out, epochs=3, batch_size=8
+    )
+    for k in range(3):
+        alone = network(k)
+        alone.class_names = population.member(k).class_names
+        validation = X[held_out[k]], LABELS[held_out[k]]
+        history = alone.fit(
+            X[rows[k]],
+            LABELS[rows[k]],
+            validation_data=validation,
+            epochs=3,
+            batch_size=8,
+            verbose=0,
+        )
+        same(population.member(k), alone)
+        for name, values in history.history.items():
+            assert histories[k].history[name] == pytest.approx(values, rel=1e-6)
+
+
+def test_bootstrap_is_a_function_of_the_seed():
+    population = nn.Population(network(), 3)
+    population.fit(X, LABELS, rows="bootstrap", epochs=2)
+    again = nn.Population(network(), 3)
+    again.fit(X, LABELS, rows="bootstrap", epochs=2, threads=1)
+    assert np.array_equal(population.parameters, again.parameters)
+    assert [one.seed for one in population.networks] == [0, 1, 2]
+    drawn = nn.bootstrap(1, 90)
+    alone = network(1)
+    alone.fit(X[drawn], LABELS[drawn], epochs=2, verbose=0)
+    assert np.array_equal(population.parameters[1], alone.parameters)
+
+
+def test_patience_stops_one_and_not_the_others():
+    population = nn.Population([network(k) for k in range(3)])
+    population.fit(
+        X,
+        LABELS,
+        validation_data=(X, LABELS),
+        optimizer=[nn.Adam(0.01), nn.SGD(0.0), nn.Adam(0.01)],
+        epochs=8,
+        patience=[None, 2, 2],
+    )
+    assert population.stopped == ["", "patience", ""]
+    assert [len(history.seconds) for history in population.histories] == [8, 3, 8]
+    for k in range(3):
+        alone = network(k)
+        stop = nn.callbacks.EarlyStopping(patience=2) if k else None
+        optimizer = nn.SGD(0.0) if k == 1 else nn.Adam(0.01)
+        options = {"validation_data": (X, LABELS), "epochs": 8, "verbose": 0}
+        alone.fit(X, LABELS, optimizer=optimizer, callbacks=stop, **options)
+        same(population.member(k), alone)
+
+
+def test_one_that_diverges_does_not_stop_the_others():
+    population = nn.Population([network(k, outputs=1) for k in range(3)])
+    rates = [nn.SGD(1e-5), nn.SGD(1e30), nn.SGD(1e-5)]
+    with pytest.warns(RuntimeWarning, match="the loss of networks 1 was no longer finite"):
+        population.fit(X, TARGETS, optimizer=rates, epochs=3)
+    assert population.stopped == ["", "diverged", ""]
+    assert np.array_equal(population.member(1).parameters, network(1, outputs=1).parameters)
+    assert population.member(0).epoch == 3 and population.member(1).epoch == 0
+    assert np.isnan(population.scores()[1]) and population.ranking()[-1] == 1
+
+
+def test_scaled_targets():
+    population = nn.Population(network(outputs=1), 3)
+    rows = [None, np.arange(45), np.arange(45, 90)]
+    validation = X[:20], TARGETS[:20]
+    for epochs in (2, 1):
+        histories = population.fit(
+            X, TARGETS, rows=rows, scale_targets=True, epochs=epochs, validation_data=validation
+        )
+    for k, chosen in enumerate(rows):
+        alone, part = network(k, outputs=1), slice(None) if chosen is None else chosen
+        for epochs in (2, 1):
+            history = alone.fit(
+                X[part],
+                TARGETS[part],
+                scale_targets=True,
+                epochs=epochs,
+                validation_data=validation,
+                verbose=0,
+            )
+        same(population.member(k), alone)
+        assert histories[k].history["val_loss"] == pytest.approx(history.history["val_loss"])
+
+
+def test_frozen_layers_stay():
+    population = nn.Population([network(k) for k in range(2)])
+    population.member(1).freeze(0)
+    before = population.member(1).layers[0].weights.copy()
+    population.fit(X, LABELS, epochs=2)
+    assert np.array_equal(population.member(1).layers[0].weights, before)
+    assert not np.array_equal(population.member(0).layers[0].weights, network(0).layers[0].weights)
+
+
+def test_parameters_are_one_matrix():
+    population = nn.Population(network(), 3)
+    assert population.parameters.shape == (3, network().parameters.size)
+    population.parameters[1] = 0
+    assert not population.member(1).parameters.any()
+    assert np.array_equal(population.member(2).parameters, network(2).parameters)
+    for copied in (pickle.loads(pickle.dumps(population)), copy.deepcopy(population)):
+        copied.parameters[2] = 0
+        assert not copied.member(2).parameters.any()
+        assert population.member(2).parameters.any()
+        copied.fit(X, LABELS)
+    with pytest.raises(ValueError, match="different layers"):
+        _ = nn.Population([network(0, 4), network(1, 5)]).parameters
+
+
+def test_best_predictions_and_ensemble(tmp_path):
+    population = nn.Population([network(k, 2 + 6 * k) for k in range(3)])
+    population.fit(X, LABELS, epochs=20, optimizer=nn.Adam(0.02), validation_data=(X, LABELS))
+    outputs = population.predict(X)
+    assert outputs.shape == (3, 90, 3)
+    assert np.array_equal(outputs[1], population.member(1).predict(X))
+    losses = [history.history["val_loss"] for history in population.histories]
+    assert population.scores() == pytest.approx([min(one) for one in losses])
+    assert population.best() is population.member(int(np.argmin(population.scores())))
+    accuracy = population.scores("val_accuracy")
+    assert population.best("val_accuracy") is population.member(int(np.argmax(accuracy)))
+    ensemble = population.ensemble(2)
+    assert len(ensemble.networks) == 2
+    ensemble.save(tmp_path / "two.safetensors")
+    assert np.array_equal(nn.load(tmp_path / "two.safetensors").predict(X), ensemble.predict(X))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_losses_of_many_parameter_vectors(dtype):
+    net = network(dtype=dtype, layers=[nn.Standardize()])
+    net.adapt(X)
+    before = net.memory.copy()
+    vectors = np.random.default_rng(1).standard_normal((7, net.parameters.size)).astype(dtype)
+    found = nn.evaluate_parameters(net, vectors, X, LABELS)
+    assert np.array_equal(net.memory, before)
+    for vector, value in zip(vectors, found, strict=True):
+        net.parameters[:] = vector
+        assert value == net.evaluate(X, LABELS)["loss"]
+    with pytest.raises(ValueError, match=r"must have shape \(n, "):
+        nn.evaluate_parameters(net, vectors[:, 1:], X, LABELS)
+    vectors[2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"parameters has NaN at \[2, 3\]"):
+        nn.evaluate_parameters(net, vectors, X, LABELS)
+
+
+WRONG = [
+    ({"epochs": [1, 2]}, ValueError, "epochs: 2 for 3 networks"),
+    ({"optimizer": ["adam", "sgd", "adma"]}, ValueError, "network 2: unknown optimizer 'adma'"),
+    (
+        {"batch_size": [1, 0, 3]},
+        ValueError,
+        "network 1: batch_size must be an integer of at least 1",
+    ),
+    ({"patience": [1, 1, -1]}, ValueError, "network 2: patience must be an integer of at least 0"),
+    ({"rows": [[0], [1], [90]]}, ValueError, r"rows of network 2 has 90 at \[0\], of 90 samples"),
+    ({"rows": [[0], [], [1]]}, ValueError, "rows of network 1 must be indices"),
+    ({"rows": [[0], [0.5], [1]]}, ValueError, "rows of network 1 must be indices"),
+    ({"rows": "folds"}, ValueError, 'rows is a list of indices or "bootstrap", not .folds'),
+    ({"rows": [[0]]}, ValueError, "rows: 1 for 3 networks"),
+    ({"validation_rows": [[0]] * 3, "validation_data": (X, LABELS)}, ValueError, "not both"),
+    ({"epoch": 3}, TypeError, "Population.fit has no argument 'epoch'; did you mean 'epochs'"),
+    ({"callbacks": None}, TypeError, "networks of a population take no callbacks"),
+    ({"loss": "binary_cross_entropy"}, ValueError, "network 0: .* needs a network that ends in"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), WRONG, ids=lambda one: str(one)[:40])
+def test_bad_settings(settings, error, message):
+    population = nn.Population(network(), 3)
+    before = population.parameters.copy()
+    with pytest.raises(error, match=message):
+        population.fit(X, LABELS, **settings)
+    assert np.array_equal(population.parameters, before)
+    assert not population.member(0).class_names
+    population.fit(X, LABELS)
+
+
+def test_what_networks_must_have_in_common():
+    with pytest.raises(ValueError, match="network 0 is of float32, network 1 of float64"):
+        nn.Population([network(), network(dtype="float64")])
+    with pytest.raises(ValueError, match="network 1 takes"):
+        nn.Population([network(), image_network()])
+    with pytest.raises(ValueError, match="size must be an integer of at least 1"):
+        nn.Population(network(), 0)
+    with pytest.raises(ValueError, match="size says how many copies"):
+        nn.Population([network(), network(1)], 3)
+    population = nn.Population([network(), network(1, outputs=1)][:1])
+    with pytest.raises(ValueError, match="x has NaN"):
+        population.fit(np.full_like(X, np.nan), LABELS)
+
+
+def test_a_network_in_training_is_refused():
+    net, population = network(), None
+
+    def nested(epoch, logs, trained):
+        with pytest.raises(RuntimeError, match="in training"):
+            population.fit(X, LABELS)
+
+    population = nn.Population([net, network(1)])
+    net.fit(X, LABELS, callbacks=nested, verbose=0)
+    assert net.epoch == 1 and population.member(1).epoch == 0
