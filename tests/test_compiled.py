@@ -890,8 +890,29 @@ def test_parameters_are_drawn_in_compiled_code():
         assert not np.array_equal(again[: drawn.size], params[: drawn.size])
 
 
+def test_gates_are_drawn_in_compiled_code():
+    layers = [nn.LSTM(4, return_sequences=True), nn.Bidirectional(nn.GRU(3))]
+    net = nn.Sequential(layers, (5, 40), "float64", seed=3)
+    before = {k: built.bias.copy() for k, built in enumerate(net.layers)}
+    net.parameters[:] = np.nan
+    c.initialize(net.handle(gradient=False), net.memory, 5)
+    assert np.isfinite(net.memory).all()
+    for k, built in enumerate(net.layers):
+        np.testing.assert_array_equal(built.bias, before[k])  # 1 for the forget gate, 0 elsewhere
+        for name, values in built.parameters.items():
+            if name.endswith("recurrent_weights"):
+                for gate in np.split(values, values.shape[1] // len(values), axis=1):
+                    np.testing.assert_allclose(gate.T @ gate, np.eye(len(gate)), atol=1e-12)
+    bound = np.sqrt(6 / (40 + 4))  # Glorot's, of one gate
+    weights = np.abs(net.layers[0].weights)
+    assert 0.9 * bound < weights.max() <= bound
+
+
 def test_initial_values_that_python_draws_are_refused():
-    for layer in (nn.Dense(2, initializer=np.ones((3, 2))), nn.GRU(2)):
+    def random(shape, generator):
+        return generator.normal(size=shape)
+
+    for layer in (nn.Dense(2, initializer=np.ones((3, 2))), nn.GRU(2, initializer=random)):
         net = nn.Sequential([layer], (4, 3), "float64")
         before = net.memory.copy()
         with pytest.raises(ValueError, match=r"copy network\.parameters instead"):

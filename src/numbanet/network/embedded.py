@@ -620,7 +620,8 @@ def initialize(model, params, key):
     """Draw all parameters again, from the distributions that `network.initialize` draws from.
 
     The values are others: element k of array i, counted from 0 in the order of the flat vector, has
-    the key new_key(key, i) and the counter k. Buffers, such as running means, stay.
+    the key new_key(key, i) and the counter k, where a recurrent layer's gates are arrays of their
+    own. Buffers, such as running means, stay.
     """
     p = checked_pointer(params, "params", "write")
     header = checked_pointer(model, "model", "integers")
@@ -628,36 +629,37 @@ def initialize(model, params, key):
     _check_params(header, p, params.size, params.itemsize)
     if not header[HEADER.initial]:
         raise ValueError(
-            "a layer's initial values are an array, or drawn by a Python function, as those of a "
-            "recurrent layer: copy network.parameters instead"
+            "a layer's initial values are an array, or drawn by a Python function: copy "
+            "network.parameters instead"
         )
     for i in range(header[HEADER.n_initial]):
         row = ptr_add(header, header[HEADER.initial] + i * INITIAL_SIZE)
         kind, own = row[INITIAL.kind], fold_in(key, i)
         a, b = float_attr(row, INITIAL.a), float_attr(row, INITIAL.b)
-        values, n = ptr_add(p, row[INITIAL.offset]), row[INITIAL.rows] * row[INITIAL.columns]
-        for k in range(n):
+        values, columns = ptr_add(p, row[INITIAL.offset]), row[INITIAL.columns]
+        for k in range(row[INITIAL.rows] * columns):
+            place = k // columns * row[INITIAL.stride] + k % columns
             if kind == CONSTANT:
-                values[k] = const_like(values, a)
+                values[place] = const_like(values, a)
             elif kind == UNIFORM:
-                values[k] = const_like(values, a + (b - a) * uniform_scalar(own, k))
+                values[place] = const_like(values, a + (b - a) * uniform_scalar(own, k))
             elif kind == NORMAL:
-                values[k] = const_like(values, a + b * _normal(own, k))
+                values[place] = const_like(values, a + b * _normal(own, k))
             else:
-                values[k] = const_like(values, _normal(own, k))
+                values[place] = const_like(values, _normal(own, k))
         if kind == ORTHOGONAL:
-            _make_orthogonal(values, row[INITIAL.rows], row[INITIAL.columns], a)
+            _make_orthogonal(values, row[INITIAL.rows], columns, row[INITIAL.stride], a)
 
 
 @inline
-def _make_orthogonal(values, rows, columns, gain):
+def _make_orthogonal(values, rows, columns, stride, gain):
     """Make the rows, or the columns where there are fewer, orthogonal and of length `gain`.
 
     Gram and Schmidt's method; every vector is projected twice, which rounding needs.
     """
-    few, many, step, inside = rows, columns, columns, 1
+    few, many, step, inside = rows, columns, stride, 1
     if columns < rows:
-        few, many, step, inside = columns, rows, 1, columns
+        few, many, step, inside = columns, rows, 1, stride
     for i in range(few):
         v = ptr_add(values, i * step)
         for _ in range(2):
@@ -667,10 +669,11 @@ def _make_orthogonal(values, rows, columns, gain):
                     dot += np.float64(u[k * inside]) * np.float64(v[k * inside])
                 for k in range(many):
                     v[k * inside] -= const_like(values, dot) * u[k * inside]
-        total = 0.0
+            total = 0.0
+            for k in range(many):
+                total += np.float64(v[k * inside]) * np.float64(v[k * inside])
+            for k in range(many):
+                v[k * inside] *= const_like(values, 1 / math.sqrt(total))
+    for i in range(few):
         for k in range(many):
-            total += np.float64(v[k * inside]) * np.float64(v[k * inside])
-        for k in range(many):
-            v[k * inside] *= const_like(values, 1 / math.sqrt(total))
-    for k in range(rows * columns):
-        values[k] *= const_like(values, gain)
+            values[i * step + k * inside] *= const_like(values, gain)

@@ -35,7 +35,7 @@ from numbanet.backend.intrinsics import PROCESS_TOKEN
 from numbanet.io import validation
 from numbanet.network.built_layer import initializers
 from numbanet.nn import data
-from numbanet.nn.initializers import Initializer, resolve
+from numbanet.nn.initializers import Columns, Initializer, resolve
 from numbanet.nn.layers.base import size
 from numbanet.nn.optimizers import N_STATE
 from numbanet.nn.optimizers import optimizer as resolve_optimizer
@@ -81,7 +81,7 @@ has_hvp                 whether `hvp` can be called
 scales_targets          whether the outputs are brought to the unit of scaled targets
 n_state                 elements of the optimiser's state
 begin_step, update      addresses of the optimiser's kernels, or 0
-n_initial, initial      arrays of parameters, and the offset of what they are drawn from, or 0
+n_initial, initial      blocks of parameters, and the offset of what they are drawn from, or 0
 prediction, loss, tangents   offsets of the programs, or 0
 """
 MAGIC = int(source_hash()[:15], 16)
@@ -126,9 +126,9 @@ FOR_PARAMS, FOR_INPUTS, FROM_PARAMS = 1, 2, 4
 """Bits of `needs`: a gradient by the parameters, by the inputs; tangents of the parameters."""
 NO_GRADIENT, ADDED, OVERWRITTEN = range(3)
 """A kernel adds to the gradient, or overwrites its part of it, which is then in scratch memory."""
-INITIAL = Attrs("kind offset rows columns a b", first=0)
-"""Columns of an array of parameters: what `distribution` says of it (nn/initializers.py), where it
-begins, and its shape as a matrix; a and b are floats."""
+INITIAL = Attrs("kind offset rows columns stride a b", first=0)
+"""Columns of a block of parameters: what `distribution` says of it (nn/initializers.py), where it
+begins, its shape as a matrix and the distance between its rows; a and b are floats."""
 INITIAL_SIZE = len(INITIAL)
 PADDING = 16
 """Elements behind each memory, which a vector store may touch masked."""
@@ -189,26 +189,30 @@ def make_handle(
 
 
 def _initial(network) -> list[tuple] | None:
-    """A row of INITIAL for each array of parameters; None where Python alone can draw them."""
+    """A row of INITIAL for each block of parameters; None where Python alone can draw them."""
     rows = []
     for built, chosen in initializers(network.layers):
         offset = built.offset
         for name, shape in built.shapes.items():
-            given = resolve(chosen.get(name, "zeros"))
-            if type(given).__call__ is not Initializer.__call__:
-                return None
-            kind, a, b = given.distribution(shape)
-            columns = shape[-1] if shape else 1
-            rows.append(
-                INITIAL.pack(
-                    kind=kind,
-                    offset=offset,
-                    rows=size(shape) // columns,
-                    columns=columns,
-                    a=float64_bits(a),
-                    b=float64_bits(b),
+            given, shape = resolve(chosen.get(name, "zeros")), shape or (1,)
+            columns = shape[-1]
+            parts = given.parts if isinstance(given, Columns) else (given,)
+            width = columns // len(parts)
+            for k, part in enumerate(map(resolve, parts)):
+                if type(part).__call__ is not Initializer.__call__:
+                    return None
+                kind, a, b = part.distribution((*shape[:-1], width))
+                rows.append(
+                    INITIAL.pack(
+                        kind=kind,
+                        offset=offset + k * width,
+                        rows=size(shape) // columns,
+                        columns=width,
+                        stride=columns,
+                        a=float64_bits(a),
+                        b=float64_bits(b),
+                    )
                 )
-            )
             offset += size(shape)
     return rows
 

@@ -146,6 +146,21 @@ def _orthogonal(shape, generator) -> np.ndarray:
     return (q if tall is normal else q.T).reshape(shape)
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Blocks of columns of one width, each drawn by an initialiser of its own: `parts` in order.
+
+    It is called as an initialiser; the gates of recurrent layers are such blocks.
+    """
+
+    parts: tuple
+
+    def __call__(self, shape, generator):
+        block = (*shape[:-1], shape[-1] // len(self.parts))
+        drawn = [initial(one, block, generator, "a block of columns") for one in self.parts]
+        return np.concatenate(drawn, axis=-1)
+
+
 NAMES = {
     "normal": Normal,
     "lecun": LeCun,
