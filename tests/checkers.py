@@ -10,6 +10,7 @@ from reference import REFERENCES
 
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
+from numbanet.io.validation import has_missing
 from numbanet.plan.columns import (
     BASE_X,
     BASE_Y,
@@ -34,7 +35,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.lower import lower
 from numbanet.training.fit import epoch_permutation as epoch_permutation
-from numbanet.training.fit import relative_weights
+from numbanet.training.weights import relative_weights
 
 STEP = 1e-5
 """Half the distance of a central difference."""
@@ -146,11 +147,13 @@ def reference_fit(
         batches,
         training=True,
         weighted=sample_weight is not None,
+        missing=has_missing(y),
     )
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)
     plan.set_context(SEED, net.seed)
     params = net.memory.copy()
-    state = np.zeros(len(optimizer.state_names) * net.parameters.size, net.dtype)
+    state = optimizer.initial_state(net.parameters)
+    updates = -(-batches // optimizer.accumulate)
     losses = []
     for epoch in range(epochs):
         order = epoch_permutation(net.seed, epoch, samples) if shuffle else None
@@ -172,7 +175,7 @@ def reference_fit(
             weights=weights,
             penalty_factors=penalty_factors,
         )
-        engine.steps(params, state, samples, 0, batches, epoch * batches)
+        engine.steps(params, state, samples, 0, batches, epoch * updates)
         losses.append(engine.metric_sums[0] / samples)
     return params, state, losses
 

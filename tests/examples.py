@@ -264,7 +264,25 @@ OPTIMIZERS = {
     "adamw": nn.AdamW(0.01, weight_decay=0.1),
     "adam with a schedule": nn.Adam(nn.schedules.WarmUp(nn.schedules.Cosine(0.02, epochs=4))),
     "momentum with a schedule": nn.SGD(nn.schedules.StepDecay(0.1, 0.5), momentum=0.9),
+    "sgd, clipped values": nn.SGD(0.2, clip_value=0.05),
+    "momentum, clipped norm": nn.SGD(0.1, momentum=0.9, clip_norm=0.2),
+    "adam, two batches": nn.Adam(0.02, accumulate=2),
+    "rmsprop, averages": nn.RMSprop(0.01, alpha=0.9, average=0.7),
+    "adamw, all of it": nn.AdamW(
+        nn.schedules.Exponential(0.02, 0.9), clip_norm=0.1, accumulate=2, average=0.9
+    ),
 }
+
+
+def set_groups(net):
+    """Give the layers of a network rates and decays of their own, and return it."""
+    settings = [(0.3, None), (1.0, 0.5), (2.0, 0.0), (1.0, None), (0.3, 0.2)]
+    layers = [built for built in net.layers if built.n_parameters]
+    for k, built in enumerate(layers):
+        built.learning_rate_factor, built.weight_decay = settings[k % len(settings)]
+    assert len({built.group for built in layers}) > 1
+    return net
+
 
 TRAINABLE = [example for example in LAYERS if example.trains]
 

@@ -140,6 +140,11 @@ def whole_networks():
         LaunchMode.FUSED,
     )
     yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), LaunchMode.FUSED
+    steered = {"clip_norm": 1.0, "accumulate": 2, "average": 0.9}
+    for mode in LaunchMode.SINGLE_BLOCK, LaunchMode.FUSED:
+        net = nn.Sequential([nn.Dense(30, activation="tanh"), nn.Dense(1)], 8)
+        net.layers[0].weight_decay = 0.1
+        yield "steered", net, 64, "mean_squared_error", nn.Adam(**steered), mode
     yield (
         "lenet5",
         nn.models.lenet5(dtype="float64"),
@@ -176,6 +181,9 @@ def launches():
                 yield f"{name} region {k}", net.dtype, launch
             yield f"{name} gradients", net.dtype, trainer.gradients
             yield f"{name} updates", net.dtype, trainer.updates
+            if trainer.norm:
+                yield f"{name} squares", net.dtype, trainer.square_sums
+                yield f"{name} factor", net.dtype, trainer.gradient_factor
 
 
 def alone(kernel, kind):

@@ -824,3 +824,42 @@ def test_what_is_read_is_never_replaced(folder):
     priced("other.csv", ["area", "rooms", "price"])
     assert "the name of a table" in refused("train", "a.csv", "--output", "other.csv", "--force")
     assert Path("a.csv").read_text() == content
+
+
+# --- diagnose ----------------------------------------------------------------------------------
+
+
+def test_a_model_is_diagnosed(folder):
+    classes_file("three.npz")
+    done("train", "three.npz", "--epochs", 40, "--output", "net")
+    assert done("diagnose", "net", "three.npz") == (
+        "no trouble found\n"
+        "looked at: parameters and outputs, scale of the inputs, constant inputs, scale of the "
+        "targets, learning rate, training, saturation, dead units, gradients, overfitting, rare "
+        "classes, loss of a constant prediction\n"
+    )
+    regression_file("line.npz")
+    done("train", "line.npz", "--epochs", 5, "--learning-rate", 3, "--output", "ill")
+    assert "1. learning rate too high" in done("diagnose", "ill", "line.npz")
+
+
+def test_a_diagnosis_is_drawn(folder):
+    pytest.importorskip("matplotlib")
+    classes_file("three.npz")
+    done("train", "three.npz", "--epochs", 2, "--output", "net")
+    text = done("diagnose", "net", "three.npz", "--plot", "F.png")
+    assert text.endswith("wrote F.png\n") and Path("F.png").read_bytes()[:4] == b"\x89PNG"
+    for args, words in (
+        (["--plot", "F.png"], "F.png exists"),
+        (["--plot", "F.xyz"], "--plot F.xyz: give a separate .png, .svg or .pdf file"),
+        (["--loss", "poisson"], "Poisson needs a network that ends in exp"),
+    ):
+        result = run("diagnose", "net", "three.npz", *args)
+        assert result.exit_code == 2 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_an_ensemble_is_not_diagnosed(folder):
+    classes_file("three.npz")
+    nn.Ensemble([nn.Sequential([nn.Dense(3, "softmax")], 2)]).save("several")
+    result = run("diagnose", "several", "three.npz")
+    assert result.exit_code == 2 and "holds an ensemble; save one of its networks" in result.stderr

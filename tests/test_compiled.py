@@ -403,12 +403,17 @@ def test_handles_that_cannot_be_made():
         ({"loss": "cross_entropy"}, "needs a network that ends in softmax"),
         ({"optimizer": nn.SGD(nn.schedules.Cosine(0.1))}, "give `update` the rate of each step"),
         ({"optimizer": "adamm"}, "did you mean"),
+        ({"optimizer": nn.SGD(clip_norm=1.0, average=0.9)}, "no clip_norm and no average, which"),
         ({"gradient": 1}, "gradient must be True or False"),
         ({"hvp": 1}, "hvp must be True or False"),
         ({"hvp": True, "gradient": False}, "hvp=True needs gradient=True"),
     ]:
         with pytest.raises(ValueError, match=message):
             net.handle(**options)
+    net.layers[0].weight_decay = 0.1
+    with pytest.raises(ValueError, match="layer 0 has a learning_rate_factor or weight_decay of"):
+        net.handle(optimizer="sgd")
+    assert net.handle().size
 
 
 def test_a_handle_from_before_the_targets_were_scaled_is_refused():

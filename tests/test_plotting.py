@@ -206,6 +206,17 @@ def test_an_ensemble_is_drawn_as_well():
     assert titles(plotting.mistakes(ensemble, x, given)) == ["0 mistakes in 30 samples"]
 
 
+def test_learning_rates():
+    rates = np.geomspace(1e-3, 1, 9)
+    figure = plotting.learning_rates(nn.LearningRates(rates, rates[::-1], rates[::-1] + 1, 0.1))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "learning rate"
+    losses, smoothed, suggestion = axes.lines
+    np.testing.assert_array_equal(losses.get_xydata(), np.transpose([rates, rates[::-1]]))
+    np.testing.assert_array_equal(smoothed.get_ydata(), rates[::-1] + 1)
+    assert list(suggestion.get_xdata()) == [0.1, 0.1]
+
+
 def test_a_history():
     x, y = images(), np.arange(30) % 3
     fitted = network().fit(x, y, epochs=3, verbose=0, validation_split=0.3)
@@ -258,6 +269,10 @@ def test_a_history():
             "count must be an integer",
         ),
         (lambda: plotting.history({}), "no epochs to draw"),
+        (
+            lambda: plotting.learning_rates(nn.LearningRates(*[np.zeros(0)] * 3, None)),
+            "nothing to draw",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(make, words):
@@ -304,3 +319,106 @@ def test_without_matplotlib_the_way_out_is_named():
         found.returncode == 1
         and "figures need matplotlib; pip install numbanet[plot]" in found.stderr
     )
+
+
+# --- diagnostics ---------------------------------------------------------------------------------
+
+
+def measured():
+    """A small trained network with its data, and a record of its learning."""
+    x, y = images(), np.arange(30) % 3
+    net, speed = network(), nn.diagnostics.LearningSpeed(x, y)
+    history = net.fit(x, y, epochs=3, verbose=0, validation_split=0.3, callbacks=speed)
+    return net, x, y, speed, history
+
+
+def test_learning_speed_has_a_line_for_each_layer():
+    speed = measured()[3]
+    figure = plotting.learning_speed(speed)
+    left, right = figure.axes
+    for k, name in enumerate(speed.names):
+        line = left.get_lines()[k]
+        assert line.get_label() == name
+        np.testing.assert_allclose(line.get_ydata(), speed.gradient[:, k])
+        np.testing.assert_allclose(
+            right.get_lines()[k].get_ydata(), speed.update[:, k] / speed.weight[:, k]
+        )
+    assert list(left.get_lines()[0].get_xdata()) == [0, 1, 2, 3]
+    png(figure)
+
+
+def test_distributions_and_activity():
+    net, x, *_ = measured()
+    found = nn.diagnostics.activations(net, x)
+    figure = plotting.distributions(found)
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == [
+        one.outputs.name for one in found
+    ]
+    png(figure)
+    assert len(plotting.distributions(nn.diagnostics.weights(net)).axes) == 5
+    (axes,) = plotting.activity(found).axes
+    dead, saturated = axes.containers
+    assert dead[1].get_width() == 100 * found[1].dead.mean()
+    assert saturated[4].get_width() == pytest.approx(100 * found[4].saturated)
+
+
+def test_importance_of_pixels_and_of_units():
+    net, x, y, *_ = measured()
+    pixels = nn.diagnostics.importance(net, x, y, repeats=1)
+    np.testing.assert_array_equal(image(plotting.importance(pixels).axes[0]), pixels.values)
+    units = nn.diagnostics.importance(net, x, y, layer=1, repeats=2)
+    figure = plotting.importance(units, count=3)
+    widths = [bar.get_width() for bar in figure.axes[0].containers[0]]
+    np.testing.assert_allclose(widths, np.sort(units.values)[::-1][:3])
+    png(figure)
+
+
+def test_excitations_are_images_or_bars():
+    net = network()
+    found = nn.diagnostics.excite(net, 1, 2, steps=5)
+    figure = plotting.excitation(found)
+    np.testing.assert_allclose(image(figure.axes[0]), found.input[..., 0])
+    assert titles(figure)[0].startswith("1 ReLU, unit 2")
+    vector = nn.diagnostics.excite(nn.Sequential([nn.Dense(2)], 7), 0, 1, steps=5)
+    assert len(plotting.excitation(vector).axes[0].patches) == 7
+    colours = nn.diagnostics.excite(network((8, 9, 3)), 1, 2, steps=5)
+    assert image(plotting.excitation(colours).axes[0]).shape == (8, 9, 3)
+
+
+def test_a_learning_curve_with_its_verdict():
+    curve = nn.diagnostics.learning_curve(measured()[4])
+    figure = plotting.learning_curve(curve)
+    training, validation, best = figure.axes[0].get_lines()
+    np.testing.assert_array_equal(training.get_ydata(), curve.training)
+    np.testing.assert_array_equal(validation.get_ydata(), curve.validation)
+    assert best.get_label() == f"best epoch, {curve.best}" and titles(figure) == [curve.verdict]
+
+
+def test_initialisers_and_calibration():
+    net, x, y, *_ = measured()
+    effect = nn.diagnostics.initializations(net, x, y, ["he", "normal"])
+    left, right = plotting.initialization(effect).axes
+    deviation = effect.deviation[:, effect.trained]
+    np.testing.assert_allclose(left.get_lines()[1].get_ydata(), deviation[1])
+    np.testing.assert_allclose(right.get_lines()[0].get_ydata(), effect.gradient[0])
+    found = nn.diagnostics.calibration(net, x, y)
+    line = plotting.calibration(found).axes[0].get_lines()[1]
+    np.testing.assert_allclose(line.get_ydata(), found.accuracy[found.counts > 0])
+
+
+def test_the_doctors_figure():
+    net, x, y, *_ = measured()
+    figure = plotting.diagnosis(net, x, y)
+    speeds = nn.diagnostics.speeds(net, x, y)
+    np.testing.assert_allclose([bar.get_width() for bar in figure.axes[0].patches], speeds.relative)
+    assert titles(figure) == [
+        "gradient : weights",
+        "deviation of the outputs",
+        "dead and saturated",
+    ]
+    png(figure)
+
+
+def test_a_record_of_nothing_is_not_drawn():
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        plotting.learning_speed(nn.diagnostics.LearningSpeed(images(), np.arange(30) % 3))

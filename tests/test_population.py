@@ -31,7 +31,7 @@ def same(ours, alone):
     assert np.array_equal(ours.memory, alone.memory)
     assert np.array_equal(ours.optimizer_state, alone.optimizer_state)
     assert (ours.epoch, ours.optimizer_steps) == (alone.epoch, alone.optimizer_steps)
-    assert ours.optimizer == alone.optimizer
+    assert (ours.optimizer, ours.schedule_state) == (alone.optimizer, alone.schedule_state)
 
 
 BUILDERS = {
@@ -72,6 +72,42 @@ def test_each_network_learns_as_if_it_were_alone(build, threads):
         )
         same(population.member(k), alone)
         assert histories[k].history == history.history
+
+
+STEERED = [
+    nn.SGD(0.2, clip_value=0.05),
+    nn.SGD(0.1, momentum=0.9, clip_norm=0.2),
+    nn.SGD(0.1, momentum=0.9, clip_norm=0.4),
+    nn.Adam(0.02, accumulate=4),
+    nn.AdamW(nn.schedules.Exponential(0.02, 0.9), clip_norm=0.1, accumulate=5, average=0.9),
+    nn.Adam(0.02, average=0.8),
+    nn.Adam(0.02),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_happens_around_an_update_is_that_of_a_network_alone(threads, monkeypatch):
+    monkeypatch.setattr(nn.network.population, "CALL_SECONDS", 1e-9)
+    monkeypatch.setattr(nn.network.population, "STEPS_PER_VISIT", 1)
+
+    def build():
+        networks = [network(k, penalty=nn.L2(0.1)) for k in range(len(STEERED))]
+        for k in (0, 6):
+            networks[k].layers[0].learning_rate_factor = 0.5
+            networks[k].layers[2].weight_decay = 0.1
+        return networks
+
+    options = {"validation_data": (X[:30], LABELS[:30]), "epochs": 6, "batch_size": 8}
+    population, patience = nn.Population(build()), [None, None, None, 2, 2, 2, 2]
+    histories = population.fit(
+        X, LABELS, optimizer=STEERED, patience=patience, threads=threads, **options
+    )
+    for k, alone in enumerate(build()):
+        stop = nn.callbacks.EarlyStopping(patience=2) if patience[k] else None
+        history = alone.fit(X, LABELS, optimizer=STEERED[k], callbacks=stop, verbose=0, **options)
+        same(population.member(k), alone)
+        for name, values in history.history.items():
+            assert histories[k].history[name] == pytest.approx(values, rel=1e-6)
 
 
 def test_images_and_further_epochs():
@@ -142,6 +178,30 @@ def test_patience_stops_one_and_not_the_others():
         optimizer = nn.SGD(0.0) if k == 1 else nn.Adam(0.01)
         options = {"validation_data": (X, LABELS), "epochs": 8, "verbose": 0}
         alone.fit(X, LABELS, optimizer=optimizer, callbacks=stop, **options)
+        same(population.member(k), alone)
+
+
+def test_a_schedule_of_one_depends_on_its_own_metrics():
+    plateau = nn.schedules.ReduceOnPlateau(
+        0.01, "val_loss", factor=0.5, patience=1, min_delta=9, stop_at=0.25
+    )
+    optimizers = [nn.Adam(plateau), nn.Adam(0.01), nn.Adam(plateau)]
+    nets, epochs = [network(k) for k in range(3)], [9, 4, 2]
+    population = nn.Population(copy.deepcopy(nets))
+    options = {"validation_data": (X[:20], LABELS[:20])}
+    population.fit(X, LABELS, optimizer=optimizers, epochs=epochs, **options)
+    assert population.stopped == ["schedule", "", ""]
+    for k, alone in enumerate(nets):
+        alone.fit(X, LABELS, optimizer=optimizers[k], epochs=epochs[k], verbose=0, **options)
+        same(population.member(k), alone)
+    assert nets[0].epoch == 3 and nets[0].schedule_state[0] == 2
+    missing = np.ma.array(TARGETS, mask=X[:, :1] > 1)
+    real = [network(k, outputs=1) for k in range(2)]
+    population = nn.Population(copy.deepcopy(real))
+    options = {"scale_targets": True, "validation_data": (X[:20], missing[:20])}
+    population.fit(X, missing, epochs=2, **options)
+    for k, alone in enumerate(real):
+        alone.fit(X, missing, epochs=2, verbose=0, **options)
         same(population.member(k), alone)
 
 
@@ -255,6 +315,12 @@ WRONG = [
     ({"validation_rows": [[0]] * 3, "validation_data": (X, LABELS)}, ValueError, "not both"),
     ({"epoch": 3}, TypeError, "Population.fit has no argument 'epoch'; did you mean 'epochs'"),
     ({"callbacks": None}, TypeError, "networks of a population take no callbacks"),
+    (
+        {"optimizer": ["adam", nn.SGD(nn.schedules.ReduceOnPlateau(0.1)), "adam"]},
+        ValueError,
+        "network 1: ReduceOnPlateau: no metric 'val_loss' to watch.*pass validation_data",
+    ),
+    ({"metrics": "f1"}, TypeError, "evaluate the networks one by one"),
     ({"loss": "binary_cross_entropy"}, ValueError, "network 0: .* needs a network that ends in"),
 ]
 

@@ -375,7 +375,7 @@ def test_a_padded_sequence_is_what_it_is_alone(name, threads):
 @pytest.mark.parametrize("name", LAST_STATES)
 def test_training_learns_nothing_from_padding(name):
     nets, y = [network(LAST_STATES[name]()) for _ in range(2)], sequences()[:, 0, :2]
-    validation = padded(1.0)[:3], y[:3], LENGTHS[:3]
+    validation = {"x": padded(1.0)[:3], "y": y[:3], "lengths": LENGTHS[:3]}
     histories = [
         net.fit(
             padded(fill), y, lengths=LENGTHS, validation_data=validation, batch_size=3, epochs=3
@@ -384,7 +384,7 @@ def test_training_learns_nothing_from_padding(name):
     ]
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     assert histories[0] == histories[1]
-    found = nets[0].evaluate(*validation[:2], lengths=validation[2])
+    found = nets[0].evaluate(**validation)
     assert np.isclose(found["loss"], histories[0]["val_loss"][-1])
     alone = network(LAST_STATES[name]())
     full = np.full(len(y), STEPS)

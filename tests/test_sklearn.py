@@ -17,9 +17,11 @@ from sklearn.datasets import make_classification, make_multilabel_classification
 from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import numbanet as nn
@@ -40,7 +42,15 @@ ESTIMATORS = [
 ]
 
 
-@parametrize_with_checks(ESTIMATORS)
+def expected_failures(estimator):
+    """Checks that cannot pass: a weight of 2 is two copies only where all samples are one batch."""
+    if not isinstance(estimator, (ours.NetworkClassifier, ours.NetworkRegressor)):
+        return {}
+    name = "check_sample_weight_equivalence_on_{}_data"
+    return {name.format(kind): "copies fall into other batches" for kind in ("dense", "sparse")}
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_scikit_learn_has_nothing_to_object_to(estimator, check):
     check(estimator)
 
@@ -129,6 +139,33 @@ def agree(theirs, mine, x):
     if hasattr(theirs, "predict_proba"):
         np.testing.assert_allclose(mine.predict_proba(x), theirs.predict_proba(x), rtol=1e-6)
         assert mine.classes_.tolist() == theirs.classes_.tolist()
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+def test_weights_mean_what_they_mean_in_scikit_learn(weights):
+    x, y = CLASSES
+    net = nn.Sequential([nn.Dense(3, activation="softmax")], 7, "float64", seed=1)
+    balanced = compute_sample_weight("balanced", y) * (1 if weights is None else weights)
+    found = net.evaluate(x, y, sample_weight=weights, class_weight="balanced")
+    outputs = net.predict(x)
+    assert np.isclose(found["loss"], log_loss(y, outputs, sample_weight=balanced), rtol=1e-10)
+    expected = accuracy_score(y, outputs.argmax(axis=1), sample_weight=balanced)
+    assert np.isclose(found["accuracy"], expected, rtol=1e-10)
+    assert found["mistakes"] == (outputs.argmax(axis=1) != y).sum()
+    by_class = compute_class_weight("balanced", classes=np.arange(3), y=y)
+    for given in (by_class, dict(enumerate(by_class))):
+        same = net.evaluate(x, y, sample_weight=weights, class_weight=given)
+        assert same["loss"] == pytest.approx(found["loss"], rel=1e-14)
+    net.fit(x, y, epochs=2, sample_weight=weights, class_weight="balanced", verbose=0)
+    estimator = ours.NetworkClassifier(
+        [], class_weight="balanced", dtype="float64", epochs=2, random_state=0
+    )
+    estimator.fit(x, y.astype(str), sample_weight=weights)
+    start = int(np.random.RandomState(0).randint(1 << 31))
+    layers = [nn.Flatten(), nn.Dense(3, activation="softmax")]
+    again = nn.Sequential(layers, 7, "float64", seed=start)
+    again.fit(x, y, epochs=2, sample_weight=balanced, verbose=0)
+    np.testing.assert_allclose(estimator.network_.parameters, again.parameters, rtol=1e-12)
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])

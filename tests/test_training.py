@@ -1,5 +1,7 @@
 """The loop of fit: what it measures, when it stops, what it leaves behind, and callbacks."""
 
+import contextlib
+import copy
 import dataclasses
 import inspect
 import io
@@ -183,6 +185,199 @@ def test_lbfgs_takes_all_samples_and_stops_when_told():
     assert net.parameters.tobytes() == before.tobytes()
 
 
+# --- around the update -------------------------------------------------------------------------
+
+
+def test_lbfgs_refuses_layers_with_a_rate_or_a_decay_of_their_own():
+    net = network()
+    net.layers[2].learning_rate_factor = 0.5
+    with pytest.raises(ValueError, match="no decay, layer 2 has one of its own; set its learning"):
+        fit(net, *data(), optimizer="lbfgs", batch_size=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_value": 0}, "SGD: clip_value must be a finite number above 0, got 0"),
+        ({"clip_norm": -1.0}, "clip_norm must be a finite number above 0"),
+        ({"clip_norm": float("inf")}, "clip_norm must be a finite number above 0"),
+        ({"clip_norm": 1, "clip_value": 1}, "SGD: pass clip_value or clip_norm, not both"),
+        ({"accumulate": 0}, "accumulate must be an integer of at least 1"),
+        ({"accumulate": 1.5}, "accumulate must be an integer"),
+        ({"average": 1.0}, "average must be below 1"),
+        ({"average": -0.1}, "average must be a finite number of at least 0"),
+    ],
+)
+def test_what_an_optimizer_cannot_do_around_an_update(options, message):
+    with pytest.raises(ValueError, match=message):
+        nn.SGD(0.1, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(nn.SGD):
+    """An optimiser of the user's, with a hyper-parameter of its own."""
+
+    extra: float = 0.5
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, Own])
+def test_accumulated_batches_are_one_large_batch(kind):
+    x, y = data()
+    nets = [network(dtype="float64") for _ in range(2)]
+    fit(nets[0], x, y, optimizer=kind(0.3, accumulate=3), batch_size=10, epochs=2)
+    fit(nets[1], x, y, optimizer=kind(0.3), batch_size=30, epochs=2)
+    np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, rtol=1e-12, atol=1e-14)
+    assert nets[0].optimizer_steps == nets[1].optimizer_steps == 4
+
+
+def test_a_gradient_that_is_short_enough_is_not_clipped():
+    x, y = data()
+    nets = [network() for _ in range(2)]
+    fit(nets[0], x, y, optimizer=nn.SGD(0.1, clip_norm=1e6), epochs=2)
+    fit(nets[1], x, y, optimizer=nn.SGD(0.1), epochs=2)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_the_norm_is_that_of_all_layers_that_are_trained():
+    x, y = data()
+    for frozen in ([], [0]):
+        net = network(dtype="float64", penalty=nn.L2(0.1))
+        net.freeze(*frozen) if frozen else None
+        before, gradient = net.parameters.copy(), net.gradient(x, y, training=True)
+        fit(net, x, y, optimizer=nn.SGD(1.0, clip_norm=0.01), batch_size=None)
+        expected = before - gradient * 0.01 / (np.linalg.norm(gradient) + 1e-6)
+        np.testing.assert_allclose(net.parameters, expected, rtol=1e-12)
+
+
+def test_an_epoch_that_is_interrupted_between_two_batches_begins_again(monkeypatch):
+    x, y = data()
+    optimizer = nn.Adam(0.01, accumulate=4, clip_norm=0.1)
+    expected, net = network(), network()
+    fit(expected, x, y, optimizer=optimizer, shuffle=False)
+    steps, called = executor.TrainingExecutor.steps, []
+
+    def interrupted(self, *args):
+        called.append(args)
+        if len(called) == 3:
+            raise KeyboardInterrupt
+        return steps(self, *args)
+
+    monkeypatch.setattr(executor.TrainingExecutor, "steps_per_call", lambda self: 1)
+    monkeypatch.setattr(executor.TrainingExecutor, "steps", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, x, y, optimizer=optimizer, shuffle=False)
+    assert net.optimizer_steps == 0 and net.parameters.tobytes() == network().parameters.tobytes()
+    fit(net, x, y, optimizer=optimizer, shuffle=False)
+    assert net.parameters.tobytes() == expected.parameters.tobytes()
+    assert net.optimizer_steps == 2
+
+
+AVERAGING = nn.SGD(0.3, momentum=0.5, average=0.9)
+
+
+def test_averages_are_measured_in_fit_and_make_a_network():
+    x, y = data()
+    layers = [nn.Dense(7), nn.BatchNorm(), nn.Dense(3, activation="softmax")]
+    net = nn.Sequential(layers, 4, penalty=nn.L2(0.1))
+    net.class_names, net.feature_names = ["a", "b", "c"], list("abcd")
+    history = fit(net, x, y, optimizer=AVERAGING, epochs=2, validation_data=(x[:20], y[:20]))
+    before = net.memory.copy(), net.optimizer_state.copy()
+    averaged = net.averaged()
+    assert averaged.parameters.tobytes() == net.averaged_parameters.tobytes()
+    assert averaged.layers[1].buffers["mean"].tobytes() == net.layers[1].buffers["mean"].tobytes()
+    assert (averaged.class_names, averaged.feature_names) == (net.class_names, net.feature_names)
+    measured = averaged.evaluate(x[:20], y[:20])
+    assert history.history["val_accuracy"][-1] == measured["accuracy"]
+    loss = measured["loss"] + averaged.penalty_value(60, 8)
+    assert history.history["val_loss"][-1] == pytest.approx(loss, rel=1e-6)
+    assert measured["loss"] != net.evaluate(x[:20], y[:20])["loss"]
+    averaged.fit(x, y, verbose=0)
+    assert np.array_equal(net.memory, before[0]) and np.array_equal(net.optimizer_state, before[1])
+
+
+def test_a_network_without_averages_says_how_to_get_some():
+    net = network()
+    for optimizer in (None, nn.SGD(0.1)):
+        if optimizer is not None:
+            fit(net, *data(), optimizer=optimizer)
+        assert net.averaged_parameters is None
+        with pytest.raises(ValueError, match=r"has no averaged parameters: .*average=0.999"):
+            net.averaged()
+
+
+def test_averages_change_nothing_else():
+    x, y = data()
+    nets = [network() for _ in range(2)]
+    fit(nets[0], x, y, optimizer=AVERAGING, epochs=3)
+    fit(nets[1], x, y, optimizer=dataclasses.replace(AVERAGING, average=0), epochs=3)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_averages_that_begin_later_begin_with_the_parameters():
+    x, y = data()
+    net, other = network(), network()
+    for one in (net, other):
+        fit(one, x, y, optimizer=dataclasses.replace(AVERAGING, average=0), epochs=2)
+    velocity = net.optimizer_state.copy()
+    fit(net, x, y, optimizer=AVERAGING, epochs=0)
+    assert net.averaged_parameters.tobytes() == other.parameters.tobytes()
+    assert np.array_equal(net.optimizer_state[: velocity.size], velocity)
+    fit(net, x, y, optimizer=AVERAGING)
+    fit(other, x, y)
+    assert net.optimizer_steps == 24 and not np.array_equal(net.averaged_parameters, net.parameters)
+    fit(net, x, y, optimizer=dataclasses.replace(AVERAGING, average=0), epochs=0)
+    assert net.optimizer_state.size == velocity.size and net.averaged_parameters is None
+
+
+def test_the_averages_of_a_frozen_layer_are_its_parameters():
+    x, y = data()
+    net = network()
+    fit(net, x, y, optimizer=AVERAGING)
+    net.layers[0].weights = 0.25
+    net.freeze(0)
+    fit(net, x, y, optimizer=AVERAGING)
+    assert (net.averaged().layers[0].weights == 0.25).all()
+    assert (net.averaged().layers[2].weights != net.layers[2].weights).any()
+
+
+def test_averages_after_divergence_are_the_parameters_again():
+    x, _ = data()
+    net = network(last=None, outputs=2)
+    with pytest.raises(nn.DivergenceError):
+        fit(net, x, x[:, :2], epochs=5, optimizer=nn.SGD(1e38, average=0.9))
+    assert net.averaged_parameters.tobytes() == net.parameters.tobytes()
+
+
+def test_early_stopping_restores_the_averages_of_the_best_epoch():
+    x, y = data()
+    net, seen = network(), []
+    options = {"validation_data": (x[:20], y[:20]), "epochs": 5, "optimizer": AVERAGING}
+    values = iter([0.5, 0.2, 0.7, 0.8, 0.9])
+
+    def watch(epoch, logs, network):
+        logs["val_loss"] = next(values)
+        seen.append((network.memory.copy(), network.averaged_parameters.copy()))
+
+    fit(net, x, y, callbacks=[watch, EarlyStopping(patience=9)], **options)
+    assert np.array_equal(net.memory, seen[1][0])
+    assert np.array_equal(net.averaged_parameters, seen[1][1])
+    assert not np.array_equal(seen[1][1], seen[4][1])
+
+
+def test_an_executor_of_other_options_is_not_used_again():
+    x, y = data()
+    plain = nn.SGD(0.1)
+    for changed, factor in ((nn.SGD(0.1, clip_value=0.01), 1), (plain, 0.5)):
+        net, fresh = network(), network()
+        fit(net, x, y, optimizer=nn.SGD(0.0), shuffle=False)
+        for one in (net, fresh):
+            one.layers[0].learning_rate_factor = factor
+            fit(one, x, y, optimizer=changed, shuffle=False)
+        assert net.parameters.tobytes() == fresh.parameters.tobytes()
+        fit(other := network(), x, y, optimizer=plain, shuffle=False)
+        assert net.parameters.tobytes() != other.parameters.tobytes()
+
+
 def test_a_weight_stands_for_so_many_copies_of_a_sample():
     x, y = data(60)
     weights = np.random.default_rng(1).integers(0, 4, 60)
@@ -214,6 +409,119 @@ def test_only_weights_relative_to_their_batch_matter():
     nets[1].parameters = before
     nets[1].fit(x[:7], y[:7], batch_size=7, shuffle=False, verbose=0, optimizer=nn.SGD(0.1))
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_of_classes_and_samples_are_multiplied_and_validated():
+    x, y = data(60)
+    weights = np.random.default_rng(1).uniform(0, 3, 60)
+    by_class, product = {0: 0.5, 2: 4.0}, weights * np.array([0.5, 1.0, 4.0])[y]
+    options = {"batch_size": 7, "epochs": 2, "verbose": 0}
+    nets = network(), network(), network()
+    nets[1].class_names = ["a", "b", "c"]
+    first = nets[0].fit(
+        x, y, sample_weight=weights, class_weight=by_class, validation_split=0.3, **options
+    )
+    named = {"a": 0.5, "c": 4.0}
+    second = nets[1].fit(
+        x, y, sample_weight=weights, class_weight=named, validation_split=0.3, **options
+    )
+    held = {"x": x[42:], "y": y[42:], "sample_weight": product[42:]}
+    third = nets[2].fit(x[:42], y[:42], sample_weight=product[:42], validation_data=held, **options)
+    assert first.history == second.history == third.history
+    found = nets[2].evaluate(**held)
+    assert found["loss"] == third.history["val_loss"][-1]
+    assert found["accuracy"] == third.history["val_accuracy"][-1]
+    ensemble = nn.Ensemble(nets[2:])
+    assert ensemble.evaluate(**held) == pytest.approx(found, rel=1e-6)
+    right = nets[2].predict_classes(x[42:]) == y[42:]
+    assert found["accuracy"] == pytest.approx(np.average(right, weights=product[42:]), rel=1e-6)
+
+
+def test_the_accuracy_of_training_is_weighted():
+    x, y = data(60)
+    net, weights = network(), np.arange(60) % 4
+    right = net.predict_classes(x) == y
+    history = net.fit(x, y, sample_weight=weights, batch_size=None, verbose=0)
+    assert history.history["accuracy"][0] == pytest.approx(np.average(right, weights=weights))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_nothing_is_learned_from_missing_targets(optimizer):
+    pytest.importorskip("scipy")
+    x, _ = data(200)
+    y = (1000 + 50 * np.stack([x[:, 0], x[:, 1] * x[:, 2]], 1)).astype("float32")
+    missing = np.random.default_rng(1).uniform(size=y.shape) < 0.3
+    start, results = network(last=None, outputs=2, dtype="float64"), []
+    options = {"optimizer": optimizer, "batch_size": None, "epochs": 9, "verbose": 0}
+    for fill in (0.0, 1e9, np.nan):
+        net, masked = copy.deepcopy(start), np.ma.array(np.where(missing, fill, y), mask=missing)
+        held = {"x": x[:50], "y": masked[:50]}
+        history = net.fit(
+            x[50:], masked[50:], scale_targets=True, validation_data=held, metrics="mae", **options
+        ).history
+        results.append((net.memory.tobytes(), history, net.evaluate(x, masked)))
+    assert results[0] == results[1] == results[2]
+    known = np.where(missing, np.nan, y.astype("float64"))[50:]
+    np.testing.assert_allclose(net.target_scaling.mean, np.nanmean(known, axis=0))
+    np.testing.assert_allclose(net.target_scaling.deviation, np.nanstd(known, axis=0))
+    errors = (y - net.predict(x))[~missing]
+    assert results[0][2]["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert nn.Ensemble([net]).evaluate(x, masked) == pytest.approx(results[0][2])
+    mae = np.ma.mean(abs(masked[:50] - net.predict(x[:50])))
+    assert results[0][1]["val_mean_absolute_error"][-1] == pytest.approx(mae)
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, nn.Adam])
+def test_the_learning_rate_finder_finds_a_rate_and_changes_nothing(kind):
+    x, _ = data(400)
+    net = nn.Sequential([nn.Standardize(), nn.Dense(9, activation="tanh"), nn.Dense(2)], 4, seed=1)
+    y = x[:, :2] ** 2 + x[:, 1:3]
+    fit(net, x[:60], y[:60], optimizer=kind(0.01))
+    before = net.memory.tobytes(), net.to_config(), net.optimizer_state.tobytes()
+    options = {"optimizer": kind(), "sample_weight": np.arange(400) % 3}
+    found = net.find_learning_rate(x, y, **options)
+    after = net.memory.tobytes(), net.to_config(), net.optimizer_state.tobytes()
+    assert after == before
+    assert len(found.losses) == len(found.rates) == len(found.smoothed) <= 100
+    assert np.isfinite(found.losses).all() and found.rates[0] == 1e-6
+    assert np.ptp(np.diff(np.log(found.rates))) < 1e-9
+    again = net.find_learning_rate(x, y, **options)
+    assert again.losses.tobytes() == found.losses.tobytes()
+    assert f"suggestion {found.suggestion:.2g}>" in repr(found)
+
+    def trained(rate):
+        start = nn.Sequential(net.specs, 4, seed=2)
+        return fit(start, x, y, epochs=5, optimizer=kind(rate)).history["loss"][-1]
+
+    good = trained(found.suggestion)
+    assert good < 0.7 * trained(found.suggestion / 100)
+    with contextlib.suppress(nn.DivergenceError):
+        assert good < 0.7 * trained(found.suggestion * 100)
+
+
+@pytest.mark.parametrize(
+    ("scale", "options", "steps"),
+    [(1, {"highest": 1e30}, range(20, 99)), (1e30, {"lowest": 1e3, "highest": 1e9}, range(3))],
+)
+def test_the_learning_rate_finder_is_not_misled_by_divergence(scale, options, steps):
+    x, _ = data(400)
+    net, y = network(last=None, outputs=2), scale * x[:, :2]
+    found = net.find_learning_rate(x, y, optimizer="sgd", **options)
+    assert len(found.losses) in steps and np.isfinite(found.losses).all()
+    assert found.suggestion is None if scale > 1 else 1e-3 < found.suggestion < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lowest": 0}, "lowest must be a finite number above 0"),
+        ({"lowest": 1, "highest": 0.5}, "highest must be a finite number above 1, got 0.5"),
+        ({"steps": 5}, "steps must be an integer of at least 20, got 5"),
+    ],
+)
+def test_wrong_arguments_of_the_learning_rate_finder(options, message):
+    with pytest.raises(ValueError, match=message):
+        network().find_learning_rate(*data(), **options)
 
 
 def test_divergence_names_the_epoch_and_keeps_finite_weights():
@@ -285,6 +593,19 @@ def test_a_column_of_tiny_spread_is_named():
     x = data()[0] * np.float32([1, 1e-4, 1, 1])
     run = diagnosis.Run(network(), x, CLASSES_OF_X, True, losses.CrossEntropy(), nn.Adam(), 0, 1)
     assert re.search(r"column \d of x spans .*, column 1 -", run.advice(diverged=False))
+
+
+def test_indices_and_seldom_inked_pixels_need_no_scale():
+    indices = np.arange(60).reshape(20, 3) * 50.0
+    layers = [nn.Embedding(3000, 2), nn.Flatten(), nn.Dense(3, "softmax")]
+    embedded = nn.Sequential(layers, 3)
+    y = np.arange(20) % 3
+    run = diagnosis.Run(embedded, indices, y, True, losses.CrossEntropy(), nn.Adam(), 0, 1)
+    assert list(run.of_inputs()) == []
+    pixels = np.random.default_rng(0).random((2000, 4)).astype("float32")
+    pixels[:, 1] = (np.arange(2000) == 7) / 16
+    seldom = dataclasses.replace(run, network=network(), x=pixels)
+    assert list(seldom.of_inputs()) == []
 
 
 # --- networks that do not learn ----------------------------------------------------------------
@@ -448,10 +769,14 @@ def test_an_error_in_a_callback_is_the_users_to_see():
 
 
 @pytest.mark.parametrize(
-    ("monitor", "scores"),
-    [("score", [3, 2, 1, 5, 1, 7, 0]), ("score_accuracy", [1, 2, 3, 0, 3, 1, 9])],
+    ("monitor", "mode", "scores"),
+    [
+        ("score", "min", [3, 2, 1, 5, 1, 7, 0]),
+        ("score_accuracy", "auto", [1, 2, 3, 0, 3, 1, 9]),
+        ("score_error", "auto", [3, 2, 1, 5, 1, 7, 0]),
+    ],
 )
-def test_early_stopping_goes_back_to_the_best(monitor, scores):
+def test_early_stopping_goes_back_to_the_best(monitor, mode, scores):
     x, y = data()
     net = network()
     seen = []
@@ -460,7 +785,7 @@ def test_early_stopping_goes_back_to_the_best(monitor, scores):
         logs[monitor] = scores[epoch - 1]
         seen.append(network.parameters.copy())
 
-    fit(net, x, y, epochs=7, callbacks=[score, EarlyStopping(monitor, patience=3)])
+    fit(net, x, y, epochs=7, callbacks=[score, EarlyStopping(monitor, 3, mode=mode)])
     assert len(seen) == 6
     np.testing.assert_array_equal(net.parameters, seen[2])
     other = network()
@@ -470,7 +795,7 @@ def test_early_stopping_goes_back_to_the_best(monitor, scores):
         x,
         y,
         epochs=7,
-        callbacks=[score, EarlyStopping(monitor, patience=3, restore_best=False)],
+        callbacks=[score, EarlyStopping(monitor, 3, False, mode)],
     )
     np.testing.assert_array_equal(other.parameters, seen[5])
 
@@ -484,7 +809,7 @@ def test_early_stopping_goes_back_to_the_running_means_too():
         logs["score"] = abs(epoch - 2)
         seen.append(network.predict(x))
 
-    fit(net, x, y, epochs=5, callbacks=[score, EarlyStopping("score", patience=2)])
+    fit(net, x, y, epochs=5, callbacks=[score, EarlyStopping("score", 2, mode="min")])
     np.testing.assert_array_equal(net.predict(x), seen[1])
 
 
@@ -525,8 +850,9 @@ def test_a_line_for_each_epoch_in_a_log(capfd):
         "epoch 2/3",
         "epoch 3/3",
     ]
-    assert all(re.search(r"  loss \d.*  accuracy \d", line) for line in epochs)
-    assert re.match(r"3 epochs in \d+\.\d s  loss", last)
+    pace = r"  +\d+\.\d s left  [\d,]+ samples/s  loss \d.*  accuracy \d"
+    assert all(re.search(pace, line) for line in epochs)
+    assert re.match(r"3 epochs in \d+\.\d s  [\d,]+ samples/s  loss", last)
 
 
 @pytest.mark.parametrize("verbose", [3, -1, "yes", None, 0.5])
@@ -626,9 +952,8 @@ def shown(verbose, columns):
 
 def test_progress_on_a_terminal():
     text = shown(1, 200)
-    assert re.search(r"epoch \d+/400 .*s left", text) and re.search(
-        r"400 epochs in \d+\.\d s .*val_accuracy", text
-    )
+    assert re.search(r"epoch \d+/400 .*s left", text)
+    assert re.search(r"400 epochs in \d+\.\d s  [\d,]+ samples/s  loss .*val_accuracy", text)
     assert text.count("\n") == 1 and shown(0, 200) == ""
 
 

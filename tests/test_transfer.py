@@ -100,12 +100,18 @@ def test_the_gradient_in_training_is_zero_for_what_is_frozen():
     assert np.array_equal(net.gradient(X, Y), whole)
 
 
-def test_frozen_layers_stay_frozen_in_files_and_pickles(tmp_path):
+def settings(net):
+    return [(b.trainable, b.learning_rate_factor, b.weight_decay) for b in net.layers]
+
+
+def test_what_is_set_for_layers_stays_in_files_pickles_and_parts(tmp_path):
     net = small()
     net.freeze(0, 2)
+    net.layers[4].learning_rate_factor, net.layers[6].weight_decay = 0.1, 0.5
     net.save(tmp_path / "net")
-    for other in (nn.load(tmp_path / "net"), pickle.loads(pickle.dumps(net))):
-        assert [b.trainable for b in other.layers] == [b.trainable for b in net.layers]
+    for other in (nn.load(tmp_path / "net"), pickle.loads(pickle.dumps(net)), net[:]):
+        assert settings(other) == settings(net)
+    assert settings(net[4:]) == settings(net)[4:]
     for other in (nn.load(tmp_path / "net"),):
         other.fit(X, Y, verbose=0)
         net.fit(X, Y, verbose=0)

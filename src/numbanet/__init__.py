@@ -4,7 +4,7 @@ from numbanet.backend.threads import prefer_openmp as _prefer_openmp
 
 _prefer_openmp()
 
-from numbanet import datasets, plotting  # noqa: E402
+from numbanet import datasets, diagnostics, plotting  # noqa: E402
 from numbanet.backend.cuda.driver import CudaError  # noqa: E402
 from numbanet.backend.jit import kernel  # noqa: E402
 from numbanet.network import zoo as models  # noqa: E402
@@ -70,6 +70,7 @@ from numbanet.training.diagnosis import NotLearningWarning  # noqa: E402
 from numbanet.training.fit import DivergenceError  # noqa: E402
 from numbanet.training.history import History  # noqa: E402
 from numbanet.training.lbfgs import LBFGS  # noqa: E402
+from numbanet.training.rate_finder import LearningRates  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -112,6 +113,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearningRates",
     "Loss",
     "LpPool2D",
     "MaxPool1D",
@@ -139,6 +141,7 @@ __all__ = [
     "bootstrap",
     "callbacks",
     "datasets",
+    "diagnostics",
     "evaluate_parameters",
     "initializers",
     "kernel",

@@ -1,4 +1,4 @@
-"""Figures by matplotlib: filters, feature maps, mistakes, confusion matrix, training history.
+"""Figures by matplotlib: filters, feature maps, mistakes, history, learning rates, diagnostics.
 
     figure = plotting.mistakes(network, data.x_test, data.y_test)
     figure.savefig("mistakes.png", dpi=150)
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from numbanet import diagnostics
 from numbanet.io import validation
 from numbanet.network.built_layer import BuiltLayer
 from numbanet.network.sequential import Sequential
@@ -365,4 +366,241 @@ def history(history):
         axes.spines[["top", "right"]].set_visible(False)
         axes.locator_params(axis="x", integer=True)
         axes.legend(frameon=False)
+    return figure
+
+
+def learning_rates(found):
+    """Draw the losses of growing learning rates, from what `find_learning_rate` returns.
+
+    Raises ValueError where no step had a finite loss.
+    """
+    if not len(found.rates):
+        raise ValueError("the first step had no finite loss: there is nothing to draw")
+    figure = new_figure(WIDTH_INCHES / 1.6, 3.2)
+    axes = figure.subplots()
+    axes.plot(found.rates, found.losses, color="0.8", label="loss of a batch")
+    axes.plot(found.rates, found.smoothed, color="0.3", label="mean of neighbours")
+    if found.suggestion is not None:
+        axes.axvline(found.suggestion, color=RED, label=f"suggestion {found.suggestion:.2g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_title("loss", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+# --- diagnostics ----------------------------------------------------------------------------------
+
+
+def _plain_axes(axes, title: str, xlabel: str = "") -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(xlabel)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _lines(axes, x, columns, names) -> None:
+    """Draw columns (points, lines) from dark to light, with a legend."""
+    for k, name in enumerate(names):
+        shade = 0.85 * k / max(1, len(names) - 1)
+        axes.plot(x, columns[:, k], color=_shade(shade), label=name, marker="o", markersize=3)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _shade(value: float):
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](value)
+
+
+def _log_axis(axes, values) -> None:
+    """A logarithmic axis where there is anything above 0."""
+    if (np.nan_to_num(values) > 0).any():
+        axes.set_yscale("log")
+
+
+def _bars(axes, names, values, colour=GREY) -> None:
+    """Draw a horizontal bar for each name, the first on top."""
+    axes.barh(range(len(names)), values, color=colour)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.invert_yaxis()
+
+
+def learning_speed(record):
+    """Draw how fast each layer learns over the epochs, from a `diagnostics.LearningSpeed`.
+
+    Left the norm of each layer's gradient, right its change in an epoch in units of its weights.
+    Raises ValueError for one that has recorded nothing.
+    """
+    if not len(record.epochs):
+        raise ValueError("nothing was recorded; pass the LearningSpeed to fit as a callback")
+    figure = new_figure(9.0, 3.4)
+    left, right = figure.subplots(1, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = record.update / record.weight
+    _lines(left, record.epochs, record.gradient, record.names)
+    _lines(right, record.epochs, ratio, record.names)
+    for axes, values in ((left, record.gradient), (right, ratio)):
+        _log_axis(axes, values)
+        axes.locator_params(axis="x", integer=True)
+    _plain_axes(left, "norm of the gradient", "epoch")
+    _plain_axes(right, "update in an epoch : weights", "epoch")
+    return figure
+
+
+def distributions(found):
+    """Draw a histogram for each Distribution, or for the outputs of each Activity.
+
+    found   what `diagnostics.weights` or `diagnostics.activations` returned
+    """
+    found = [getattr(one, "outputs", one) for one in found]
+    columns = min(4, len(found))
+    rows = -(-len(found) // columns)
+    figure = new_figure(2.4 * columns + 0.6, 1.9 * rows + 0.4)
+    for axes, one in zip(
+        np.ravel(figure.subplots(rows, columns, squeeze=False)), found, strict=False
+    ):
+        axes.stairs(one.counts, one.edges, fill=True, color=GREY)
+        axes.set_yticks([])
+        _plain_axes(axes, f"{one.name}\n{one.mean:.3g} ± {one.std:.3g}")
+        axes.title.set_fontsize(9)
+    for axes in figure.axes[len(found) :]:
+        axes.remove()
+    return figure
+
+
+def activity(found):
+    """Draw which part of each layer is dead or saturated, from `diagnostics.activations`."""
+    figure = new_figure(WIDTH_INCHES, 0.9 + 0.28 * len(found))
+    _draw_activity(figure.add_subplot(), found)
+    return figure
+
+
+def _draw_activity(axes, found) -> None:
+    dead = [100 * one.dead.mean() if one.dead.size else 0 for one in found]
+    saturated = [0 if np.isnan(one.saturated) else 100 * one.saturated for one in found]
+    places = np.arange(len(found))
+    axes.barh(places - 0.2, dead, 0.4, color=RED, label="units dead")
+    axes.barh(places + 0.2, saturated, 0.4, color=GREY, label="outputs saturated")
+    axes.set_yticks(places, [one.outputs.name for one in found], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.legend(frameon=False, fontsize=8)
+    _plain_axes(axes, "dead and saturated", "%")
+
+
+def importance(found, count: int = 20):
+    """Draw an Importance: bars of the first `count` units, or an image for pixels."""
+    if found.values.ndim == 2:
+        figure = new_figure(5.0, 4.4)
+        axes = figure.add_subplot()
+        limit = np.abs(found.values).max() or 1.0
+        drawn = _draw(axes, found.values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        _colour_bar(figure, axes, drawn)
+    else:
+        chosen = found.order[: validation.check_int(count, "count")]
+        figure = new_figure(WIDTH_INCHES, 0.9 + 0.24 * len(chosen))
+        axes = figure.add_subplot()
+        _bars(axes, [found.units[k] for k in chosen], found.values[chosen])
+        axes.errorbar(
+            found.values[chosen], range(len(chosen)), xerr=found.std[chosen], fmt="none", color=RED
+        )
+        _plain_axes(axes, "")
+    rise = found.by if found.by == "weights" else f"rise of the loss by {found.by}"
+    axes.set_title(f"{found.name}: {rise}", fontsize=11)
+    return figure
+
+
+def excitation(found):
+    """Draw the input of an Excitation: an image, or bars of a vector that is none."""
+    figure = new_figure(4.6, 4.2)
+    axes = figure.add_subplot()
+    try:
+        height, width, channels = image_shape(found.input.shape)
+    except ValueError:
+        axes.bar(range(found.input.size), found.input.ravel(), color=GREY)
+        _plain_axes(axes, "")
+    else:
+        image = found.input.reshape(height, width, channels).astype(np.float64)
+        if channels == 3:
+            _draw(axes, _to_display(image[None])[0])
+        else:
+            limit = np.abs(image).max() or 1.0
+            drawn = _draw(axes, image.mean(axis=-1), cmap="RdBu_r", vmin=-limit, vmax=limit)
+            _colour_bar(figure, axes, drawn)
+    axes.set_title(f"{found.name}, unit {found.unit}: {found.output:.3g}", fontsize=11)
+    return figure
+
+
+def learning_curve(curve):
+    """Draw the losses of a `diagnostics.LearningCurve` with its best epoch and its verdict."""
+    figure = new_figure(6.0, 3.4)
+    axes = figure.add_subplot()
+    for values, label, colour in (
+        (curve.training, "training", GREY),
+        (curve.validation, "validation", RED),
+    ):
+        if len(values):
+            axes.plot(np.arange(1, len(values) + 1), values, color=colour, label=label)
+    axes.axvline(curve.best, color="0.8", linestyle="--", label=f"best epoch, {curve.best}")
+    axes.legend(frameon=False)
+    axes.locator_params(axis="x", integer=True)
+    _plain_axes(axes, curve.verdict, "epoch")
+    return figure
+
+
+def initialization(found):
+    """Draw what initialisers do, from `diagnostics.initializations`.
+
+    Both of the layers with parameters: left the deviation of their outputs, before an activation,
+    right the norm of their gradients.
+    """
+    figure = new_figure(9.0, 3.4)
+    left, right = figure.subplots(1, 2)
+    deviation = found.deviation[:, found.trained]
+    for axes, values in ((left, deviation), (right, found.gradient)):
+        _lines(axes, found.trained, values.T, found.initializers)
+        _log_axis(axes, values)
+        axes.locator_params(axis="x", integer=True)
+    _plain_axes(left, "deviation of the outputs", "layer")
+    _plain_axes(right, "norm of the gradient", "layer")
+    return figure
+
+
+def calibration(found):
+    """Draw the reliability diagram of a `diagnostics.Calibration`."""
+    figure = new_figure(4.6, 4.2)
+    axes = figure.add_subplot()
+    seen = found.counts > 0
+    axes.plot([0, 1], [0, 1], color="0.8", linestyle="--")
+    axes.plot(found.confidence[seen], found.accuracy[seen], color=RED, marker="o")
+    for x, y, n in zip(
+        found.confidence[seen], found.accuracy[seen], found.counts[seen], strict=True
+    ):
+        axes.annotate(f"{n:,}", (x, y), (4, -10), textcoords="offset points", fontsize=7)
+    axes.set_ylabel("right, fraction")
+    _plain_axes(axes, f"calibration error {found.error:.3f}", "confidence")
+    return figure
+
+
+def diagnosis(network, x, y, loss=None):
+    """Draw what the doctor looks at, layer by layer.
+
+    The gradient in units of the weights, the deviation of the outputs, and which part of a layer is
+    dead or saturated. Raises ValueError for data that do not fit.
+    """
+    speeds, found = diagnostics.speeds(network, x, y, loss), diagnostics.activations(network, x)
+    figure = new_figure(11.0, 1.2 + 0.3 * max(4, len(found)))
+    left, middle, right = figure.subplots(1, 3)
+    _bars(left, speeds.names, speeds.relative)
+    _bars(middle, [one.outputs.name for one in found], [one.outputs.std for one in found])
+    for axes, values in (
+        (left, speeds.relative),
+        (middle, np.array([one.outputs.std for one in found])),
+    ):
+        if (np.nan_to_num(values) > 0).any():
+            axes.set_xscale("log")
+    _plain_axes(left, "gradient : weights")
+    _plain_axes(middle, "deviation of the outputs")
+    _draw_activity(right, found)
     return figure

@@ -230,11 +230,13 @@ def test_the_engines_are_told_apart_by_their_gradients():
 
 def test_the_engines_are_told_apart_by_their_steps():
     one = example_named("dense")
-    net, x, y = network(one, LOSS), inputs(one, 9), targets(LOSS, 9)
-    references = planted("numbanet.nn.optimizers.sgd", shift_first_parameter)
-    wrong, _, _ = reference_fit(net, x, y, LOSS.loss, nn.SGD(0.1), 4, 1, references=references)
-    net.fit(x, y, loss=LOSS.loss, optimizer=nn.SGD(0.1), batch_size=4)
-    fails(close, net.parameters, wrong, test_engines.ROUNDING)
+    x, y = inputs(one, 9), targets(LOSS, 9)
+    clipped = nn.SGD(0.1, clip_value=0.5)
+    for name, optimizer in (("optimizers.sgd", nn.SGD(0.1)), ("steering.clip", clipped)):
+        net, references = network(one, LOSS), planted(f"numbanet.nn.{name}", shift_first_parameter)
+        wrong, _, _ = reference_fit(net, x, y, LOSS.loss, optimizer, 4, 1, references=references)
+        net.fit(x, y, loss=LOSS.loss, optimizer=optimizer, batch_size=4)
+        fails(close, net.parameters, wrong, test_engines.ROUNDING)
 
 
 def test_closeness_sees_nan_and_another_shape():
@@ -407,10 +409,9 @@ class Tiring(nn.SGD):
 
     calls = 0
 
-    @property
-    def attrs(self):
+    def _hyper_parameters(self, group):
         type(self).calls += 1
-        return (0.1 / type(self).calls, 0.0, 0.0)
+        return [0.1 / type(self).calls, 0.0, 0.0]
 
 
 def test_the_law_of_steps_sees_a_wrong_step(monkeypatch):

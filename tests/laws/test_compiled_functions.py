@@ -30,7 +30,9 @@ from numbanet.plan.columns import ROW_SIZE, SCRATCH
 
 LOSS = loss_named("mean squared error")
 STEPPED = {
-    name: one for name, one in OPTIMIZERS.items() if not isinstance(one.learning_rate, Schedule)
+    name: one
+    for name, one in OPTIMIZERS.items()
+    if not (isinstance(one.learning_rate, Schedule) or one.around)
 }
 
 

@@ -24,6 +24,7 @@ from examples import (
     loss_named,
     named,
     network,
+    set_groups,
     targets,
 )
 from numbanet.backend.cuda import driver
@@ -120,12 +121,39 @@ def test_steps_agree_for_every_optimizer(optimizer, mode):
     close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw, all of it"])
+def test_layers_with_rates_and_decays_of_their_own_agree(optimizer, mode):
+    example, chosen = example_named("two dense layers"), OPTIMIZERS[optimizer]
+    nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 9), targets(LOSS, 9)
+    before = nets[0].memory.copy()
+    for net in nets:
+        set_groups(net)
+        net.fit(x, y, loss=LOSS.loss, optimizer=chosen, batch_size=3, epochs=2)
+    close(nets[1].memory - before, nets[0].memory - before, 1e-9)
+    close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
+
+
 def test_weighted_samples_agree(mode):
     example = example_named("dense")
     nets, x, y = twice(example, LOSS, penalty=PENALTY), inputs(example, 7), targets(LOSS, 7)
     weights = np.random.default_rng(4).uniform(0, 3, 7)
+    options = {"loss": LOSS.loss, "sample_weight": weights}
     for net in nets:
-        net.fit(x, y, loss=LOSS.loss, batch_size=4, sample_weight=weights)
+        net.fit(x, y, batch_size=4, **options)
+    close(nets[1].memory, nets[0].memory, ROUNDING)
+    found, expected = (list(net.evaluate(x, y, **options).values()) for net in nets)
+    close(found, expected, ROUNDING)
+    close(*(net.gradient(x, y, **options) for net in nets), ROUNDING)
+
+
+def test_missing_targets_agree(mode):
+    example, generator = example_named("dense"), np.random.default_rng(4)
+    loss = next(one for one in LOSSES if one.loss.neutral is not None)
+    nets, x, y = twice(example, loss, penalty=PENALTY), inputs(example, 7), targets(loss, 7)
+    y = np.ma.array(y, mask=generator.uniform(size=y.shape) < 0.4)
+    weights = generator.uniform(0, 3, 7)
+    for net in nets:
+        net.fit(x, y, loss=loss.loss, batch_size=4, sample_weight=weights)
     close(nets[1].memory, nets[0].memory, ROUNDING)
 
 

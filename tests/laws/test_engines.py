@@ -17,6 +17,7 @@ from examples import (
     loss_named,
     named,
     network,
+    set_groups,
     targets,
 )
 from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS
@@ -110,6 +111,18 @@ def test_three_steps_and_three_more_agree_for_every_optimizer(optimizer, threads
     close(net.optimizer_state, state, 1e-11)
 
 
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "adam with a schedule"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_layers_with_rates_and_decays_of_their_own_agree(optimizer, threads):
+    example, chosen = example_named("two dense layers"), OPTIMIZERS[optimizer]
+    net, x, y = set_groups(network(example, LOSS)), inputs(example, 14), targets(LOSS, 14)
+    before = net.memory.copy()
+    params, state, _ = reference_fit(net, x, y, LOSS.loss, chosen, 6, 2, threads=threads)
+    net.fit(x, y, loss=LOSS.loss, optimizer=chosen, batch_size=6, epochs=2, threads=threads)
+    close(net.memory - before, params - before, 1e-10)
+    close(net.optimizer_state, state, 1e-11)
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
 @pytest.mark.parametrize("threads", [1, 2])
 def test_weighted_samples_agree_for_every_loss(loss, threads):
@@ -133,6 +146,30 @@ def test_weighted_samples_agree_for_every_loss(loss, threads):
     close(history.history["loss"][1] - net.penalty_value(14, 3), losses[1], ROUNDING)
 
 
+@pytest.mark.parametrize("loss", [one for one in LOSSES if one.loss.neutral is not None], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_missing_targets_agree_for_every_loss(loss, weighted):
+    example, generator = example_named("dense"), np.random.default_rng(6)
+    net, x, y = network(example, loss, penalty=PENALTY), inputs(example, 14), targets(loss, 14)
+    y = np.ma.array(y, mask=generator.uniform(size=y.shape) < 0.4)
+    weights = generator.uniform(0, 3, 14) if weighted else None
+    params, _, losses = reference_fit(
+        net, x, y, loss.loss, nn.SGD(0.05), 5, 2, threads=2, sample_weight=weights
+    )
+    history = net.fit(
+        x,
+        y,
+        loss=loss.loss,
+        optimizer=nn.SGD(0.05),
+        batch_size=5,
+        epochs=2,
+        sample_weight=weights,
+        threads=2,
+    )
+    close(net.memory, params, ROUNDING)
+    close(history.history["loss"][1] - net.penalty_value(14, 3), losses[1], ROUNDING)
+
+
 def test_the_factors_of_penalties_agree():
     example, factors = example_named("dense"), np.array([1.5, 0.0, 7.0])
     net, x, y = (
@@ -149,7 +186,7 @@ def test_the_factors_of_penalties_agree():
     )
     for column, array in ((INPUTS, x), (TARGETS, y), (PENALTY_FACTORS, factors)):
         trainer.bind(column, array)
-    trainer.set_attrs(net.optimizer.attrs)
+    trainer.set_optimizer(net.optimizer)
     assert take_epoch(net, trainer, 14, None, None) == 3
     close(net.memory, params, ROUNDING)
 

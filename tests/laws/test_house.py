@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 ROOMS = ["io", "backend", "plan", "nn", "engine", "training", "network", "doors", "apps"]
 """What stands in a room may import its own room and those before it."""
-DOORS = {"compiled", "kernels", "datasets", "plotting", "sklearn"}
+DOORS = {"compiled", "kernels", "datasets", "diagnostics", "plotting", "sklearn"}
 """Modules at the top of the package, which users import by name.
 
 They count as a room of their own.

@@ -8,7 +8,16 @@ import pytest
 from checkers import KernelHarness, close, stray_writes
 
 import numbanet as nn
-from examples import LOSSES, TRAINABLE, example_named, inputs, loss_named, network, targets
+from examples import (
+    LOSSES,
+    OPTIMIZERS,
+    TRAINABLE,
+    example_named,
+    inputs,
+    loss_named,
+    network,
+    targets,
+)
 from numbanet.engine.cpu import executor
 from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT
 
@@ -161,6 +170,20 @@ def test_runs_stay_in_their_memories_and_read_nothing_unwritten(case, threads, r
     intact = request.getfixturevalue("fenced")
     assert everything(*case, threads) == expected
     assert intact()
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if OPTIMIZERS[name].around])
+def test_what_is_kept_for_an_update_is_written_before_it_is_read(optimizer, request):
+    example, found = example_named("two dense layers"), []
+    x, y = inputs(example, 37), targets(LOSS, 37)
+    for fence in (False, True):
+        intact = request.getfixturevalue("fenced") if fence else lambda: True
+        net = network(example, LOSS, dtype="float32", penalty=nn.L2(0.1))
+        options = {"optimizer": OPTIMIZERS[optimizer], "batch_size": 8, "epochs": 2, "threads": 2}
+        net.fit(x, y, loss=LOSS.loss, **options)
+        found.append((net.parameters.tobytes(), net.optimizer_state.tobytes()))
+        assert intact()
+    assert found[0] == found[1]
 
 
 def test_a_step_leaves_inputs_and_targets_alone():

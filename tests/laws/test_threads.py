@@ -23,6 +23,7 @@ from examples import (
     loss_named,
     named,
     network,
+    set_groups,
     targets,
 )
 from numbanet.backend.intrinsics import const_like
@@ -71,6 +72,16 @@ def test_a_large_network_is_the_same_bits_with_every_optimizer(optimizer, batch_
             trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, threads)
             == alone
         )
+
+
+def test_layers_with_rates_and_decays_of_their_own_are_the_same_bits():
+    x, y = large_data(147)
+    results = [
+        trained(lambda: set_groups(large()), x, y, "cross_entropy", nn.Adam(0.01), 10, threads)
+        for threads in (1, 2, 4)
+    ]
+    assert results.count(results[0]) == 3
+    assert results[0] != trained(large, x, y, "cross_entropy", nn.Adam(0.01), 10, 1)
 
 
 def test_a_first_product_that_is_cut_by_its_inputs_is_the_same_bits():

@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.nn.losses import CORRECT, HUBER
+from numbanet.nn.losses import CORRECT, HUBER, MISSING
 from numbanet.plan.columns import AUX, N_IN, SAMPLES, WEIGHTS, X, Y
 from reference.data import sample_index
 
@@ -119,6 +119,22 @@ def poisson_backward(op, params, grads, acts, deltas, lo, hi):
         _store(op, deltas, i, [math.exp(z) - y for z, y in _pairs(op, acts, i)])
 
 
+def hide_missing(op, params, grads, acts, deltas, lo, hi):
+    n = op[N_IN]
+    for i in range(lo, hi):
+        for j in range(n):
+            missing = math.isnan(acts[op[AUX] + i * n + j])
+            output = op.float_attr(MISSING.neutral) if missing else acts[op[X] + i * n + j]
+            acts[op[Y] + i * n + j] = output
+            if missing:
+                acts[op[AUX] + i * n + j] = 0
+
+
+def hide_missing_backward(op, params, grads, acts, deltas, lo, hi):
+    for j in range(lo * op[N_IN], hi * op[N_IN]):
+        deltas[op[X] + j] = deltas[op[Y] + j]
+
+
 def weigh_deltas(op, params, grads, acts, deltas, lo, hi):
     n = op[N_IN]
     for i in range(lo, hi):
@@ -139,4 +155,6 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
             correct = (outputs[0] > op.float_attr(CORRECT.threshold)) == (targets[0] > 0.5)
         else:
             correct = outputs.index(max(outputs)) == targets.index(max(targets))
-        acts[op[Y] + i] = 1 if correct else 0
+        weights = op.data[WEIGHTS]
+        weight = 1 if weights is None else weights[sample_index(op, i)]
+        acts[op[Y] + i] = weight if correct else 0

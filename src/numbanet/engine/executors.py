@@ -41,14 +41,17 @@ class TrainingExecutor(Executor, Protocol):
     metric_sums: np.ndarray
     correct_op: Op | None
 
-    def set_attrs(self, values) -> None:
+    def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
 
     def steps_per_call(self) -> int:
         """How many steps the next call should take, so that Ctrl-C and progress are never far."""
 
     def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
-        """Take steps first … last − 1 of an epoch and return how far it came."""
+        """Take batches first … last − 1 of an epoch and return how far it came.
+
+        steps_done   updates before: an epoch's begin with its first batch
+        """
 
 
 class GradientExecutor(Executor, Protocol):
@@ -126,9 +129,9 @@ class ExecutorCache:
             self.executors[key] = build()
         return self.executors[key]
 
-    def _trainable(self) -> tuple[bool, ...]:
-        """Which layers are trained."""
-        return tuple(built.trainable for built in self.network.layers)
+    def _settings(self) -> tuple:
+        """Which layers are trained, and how."""
+        return tuple((built.trainable, built.group) for built in self.network.layers)
 
     def training(
         self,
@@ -146,6 +149,7 @@ class ExecutorCache:
     ) -> TrainingExecutor:
         """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`."""
         threads = self.threads(threads, 3 * self.flops * batch)
+        missing = validation.has_missing(y)
 
         def build():
             ops, loss_op, correct_op = self.network.loss_ops(
@@ -158,6 +162,7 @@ class ExecutorCache:
                 training=True,
                 augment=augment,
                 weighted=weighted,
+                missing=missing,
             )
             if not any(op.trained for op in ops):
                 frozen = any(op.n_params for op in ops)
@@ -175,10 +180,11 @@ class ExecutorCache:
 
         key = (
             "training",
-            self._trainable(),
+            self._settings(),
             loss,
             type(optimizer),
             optimizer.update,
+            *optimizer.around.items(),
             x.dtype,
             y.dtype,
             classes,
@@ -186,6 +192,7 @@ class ExecutorCache:
             len(x),
             augment,
             weighted,
+            missing,
             batch,
             threads,
         )
@@ -194,6 +201,7 @@ class ExecutorCache:
     def gradient(self, loss, x, y, threads, training: bool, weighted=False) -> GradientExecutor:
         """For the gradient over all samples of x and y, with the ops of training or prediction."""
         threads = self.threads(threads, 3 * self.flops * len(x))
+        missing = validation.has_missing(y)
 
         def build():
             ops, loss_op, _ = self.network.loss_ops(
@@ -205,13 +213,15 @@ class ExecutorCache:
                 batches=1,
                 training=training,
                 weighted=weighted,
+                missing=missing,
             )
             return self.backend.GradientExecutor(
                 ops, self.network.dtype, batch=len(x), threads=threads, loss_op=loss_op
             )
 
-        trainable = self._trainable() if training else ()
-        key = ("gradient", loss, x.dtype, y.dtype, len(x), threads, training, weighted, trainable)
+        settings = self._settings() if training else ()
+        data_key = x.dtype, y.dtype, len(x), weighted, missing
+        key = ("gradient", loss, data_key, threads, training, settings)
         return self._get_or_build(key, build)
 
     def inference(self, x_dtype, samples: int, threads=None) -> InferenceExecutor:
@@ -227,14 +237,28 @@ class ExecutorCache:
         return self._get_or_build(("inference", x_dtype, batch, threads), build)
 
     def evaluation(
-        self, loss: losses.Loss, x_dtype, y_dtype, classes, samples: int, threads=None
+        self,
+        loss: losses.Loss,
+        x_dtype,
+        y_dtype,
+        classes,
+        samples: int,
+        threads=None,
+        *,
+        weighted: bool = False,
+        missing: bool = False,
     ) -> InferenceExecutor:
-        """For loss and correct answers of any number of samples."""
+        """For loss and correct answers of any number of samples.
+
+        weighted, missing   whether samples have weights, and whether targets are missing
+        """
         batch = self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
-            ops, loss_op, correct_op = self.network.loss_ops(loss, x_dtype, y_dtype, classes)
+            ops, loss_op, correct_op = self.network.loss_ops(
+                loss, x_dtype, y_dtype, classes, weighted=weighted, missing=missing
+            )
             return self.backend.InferenceExecutor(
                 ops,
                 self.network.dtype,
@@ -244,9 +268,8 @@ class ExecutorCache:
                 correct_op=correct_op,
             )
 
-        return self._get_or_build(
-            ("evaluation", loss, x_dtype, y_dtype, classes, batch, threads), build
-        )
+        data_key = x_dtype, y_dtype, classes, weighted, missing
+        return self._get_or_build(("evaluation", loss, data_key, batch, threads), build)
 
     def build_small_batch(self, x_dtype) -> None:
         """Prepare an executor for as many samples as one thread should process alone."""

@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from numbanet.nn.optimizers import N_STATE
+from numbanet.nn.steering import AVERAGE, BEGIN_STEP, CLIP, COMMON, DECAY, STEERING, UPDATE
 from numbanet.plan.builtin_ops import reduce_chunks
 from numbanet.plan.columns import (
     ACCUMULATE,
-    ATTRS,
     BASE_X,
     BASE_Y,
     CHUNKS,
@@ -33,6 +32,7 @@ from numbanet.plan.columns import (
     N_OUT,
     N_SPLIT_K,
     N_WEIGHTS,
+    OPTIMIZER_ROW,
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
@@ -92,7 +92,7 @@ class Reference:
     plan                what `lower` returned; its tables are copied
     references          the reference of each kernel, by its name
     loss, correct       the ops whose outputs are added up, if there are any
-    optimizer           in training, whose kernels and hyper-parameters go into the last row
+    optimizer           in training, whose kernels and hyper-parameters go into the last rows
     inputs … outputs    the arrays that the ends of the plan read and write
     rates               the learning rate of every batch, if it is not constant
     weights             the weights of the samples, where the plan reads them
@@ -124,13 +124,11 @@ class Reference:
         self.data[WEIGHTS] = weights
         sizes = plan.n_acts, plan.n_deltas, plan.n_params
         self.acts, self.deltas, self.grads = (np.full(n, np.nan, dtype) for n in sizes)
+        self.total_grads = self.grads  # of the batches of an update
         self.metric_sums = np.zeros(3)
         if optimizer is not None:
-            for table in self.tables:
-                last = Row(table, len(table) - 1, self.data)
-                last[N_STATE] = plan.n_params
-                for i, value in enumerate(optimizer.attrs):
-                    last.set_float_attr(ATTRS + i, float(value))
+            rows = self.tables[:, -len(plan.groups) :]
+            optimizer.write_rows(rows, plan.groups, plan.n_params)
 
     def call(self, kernel, row, params, grads, acts, deltas, lo, hi) -> None:
         """Call the reference of a kernel."""
@@ -215,17 +213,11 @@ class Reference:
         first = row[PARTIAL_GRADS] + chunk * row[PARTIAL_STRIDE]
         return self.acts[first : first + row[PARTIAL_STRIDE]]
 
-    def update(self, params, state, step: int, penalty_factor: float = 1.0) -> None:
-        """For every task the gradient over the batch, its penalty and its update, if any."""
-        plan, optimizer = self.plan, self.optimizer
+    def take_gradients(self, params, penalty_factor: float = 1.0) -> None:
+        """For every task the gradient over the batch with its penalty, into grads."""
+        plan, bounds = self.plan, self.plan.task_bounds
         for t, table in enumerate(self.tables):
-            table[0, STEP] = step
-            last_row = Row(table, len(table) - 1, self.data)
-            if optimizer is not None and optimizer.begin_step:
-                self.call(optimizer.begin_step, last_row, params, params, state, self.deltas, 0, 0)
-            for number, lo, hi, first, last in plan.tasks[
-                plan.task_bounds[t] : plan.task_bounds[t + 1]
-            ].tolist():
+            for number, lo, hi, first, last in plan.tasks[bounds[t] : bounds[t + 1]].tolist():
                 row = Row(table, number, self.data)
                 gradient = reduce_chunks if row[ACCUMULATE] else self.ops[number].gradient
                 assert row[GRADIENT]
@@ -235,17 +227,34 @@ class Reference:
                 )
                 for i in range(first, min(last, row[W] + row[N_WEIGHTS])):
                     self.grads[i] += l1 * np.sign(params[i]) + l2 * params[i]
-                if optimizer is not None:
-                    self.call(
-                        optimizer.update,
-                        last_row,
-                        params,
-                        self.grads,
-                        state,
-                        self.deltas,
-                        first,
-                        last,
-                    )
+
+    def update(self, params, state, step: int, n: int, rate: float | None) -> None:
+        """One update by the sum `total` of n batches' gradients, at a rate of the schedule's."""
+        plan, optimizer = self.plan, self.optimizer
+        trained = [self.total_grads[first:last] for *_, first, last in plan.tasks.tolist()]
+        factor = 1 / n
+        if optimizer.clip_norm is not None:
+            norm = np.linalg.norm(np.concatenate(trained)) / n
+            factor *= min(1, optimizer.clip_norm / (norm + 1e-6))
+        for t, table in enumerate(self.tables):
+            table[0, STEP] = step
+            kernels = {}
+            for number, group in enumerate(plan.groups, len(table) - len(plan.groups)):
+                row, kernels[number] = Row(table, number, self.data), optimizer.kernels(group)
+                row.set_float_attr(STEERING.gradient_factor, factor)
+                if rate is not None:
+                    row.set_float_attr(COMMON.learning_rate, rate * group.rate_factor)
+                if BEGIN_STEP in kernels[number]:
+                    begin = kernels[number][BEGIN_STEP]
+                    self.call(begin, row, params, params, state, self.deltas, 0, 0)
+            for number, _, _, first, last in plan.tasks[
+                plan.task_bounds[t] : plan.task_bounds[t + 1]
+            ].tolist():
+                row = Row(table, int(table[number, OPTIMIZER_ROW]), self.data)
+                for column in (CLIP, DECAY, UPDATE, AVERAGE):
+                    if column in (found := kernels[row[INDEX]]):
+                        memories = params, self.total_grads, state, self.deltas
+                        self.call(found[column], row, *memories, first, last)
 
     def total(self, op: Op | None, size: int) -> float:
         """The sum of an op's outputs over the batch."""
@@ -257,7 +266,8 @@ class Reference:
         self.metric_sums += self.total(self.loss, size), self.total(self.correct, size), size
 
     def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
-        """Take steps first … last − 1 of an epoch; stop at a loss that is not finite."""
+        """Take batches first … last − 1 of an epoch; stop at a loss that is not finite."""
+        every = self.optimizer.accumulate
         for k in range(first, last):
             start = k * self.plan.batch
             size = min(self.plan.batch, samples - start)
@@ -265,17 +275,19 @@ class Reference:
             if not np.isfinite(self.total(self.loss, size)):
                 return k
             self._add_metrics(size)
-            if self.rates is not None:
-                for table in self.tables:
-                    Row(table, len(table) - 1, self.data).set_float_attr(ATTRS, self.rates[k])
             factor = 1.0 if self.penalty_factors is None else self.penalty_factors[k]
-            self.update(params, state, steps_done + k - first + 1, factor)
+            self.take_gradients(params, factor)
+            self.total_grads = self.grads + (self.total_grads if k % every else 0)
+            if (k + 1) % every == 0 or start + size == samples:
+                rate = None if self.rates is None else self.rates[k]
+                step = steps_done - first // every + k // every + 1
+                self.update(params, state, step, k % every + 1, rate)
         return last
 
     def gradient(self, params, samples: int) -> float:
         """Fill grads with the gradient over one batch, with penalties; return the summed loss."""
         self.run_batch(params, 0, samples)
-        self.update(params, None, 1)
+        self.take_gradients(params)
         return self.total(self.loss, samples)
 
     def infer(self, params, samples: int) -> tuple[float, float]:

@@ -256,6 +256,17 @@ class Choice(Kind):
 
 
 @dataclass(frozen=True)
+class Text(Kind):
+    """A text that is not empty."""
+
+    def __call__(self, value, name, owner=""):
+        value = _scalar(value)
+        if not isinstance(value, str) or not value:
+            raise self.refuse(value, name, owner, "{label} must be a text, got {got}")
+        return str(value)
+
+
+@dataclass(frozen=True)
 class By(Kind):
     """What a function takes: it is called with the value, and raises TypeError or ValueError.
 

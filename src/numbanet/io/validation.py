@@ -18,7 +18,11 @@ def check_threads(value) -> int | None:
     return None if value is None else THREADS(value, "threads")
 
 
-def assert_all_finite(array, name: str, dtype) -> None:
+FILL = "remove or fill such values first"
+FILL_OR_MASK = f"{FILL}, or leave them out by np.ma.masked_invalid"
+
+
+def assert_all_finite(array, name: str, dtype, way: str = FILL) -> None:
     """ValueError that says where, if an element of a float array is not finite in `dtype`."""
     if array.dtype.kind != "f" or array.size == 0:
         return
@@ -36,7 +40,7 @@ def assert_all_finite(array, name: str, dtype) -> None:
                 "network's dtype; scale it, or use dtype='float64'"
             )
         kind = "NaN" if np.isnan(value) else "infinity"
-        raise ValueError(f"{name} has {kind} at [{place}]; remove or fill such values first")
+        raise ValueError(f"{name} has {kind} at [{place}]; {way}")
 
 
 def check_lengths(lengths, samples: int, steps: int, name: str = "lengths") -> np.ndarray:
@@ -101,17 +105,24 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
 
     The result is int64 labels (samples,) or rows (samples, outputs) of float32 or float64. Integers
     in one dimension are labels; with one output they must be 0 or 1 to count as classes. Rows of
-    zeros with a single one name classes too.
+    zeros with a single one name classes too. Masked elements of rows become NaN; such rows name no
+    classes.
     Raises ValueError for lengths that differ, labels out of range or fractional, and what is not
     finite in `dtype`.
     """
-    y = arrays.as_numbers(y, name, labels=True)
+    missing = np.ma.getmaskarray(y) if np.ma.is_masked(y) else None
+    y = arrays.as_numbers(y if missing is None else y.filled(0), name, labels=True)
     if y.ndim == 0 or len(y) != samples:
         raise ValueError(
             f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
             "they must be as many"
         )
-    assert_all_finite(y, name, dtype)
+    assert_all_finite(y, name, dtype, FILL_OR_MASK)
+    if missing is not None and y.ndim == 1 and outputs > 1:
+        raise ValueError(
+            f"{name} masks {int(missing.sum())} labels, the first at [{int(missing.argmax())}]; "
+            "leave such samples out, or give them a sample_weight of 0"
+        )
     if y.ndim == 2 and y.shape[1] == 1 and outputs > 1:
         y = y[:, 0]
     if y.ndim == 1 and outputs > 1:
@@ -127,10 +138,17 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     rows = y
     if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
         rows = y.astype(dtype)
+    if missing is not None:
+        return np.where(missing.reshape(rows.shape), rows.dtype.type(np.nan), rows), False
     classes = bool(((rows == 0) | (rows == 1)).all())
     if classes and outputs > 1:
         classes = bool((rows.sum(axis=1) == 1).all())
     return np.ascontiguousarray(rows), classes
+
+
+def has_missing(y: np.ndarray) -> bool:
+    """Whether checked targets have missing elements: NaN."""
+    return y.dtype.kind == "f" and bool(np.isnan(y.min()))
 
 
 def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
@@ -157,19 +175,19 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     return np.ascontiguousarray(labels)
 
 
-def check_sample_weight(weights, samples: int) -> np.ndarray:
-    """Return weights (samples,) as float64; ValueError unless they are finite and at least 0."""
-    weights = arrays.as_numbers(weights, "sample_weight")
-    if weights.shape != (samples,):
-        raise ValueError(f"sample_weight must have shape ({samples},), got {weights.shape}")
-    assert_all_finite(weights, "sample_weight", np.float64)
+def check_weights(weights, count: int, name: str = "sample_weight") -> np.ndarray:
+    """Return weights (count,) as float64; ValueError unless they are finite and at least 0."""
+    weights = arrays.as_numbers(weights, name)
+    if weights.shape != (count,):
+        raise ValueError(f"{name} must have shape ({count},), got {weights.shape}")
+    assert_all_finite(weights, name, np.float64)
     wrong = np.flatnonzero(weights < 0)
     if len(wrong):
         raise ValueError(
-            f"sample_weight has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
+            f"{name} has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
         )
     if not weights.any():
-        raise ValueError("sample_weight is 0 for every sample; give some of them a weight above 0")
+        raise ValueError(f"{name} is 0 everywhere; there must be a weight above 0")
     return np.ascontiguousarray(weights, np.float64)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from numbanet.io import arrays
 from numbanet.io.attributes import instance, unknown_attribute
-from numbanet.io.fields import Flag, check, fits, shown
+from numbanet.io.fields import Flag, Kind, Real, check, fits, shown
 from numbanet.io.tables import Table
 from numbanet.nn.layers import (
     Activation,
@@ -26,7 +26,7 @@ from numbanet.nn.layers import (
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.recurrent import Recurrent
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.op import Op
+from numbanet.plan.op import DEFAULT_GROUP, Group, Op
 
 RECURRENT = Recurrent, Bidirectional
 STEP_BY_STEP = (*RECURRENT, Embedding, Dense, Activation, Dropout, LayerNorm, Rescale)
@@ -35,6 +35,13 @@ follows the last one, and a recurrent layer after them sees no padding."""
 MAX_LAYERS = 10_000
 """Layers that are still built and lowered within seconds."""
 
+SETTINGS: dict[str, Kind] = {
+    "trainable": Flag(),
+    "learning_rate_factor": Real(0),
+    "weight_decay": Real(0, optional=True),
+}
+"""What may be set for a layer of a network, from the next fit on."""
+
 
 class BuiltLayer:
     """A layer in a network: its description, shapes, and views of its parameters by name.
@@ -42,6 +49,9 @@ class BuiltLayer:
     offset     where its parameters begin in the flat memory
     trainable  False for a frozen layer: training leaves its parameters and buffers as they are, and
                a BatchNorm uses its running means
+    learning_rate_factor  what the optimiser's learning rate is multiplied by for this layer
+    weight_decay  decay of its parameters beside the gradient, θ ← θ − η λ θ before every update, as
+               that of AdamW, whose own it replaces; None for that of the optimiser
 
     `built.weights = array` writes into the flat memory: an array of the same shape, or one number
     for all. Raises ValueError for another shape, TypeError for what is not real numbers,
@@ -59,6 +69,8 @@ class BuiltLayer:
     parameters: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]
     trainable: bool
+    learning_rate_factor: float
+    weight_decay: float | None
 
     def __init__(self, layer: Layer, input_shape: Shape, output_shape: Shape, offset: int):
         self.layer, self.offset = layer, offset
@@ -67,7 +79,17 @@ class BuiltLayer:
         self.n_parameters = sum(size(shape) for shape in self.shapes.values())
         self.n_buffers = sum(size(shape) for shape in self.buffer_shapes.values())
         self.parameters, self.buffers = {}, {}
-        self.trainable = True
+        self.trainable, self.learning_rate_factor, self.weight_decay = True, 1.0, None
+
+    @property
+    def group(self) -> Group:
+        """What the optimiser does otherwise for its parameters."""
+        return Group(float(self.learning_rate_factor), self.weight_decay)
+
+    def copy_settings(self, other: "BuiltLayer") -> None:
+        """Take over what is set for a layer of another network."""
+        for name in SETTINGS:
+            setattr(self, name, getattr(other, name))
 
     def bind(self, memory: np.ndarray, buffers: int) -> None:
         """Take views of the flat memory; the buffers begin at element `buffers`."""
@@ -92,8 +114,8 @@ class BuiltLayer:
                     f"{values.shape}"
                 )
             views[name][...] = values
-        elif name == "trainable":
-            super().__setattr__(name, Flag()(value, name, type(self.layer).__name__))
+        elif name in SETTINGS:
+            super().__setattr__(name, SETTINGS[name](value, name, type(self.layer).__name__))
         elif name in inspect.get_annotations(BuiltLayer):
             super().__setattr__(name, value)
         elif hasattr(self.layer, name):
@@ -102,7 +124,7 @@ class BuiltLayer:
                 "cannot change; build another network"
             )
         else:
-            raise unknown_attribute(self.layer, name, views)
+            raise unknown_attribute(self.layer, name, {*views, *SETTINGS})
 
     def __getstate__(self):
         return {**self.__dict__, "parameters": {}, "buffers": {}}  # views; `bind` gives new ones
@@ -226,6 +248,8 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training, fus
         _check_ops(layers[k : k + n_fused], ops)
         strengths = _penalty_strengths(built, penalty, samples, batches)
         ops = [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
+        if training and built.group != DEFAULT_GROUP:
+            ops = [replace(op, group=built.group) if op.n_params else op for op in ops]
         result += [_frozen(op) for op in ops] if training and not built.trainable else ops
         k += n_fused
     return result

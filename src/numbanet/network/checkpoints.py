@@ -2,6 +2,8 @@
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 from numbanet.io import validation
 from numbanet.network.serialization import load
@@ -39,11 +41,11 @@ def resume(network, folder, epochs: int, optimizer) -> int:
     return max(0, end - network.epoch)
 
 
-def _classes(value) -> dict[str, type]:
-    """The classes of descriptions that a value is made of, by name."""
+def _classes(value) -> dict[str, Any]:
+    """The classes of descriptions, and the functions, that a value is made of, by name."""
     if isinstance(value, (list, tuple)):
         return {name: kind for one in value for name, kind in _classes(one).items()}
-    if isinstance(value, type) and is_dataclass(value):
+    if isinstance(value, FunctionType) or (isinstance(value, type) and is_dataclass(value)):
         return {value.__name__: value}
     if not is_dataclass(value):
         return {}

@@ -1,13 +1,14 @@
 """Descriptions of layers, penalties, initialisers and optimisers as JSON holds them, and back.
 
-Each is written as {"type": name of its class, field: value, …}. Classes are looked up in a table of
-numbanet's own and in the one that the caller passes: a description never imports or executes
-anything.
+Each is written as {"type": name of its class, field: value, …}, a function as {"function": name}.
+Both are looked up in a table of numbanet's own and in the one that the caller passes: a description
+never imports or executes anything.
 """
 
 import numbers
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ def encode(value, where: str) -> Any:
         return [encode(element, where) for element in value]
     if isinstance(value, type) and is_dataclass(value):
         value = value()
+    if isinstance(value, FunctionType) and value.__qualname__.isidentifier():
+        return {"function": value.__name__}
     if not is_dataclass(value):
         raise ValueError(
             f"{where} holds {_describe(value)}, which a file cannot; "
@@ -88,17 +91,27 @@ def _constructor_arguments(value) -> dict[str, Any]:
 
 
 def _describe(value) -> str:
+    if isinstance(value, FunctionType):
+        return f"{value.__qualname__}, a function without a name at the top of a module"
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
     return f"a {type(value).__name__}"
 
 
-def decode(value, classes: dict[str, type], where: str) -> Any:
+def decode(value, classes: dict[str, Any], where: str) -> Any:
     """The value that JSON stands for; lists become tuples. ValueError for an unknown class."""
     if isinstance(value, list):
         return tuple(decode(element, classes, where) for element in value)
     if not isinstance(value, dict):
         return value
+    if list(value) == ["function"]:
+        found = classes.get(str(value["function"]))
+        if not isinstance(found, FunctionType):
+            name = value["function"]
+            raise ValueError(
+                f"{where}: unknown function {name!r}; pass custom={{{name!r}: it}} to load"
+            )
+        return found
     name = value.get("type")
     if not isinstance(name, str):
         raise ValueError(f"{where}: an object without a type")

@@ -17,7 +17,7 @@ from numbanet.io.attributes import KnownArguments, KnownAttributes
 from numbanet.io.tables import Text
 from numbanet.network import config, serialization
 from numbanet.network.sequential import Sequential
-from numbanet.nn import metrics
+from numbanet.nn import metrics as measures
 from numbanet.nn.layers import Exp, Identity, Sigmoid, Softmax
 from numbanet.nn.layers.base import size
 
@@ -138,7 +138,17 @@ class Ensemble(KnownArguments, KnownAttributes):
         """Return labels (samples,) from the mean of the outputs or by vote, as `combine` says."""
         return self._classes(self._outputs(x, threads))
 
-    def evaluate(self, x, y, *, loss=None, threads: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self,
+        x,
+        y,
+        *,
+        loss=None,
+        metrics=(),
+        sample_weight=None,
+        class_weight=None,
+        threads: int | None = None,
+    ) -> dict[str, float]:
         """Return what `Sequential.evaluate` returns, for the combined predictions.
 
         The loss is that of the mean outputs. A cross-entropy replaces an output of exactly 0 or 1
@@ -147,15 +157,20 @@ class Ensemble(KnownArguments, KnownAttributes):
         first = self.networks[0]
         chosen = first.resolve_loss(loss)
         _, y, classes = first.check_data(x, y, chosen)
+        weights = first.check_weights(y, classes, sample_weight, class_weight)
         self._check_last_layers(chosen)
         outputs = self._outputs(x, threads)
         mean = self._mean(outputs).reshape(len(outputs[0]), -1)
-        value = _loss_of_outputs(first.scale_targets(mean), y, chosen)
+        found = {"loss": _loss_of_outputs(first.scale_targets(mean), y, chosen, weights)}
+        wanted = measures.metrics(metrics)
         if classes:
-            mistakes = metrics.mistakes(y, self._classes(outputs))
-            return {"loss": value, "accuracy": 1 - mistakes / len(mean), "mistakes": mistakes}
-        y = first.unscale_targets(y)
-        return {"loss": value, "rmse": metrics.rmse(y, mean), "r2": metrics.r2(y, mean)}
+            given = self._classes(outputs)
+            found["accuracy"] = measures.accuracy(y, given, weights)
+            found["mistakes"] = measures.mistakes(y, given)
+        else:
+            wanted = measures.metrics(["rmse", "r2"]) | wanted
+        measured = measures.measure(wanted, first.unscale_targets(y), mean, weights)
+        return found | measured | found
 
     def _check_last_layers(self, loss) -> None:
         """ValueError where a network does not end in the activation that the loss needs."""
@@ -186,7 +201,7 @@ class Ensemble(KnownArguments, KnownAttributes):
         }
 
     @classmethod
-    def from_config(cls, content, tensors, classes: dict[str, type], where: str) -> "Ensemble":
+    def from_config(cls, content, tensors, classes: dict[str, Any], where: str) -> "Ensemble":
         """Build the networks that `to_config` described; see `Sequential.from_config`."""
         config.check_keys(where, content, "ensemble", {"combine", "networks"})
         described = content["networks"]
@@ -223,8 +238,8 @@ class Ensemble(KnownArguments, KnownAttributes):
         return f"<Ensemble of {len(self.networks)}, {self.combine}: {shapes}>"
 
 
-def _loss_of_outputs(outputs: np.ndarray, y, loss) -> float:
-    """The mean loss of outputs (samples, n).
+def _loss_of_outputs(outputs: np.ndarray, y, loss, weights) -> float:
+    """The mean loss, weighted where there are `weights`, of outputs (samples, n).
 
     A loss that takes z instead of a = activation(z) gets a z that has these outputs.
     """
@@ -239,4 +254,5 @@ def _loss_of_outputs(outputs: np.ndarray, y, loss) -> float:
     elif loss.fused_activation == "Exp":
         last, a = Exp, np.log(np.maximum(a, tiny))
     network = Sequential([last()], size(a.shape[1:]), "float64")
-    return network.evaluate(a, y, loss=loss)["loss"]
+    known = np.ma.masked_invalid(y)
+    return network.evaluate(a, known, loss=loss, sample_weight=weights)["loss"]

@@ -37,12 +37,11 @@ from numbanet.network.built_layer import initializers
 from numbanet.nn import data
 from numbanet.nn.initializers import Columns, Initializer, resolve
 from numbanet.nn.layers.base import size
-from numbanet.nn.optimizers import N_STATE
+from numbanet.nn.optimizers import Optimizer
 from numbanet.nn.optimizers import optimizer as resolve_optimizer
 from numbanet.nn.schedules import Schedule
 from numbanet.plan.columns import (
     ACCUMULATE,
-    ATTRS,
     BACKWARD,
     FORWARD,
     GRADIENT,
@@ -53,11 +52,10 @@ from numbanet.plan.columns import (
     Attrs,
     X,
     Y,
-    column_value,
     float64_bits,
 )
 from numbanet.plan.lower import lower
-from numbanet.plan.op import Op
+from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.plan.plan import Plan
 
 HEADER = Attrs(
@@ -460,12 +458,27 @@ def _optimizer(given, network) -> tuple[dict[str, int], np.ndarray, list]:
             "a handle's optimizer has a number as its learning rate, not a schedule; give "
             "`update` the rate of each step: update(model, params, grads, state, t, rate)"
         )
-    rows[1, INDEX], rows[1, N_STATE] = 1, network.parameters.size
-    for i, value in enumerate(chosen.attrs):
-        rows[1, ATTRS + i] = column_value(float(value))
+    _check_plain_update(chosen, network)
+    rows[1, INDEX] = 1
+    chosen.write_rows(rows[None, 1:], [DEFAULT_GROUP], network.parameters.size)
     kernels = [chosen.update, chosen.begin_step]
     columns["n_state"] = len(chosen.state_names) * network.parameters.size
     columns["update"] = chosen.update.address(network.dtype)
     if chosen.begin_step:
         columns["begin_step"] = chosen.begin_step.address(network.dtype)
     return columns, rows.ravel(), kernels
+
+
+def _check_plain_update(chosen: Optimizer, network) -> None:
+    """ValueError for what fit does around an update or for single layers; `update` does not."""
+    if chosen.around:
+        raise ValueError(
+            f"a handle's optimizer has no {' and no '.join(chosen.around)}, which is for fit; your "
+            "code clips with numbanet.compiled.clip_by_norm, and adds gradients up and averages"
+        )
+    own = [k for k, built in enumerate(network.layers) if built.group != DEFAULT_GROUP]
+    if own:
+        raise ValueError(
+            f"`update` treats all layers alike, and layer {own[0]} has a learning_rate_factor or "
+            "weight_decay of its own, which are for fit: set them to 1 and None"
+        )

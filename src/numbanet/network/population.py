@@ -27,6 +27,7 @@ from numbanet.network.ensemble import Ensemble
 from numbanet.network.sequential import Sequential
 from numbanet.nn import optimizers
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
+from numbanet.training.averages import Snapshot, measured_network, refresh, restore, snapshot
 from numbanet.training.fit import check_last_batch, epoch_permutation, reuse_optimizer_state
 from numbanet.training.history import History
 from numbanet.training.progress import VERBOSE, Progress
@@ -117,6 +118,8 @@ class Population(KnownArguments, KnownAttributes):
             "callbacks": "networks of a population take no callbacks: see patience, histories",
             "validation_split": "pass validation_rows",
             "sample_weight": "pass rows, which may name a sample several times",
+            "class_weight": "pass rows, which may name a sample several times",
+            "metrics": "evaluate the networks one by one, member(k).evaluate(…, metrics=…)",
             "augment": "the networks of a population train on x as it is",
             "lengths": "the networks of a population take whole sequences",
         }
@@ -161,7 +164,8 @@ class Population(KnownArguments, KnownAttributes):
         own fit.
 
         `stopped[k]` says afterwards why network k ended before its epochs: "patience", "diverged"
-        (it is back at its parameters from before that epoch, and a warning names it), or "".
+        (it is back at its parameters from before that epoch, and a warning names it), "schedule"
+        (its learning rate has come to its end), or "".
         Raises ValueError or TypeError before training starts, and says which network is wrong.
         """
         threads = validation.check_threads(threads) or numba.get_num_threads()
@@ -206,9 +210,15 @@ class Population(KnownArguments, KnownAttributes):
                     with _naming(k):
                         runs.append(_prepare(network, x, targets[k], loss, scale_targets, given))
                 classes = classes and not any(network.scales_targets for network in self.networks)
+                validated = validation_data is not None or validation_rows is not None
+                metrics = ["loss", "accuracy"] if classes else ["loss"]
+                metrics += [f"val_{name}" for name in metrics] if validated else []
+                for k, run in enumerate(runs):
+                    with _naming(k):  # a metric that a schedule asks for and that is not there
+                        run.observe(dict.fromkeys(metrics, 0.0), ())
                 training = _Training(runs, x, classes, loss, threads)
                 evaluation = None
-                if validation_data is not None or validation_rows is not None:
+                if validated:
                     scaled = [
                         network.scale_targets(one) if scale else one
                         for network, one, scale in zip(
@@ -219,7 +229,8 @@ class Population(KnownArguments, KnownAttributes):
                         )
                     ]
                     evaluation = _evaluation(runs, validation_x, scaled, classes, loss, threads)
-            progress = Progress(max(run.end - run.network.epoch for run in runs), verbose)
+            longest = max(run.end - run.network.epoch for run in runs)
+            progress = Progress(longest, sum(run.samples for run in runs), verbose)
             _train(training, evaluation, classes, shuffle, progress, **watch)
         self.histories = [run.history for run in runs]
         self.stopped = [run.stopped for run in runs]
@@ -329,7 +340,10 @@ def evaluate_parameters(
     memories = np.hstack([parameters, np.broadcast_to(buffers, (n, buffers.size))])
     threads = validation.check_threads(threads) or numba.get_num_threads()
     with network.executors.lock:
-        executor = network.executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), 1)
+        missing = validation.has_missing(y)
+        executor = network.executors.evaluation(
+            loss, x.dtype, y.dtype, classes, len(x), 1, missing=missing
+        )
         evaluation = _Evaluation(memories, [executor] * n, x, [y] * n, [None] * n, threads)
         return evaluation(range(n))[:, 0]
 
@@ -348,6 +362,7 @@ class MemberRun:
     patience                epochs without an improvement after which it stops, or None
     end                     its epoch when all are done
     best, since             its best loss, and the epochs since then
+    measured                the network that validation data are measured on
     """
 
     network: Sequential
@@ -364,7 +379,8 @@ class MemberRun:
     stopped: str = ""
     best: float = np.inf
     since: int = 0
-    best_memory: np.ndarray | None = None
+    best_snapshot: Snapshot | None = None
+    measured: Any = None
 
     @property
     def batches(self) -> int:
@@ -373,8 +389,16 @@ class MemberRun:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether nothing is left to do; `stopped` then says why, if that is before its end."""
+        schedule = self.optimizer.schedule
+        if schedule is not None and schedule.has_ended(self.network.schedule_state):
+            self.stopped = self.stopped or "schedule"
         return bool(self.stopped) or self.network.epoch >= self.end
+
+    def rates(self) -> np.ndarray | None:
+        """The learning rates of the steps of this epoch, or None for a constant one."""
+        epoch, state = self.network.epoch, self.network.schedule_state
+        return self.optimizer.rates(epoch, self.batches, self.end, state)
 
     def order(self, shuffle: bool) -> np.ndarray | None:
         """The indices of the samples of this epoch in their order, or None for all as they are."""
@@ -383,13 +407,18 @@ class MemberRun:
         order = epoch_permutation(self.network.seed, self.network.epoch, self.samples)
         return order if self.rows is None else self.rows[order]
 
+    def observe(self, logs: dict[str, float], state: tuple) -> tuple:
+        """The state of its schedule after an epoch with these metrics, if it has a schedule."""
+        schedule = self.optimizer.schedule
+        return () if schedule is None else schedule.observe(state, logs)
+
     def stop_if_stuck(self, value: float, min_delta: float, restore_best: bool) -> None:
         """Count epochs without an improvement."""
         if self.patience is None:
             return
         if value < self.best - (min_delta if np.isfinite(self.best) else 0):
             self.best, self.since = value, 0
-            self.best_memory = self.network.memory.copy() if restore_best else None
+            self.best_snapshot = snapshot(self.network) if restore_best else None
         else:
             self.since += 1
         if self.since >= self.patience and self.since:
@@ -427,9 +456,10 @@ def _executors(runs: list[MemberRun], build) -> list:
     executors = []
     for number, run in enumerate(runs):
         config = run.network.to_config()
-        parts = [config[name] for name in ("layers", "penalty", "frozen", "scales_targets")]
+        same = "layers", "penalty", "frozen", "groups", "scales_targets"
+        parts = [config[name] for name in same]
         rows = None if run.validation_rows is None else len(run.validation_rows)
-        kind = type(run.optimizer).__qualname__, id(run.optimizer.update)
+        kind = type(run.optimizer).__qualname__, id(run.optimizer.update), run.optimizer.around
         key = json.dumps([parts, run.batch, run.samples, rows, kind])
         if key not in found:
             with _naming(number):
@@ -462,7 +492,7 @@ class _Training:
             )
 
         executors = _executors(runs, build)
-        self.members = Members(executors, train, threads, [run.optimizer.attrs for run in runs])
+        self.members = Members(executors, train, threads, [run.optimizer for run in runs])
         self.addresses = np.array([run.network.memory.ctypes.data for run in runs])
         self.flops = np.array([3.0 * run.network.executors.flops * run.batch for run in runs])
         self.seconds_per_flop, self.calls = 1 / SURE_FLOPS, 0
@@ -483,7 +513,7 @@ class _Training:
         for k in active:
             run, network = self.runs[k], self.runs[k].network
             self.bind(k, PERMUTATION, run.order(shuffle))
-            self.bind(k, RATES, run.optimizer.rates(network.epoch, run.batches, run.end))
+            self.bind(k, RATES, run.rates())
             self.members.bind(k, EPOCH, network.epoch)
             self.members.bind(k, SEED, network.seed)
         self.members.sums[active] = 0
@@ -495,7 +525,9 @@ class _Training:
             chosen, last = self._share(pending, done, batches)
             reached = self._call(chosen, done[chosen], last)
             for k, was, now, wanted in zip(chosen, done[chosen], reached, last, strict=True):
-                self.runs[k].network.optimizer_steps += int(now - was)
+                run = self.runs[k]
+                updates = [run.optimizer.updates(int(n), run.batches) for n in (was, now)]
+                run.network.optimizer_steps += updates[1] - updates[0]
                 if now < wanted:
                     diverged.append(k)
             done[chosen] = last
@@ -510,18 +542,23 @@ class _Training:
         for k in diverged:
             network = self.runs[k].network
             network.memory[:] = snapshots[k]
-            network.optimizer_state[:] = 0
+            network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
             network.optimizer_steps = 0
         return diverged
 
     def _share(self, pending, done, batches) -> tuple[list[int], np.ndarray]:
-        """Which networks the next call takes how far, so that it lasts about CALL_SECONDS."""
+        """Which networks the next call takes how far, so that it lasts about CALL_SECONDS.
+
+        A call ends with an update: gradients are not kept for another one.
+        """
         budget = CALL_SECONDS * self.members.workers
         chosen, last, planned = [], [], 0.0
         for k in pending:
             step = self.flops[k] * self.seconds_per_flop
             steps = max(STEPS_PER_VISIT, int(budget / len(pending) / step))
-            steps = int(min(steps, batches[k] - done[k], max(1, budget / step)))
+            accumulate = self.runs[k].optimizer.accumulate
+            steps = -(-int(min(steps, max(1, budget / step))) // accumulate) * accumulate
+            steps = int(min(steps, batches[k] - done[k]))
             chosen.append(k)
             last.append(done[k] + steps)
             planned += steps * step
@@ -531,7 +568,10 @@ class _Training:
 
     def _call(self, chosen: list[int], first: np.ndarray, last: np.ndarray) -> np.ndarray:
         runs = [self.runs[k] for k in chosen]
-        self.members.calls[chosen, CALL.steps_done] = [run.network.optimizer_steps for run in runs]
+        self.members.calls[chosen, CALL.steps_done] = [
+            run.network.optimizer_steps - now // run.optimizer.accumulate
+            for run, now in zip(runs, first, strict=True)
+        ]
         samples = [run.samples for run in runs]
         began = time.perf_counter()
         reached = self.members.run(chosen, self.addresses[chosen], samples, first, last)
@@ -574,9 +614,14 @@ def _evaluation(
     def build(run):
         samples = len(x if run.validation_rows is None else run.validation_rows)
         kinds = x.dtype, targets[0].dtype
-        return run.network.executors.evaluation(loss, *kinds, classes, samples, 1)
+        return run.network.executors.evaluation(
+            loss, *kinds, classes, samples, 1, missing=validation.has_missing(targets[0])
+        )
 
-    memories = [run.network.memory for run in runs]
+    memories = []
+    for run in runs:
+        run.measured = measured_network(run.network, run.optimizer)
+        memories.append(run.measured.memory)
     rows = [run.validation_rows for run in runs]
     return _Evaluation(memories, _executors(runs, build), x, targets, rows, threads)
 
@@ -604,16 +649,21 @@ def _train(
                 runs[k].network.epoch += 1
             measured = {"": training.members.sums[active] / [[runs[k].samples] for k in active]}
             if evaluation is not None:
+                for k in active:
+                    refresh(runs[k].measured, runs[k].network)
                 measured["val_"] = evaluation(active)
             seconds = time.perf_counter() - start
             for place, k in enumerate(active):
                 run = runs[k]
                 penalty, logs = run.network.penalty_value(run.samples, run.batches), {}
                 for prefix, values in measured.items():
+                    if prefix and run.measured is not run.network:
+                        penalty = run.measured.penalty_value(run.samples, run.batches)
                     logs[prefix + "loss"] = float(values[place, 0]) + penalty
                     if classes:
                         logs[prefix + "accuracy"] = float(values[place, 1])
                 run.history.add(logs, seconds)
+                run.network.schedule_state = run.observe(logs, run.network.schedule_state)
                 run.stop_if_stuck(logs.get("val_loss", logs["loss"]), min_delta, restore_best)
             if active:
                 progress.epoch(logs)
@@ -621,8 +671,8 @@ def _train(
     finally:
         progress.close()
         for run in runs:
-            if run.best_memory is not None:
-                run.network.memory[:] = run.best_memory
+            if run.best_snapshot is not None:
+                restore(run.network, run.best_snapshot)
 
 
 # --- checks -----------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def adapt(network, x, *, again: bool = True) -> None:
         for k, built in enumerate(network.layers):
             if isinstance(built.layer, Standardize) and (again or _is_new(built)):
                 where = f"layer {k} (Standardize): channel"
-                mean, deviation = _measured(_inputs_of(network, k, x), network.dtype, where)
+                measured = measure(_inputs_of(network, k, x))
+                mean, deviation = _held(*measured, network.dtype, where)
                 built.mean, built.deviation, built.adapted = mean, deviation, 1
 
 
@@ -124,17 +125,22 @@ def check_targets(network, y, loss) -> None:
 
 def measure_targets(network, y: np.ndarray) -> None:
     """Measure mean and deviation of every target; the network predicts in their unit from now."""
-    pieces = (y[start : start + PIECE] for start in range(0, len(y), PIECE))
-    mean, deviation = _measured(pieces, network.dtype, "y: target")
+    if validation.has_missing(y):
+        columns = [column[~np.isnan(column), None] for column in y.T]
+        each = [measure([known if len(known) else np.zeros((1, 1))]) for known in columns]
+        mean, deviation = (np.concatenate(values) for values in zip(*each, strict=True))
+    else:
+        pieces = (y[start : start + PIECE] for start in range(0, len(y), PIECE))
+        mean, deviation = measure(pieces)
+    mean, deviation = _held(mean, deviation, network.dtype, "y: target")
     built = network.target_scaling
     built.mean, built.deviation = mean, deviation
     network.scales_targets = True
     network.executors.clear()
 
 
-def _measured(pieces, dtype, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _held(mean, deviation, dtype, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation, 1 where nothing varies; ValueError where the dtype does not hold them."""
-    mean, deviation = measure(pieces)
     limits, constant = np.finfo(dtype), deviation == 0
     with np.errstate(over="ignore"):
         wrong = ~np.isfinite(np.maximum(np.abs(mean), deviation).astype(dtype)) | ~constant & (

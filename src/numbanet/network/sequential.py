@@ -21,15 +21,19 @@ from numbanet.network import (
     serialization,
     transfer,
 )
-from numbanet.nn import data, losses, metrics, optimizers
+from numbanet.nn import data, losses, optimizers
+from numbanet.nn import metrics as measures
 from numbanet.nn.initializers import initial
 from numbanet.nn.layers import Rescale
-from numbanet.nn.layers.base import Layer, Shape, size
+from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS
-from numbanet.plan.op import Op
+from numbanet.nn.schedules import Schedule
+from numbanet.plan.columns import EPOCH, INPUTS, LENGTHS, OUTPUTS, SEED, TARGETS, WEIGHTS
+from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.training.fit import check_last_batch, fit
+from numbanet.training.rate_finder import LearningRates, find_learning_rate
+from numbanet.training.weights import class_weights, relative_weights, sample_weights
 
 CONFIG_KEYS = {
     "input_shape",
@@ -41,11 +45,13 @@ CONFIG_KEYS = {
     "layers",
     "optimizer",
     "optimizer_steps",
+    "schedule_state",
     "scales_targets",
     "class_names",
     "feature_names",
     "target_name",
     "frozen",
+    "groups",
 }
 """What the description of a network in a file consists of."""
 INSTEAD = {
@@ -60,11 +66,19 @@ INSTEAD = {
 IN_THE_OPTIMIZER = "pass an optimizer with it, such as nn.Adam(learning_rate=0.001)"
 OF_FIT = {
     **dict.fromkeys(("lr", "learning_rate", "momentum", "weight_decay"), IN_THE_OPTIMIZER),
+    **dict.fromkeys(optimizers.AROUND, IN_THE_OPTIMIZER),
     **dict.fromkeys(("patience", "early_stopping"), "pass callbacks=nn.callbacks.EarlyStopping()"),
     **dict.fromkeys(
         ("dropout", "penalty", "l1", "l2", "alpha"), "it belongs to the network or its layers"
     ),
-    "metrics": "the history holds loss and accuracy, evaluate more",
+    **dict.fromkeys(
+        ("max_seconds", "max_time", "time_limit"), "pass callbacks=nn.callbacks.TimeLimit(seconds)"
+    ),
+    **dict.fromkeys(
+        ("schedule", "scheduler", "lr_scheduler"),
+        "it is the learning rate of an optimizer: nn.Adam(nn.schedules.OneCycle(0.01))",
+    ),
+    "weights": "sample_weight and class_weight are those of samples and classes",
     "initial_epoch": "fit goes on where the last one ended",
     "seed": "nn.Sequential(…, seed=…) decides on the start and on the order of the samples",
     "device": "network.to(device) chooses it",
@@ -72,7 +86,6 @@ OF_FIT = {
 """What fit has instead of arguments of these names."""
 OF_EVALUATE = {
     "batch_size": "evaluate finds the size of its batches itself",
-    "metrics": "the result holds all there are",
     "verbose": "evaluate prints nothing",
 }
 """What evaluate has instead of arguments of these names."""
@@ -110,6 +123,7 @@ class Sequential(KnownArguments, KnownAttributes):
     optimizer: Any
     optimizer_state: np.ndarray
     optimizer_steps: int
+    schedule_state: tuple
     scales_targets: bool
     target_scaling: built_layer.BuiltLayer
     target_name: str
@@ -149,8 +163,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self.layers = built_layer.build_layers(self.specs, self.input_shape)
         scaling.check_layers(self.layers)
         built_layer.check_first(self.layers)
-        first = type(self.layers[0].layer)
-        self._checks_inputs = first.check_inputs is not Layer.check_inputs
+        self._checks_inputs = checks_inputs(self.layers[0].layer)
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
@@ -237,6 +250,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self.optimizer = None
         self.optimizer_state = np.zeros(0, self.dtype)
         self.optimizer_steps = 0
+        self.schedule_state = ()
 
     @property
     def parameters(self) -> np.ndarray:
@@ -370,6 +384,31 @@ class Sequential(KnownArguments, KnownAttributes):
         """Train these layers again, by default all."""
         transfer.set_trainable(self, layers, True)
 
+    @property
+    def averaged_parameters(self) -> np.ndarray | None:
+        """The moving averages of all parameters, in their order; None where there are none.
+
+        They are the last part of the optimiser's state, of which this is a view.
+        """
+        n = self._parameters.size
+        return self.optimizer_state[-n:] if getattr(self.optimizer, "average", 0) else None
+
+    def averaged(self) -> "Sequential":
+        """Return a new network with the averaged parameters that fit with `average=` keeps.
+
+        Its buffers, such as a BatchNorm's running means, are those of this network. Raises
+        ValueError where the optimiser of the last fit averages nothing.
+        """
+        if self.averaged_parameters is None:
+            raise ValueError(
+                "the network has no averaged parameters: fit it with an optimizer that has an "
+                "average, such as nn.Adam(average=0.999)"
+            )
+        made = self[:]
+        made.parameters = self.averaged_parameters
+        made.feature_names, made.target_name = self.feature_names, self.target_name
+        return made
+
     def copy_weights(self, other, layers=None) -> None:
         """Copy parameters and buffers from the layers of another network.
 
@@ -400,24 +439,45 @@ class Sequential(KnownArguments, KnownAttributes):
 
     @known_arguments(OF_EVALUATE)
     def evaluate(
-        self, x, y, *, lengths=None, loss=None, threads: int | None = None
+        self,
+        x,
+        y,
+        *,
+        lengths=None,
+        loss=None,
+        metrics=(),
+        sample_weight=None,
+        class_weight=None,
+        threads: int | None = None,
     ) -> dict[str, float]:
         """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
 
         The loss is the mean over samples, without penalties; by default the one that belongs to
-        the last activation. "mistakes" is the number of samples in a wrong class. `lengths` are as
-        in fit.
+        the last activation. "mistakes" is the number of samples in a wrong class, whatever they
+        weigh; all other values are weighted. `metrics` are added by their names. `lengths`,
+        `metrics` and the weights are as in fit.
         """
-        chosen = self.resolve_loss(loss)
+        chosen, wanted = self.resolve_loss(loss), measures.metrics(metrics)
         x, y, classes = self.check_data(x, y, chosen)
         lengths = self.check_lengths(lengths, len(x))
-        value, accuracy = self.score(x, y, classes, chosen, threads, lengths)
+        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights)
+        found: dict[str, float] = {"loss": value}
         if accuracy is not None:
-            mistakes = round((1 - accuracy) * len(x))
-            return {"loss": value, "accuracy": accuracy, "mistakes": mistakes}
+            right = accuracy
+            if weights is not None:
+                right = self.score(x, y, classes, chosen, threads, lengths)[1] or 0.0
+            found |= {"accuracy": accuracy, "mistakes": round((1 - right) * len(x))}
+        else:
+            wanted = measures.metrics(["rmse", "r2"]) | wanted
+        return found | self.measure(wanted, x, y, lengths, weights, threads)
+
+    def measure(self, metrics, x, y, lengths, weights, threads=None) -> dict[str, float]:
+        """Return the values of metrics (`nn.metrics.metrics`) of the outputs for checked data."""
+        if not metrics:
+            return {}
         outputs = self.predict(x, lengths=lengths, threads=threads)
-        y = self.unscale_targets(y)
-        return {"loss": value, "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
+        return measures.measure(metrics, self.unscale_targets(y), outputs, weights)
 
     def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
         """Return the sum of all penalties, for a training set of that many samples and batches."""
@@ -433,10 +493,20 @@ class Sequential(KnownArguments, KnownAttributes):
                     total += p.scaled(samples, batches) * norm
         return float(total)
 
-    def loss(self, x, y, loss=None, *, lengths=None, training: bool = False) -> float:
+    def loss(
+        self,
+        x,
+        y,
+        loss=None,
+        *,
+        lengths=None,
+        sample_weight=None,
+        class_weight=None,
+        training: bool = False,
+    ) -> float:
         """Return the mean loss over the samples plus the penalties, with x as the only batch.
 
-        lengths    as in fit
+        lengths    and the weights of samples and classes are as in fit
         training   False: the layers work as in prediction, without dropout and with the running
                    means of BatchNorm. True: as in the next step of training on this batch: with
                    the dropout masks of the network's seed and epoch, and with the batch's own mean
@@ -444,11 +514,12 @@ class Sequential(KnownArguments, KnownAttributes):
         """
         chosen = self.resolve_loss(loss)
         x, y, classes = self.check_data(x, y, chosen)
+        weights = self.check_weights(y, classes, sample_weight, class_weight)
         if fields.Flag()(training, "training"):
-            value = self._differentiate(x, y, lengths, chosen, None, True)[0]
+            value = self._differentiate(x, y, lengths, weights, chosen, None, True)[0]
         else:
             lengths = self.check_lengths(lengths, len(x))
-            value = self.score(x, y, classes, chosen, None, lengths)[0]
+            value = self.score(x, y, classes, chosen, None, lengths, weights)[0]
         return value + self.penalty_value(len(x), 1)
 
     def gradient(
@@ -458,6 +529,8 @@ class Sequential(KnownArguments, KnownAttributes):
         loss=None,
         *,
         lengths=None,
+        sample_weight=None,
+        class_weight=None,
         training: bool = False,
         threads: int | None = None,
     ) -> np.ndarray:
@@ -466,11 +539,12 @@ class Sequential(KnownArguments, KnownAttributes):
         It is a new vector in their order.
         """
         chosen, training = self.resolve_loss(loss), fields.Flag()(training, "training")
-        x, y, _ = self.check_data(x, y, chosen)
-        return self._differentiate(x, y, lengths, chosen, threads, training)[1]
+        x, y, classes = self.check_data(x, y, chosen)
+        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        return self._differentiate(x, y, lengths, weights, chosen, threads, training)[1]
 
     def _differentiate(
-        self, x, y, lengths, loss, threads, training: bool
+        self, x, y, lengths, weights, loss, threads, training: bool
     ) -> tuple[float, np.ndarray]:
         """The mean loss of checked data without penalties, and the gradient with them."""
         memory, lengths = self.memory, self.check_lengths(lengths, len(x))
@@ -478,12 +552,14 @@ class Sequential(KnownArguments, KnownAttributes):
             check_last_batch(self, len(x), len(x))
             memory = memory.copy()  # training writes the running means
         with self.executors.lock:
-            executor = self.executors.gradient(loss, x, y, threads, training)
+            executor = self.executors.gradient(loss, x, y, threads, training, weights is not None)
             executor.plan.set_context(EPOCH, self.epoch)
             executor.plan.set_context(SEED, self.seed)
             executor.bind(INPUTS, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
+            if weights is not None:
+                executor.bind(WEIGHTS, relative_weights(weights, None, len(x))[0])
             try:
                 total = executor.gradient(memory, len(x))
             finally:
@@ -510,6 +586,8 @@ class Sequential(KnownArguments, KnownAttributes):
         resume=None,
         verbose: int = 1,
         sample_weight=None,
+        class_weight=None,
+        metrics=(),
         threads: int | None = None,
     ):
         """Train on inputs x (samples, *input_shape) and targets y, and return the history.
@@ -525,7 +603,9 @@ class Sequential(KnownArguments, KnownAttributes):
         batch_size         samples per step; None for all of them
         epochs             passes over the data
         shuffle            a new order every epoch, a function of seed and epoch
-        validation_data    (x, y) or (x, y, lengths), measured after every epoch
+        validation_data    (x, y), or a dict of x, y and, if need be, lengths and sample_weight:
+                           measured after every epoch, with the averaged parameters where the
+                           optimizer has an `average`
         validation_split   instead: the fraction of the samples, from the end, to measure on
         scale_targets      True for targets far from 0 ± 1, such as prices: they are standardised
                            for training, by mean and deviation measured before the first epoch;
@@ -538,8 +618,20 @@ class Sequential(KnownArguments, KnownAttributes):
                            was never interrupted
         verbose            1 shows progress in one line, on a terminal (stderr) or in a notebook;
                            2 prints a line for each epoch, in a log too; 0 shows nothing
-        sample_weight      a weight of at least 0 for every sample of x; the loss of a batch is the
-                           weighted mean of its samples' losses
+        y                  labels (samples,), or rows (samples, outputs). Rows may be a masked array
+                           of NumPy: a masked target adds 0 to the sum over the outputs, or to their
+                           mean over all of them, and nothing is learned from it
+        sample_weight      a weight of at least 0 for every sample of x; loss and accuracy of a
+                           batch are the weighted means over its samples
+        class_weight       a dict of weights by label or class name, 1 for what it leaves out; an
+                           array of one for each class; or "balanced", inversely proportional to
+                           how often a class occurs in the training data. A sample's weight is
+                           multiplied by that of its class, in validation too
+        metrics            names, or functions (y, outputs), measured on the validation data: "f1"
+                           becomes "val_f1". See `nn.metrics`; there are accuracy, top_5 (or any
+                           other number), precision, recall, f1, auc, r2, rmse, mean_squared_error,
+                           mean_absolute_error. A function is given y as labels (samples,) or rows
+                           (samples, outputs), and the weights if it has an argument sample_weight
 
         Raises ValueError or TypeError for bad data before training starts, DivergenceError when
         the loss is no longer finite. Warns (NotLearningWarning) where the loss of a fresh network
@@ -565,8 +657,52 @@ class Sequential(KnownArguments, KnownAttributes):
                 callbacks=callbacks,
                 verbose=verbose,
                 sample_weight=sample_weight,
+                class_weight=class_weight,
+                metrics=metrics,
                 threads=threads,
             )
+
+    def find_learning_rate(
+        self,
+        x,
+        y,
+        *,
+        lengths=None,
+        loss=None,
+        optimizer=None,
+        batch_size: int | None = 32,
+        lowest: float = 1e-6,
+        highest: float = 10.0,
+        steps: int = 100,
+        scale_targets: bool = False,
+        sample_weight=None,
+        class_weight=None,
+        threads: int | None = None,
+    ) -> LearningRates:
+        """Try learning rates on a copy of the network, and return their losses and a suggestion.
+
+        The copy takes `steps` steps, at rates that grow geometrically from `lowest` to `highest`;
+        it stops where the loss has become four times its lowest, or is no longer finite. This
+        network stays as it is. The other arguments are those of fit; of `optimizer` all counts but
+        its learning rate, `accumulate` and `average`. `plotting.learning_rates` draws the result.
+        """
+        self._refuse_in_training("find_learning_rate")
+        return find_learning_rate(
+            self,
+            x,
+            y,
+            lengths=lengths,
+            loss=loss,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            scale_targets=scale_targets,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            threads=threads,
+        )
 
     def handle(
         self,
@@ -649,6 +785,20 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return profile(self, x, y, loss, batch_size).table()
 
+    def diagnose(self, x, y, *, loss=None, validation_data=None):
+        """Return the doctor's report: what is wrong, by how much, what to try.
+
+        x, y              the training data, or a part of them
+        loss              that of the training; by default what belongs to the last activation
+        validation_data   (x, y), to see overfitting
+        The report shows itself, at a prompt and by print; `findings` are its data
+        (`numbanet.diagnostics.Diagnosis`). Steps are tried on a copy: the network stays as it is.
+        Sequences count with all their steps. Raises ValueError for data that do not fit.
+        """
+        from numbanet.network.insight.doctor import diagnose
+
+        return diagnose(self, x, y, loss=loss, validation_data=validation_data)
+
     def summary(self) -> Table:
         """Return a table: layer, output shape, parameters, bytes.
 
@@ -700,11 +850,13 @@ class Sequential(KnownArguments, KnownAttributes):
         training: bool = False,
         augment=None,
         weighted: bool = False,
+        missing: bool = False,
     ) -> tuple[list[Op], Op, Op | None]:
         """Return the ops from the data to the loss, the loss's op, and the op of the accuracy.
 
         The last is None unless the targets name `classes`. A loss that is fused with the last
-        activation takes the place of its op. If `weighted`, every sample's loss has a weight.
+        activation takes the place of its op. If `weighted`, every sample's loss has a weight; if
+        `missing`, targets that are NaN are left out.
         """
         self._check_loss(loss)
         n = self.output_shape[0]
@@ -720,6 +872,8 @@ class Sequential(KnownArguments, KnownAttributes):
         ops += self.layer_ops(done, -1 if fused else None, samples, batches, training)
         before, after = losses.weights_ops(n)
         ops += [before, targets] if weighted else [targets]
+        if missing:
+            ops.append(losses.missing_op(loss, n, targets))
         if correct_op is not None:
             ops.append(correct_op)
         return [*ops, loss_op, after] if weighted else [*ops, loss_op], loss_op, correct_op
@@ -772,6 +926,11 @@ class Sequential(KnownArguments, KnownAttributes):
         )
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_target_range(y, labels[1], type(loss).__name__, *loss.target_range)
+        if loss.neutral is None and validation.has_missing(y):
+            raise ValueError(
+                f"{labels[1]} masks some targets, and {type(loss).__name__} needs all of a sample; "
+                "leave such samples out, or give them a sample_weight of 0"
+            )
         if self.scales_targets:
             if y.dtype.kind != "f":
                 raise ValueError(
@@ -796,10 +955,33 @@ class Sequential(KnownArguments, KnownAttributes):
         built_layer.check_takes_lengths(self.layers)
         return validation.check_lengths(lengths, samples, self.input_shape[0], name)
 
-    def score(self, x, y, classes, loss, threads=None, lengths=None) -> tuple[float, float | None]:
-        """Return the mean loss without penalties, and for classes the accuracy, of checked data."""
+    def check_weights(self, y, classes, sample_weight, class_weight) -> np.ndarray | None:
+        """Return the weights of the samples of checked targets, float64 (samples,), or None."""
+        given = None
+        if sample_weight is not None:
+            given = validation.check_weights(sample_weight, len(y))
+        return sample_weights(y, given, class_weights(self, class_weight, y, classes))
+
+    def score(
+        self, x, y, classes, loss, threads=None, lengths=None, weights=None
+    ) -> tuple[float, float | None]:
+        """Return the mean loss without penalties, and for classes the accuracy, of checked data.
+
+        Both are weighted where the samples have weights.
+        """
         with self.executors.lock:
-            executor = self.executors.evaluation(loss, x.dtype, y.dtype, classes, len(x), threads)
+            executor = self.executors.evaluation(
+                loss,
+                x.dtype,
+                y.dtype,
+                classes,
+                len(x),
+                threads,
+                weighted=weights is not None,
+                missing=validation.has_missing(y),
+            )
+            if weights is not None:
+                executor.bind(WEIGHTS, relative_weights(weights, None, len(x))[0])
             executor.bind(INPUTS, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
@@ -840,11 +1022,12 @@ class Sequential(KnownArguments, KnownAttributes):
     def take_state(self, other) -> None:
         """Become what another network of the same layers is, with its optimiser and its epochs."""
         self.memory[...] = other.memory
-        for name in ("seed", "epoch", "optimizer", "optimizer_steps", "scales_targets"):
+        for name in ("seed", "epoch", "optimizer", "optimizer_steps", "schedule_state"):
             setattr(self, name, getattr(other, name))
+        self.scales_targets = other.scales_targets
         self.optimizer_state = other.optimizer_state.copy()
         for built, source in zip(self.layers, other.layers, strict=True):
-            built.trainable = source.trainable
+            built.copy_settings(source)
         self.executors.clear()
 
     # --- files ---
@@ -865,11 +1048,17 @@ class Sequential(KnownArguments, KnownAttributes):
             "layers": [config.encode(spec, f"layer {i}") for i, spec in enumerate(self.specs)],
             "optimizer": config.encode(self.optimizer, "optimizer"),
             "optimizer_steps": self.optimizer_steps,
+            "schedule_state": list(self.schedule_state),
             "scales_targets": self.scales_targets,
             "class_names": list(self.class_names),
             "feature_names": list(self.feature_names),
             "target_name": self.target_name,
             "frozen": [k for k, built in enumerate(self.layers) if not built.trainable],
+            "groups": [
+                [k, built.learning_rate_factor, built.weight_decay]
+                for k, built in enumerate(self.layers)
+                if built.group != DEFAULT_GROUP
+            ],
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -881,7 +1070,7 @@ class Sequential(KnownArguments, KnownAttributes):
         }
         for name, values in self.target_scaling.buffers.items() if self.scales_targets else ():
             views[f"targets.{name}"] = values
-        names = getattr(self.optimizer, "state_names", ())
+        names = getattr(self.optimizer, "vectors", ())
         state = self.optimizer_state
         vectors = np.reshape(state, (-1, self.parameters.size)) if state.size else ()
         for name, vector in zip(names, vectors, strict=True):
@@ -898,12 +1087,12 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, shape in self.target_scaling.buffer_shapes.items() if self.scales_targets else ():
             shapes[f"targets.{name}"] = shape
         n_parameters = sum(built.n_parameters for built in self.layers)
-        for name in getattr(optimizer, "state_names", ()):
+        for name in getattr(optimizer, "vectors", ()):
             shapes[f"optimizer.{name}"] = (n_parameters,)
         return shapes
 
     @classmethod
-    def from_config(cls, content, tensors, classes: dict[str, type], where: str) -> "Sequential":
+    def from_config(cls, content, tensors, classes: dict[str, Any], where: str) -> "Sequential":
         """Build the network that `to_config` described, with the `tensors` of its file.
 
         classes   what the description may name
@@ -926,11 +1115,16 @@ class Sequential(KnownArguments, KnownAttributes):
                 fields.Count(0, 2**62 - 1)(content[key], key)
                 for key in ("epoch", "optimizer_steps")
             )
+            state = config.decode(content["schedule_state"], {}, "schedule_state")
+            (getattr(optimizer, "schedule", None) or Schedule()).check_state(state)
             network.class_names = content["class_names"]
             network.feature_names = content["feature_names"]
             (network.target_name,) = names.checked([content["target_name"]], 1, "target_name")
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             network.freeze(*frozen) if frozen else None
+            for k, rate_factor, weight_decay in content["groups"]:
+                built = network.layers[fields.Count(0)(k, "every layer of groups")]
+                built.learning_rate_factor, built.weight_decay = rate_factor, weight_decay
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")
             if network.scales_targets:
@@ -945,8 +1139,8 @@ class Sequential(KnownArguments, KnownAttributes):
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps
-        state_names = getattr(optimizer, "state_names", ())
-        vectors = [tensors[f"optimizer.{name}"] for name in state_names]
+        network.schedule_state = state
+        vectors = [tensors[f"optimizer.{name}"] for name in getattr(optimizer, "vectors", ())]
         network.optimizer_state = np.concatenate([np.zeros(0, network.dtype), *vectors])
         return network
 

@@ -3,8 +3,10 @@
     metadata   "format"        "numbanet"
                "version"       "2": bytes are the numbers 0 … 255 ("1": they were divided by 255)
                "network"       JSON: input_shape dtype seed threads epoch penalty layers
-                               optimizer optimizer_steps scales_targets class_names
-                               frozen
+                               optimizer optimizer_steps schedule_state scales_targets
+                               class_names feature_names target_name frozen
+                               groups: [layer, learning_rate_factor, weight_decay] of those
+                               that have one of their own
                "ensemble"      instead of "network", JSON: combine, and the list of networks
     tensors    "0.weights"     the parameters and buffers of layers[0], by name, and so on for
                                every layer that has some
@@ -40,17 +42,17 @@ def save(network, path) -> None:
     safetensors.write(path, tensors, metadata)  # another thread may be training it
 
 
-def load(path, custom: dict[str, type] | None = None) -> Any:
+def load(path, custom: dict[str, Any] | None = None) -> Any:
     """Read what `save` has written: a Sequential, or an Ensemble.
 
-    custom   your own classes of layers, penalties, initialisers and optimisers by name:
-             {"Mine": Mine}
+    custom   your own classes of layers, penalties, initialisers, optimisers and schedules, and
+             functions of schedules, by name: {"Mine": Mine}
     Raises   ValueError that names the path and what is wrong: damaged, not written by numbanet,
              an unknown class, tensors that do not fit the layers; OSError from the disk
     """
     path = os.fsdecode(path)
     pairs = (custom or {}).items()
-    if not all(isinstance(name, str) and isinstance(kind, type) for name, kind in pairs):
+    if not all(isinstance(name, str) and callable(one) for name, one in pairs):
         raise TypeError(f'custom maps names to classes, as in {{"Mine": Mine}}, got {custom!r}')
     try:
         tensors, metadata = safetensors.read(path)

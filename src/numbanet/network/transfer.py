@@ -84,22 +84,32 @@ def part(network, key) -> Any:
     if first >= last:
         raise ValueError(f"network[{first}:{last}] has no layers")
     chosen = network.layers[first:last]
-    layers = [_without_activation(built.layer) for built in chosen]
-    options: dict[str, Any] = {"seed": network.seed, "penalty": list(network.penalty) or None}
-    options |= {"threads": network.threads, "device": network.device}
-    made = type(network)(layers, chosen[0].input_shape, str(network.dtype), **options)
+    layers = [without_activation(built.layer) for built in chosen]
+    made = alike(network, layers, chosen[0].input_shape)
     copy_weights(made, network, {k: first + k for k in range(last - first)})
     for built, source in zip(made.layers, chosen, strict=True):
-        built.trainable = source.trainable
+        built.copy_settings(source)
     if last == len(network.layers):
-        made.class_names = network.class_names
-        made.scales_targets = network.scales_targets
-        made.target_scaling.mean = network.target_scaling.mean
-        made.target_scaling.deviation = network.target_scaling.deviation
+        copy_outputs(made, network)
     return made
 
 
-def _without_activation(layer):
+def copy_outputs(made, network) -> None:
+    """Take the names of another network's classes, and how its targets are scaled."""
+    made.class_names, made.target_name = network.class_names, network.target_name
+    made.scales_targets = network.scales_targets
+    made.target_scaling.mean = network.target_scaling.mean
+    made.target_scaling.deviation = network.target_scaling.deviation
+
+
+def alike(network, layers, input_shape) -> Any:
+    """A new network of other layers with this one's dtype, seed, penalty, threads and device."""
+    options: dict[str, Any] = {"seed": network.seed, "penalty": list(network.penalty) or None}
+    options |= {"threads": network.threads, "device": network.device}
+    return type(network)(layers, input_shape, str(network.dtype), **options)
+
+
+def without_activation(layer):
     """The layer without the activation that stands after it as a layer of its own."""
     if isinstance(activation(layer.following_activation()), Identity):
         return layer

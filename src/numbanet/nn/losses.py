@@ -47,6 +47,8 @@ LOGITS = (
     "and loss='cross_entropy', or 'sigmoid' and 'binary_cross_entropy'"
 )
 """What to use instead of a loss of logits."""
+NO_LOGIT = -1e4
+"""A logit z whose eᶻ and sigmoid are exactly 0."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Loss(Description):
     `fused_activation`  the name of the last activation that the kernels replace (they see z
                         instead of a), or "" (they see a)
     `target_range`      the least and the largest target
+    `neutral`           an output that has loss 0 and derivative 0 where the target is 0: it takes
+                        the place of outputs without a target. None: all targets are needed
     """
 
     instead: ClassVar[dict[str, str]] = {"from_logits": LOGITS}
@@ -68,6 +72,7 @@ class Loss(Description):
     backward: ClassVar[Kernel]
     fused_activation: ClassVar[str] = ""
     target_range: ClassVar[tuple[float, float]] = (-inf, inf)
+    neutral: ClassVar[float | None] = None
 
     def __post_init__(self):
         check(self)
@@ -115,7 +120,7 @@ def quadratic_backward(op, params, grads, acts, deltas, lo, hi):
 class Quadratic(Loss):
     """½ Σ (a − y)², the quadratic cost."""
 
-    forward, backward = quadratic_forward, quadratic_backward
+    forward, backward, neutral = quadratic_forward, quadratic_backward, 0.0
 
 
 @kernel(independent=True)
@@ -145,7 +150,7 @@ def mean_squared_backward(op, params, grads, acts, deltas, lo, hi):
 class MeanSquaredError(Loss):
     """1/m Σ (a − y)², the mean over the m outputs."""
 
-    forward, backward = mean_squared_forward, mean_squared_backward
+    forward, backward, neutral = mean_squared_forward, mean_squared_backward, 0.0
 
 
 # --- mean absolute and Huber ------------------------------------------------------------------
@@ -178,7 +183,7 @@ def mean_absolute_backward(op, params, grads, acts, deltas, lo, hi):
 class MeanAbsoluteError(Loss):
     """1/m Σ |a − y|, the mean over the m outputs."""
 
-    forward, backward = mean_absolute_forward, mean_absolute_backward
+    forward, backward, neutral = mean_absolute_forward, mean_absolute_backward, 0.0
 
 
 HUBER = Attrs("delta")
@@ -215,7 +220,7 @@ class Huber(Loss):
     """Quadratic for errors up to `delta`, linear beyond: the force of an outlier is bounded."""
 
     delta: Annotated[float, Real(above=0, says="{owner} needs a positive {name}, got {got}")] = 1.0
-    forward, backward = huber_forward, huber_backward
+    forward, backward, neutral = huber_forward, huber_backward, 0.0
 
 
 # --- cross-entropies --------------------------------------------------------------------------
@@ -248,7 +253,7 @@ class BinaryCrossEntropy(Loss):
     """− Σ y log a + (1 − y) log(1 − a), each output a probability of its own, after a sigmoid."""
 
     forward, backward = binary_cross_entropy_forward, binary_cross_entropy_backward
-    fused_activation, target_range = "Sigmoid", (0, 1)
+    fused_activation, target_range, neutral = "Sigmoid", (0, 1), NO_LOGIT
 
 
 @kernel(independent=True)
@@ -330,7 +335,7 @@ class Poisson(Loss):
     """Σ a − y + y log (y / a), half the Poisson deviance, for counts and rates y ≥ 0, after exp."""
 
     forward, backward = poisson_forward, poisson_backward
-    fused_activation, target_range = "Exp", (0, inf)
+    fused_activation, target_range, neutral = "Exp", (0, inf), NO_LOGIT
 
 
 NAMES = {
@@ -375,6 +380,45 @@ def loss(given) -> Loss:
     raise TypeError(f"a loss is a name or a Loss, not {shown(given)}")
 
 
+# --- missing targets --------------------------------------------------------------------------
+
+MISSING = Attrs("neutral")
+
+
+@kernel(independent=True)
+def hide_missing(op, params, grads, acts, deltas, lo, hi):
+    """acts[y] = acts[x]; where the target is NaN, it becomes 0 and the output neutral."""
+    n, neutral = op[N_IN], const_like(acts, float_attr(op, MISSING.neutral))
+    for i in range(lo, hi):
+        x, y, target = op[X] + i * n, op[Y] + i * n, op[AUX] + i * n
+        for j in range(n):
+            missing = acts[target + j] != acts[target + j]
+            acts[y + j] = neutral if missing else acts[x + j]
+            acts[target + j] = const_like(acts, 0) if missing else acts[target + j]
+
+
+@kernel(independent=True)
+def hide_missing_backward(op, params, grads, acts, deltas, lo, hi):
+    """deltas[x] = deltas[y], which is 0 where the target is missing"""
+    n = op[N_IN]
+    for j in range(lo * n, hi * n):
+        deltas[op[X] + j] = deltas[op[Y] + j]
+
+
+def missing_op(loss: Loss, n_outputs: int, targets: Op) -> Op:
+    """The op before a loss with a neutral output, which hides the outputs without a target."""
+    assert loss.neutral is not None
+    return Op(
+        "Missing",
+        n_outputs,
+        n_outputs,
+        hide_missing,
+        hide_missing_backward,
+        aux=targets,
+        attrs=MISSING.pack(neutral=float(loss.neutral)),
+    )
+
+
 # --- sample weights ---------------------------------------------------------------------------
 
 
@@ -415,14 +459,15 @@ CORRECT = Attrs("threshold")
 
 @kernel(independent=True)
 def count_correct(op, params, grads, acts, deltas, lo, hi):
-    """acts[Y + i] = 1 for a correct answer, else 0.
+    """acts[Y + i] = the sample's weight, or 1, for a correct answer, else 0.
 
     The largest output is that of the class, or the one output is on the target's side.
     """
     n, threshold = op[N_IN], const_like(acts, float_attr(op, CORRECT.threshold))
-    one, zero = const_like(acts, 1), const_like(acts, 0)
+    zero = const_like(acts, 0)
     for i in range(lo, hi):
         a, y = op[X] + i * n, op[AUX] + i * n
+        weight = _weight(op, acts, i) if context(op, WEIGHTS) else const_like(acts, 1)
         best = right = 0
         for j in range(1, n):
             best = j if acts[a + j] > acts[a + best] else best
@@ -430,7 +475,7 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
         same = best == right
         if n == 1:
             same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
-        acts[op[Y] + i] = one if same else zero
+        acts[op[Y] + i] = weight if same else zero
 
 
 def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:

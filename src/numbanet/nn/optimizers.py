@@ -8,16 +8,17 @@
     AdamW     θ ← θ − η λ θ, then Adam's step
 
 Formulas and defaults are PyTorch's, checked over trajectories in the tests. An optimiser has the
-last row of the plan: `hyper_parameters` names its columns, its fields first, then what its
-`begin_step` calculates once per step. The first is the learning rate: where it follows a schedule,
-the engines write it before every step.
+last rows of the plan, one for each group of layers: `hyper_parameters` names their columns, its
+fields first, then what its `begin_step` calculates once per step. The first is the learning rate:
+where it follows a schedule, the engines write it before every step. What happens around an update
+(clipping, averages, the decay of a layer) stands in `nn/steering.py`.
 
 Source   Rumelhart, Hinton, Williams 1986; Nesterov 1983; Duchi, Hazan, Singer 2011; Tieleman,
          Hinton 2012; Kingma, Ba 2015; Loshchilov, Hutter 2019
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar, TypeAlias
 
 import numpy as np
@@ -25,18 +26,30 @@ import numpy as np
 from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
 from numbanet.backend.jit import Kernel, kernel
 from numbanet.io.attributes import Description, instance
-from numbanet.io.fields import Flag, Real, check, shown
+from numbanet.io.fields import Count, Flag, Real, check, shown
 from numbanet.io.registry import lookup
+from numbanet.nn import steering
 from numbanet.nn.schedules import Rate, Schedule
-from numbanet.plan.columns import ROW_SIZE, STEP, Attrs, context
+from numbanet.nn.steering import STEERING
+from numbanet.plan.columns import ATTRS, ROW_SIZE, STEP, Attrs, column_value, context
+from numbanet.plan.op import Group
 
 N_STATE = ROW_SIZE - 1
 """The column with the length of a state vector, in every optimiser's row; the engines write it."""
+AROUND = "clip_value", "clip_norm", "accumulate", "average"
+"""The fields of every optimiser that say what happens around its update."""
+AVERAGES = "averaged_parameters"
+"""The name of the state vector that holds the averages of the parameters."""
 
 
 def hyper_parameters(kind: type, computed: str = ""):
     """Return the columns of an optimiser's row: its fields, then what `begin_step` calculates."""
-    return Attrs(" ".join([*(f.name for f in fields(kind)), computed]))
+    return Attrs(" ".join([*_own_fields(kind), computed]))
+
+
+def _own_fields(kind) -> list[str]:
+    """The names of the hyper-parameters that `update` reads."""
+    return [f.name for f in fields(kind) if f.name not in AROUND]
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class _Plain(Real):
 Amount: TypeAlias = Annotated[float, Real(0)]
 LearningRate: TypeAlias = Annotated[float | Schedule, Rate()]
 Share: TypeAlias = Annotated[float, Real(0, below=1)]
+Limit: TypeAlias = Annotated[float | None, Real(above=0, optional=True)]
 PLAIN = _Plain()
 
 
@@ -62,12 +76,22 @@ class Optimizer(Description):
     `state_names` names the state vectors that it keeps, each with a value per parameter; they
     follow one another in `state`. A new one names `update(op, params, grads, state, _, lo, hi)`
     and, if something is to be calculated once per step, `begin_step` with the same arguments.
+
+    Every optimiser takes, by name:
+    clip_value   the largest element of a gradient; larger ones are clipped
+    clip_norm    the largest Euclidean norm of the whole gradient, penalties included; a longer
+                 gradient is scaled to it
+    accumulate   batches whose mean gradient makes one update; the rest at the end of an epoch
+                 makes one, too
+    average      decay of the exponential moving averages of all parameters, taken after every
+                 update: `network.averaged()`; 0 for none
     """
 
     after_change = "pass it to the next fit, which keeps the state of an optimiser of its class"
     instead: ClassVar[dict[str, str]] = {
-        "clipnorm": "gradients are not clipped",
-        "clipvalue": "gradients are not clipped",
+        "clipnorm": "clip_norm clips the norm of the whole gradient, not of each array",
+        "use_ema": "average=0.999 is the decay of the averages",
+        "weight_decay": "network.layers[k].weight_decay is that of a layer; AdamW decays all",
         "amsgrad": "there is Adam without it, and AdamW",
     }
 
@@ -75,21 +99,92 @@ class Optimizer(Description):
     update: ClassVar[Kernel]
     begin_step: ClassVar[Kernel | None] = None
     state_names: ClassVar[tuple[str, ...]] = ()
+    clip_value: Limit = field(default=None, kw_only=True)
+    clip_norm: Limit = field(default=None, kw_only=True)
+    accumulate: Annotated[int, Count(1)] = field(default=1, kw_only=True)
+    average: Share = field(default=0.0, kw_only=True)
 
     def __post_init__(self):
         check(self, PLAIN)
+        if self.clip_value is not None and self.clip_norm is not None:
+            kind = type(self).__name__
+            raise ValueError(f"{kind}: pass clip_value or clip_norm, not both")
 
     @property
-    def attrs(self) -> tuple[float, ...]:
-        """The values of its columns; 0 for a learning rate that is written in every step."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return tuple(0.0 if isinstance(value, Schedule) else float(value) for value in values)
+    def around(self) -> dict[str, float]:
+        """What is asked for around its update: the fields of AROUND that are not default."""
+        values = ((name, getattr(self, name)) for name in AROUND)
+        return {name: value for name, value in values if value != getattr(Optimizer, name)}
 
-    def rates(self, epoch: int, batches: int, end: float) -> np.ndarray | None:
-        """The learning rate of every step of an epoch, or None where it is constant."""
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether an update needs all gradients at once, or those of several batches."""
+        return self.clip_norm is not None or self.accumulate > 1
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The names of all state vectors: those of `update`, then the averages if there are any."""
+        return (*self.state_names, AVERAGES) if self.average else tuple(self.state_names)
+
+    def updates(self, done: int, batches: int) -> int:
+        """How many updates the first `done` batches of an epoch of `batches` make."""
+        return -(-done // self.accumulate) if done == batches else done // self.accumulate
+
+    def initial_state(self, parameters: np.ndarray) -> np.ndarray:
+        """The state before the first step: zeros, and the parameters as their own averages."""
+        zeros = np.zeros(len(self.state_names) * parameters.size, parameters.dtype)
+        return np.concatenate([zeros, parameters]) if self.average else zeros
+
+    def kernels(self, group: Group) -> dict[int, Kernel]:
+        """The kernels of the row for a group of layers, by column."""
+        clips = self.clip_value is not None or self.keeps_gradients
+        found = {
+            steering.BEGIN_STEP: self.begin_step,
+            steering.CLIP: steering.clip if clips else None,
+            steering.DECAY: steering.decay if group.weight_decay else None,
+            steering.UPDATE: self.update,
+            steering.AVERAGE: steering.average if self.average else None,
+        }
+        return {column: kernel for column, kernel in found.items() if kernel is not None}
+
+    def write_rows(self, rows: np.ndarray, groups: list[Group], n_params: int) -> None:
+        """Write the hyper-parameters into an optimiser's rows (threads, groups, ROW_SIZE)."""
+        for k, group in enumerate(groups):
+            columns: dict[int, int | float] = {
+                N_STATE: n_params,
+                STEERING.gradient_factor: 1.0,
+                STEERING.rate_factor: float(group.rate_factor),
+                STEERING.clip_value: float(self.clip_value or math.inf),
+                STEERING.clip_norm: float(self.clip_norm or math.inf),
+                STEERING.weight_decay: float(group.weight_decay or 0),
+                STEERING.average: float(self.average),
+                STEERING.averages: len(self.state_names) * n_params,
+            }
+            columns |= dict(enumerate(self._hyper_parameters(group), ATTRS))
+            for column, value in columns.items():
+                rows[:, k, column] = column_value(value)
+
+    def _hyper_parameters(self, group: Group) -> list[float]:
+        """The values of its columns; 0 for a learning rate that is written in every step."""
+        values = {name: getattr(self, name) for name in _own_fields(self)}
         if isinstance(self.learning_rate, Schedule):
-            return self.learning_rate.epoch(epoch, batches, end)
-        return None
+            values["learning_rate"] = 0.0
+        values["learning_rate"] *= group.rate_factor
+        if group.weight_decay is not None and "weight_decay" in values:
+            values["weight_decay"] = 0.0  # the group's takes its place
+        return [float(value) for value in values.values()]
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The learning rate where it is a schedule, else None."""
+        return self.learning_rate if isinstance(self.learning_rate, Schedule) else None
+
+    def rates(self, epoch: int, batches: int, end: float, state: tuple = ()) -> np.ndarray | None:
+        """The learning rate of every step of an epoch, or None where it is constant.
+
+        state   what the schedule remembers of the epochs before
+        """
+        return self.schedule.epoch(epoch, batches, end, state) if self.schedule else None
 
 
 # --- SGD --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ A plan's table has a row of int64 for each op, and one in front of them for the 
                  data)
     row 1        the op that copies the samples of a batch into the first slot
     rows 2 …     the layers' ops, then the targets and the loss, or the op that writes the outputs
-    last row     the optimiser
+    last rows    the optimiser, one for each group of layers with a rate and a decay of their own
 
 Columns are named, never counted: `op[N_IN]`, `context(op, SAMPLES)`, and for what belongs to one
 kind of op a layout made by `Attrs`. A float stands in its column as the bits of a float64.
@@ -47,7 +47,8 @@ FORWARD, BACKWARD, STATISTICS, ACCUMULATE, GRADIENT, SPLIT_K = VERBS
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
     READER,
-) = range(6, 26)
+    OPTIMIZER_ROW,
+) = range(6, 27)
 """
 INDEX                        the row's own number
 X, Y                         offsets of sample 0 of the input and of the output, in acts and deltas
@@ -66,8 +67,9 @@ PARTIAL_GRADS                offset in acts of the first chunk's partial gradien
                              product)
 PARTIAL_STRIDE               elements from one chunk's to the next
 READER                       the row of the op that reads the output
+OPTIMIZER_ROW                the row of the optimiser that updates the op's parameters
 """
-ATTRS = 26
+ATTRS = 27
 """First of the columns that belong to the kind of op.
 
 A row that needs more takes the rows after it.

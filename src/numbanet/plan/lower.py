@@ -33,6 +33,7 @@ from numbanet.plan.columns import (
     N_OUT,
     N_SPLIT_K,
     N_WEIGHTS,
+    OPTIMIZER_ROW,
     PARAM_COLS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
@@ -50,7 +51,7 @@ from numbanet.plan.columns import (
     column_value,
     float64_bits,
 )
-from numbanet.plan.op import Op
+from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.plan.plan import Plan
 from numbanet.plan.schedule import schedule
 from numbanet.plan.tasks import partition_parameters
@@ -103,9 +104,11 @@ def lower(
 
     sizes = [-(-(ATTRS + len(op.attrs)) // ROW_SIZE) for op in ops]
     rows = dict(zip(ops, np.cumsum([1, *sizes]).tolist(), strict=False))
-    n_rows = 1 + sum(sizes) + 1
+    groups = list(dict.fromkeys(op.group for op in ops if op.trained)) or [DEFAULT_GROUP]
+    first_group = 1 + sum(sizes)
+    n_rows = first_group + len(groups)
     tables = np.zeros((threads, n_rows, ROW_SIZE), np.int64)
-    tables[:, -1, INDEX] = n_rows - 1
+    tables[:, first_group:, INDEX] = range(first_group, n_rows)
     tables[:, 0, CHUNKS] = chunks
     tables[:, 0, PENALTY_FACTOR] = float64_bits(1.0)
     offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
@@ -119,6 +122,7 @@ def lower(
         _write_sizes(row, op)
         _write_places(row, places[k], arena_strides)
         row[:, INDEX], row[:, W], row[:, BUFFERS] = rows[op], w, buffers
+        row[:, OPTIMIZER_ROW] = first_group + groups.index(op.group) if op.trained else 0
         row[:, AUX] = offsets[op.aux] if op.aux else 0
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
         row[:, READER] = next(
@@ -150,6 +154,7 @@ def lower(
         n_params=w,
         offsets=offsets,
         rows=rows,
+        groups=groups,
     )
 
 

@@ -55,6 +55,7 @@ class Lowerable(Protocol):
         training: bool = False,
         augment=None,
         weighted: bool = False,
+        missing: bool = False,
     ) -> tuple[list[Op], Op, Op | None]:
         """Return the ops from the data to the loss, the loss's op, and the op of the accuracy."""
 
@@ -67,5 +68,7 @@ class Lowerable(Protocol):
     def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
         """Return the lengths of sequences as kernels read them, or None."""
 
-    def score(self, x, y, classes, loss, threads=None, lengths=None) -> tuple[float, float | None]:
+    def score(
+        self, x, y, classes, loss, threads=None, lengths=None, weights=None
+    ) -> tuple[float, float | None]:
         """Return the mean loss without penalties, and for classes the accuracy."""

@@ -1,9 +1,25 @@
 """Op: one row of the plan as a layer describes it, with kernels and sizes but no offsets yet."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from numbanet.backend.jit import Kernel
 from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT, SPLIT_K, STATISTICS
+
+
+class Group(NamedTuple):
+    """What the optimiser does otherwise for the parameters of some layers.
+
+    rate_factor    what the learning rate is multiplied by
+    weight_decay   the decoupled decay, or None for the optimiser's own
+    """
+
+    rate_factor: float = 1.0
+    weight_decay: float | None = None
+
+
+DEFAULT_GROUP = Group()
+"""All as the optimiser does it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +69,7 @@ class Op:
     `buffers`              elements that are kept and saved with the network, but not trained
     `scratch`              elements that a thread needs for itself during a verb
     `frozen`               training leaves its parameters as they are
+    `group`                the rate and the decay of its parameters
     `attrs`                integers or floats for the columns from ATTRS on
     """
 
@@ -88,6 +105,7 @@ class Op:
     not_differentiable: str = ""
     penalties: tuple = (0.0, 0.0)
     frozen: bool = False
+    group: Group = DEFAULT_GROUP
 
     @property
     def verbs(self) -> dict[int, Kernel | None]:

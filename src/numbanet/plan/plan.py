@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numbanet.plan.op import Op
+from numbanet.plan.op import Group, Op
 
 PHASE_SIZE, STEP_SIZE, TASK_SIZE = 3, 2, 5
 """Integers of a phase, of a step of the schedule, and of a task."""
@@ -32,6 +32,7 @@ class Plan:
     task_size    parameters in the largest task
     offsets      where in acts the output of an op begins
     rows         the number of each op's row
+    groups       what the optimiser's rows, the last ones, stand for
     """
 
     ops: list[Op]
@@ -50,11 +51,17 @@ class Plan:
     n_params: int
     offsets: dict[Op, int]
     rows: dict[Op, int]
+    groups: list[Group]
 
     @property
     def task_size(self) -> int:
         """Parameters in the largest task."""
         return int((self.tasks[:, 4] - self.tasks[:, 3]).max(initial=0))
+
+    @property
+    def optimizer_rows(self) -> np.ndarray:
+        """The optimiser's rows in every thread's table, (threads, groups, ROW_SIZE)."""
+        return self.tables[:, -len(self.groups) :]
 
     @property
     def n_memory(self) -> int:

@@ -29,7 +29,8 @@ from numbanet.nn.regularizers import L2, penalties
 from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS, WEIGHTS
 from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
 from numbanet.training import lbfgs
-from numbanet.training.fit import relative_weights, reuse_optimizer_state, take_epoch
+from numbanet.training.fit import reuse_optimizer_state, take_epoch
+from numbanet.training.weights import relative_weights
 
 STOCHASTIC = ("sgd", "adam")
 """Solvers that take steps by mini-batches."""
@@ -204,7 +205,7 @@ class _Perceptron(NetworkEstimator):
             threads=None,
             weighted=weights is not None,
         )
-        trainer.set_attrs(optimizer.attrs)
+        trainer.set_optimizer(optimizer)
         trainer.bind(INPUTS, X)
         trainer.bind(TARGETS, y)
         try:
@@ -317,7 +318,7 @@ class _Perceptron(NetworkEstimator):
         self.network_.optimizer_state *= self._rate / rate
         self._rate = rate
         self.network_.optimizer = self._optimizer()
-        trainer.set_attrs(self.network_.optimizer.attrs)
+        trainer.set_optimizer(self.network_.optimizer)
 
     def _split(self, X, y, weights):
         """(X, y, weights, validation): a part of the data is set aside for early stopping."""

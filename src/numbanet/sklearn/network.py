@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import _check_sample_weight
 
 from numbanet.io.attributes import instance
 from numbanet.network.sequential import Sequential
@@ -95,15 +97,21 @@ class _Network(NetworkEstimator):
 
     # --- fitting ---
 
-    def fit(self, X, y):
+    def fit(self, X, y, sample_weight=None):
         """Train on X (samples, …) and y, and return the estimator.
 
-        y   (samples,), or (samples, n_outputs) for several labels or targets
+        y               (samples,), or (samples, n_outputs) for several labels or targets
+        sample_weight   weights (samples,) of at least 0, or None
         Raises ValueError or TypeError for what does not fit, DivergenceError where the loss does
         not stay finite.
         """
         first = "network_" not in vars(self) or not self.warm_start
         X, y = self._check_X_y(X, y, first)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+        sample_weight = self._weigh_classes(y, sample_weight)
         y = self._targets(y, first)
         if first:
             self.network_ = self._build(X.shape[1:])
@@ -118,9 +126,14 @@ class _Network(NetworkEstimator):
             validation_split=self.validation_split,
             callbacks=self.callbacks,
             verbose=self.verbose,
+            sample_weight=sample_weight,
         )
         self.history_, self.n_iter_ = history.history, len(history.seconds)
         return self
+
+    def _weigh_classes(self, y, sample_weight):
+        """The weights of the samples times those of their classes, if there are any."""
+        return sample_weight
 
     def _build(self, input_shape) -> Sequential:
         """The network for samples of that shape; ValueError where its outputs do not fit y."""
@@ -160,12 +173,58 @@ class NetworkClassifier(ClassesMixin, _Network):
                       output_shape) that returns all layers, or a Sequential; None stands for one
                       hidden layer of 100 rectifiers
     loss … verbose    as for Sequential and its fit; epochs counts the passes of one fit
+    class_weight      weights by class, "balanced", or None, as in scikit-learn
     random_state      an int for the same result in every fit
     warm_start        whether fit goes on with the network of the last one
 
     Fitted, it has `network_`, the Sequential; `history_`, the metrics of every epoch by name;
     `n_iter_`, the number of epochs; `classes_`.
     """
+
+    def __init__(
+        self,
+        layers=None,
+        *,
+        loss=None,
+        optimizer="adam",
+        epochs=100,
+        batch_size=32,
+        shuffle=True,
+        penalty=None,
+        class_weight=None,
+        validation_split=0.0,
+        callbacks=None,
+        dtype="float32",
+        threads=None,
+        device="cpu",
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        super().__init__(
+            layers,
+            loss=loss,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            penalty=penalty,
+            validation_split=validation_split,
+            callbacks=callbacks,
+            dtype=dtype,
+            threads=threads,
+            device=device,
+            random_state=random_state,
+            warm_start=warm_start,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    def _weigh_classes(self, y, sample_weight):
+        if self.class_weight is None:
+            return sample_weight
+        by_class = compute_sample_weight(self.class_weight, y)
+        return by_class if sample_weight is None else by_class * sample_weight
 
     def _targets(self, y, first: bool) -> np.ndarray:
         if first:
@@ -183,7 +242,7 @@ class NetworkRegressor(TargetsMixin, _Network):
     """A regressor of any layers.
 
     The output layer that is added to `layers` has one linear unit for each target. Parameters and
-    fitted attributes are those of NetworkClassifier, without `classes_`.
+    fitted attributes are those of NetworkClassifier, without `class_weight` and `classes_`.
     """
 
     def _targets(self, y, first: bool) -> np.ndarray:

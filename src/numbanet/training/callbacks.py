@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from numbanet.io.attributes import KnownArguments
-from numbanet.io.fields import Choice, Count, Flag, Real, shown
-from numbanet.io.registry import nearest
+from numbanet.io.fields import Count, Flag, Real, shown
+from numbanet.nn.metrics import MODE, monitored
+from numbanet.training.averages import restore, snapshot
 
-MODE = Choice(("auto", "min", "max"))
 CHECKPOINT = "epoch-{epoch:06}.safetensors"
 """The name of a Checkpoint's file."""
 
@@ -77,27 +77,18 @@ class _Watch:
     def __init__(self, owner: str, monitor: str, mode: str, min_delta: float):
         self.owner, self.monitor = owner, monitor
         self.min_delta = Real(0)(min_delta, "min_delta", owner)
-        if MODE(mode, "mode", owner) == "auto":
-            mode = "max" if monitor.endswith(("accuracy", "r2")) else "min"
-        self.sign = -1 if mode == "max" else 1
+        self.mode = MODE(mode, "mode", owner)
         self.best = math.inf
 
     def take(self, value: float) -> None:
         """Count a value from before as one that was reached."""
-        self.best = min(self.best, self.sign * value)
+        self.best = min(
+            self.best, monitored(self.owner, self.monitor, self.mode, {self.monitor: value})
+        )
 
     def improves(self, logs: dict[str, float]) -> bool:
         """Whether the metric is better than the best before; ValueError if it is not there."""
-        if self.monitor not in logs:
-            validated = any(name.startswith("val_") for name in logs)
-            hint = nearest(self.monitor, logs)
-            if self.monitor.startswith("val_") and not validated:
-                hint = "; pass validation_data"
-            raise ValueError(
-                f"{self.owner}: no metric {self.monitor!r} to watch, "
-                f"there are {', '.join(logs)}{hint}"
-            )
-        value = self.sign * logs[self.monitor]
+        value = monitored(self.owner, self.monitor, self.mode, logs)
         if value < self.best - (self.min_delta if self.best < math.inf else 0):
             self.best = value
             return True
@@ -107,8 +98,8 @@ class _Watch:
 class EarlyStopping(KnownArguments, Callback):
     """Stop when `monitor` has not improved for `patience` epochs, and restore the best parameters.
 
-    mode        "min" or "max", whether it improves downwards or upwards; "auto": upwards for names
-                that end in "accuracy" or "r2"
+    mode        "min" or "max", whether it improves downwards or upwards; "auto": as its name says,
+                downwards for losses and errors, upwards for other metrics of `nn.metrics`
     min_delta   what counts as an improvement: more than this
     """
 
@@ -127,19 +118,19 @@ class EarlyStopping(KnownArguments, Callback):
 
     def on_fit_begin(self, network):
         self.watch = _Watch("EarlyStopping", self.monitor, self.mode, self.min_delta)
-        self.since, self.parameters = 0, None
+        self.since, self.best = 0, None
 
     def on_epoch_end(self, epoch, logs, network):
         if self.watch.improves(logs):
             self.since = 0
-            self.parameters = network.memory.copy() if self.restore_best else None
+            self.best = snapshot(network) if self.restore_best else None
         else:
             self.since += 1
         return self.since >= self.patience
 
     def on_fit_end(self, network):
-        if self.parameters is not None:
-            network.memory[:] = self.parameters
+        if self.best is not None:
+            restore(network, self.best)
 
 
 class TimeLimit(KnownArguments, Callback):

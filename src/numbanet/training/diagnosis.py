@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from numbanet.io.validation import has_missing
 from numbanet.nn import losses
+from numbanet.nn.layers.base import checks_inputs
 
 SAMPLE_ROWS = 4096
 """Most rows that are looked at."""
@@ -17,7 +19,8 @@ SAMPLE_ELEMENTS = 1 << 22
 LARGE = 10.0
 """Root mean square beyond which a column of inputs or targets is not scaled."""
 UNEQUAL = 100.0
-"""Columns whose deviations differ by more than this factor are on different scales."""
+"""Columns whose ranges differ by more than this factor are on different scales. (Deviations would
+count a pixel that seldom has ink.)"""
 STUCK_EPOCHS, FEW_STEPS = 10, 100
 """Epochs and steps after which a training is looked at."""
 STUCK_DROP = 0.05
@@ -30,6 +33,7 @@ RATES = {"SGD": (0.01, 1.0)}
 ADAPTIVE_RATES = (1e-4, 0.03)
 SCALING = {"Standardize", "Rescale", "BatchNorm", "LayerNorm"}
 """Layers that scale what follows them."""
+STANDARDIZE = "begin the network with nn.Standardize()"
 RANGES = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "ReLU": (0.0, np.inf)}
 """What a last activation can give."""
 
@@ -63,7 +67,13 @@ class Run:
         return self._rates_of(self.network.epoch, batches)
 
     def _rates_of(self, epoch: int, batches: int) -> np.ndarray | None:
-        return self.optimizer.rates(epoch, batches, self.start + self.epochs)
+        return self.optimizer.rates(epoch, batches, self.start + self.epochs, self.schedule_state)
+
+    @property
+    def schedule_state(self) -> tuple:
+        """What the schedule remembers of earlier epochs; () where there was another one before."""
+        before = getattr(self.network.optimizer, "learning_rate", None)
+        return self.network.schedule_state if before == self.optimizer.learning_rate else ()
 
     def _mean_rate(self) -> float:
         """The mean learning rate of the epochs so far, and of the one that is under way."""
@@ -92,7 +102,8 @@ class Run:
         """What to change, the likeliest first."""
         rate, unusual = self._of_rate(diverged)
         with np.errstate(over="ignore", invalid="ignore"):
-            found = [*self._of_inputs(), *self._of_targets()]
+            pairs = [*self.of_inputs(), *self.of_targets()]
+            found = [f"{what}: {way}" for what, way in pairs]
         if diverged or unusual or not found:
             found.append(rate)
         if not diverged and self.network.optimizer_steps < FEW_STEPS:
@@ -102,26 +113,30 @@ class Run:
             found.append("or a larger network, or another seed; or x may say nothing about y")
         return f"What to do: {'; '.join(found)}"
 
-    def _of_inputs(self):
+    def of_inputs(self):
+        """Yield what is wrong with the inputs' scale, and what to do, as pairs of texts."""
         if self._scales_inputs():
             return
         x = _sample(self.x)
-        low, high, rms, spread = x.min(axis=0), x.max(axis=0), _rms(x), x.std(axis=0)
+        low, high, rms = x.min(axis=0), x.max(axis=0), _rms(x)
+        spread = high - low
         vectors, large = self.x.ndim == 2, int(rms.argmax())
         if rms[large] > LARGE and low.min() >= 0 and high.max() <= 255 and self._like_bytes():
             yield (
-                f"x spans {_span(low.min(), high.max())}: begin the network with nn.Rescale(1/255)"
+                f"x spans {_span(low.min(), high.max())}",
+                "begin the network with nn.Rescale(1/255)",
             )
         elif rms[large] > LARGE:
             where = f"column {large} of x" if vectors and len(rms) > 1 else "x"
             span = _span(low[large], high[large]) if vectors else _span(low.min(), high.max())
-            yield f"{where} spans {span}: begin the network with nn.Standardize()"
+            yield f"{where} spans {span}", STANDARDIZE
         elif vectors:
             wide, narrow = int(spread.argmax()), int(np.where(spread > 0, spread, np.inf).argmin())
             if spread[wide] > UNEQUAL * spread[narrow] > 0:
                 yield (
                     f"column {wide} of x spans {_span(low[wide], high[wide])}, column {narrow} "
-                    f"{_span(low[narrow], high[narrow])}: begin the network with nn.Standardize()"
+                    f"{_span(low[narrow], high[narrow])}",
+                    STANDARDIZE,
                 )
 
     def _like_bytes(self) -> bool:
@@ -129,15 +144,19 @@ class Run:
         return self.x.dtype == np.uint8 or self.x.ndim > 2
 
     def _scales_inputs(self) -> bool:
-        """Whether a layer scales the inputs before the first one that has parameters."""
+        """Whether a layer scales the inputs before the first one that has parameters.
+
+        A layer that checks its inputs itself, as one of indices, needs none.
+        """
         for built in self.network.layers:
-            if type(built.layer).__name__ in SCALING:
+            if type(built.layer).__name__ in SCALING or checks_inputs(built.layer):
                 return True
             if built.n_parameters:
                 return False
         return False
 
-    def _of_targets(self):
+    def of_targets(self):
+        """Yield what is wrong with the targets' scale, and what to do, as pairs of texts."""
         if self.classes:
             return
         y = _sample(self.y)
@@ -146,7 +165,8 @@ class Run:
                 low, high = _span_of(self.network.unscale_targets(y))
                 yield (
                     f"y spans {_span(low, high)}, far from the targets of the first fit, by which "
-                    "they are scaled: network.initialize(), and fit again with scale_targets=True"
+                    "they are scaled",
+                    "network.initialize(), and fit again with scale_targets=True",
                 )
             return
         low, high = _span_of(y)
@@ -154,11 +174,11 @@ class Run:
         least, most = RANGES.get(last, (-np.inf, np.inf))
         if low < least or high > most:
             yield (
-                f"y spans {_span(low, high)}, which the last activation, {last}, cannot reach: "
-                "leave the last layer without an activation"
+                f"y spans {_span(low, high)}, which the last activation, {last}, cannot reach",
+                "leave the last layer without an activation",
             )
         if _rms(y).max() > LARGE:
-            yield f"y spans {_span(low, high)}: scale it by fit(…, scale_targets=True)"
+            yield f"y spans {_span(low, high)}", "scale it by fit(…, scale_targets=True)"
 
     def _of_rate(self, diverged: bool) -> tuple[str, bool]:
         """What to do with the learning rate, and whether it is an unusual one."""
@@ -171,6 +191,15 @@ class Run:
         if rate < least:
             return f"raise the learning rate ({kind}'s is {rate:g})", True
         return f"try another learning rate ({kind}'s is {rate:g})", False
+
+
+def filled(y: np.ndarray) -> np.ndarray:
+    """Targets with the mean of their column in the place of missing ones."""
+    if not has_missing(y):
+        return y
+    known = ~np.isnan(y)
+    mean = np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known, y, mean)
 
 
 def constant_loss(loss, y: np.ndarray, outputs: int) -> float | None:

@@ -2,13 +2,16 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 
 from numbanet.io.attributes import instance
 from numbanet.io.fields import Flag, Real, shown
-from numbanet.io.validation import check_int, check_sample_weight, check_threads
+from numbanet.io.validation import check_int, check_threads, check_weights
+from numbanet.nn import metrics as measures
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.plan.columns import (
@@ -21,15 +24,38 @@ from numbanet.plan.columns import (
     TARGETS,
     WEIGHTS,
 )
+from numbanet.plan.op import DEFAULT_GROUP
 from numbanet.training import lbfgs
+from numbanet.training.averages import measured_network, refresh
 from numbanet.training.callbacks import as_callbacks
-from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run
+from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run, filled
 from numbanet.training.history import History
 from numbanet.training.lbfgs import LBFGS
 from numbanet.training.progress import VERBOSE, Progress
+from numbanet.training.weights import class_weights, relative_weights, sample_weights
 
 WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
 SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
+
+
+TRIED_SAMPLES = 64
+"""Validation samples on which metrics are tried before training."""
+
+
+class Validation(NamedTuple):
+    """Checked data that are measured after every epoch.
+
+    x, y      inputs (samples, …), and labels (samples,) or rows (samples, outputs)
+    classes   whether y names classes
+    lengths   numbers of steps, int64 (samples,), or None
+    weights   weights of the samples, float64, or None
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    classes: bool
+    lengths: np.ndarray | None
+    weights: np.ndarray | None
 
 
 class DivergenceError(ArithmeticError):
@@ -59,6 +85,8 @@ def fit(
     callbacks,
     verbose,
     sample_weight,
+    class_weight,
+    metrics,
     threads,
 ) -> History:
     """Train the network; see Sequential.fit."""
@@ -70,6 +98,7 @@ def fit(
     if not isinstance(optimizer, LBFGS):
         optimizer = optimizers.optimizer(optimizer)
     callbacks = as_callbacks(callbacks)
+    metrics = measures.metrics(metrics)
     epochs = check_int(epochs, "epochs", 0)
     verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
     threads = check_threads(threads)
@@ -87,17 +116,24 @@ def fit(
         lengths = network.check_lengths(lengths, len(x))
         weights = None
         if sample_weight is not None:
-            weights = check_sample_weight(sample_weight, len(x))
-    validation = None
-    if validation_data is not None:
-        validation = _validation_data(network, validation_data, validation_split, loss)
-    elif validation_split:
-        n_train = _n_train(len(x), validation_split)
-        rest = None if lengths is None else lengths[n_train:]
-        validation = (x[n_train:], y[n_train:], classes, rest)
-        x, y = x[:n_train], y[:n_train]
-        weights = None if weights is None else weights[:n_train]
-        lengths = None if lengths is None else lengths[:n_train]
+            weights = check_weights(sample_weight, len(x))
+        validation = None
+        if validation_data is not None:
+            validation = _validation_data(network, validation_data, validation_split, loss)
+        elif validation_split:
+            n_train = _n_train(len(x), validation_split)
+            rest = [None if one is None else one[n_train:] for one in (lengths, weights)]
+            validation = Validation(x[n_train:], y[n_train:], classes, *rest)
+            x, y = x[:n_train], y[:n_train]
+            weights = None if weights is None else weights[:n_train]
+            lengths = None if lengths is None else lengths[:n_train]
+        elif metrics:
+            raise ValueError("metrics are measured on validation data; pass validation_data")
+        by_class = class_weights(network, class_weight, y, classes)
+        weights = sample_weights(y, weights, by_class)
+        if validation is not None:
+            found = sample_weights(validation.y, validation.weights, by_class)
+            validation = validation._replace(weights=found)
     samples = len(x)
     batch = min(batch_size or samples, samples)
     batches = -(-samples // batch)
@@ -109,11 +145,13 @@ def fit(
         if epochs and network.learn_scalings(x, y, loss, scale_targets):
             y, classes = network.scale_targets(y), False
             if validation is not None:
-                found = network.scale_targets(validation[1])
-                validation = (validation[0], found, False, validation[3])
+                found = network.scale_targets(validation.y)
+                validation = validation._replace(y=found, classes=False)
+        if metrics and validation is not None:
+            _try_metrics(network, metrics, validation)
     if isinstance(optimizer, LBFGS):
         return _fit_lbfgs(
-            network, optimizer, x, y, loss, epochs, weights, validation, callbacks, verbose
+            network, optimizer, x, y, loss, epochs, weights, validation, metrics, callbacks, verbose
         )
     with ExitStack() as at_end:
         with undo:
@@ -130,26 +168,33 @@ def fit(
                 weighted=weights is not None,
             )
             at_end.callback(trainer.release)
-            run = Run(network, x, y, classes, loss, optimizer, network.epoch, epochs)
-            rates = run.rates(batches)
+            run = Run(network, x, filled(y), classes, loss, optimizer, network.epoch, epochs)
+            rates, schedule = run.rates(batches), optimizer.schedule
+            if schedule is not None:  # a metric that it asks for and that is not there, before all
+                schedule.observe((), dict.fromkeys(_log_names(classes, validation, metrics), 0.0))
             trainer.bind(INPUTS, x)
             trainer.bind(TARGETS, y)
             trainer.bind(LENGTHS, lengths)
-            trainer.set_attrs(optimizer.attrs)
+            trainer.set_optimizer(optimizer)
             for callback in callbacks:
                 callback.on_fit_begin(network)
                 at_end.callback(callback.on_fit_end, network)
-            progress = Progress(epochs, verbose)
+            progress = Progress(epochs, samples, verbose)
             at_end.callback(progress.close)
         reuse_optimizer_state(network, optimizer)
-        if rates is not None and not rates.any() and epochs:
+        measured = measured_network(network, optimizer) if validation is not None else network
+        ended = schedule is not None and schedule.has_ended(network.schedule_state)
+        if epochs and (ended or (rates is not None and not rates.any())):
+            what = "no epoch was trained" if ended else "the learning rate is 0"
             warnings.warn(
-                f"the learning rate is 0: {optimizer.learning_rate} has ended by epoch "
-                f"{network.epoch}; pass another schedule or rate",
+                f"{what}: {optimizer.learning_rate} has ended by epoch {network.epoch}; "
+                "pass another schedule or rate",
                 NotLearningWarning,
                 stacklevel=4,
             )
         for _ in range(epochs):
+            if schedule is not None and schedule.has_ended(network.schedule_state):
+                break
             start = time.perf_counter()
             try:
                 logs = _epoch(run, trainer, batches, shuffle, weights, progress)
@@ -166,7 +211,12 @@ def fit(
                     _warn_if_stuck(run, first, logs["loss"], progress)
             logs["loss"] += penalty
             if validation is not None:
-                logs |= _validate(network, validation, loss, penalty)
+                if measured is not network:
+                    refresh(measured, network)
+                    penalty = measured.penalty_value(samples, batches)
+                logs |= _validate(measured, validation, loss, penalty, metrics)
+            if schedule is not None:
+                network.schedule_state = schedule.observe(network.schedule_state, logs)
             history.add(logs, time.perf_counter() - start)
             progress.epoch(logs)
             if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
@@ -184,13 +234,19 @@ def _check_lbfgs(network, has_batches: bool, augment, lengths) -> None:
         )
     if not all(built.trainable for built in network.layers if built.n_parameters):
         raise ValueError("L-BFGS trains all layers, some are frozen: network.unfreeze() first")
+    own = [k for k, built in enumerate(network.layers) if built.group != DEFAULT_GROUP]
+    if own:
+        raise ValueError(
+            f"L-BFGS has no learning rate and no decay, layer {own[0]} has one of its own; set its "
+            "learning_rate_factor to 1 and its weight_decay to None"
+        )
 
 
 def _fit_lbfgs(
-    network, optimizer, x, y, loss, epochs, weights, validation, callbacks, verbose
+    network, optimizer, x, y, loss, epochs, weights, validation, metrics, callbacks, verbose
 ) -> History:
     """Minimise the loss of all samples; an epoch is an iteration of L-BFGS."""
-    history, progress = History(), Progress(epochs, verbose)
+    history, progress = History(), Progress(epochs, len(x), verbose)
     snapshot, start = network.memory.copy(), time.perf_counter()
 
     def end_iteration(value: float) -> bool:
@@ -198,7 +254,8 @@ def _fit_lbfgs(
         network.epoch += 1
         logs = {"loss": value}
         if validation is not None:
-            logs |= _validate(network, validation, loss, network.penalty_value(len(x), 1))
+            penalty = network.penalty_value(len(x), 1)
+            logs |= _validate(network, validation, loss, penalty, metrics)
         start, began = time.perf_counter(), start
         history.add(logs, start - began)
         progress.epoch(logs)
@@ -231,17 +288,26 @@ def _fit_lbfgs(
     return history
 
 
-def _validation_data(network, validation_data, validation_split, loss) -> tuple:
-    """Checked validation data: x, y, whether y names classes, and lengths or None."""
+def _validation_data(network, given, validation_split, loss) -> Validation:
+    """The checked validation data that fit was given."""
     if validation_split:
         raise ValueError("pass validation_data or validation_split, not both")
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-        raise ValueError("validation_data must be a pair (x, y), or (x, y, lengths)")
-    x, y, *rest = validation_data
-    x, y, classes = network.check_data(x, y, loss, labels=("validation x", "validation y"))
-    given = rest[0] if rest else None
-    lengths = network.check_lengths(given, len(x), "validation lengths")
-    return x, y, classes, lengths
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        given = dict(zip(("x", "y"), given, strict=True))
+    known = {"x", "y", "lengths", "sample_weight"}
+    if not isinstance(given, Mapping) or not {"x", "y"} <= set(given) <= known:
+        raise ValueError(
+            "validation_data must be a pair (x, y), or a dict of x, y and, if need be, lengths and "
+            f"sample_weight, got {shown(given)}"
+        )
+    x, y, classes = network.check_data(
+        given["x"], given["y"], loss, labels=("validation x", "validation y")
+    )
+    lengths = network.check_lengths(given.get("lengths"), len(x), "validation lengths")
+    weights = given.get("sample_weight")
+    if weights is not None:
+        weights = check_weights(weights, len(x), "validation sample_weight")
+    return Validation(x, y, classes, lengths, weights)
 
 
 def _n_train(samples: int, validation_split: float) -> int:
@@ -267,29 +333,27 @@ def check_last_batch(network, samples: int, batch: int) -> None:
             )
 
 
-def relative_weights(weights, order, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of samples divided by the mean of their batch, and the batches' sums of weights.
-
-    The loss of a batch is then the weighted mean of its samples' losses. A batch of weights that
-    are all 0 has a loss of 0.
-    """
-    ordered = weights if order is None else weights[order]
-    starts = np.arange(0, len(weights), batch)
-    sums, counts = np.add.reduceat(ordered, starts), np.diff([*starts, len(weights)])
-    factors = np.divide(counts, sums, out=np.zeros(len(sums)), where=sums > 0)
-    relative = np.empty(len(weights))
-    relative[slice(None) if order is None else order] = ordered * np.repeat(factors, counts)
-    return relative, sums
-
-
 def reuse_optimizer_state(network, optimizer) -> None:
-    """Keep the optimiser's state if it is of the same class, or start it at zero."""
-    n_state = len(optimizer.state_names) * network.parameters.size
-    same_class = type(network.optimizer) is type(optimizer)
-    if not same_class or network.optimizer_state.size != n_state:
-        network.optimizer_state = np.zeros(n_state, network.dtype)
-        network.optimizer_steps = 0
+    """Keep the optimiser's state if it is of the same class, or start it anew.
+
+    Averages that are first asked for begin with the parameters as they are. What a schedule
+    remembers is kept if it is the same.
+    """
+    if getattr(network.optimizer, "learning_rate", None) != optimizer.learning_rate:
+        network.schedule_state = ()
+    before, state = network.optimizer, network.optimizer_state
+    fresh = optimizer.initial_state(network.parameters)
+    own = len(optimizer.state_names) * network.parameters.size
+    same = type(before) is type(optimizer) and before.state_names == optimizer.state_names
+    if not same or state.size != len(before.vectors) * network.parameters.size:
+        network.optimizer_state, network.optimizer_steps = fresh, 0
+    elif before.vectors != optimizer.vectors:
+        network.optimizer_state = np.concatenate([state[:own], fresh[own:]])
     network.optimizer = optimizer
+    for built in network.layers:
+        if optimizer.average and not built.trainable:
+            part = slice(built.offset, built.offset + built.n_parameters)
+            network.averaged_parameters[part] = network.parameters[part]
 
 
 def _epoch(run, trainer, batches, shuffle, weights, progress) -> dict[str, float]:
@@ -311,7 +375,7 @@ def _epoch(run, trainer, batches, shuffle, weights, progress) -> dict[str, float
 
 
 def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> int:
-    """Take all steps of an epoch on the bound data, in native calls of at most about 50 ms.
+    """Take all batches of an epoch on the bound data, in native calls of at most about 50 ms.
 
     order      the order of the samples, int64, or None
     rates      the learning rate of every step, float64, or None where it is constant
@@ -325,12 +389,13 @@ def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> i
     trainer.plan.set_context(SEED, network.seed)
     trainer.metric_sums[:] = 0
     batches, done = -(-samples // trainer.plan.batch), 0
+    updates, steps_before = network.optimizer.updates, network.optimizer_steps
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
         reached = trainer.steps(
             network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
         )
-        network.optimizer_steps += reached - done
+        network.optimizer_steps = steps_before + updates(reached, batches)
         if reached < last:
             return reached
         done = reached
@@ -339,13 +404,32 @@ def take_epoch(network, trainer, samples: int, order, rates, progress=None) -> i
     return batches
 
 
-def _validate(network, validation, loss, penalty: float) -> dict[str, float]:
-    """Loss, with the penalty, and accuracy on the validation data."""
-    x, y, classes, lengths = validation
-    value, accuracy = network.score(x, y, classes, loss, None, lengths)
+def _try_metrics(network, metrics, validation: Validation) -> None:
+    """Measure a few samples: a metric that does not fit fails before training."""
+    x, y, _, *rest = validation
+    some = (None if one is None else one[:TRIED_SAMPLES] for one in rest)
+    network.measure(metrics, x[:TRIED_SAMPLES], y[:TRIED_SAMPLES], *some)
+
+
+def _log_names(classes: bool, validation: Validation | None, metrics) -> list[str]:
+    """The names of what an epoch measures."""
+    names = ["loss", *(["accuracy"] if classes else [])]
+    if validation is not None:
+        found = ["loss", *(["accuracy"] if validation.classes else []), *metrics]
+        names += [f"val_{name}" for name in found]
+    return names
+
+
+def _validate(network, validation, loss, penalty: float, metrics) -> dict[str, float]:
+    """Loss, with the penalty, accuracy and other metrics on the validation data."""
+    x, y, classes, lengths, weights = validation
+    value, accuracy = network.score(x, y, classes, loss, None, lengths, weights)
     logs = {"val_loss": value + penalty}
     if accuracy is not None:
         logs["val_accuracy"] = accuracy
+    if metrics:
+        found = network.measure(metrics, x, y, lengths, weights)
+        logs |= {f"val_{name}": value for name, value in found.items()}
     return logs
 
 
@@ -360,7 +444,7 @@ def _warn_if_stuck(run, first: float, last: float, progress) -> None:
 def _restore_and_raise(run, snapshot, batch) -> None:
     network = run.network
     network.memory[:] = snapshot
-    network.optimizer_state[:] = 0
+    network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
     network.optimizer_steps = 0
     raise DivergenceError(
         f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a "

@@ -5,12 +5,13 @@ Source   Liu, Nocedal 1989; Byrd, Lu, Nocedal, Zhu 1995 (SciPy's implementation)
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from numbanet.io.attributes import Description
 from numbanet.io.fields import Count, Real, check
+from numbanet.nn.optimizers import AROUND
 from numbanet.plan.columns import EPOCH, INPUTS, PENALTY_FACTORS, SEED, TARGETS, WEIGHTS
 
 
@@ -24,6 +25,9 @@ class LBFGS(Description):
     """
 
     after_change = "pass it to the next fit"
+    instead: ClassVar[dict[str, str]] = dict.fromkeys(
+        AROUND, "it is of the optimizers with mini-batches"
+    )
 
     tolerance: Annotated[float, Real(0)] = 1e-5
     max_evaluations: Annotated[int, Count(1)] = 15000

@@ -14,15 +14,16 @@ VERBOSE = Count(0, 2, says=SAYS, beyond=SAYS)
 
 
 class Progress:
-    """Shows epochs, a bar, metrics and the remaining time, at most ten times a second.
+    """Shows epochs, a bar, the remaining time, speed and metrics, at most ten times a second.
 
+    samples   of each epoch
     verbose   1: on a terminal and in a notebook, nothing elsewhere; 2: a line for each epoch,
               anywhere; 0: nothing
     stream    what it is written to, by default stderr
     """
 
-    def __init__(self, epochs: int, verbose: int, stream=None):
-        self.epochs, self.verbose = epochs, verbose
+    def __init__(self, epochs: int, samples: int, verbose: int, stream=None):
+        self.epochs, self.samples, self.verbose = epochs, samples, verbose
         stream = stream or sys.stderr  # None in a program without a console
         self.line = _line(verbose, stream) if epochs and stream is not None else None
         self.done, self.metrics = 0, ""
@@ -33,19 +34,28 @@ class Progress:
         now = time.monotonic()
         if self.line and self.verbose == 1 and now - self.shown >= 0.1:
             self.shown = now
-            total = (self.done + fraction) / self.epochs
-            left = (now - self.start) * (1 / total - 1) if total else 0
+            done, total = self.done + fraction, (self.done + fraction) / self.epochs
             bar = "█" * int(24 * total) + "·" * (24 - int(24 * total))
             epoch = min(self.done + 1, self.epochs)
-            self.line.show(f"epoch {epoch}/{self.epochs} {bar} {left:5.1f} s left  {self.metrics}")
+            self.line.show(f"epoch {epoch}/{self.epochs} {bar} {self._pace(now, done)}")
 
     def epoch(self, logs: dict[str, float]) -> None:
         """Take the metrics of an epoch."""
         self.done += 1
         self.metrics = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
         if self.line and self.verbose == 2:
-            self.line.show(f"epoch {self.done}/{self.epochs}  {self.metrics}")
+            pace = self._pace(time.monotonic(), self.done)
+            self.line.show(f"epoch {self.done}/{self.epochs}  {pace}")
         self.step(0)
+
+    def _pace(self, now: float, done: float) -> str:
+        """The remaining time, the speed and the metrics after so many epochs."""
+        left = (now - self.start) * (self.epochs / done - 1) if done else 0
+        return f"{left:5.1f} s left  {self._speed(now, done)}{self.metrics}"
+
+    def _speed(self, now: float, done: float) -> str:
+        seconds = now - self.start
+        return f"{done * self.samples / seconds:,.0f} samples/s  " if done and seconds > 0 else ""
 
     def new_line(self) -> None:
         """Leave the line as it is, because something else is printed."""
@@ -55,8 +65,9 @@ class Progress:
     def close(self) -> None:
         """Leave a last line with the metrics and the time it took."""
         if self.line:
-            seconds = time.monotonic() - self.start
-            self.line.show(f"{self.done} epochs in {seconds:.1f} s  {self.metrics}")
+            now = time.monotonic()
+            speed = self._speed(now, self.done)
+            self.line.show(f"{self.done} epochs in {now - self.start:.1f} s  {speed}{self.metrics}")
             self.line.end()
 
 

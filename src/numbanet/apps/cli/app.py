@@ -1,4 +1,4 @@
-"""The command line: numbanet train, evaluate, predict, plot, info, bench.
+"""The command line: numbanet train, evaluate, predict, plot, diagnose, export, info, bench.
 
 An error is reported in one line, with exit code 2.
 """
@@ -433,10 +433,68 @@ def plot(model, data, held_out, force, **given) -> None:
         "confusion": lambda: plotting.confusion(net, x, y),
     }
     for name, path in paths.items():
-        content = io.BytesIO()
-        draw[name]().savefig(content, format=Path(path).suffix[1:] or "png", dpi=150)
-        safetensors.write_atomic(path, [content.getvalue()])
+        _write_figure(path, draw[name]())
         click.echo(f"wrote {path}")
+
+
+def _write_figure(path: str, figure) -> None:
+    """Write a figure in the format that its file's suffix names, by default .png."""
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix[1:].lower() or "png", dpi=150)
+    safetensors.write_atomic(path, [content.getvalue()])
+
+
+def _check_figure(path: str, force: bool, reads: tuple[str, ...] = ()) -> None:
+    """ValueError for a --plot that cannot be written; ImportError without matplotlib."""
+    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot {path}: give a separate .png, .svg or .pdf file")
+    options.check_writable(path, force, "--plot", reads)
+    plotting.new_figure(1, 1)
+
+
+# --- diagnose -------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("data")
+@_device
+@click.option("--loss", help="That of the training; by default what belongs to the last layer.")
+@click.option(
+    "--plot", "plot_file", type=click.Path(), help="A file .png, .svg or .pdf for the figures."
+)
+@_csv_options
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def diagnose(model, data, device, loss, plot_file, force, **csv) -> None:
+    """Say what is wrong with MODEL, which was trained on DATA, and what to try.
+
+    The network is examined on the part of DATA that train took; the part that it held out shows
+    overfitting.
+    """
+    if plot_file:
+        _check_figure(plot_file, force, (model, data))
+    net = load(model)
+    if isinstance(net, Ensemble):
+        raise ValueError(f"{model} holds an ensemble; save one of its networks, and diagnose that")
+    net.to(device)
+    x, y, held_out = _split_data(data, net, options.take_csv(csv))
+    click.echo(net.diagnose(x, y, loss=loss, validation_data=held_out))
+    if plot_file:
+        _write_figure(plot_file, plotting.diagnosis(net, x, y, loss))
+        click.echo(f"wrote {plot_file}")
+
+
+def _split_data(data: str, net, csv) -> tuple[np.ndarray, np.ndarray, tuple | None]:
+    """x and y that train took, and the pair that it held out, if it is not empty."""
+    if not experiment.is_file(data):
+        d = experiment.read_data(data, net.seed, **csv)
+        held_out = experiment.reshape_for(d.x_test, net), d.y_test
+        return experiment.reshape_for(d.x, net), d.y, held_out
+    table = experiment.read_table(data, **experiment.by_name(net, data, csv))
+    _tell_dropped(data, table)
+    x, y = experiment.reshape_for(table.x, net), experiment.labels_for(net, table, data)
+    train, test = datasets.split_indices(len(x), net.seed)
+    return x[train], y[train], (x[test], y[test]) if len(test) else None
 
 
 # --- export ---------------------------------------------------------------------------------------
@@ -519,10 +577,9 @@ def bench_command(seconds, device, json_file, plot_file, force) -> None:
     if json_file:
         options.check_writable(json_file, force, "--json")
     if plot_file:
-        if Path(plot_file).suffix.lower() not in (".png", ".svg", ".pdf") or plot_file == json_file:
+        if plot_file == json_file:
             raise ValueError(f"--plot {plot_file}: give a separate .png, .svg or .pdf file")
-        options.check_writable(plot_file, force, "--plot")
-        plotting.new_figure(1, 1)  # says at once that matplotlib is missing
+        _check_figure(plot_file, force)
     on_device: dict[str, str] = {} if device == "cpu" else {"device": device}
     peak, found = bench.Peak(bench.peak_flops(**on_device)), []
     click.echo(f"{bench.environment_line(device)}\n{bench.peak_text(peak.first, device)}\n")
@@ -535,6 +592,4 @@ def bench_command(seconds, device, json_file, plot_file, force) -> None:
     if json_file:
         options.write_json(json_file, bench.record(found, peak, device))
     if plot_file:
-        content = io.BytesIO()
-        bench.bar_chart(found).savefig(content, format=Path(plot_file).suffix[1:].lower(), dpi=150)
-        safetensors.write_atomic(plot_file, [content.getvalue()])
+        _write_figure(plot_file, bench.bar_chart(found))

@@ -160,11 +160,26 @@ def block_sum(dtype_of, values, n):
 
     `dtype_of` points to elements of the type of the sum.
     """
-    sums = shared_array(dtype_of, BLOCK_THREADS)
-    tid = thread_in_block()
     total = const_like(dtype_of, 0)
-    for i in range(tid, n, BLOCK_THREADS):
+    for i in range(thread_in_block(), n, BLOCK_THREADS):
         total += values[i]
+    return _sum_over_threads(dtype_of, total)
+
+
+@inline
+def block_square_sum(dtype_of, values, first, last):
+    """The same for the squares of values first ≤ i < last."""
+    total = const_like(dtype_of, 0)
+    for i in range(first + thread_in_block(), last, BLOCK_THREADS):
+        value = const_like(dtype_of, values[i])
+        total += value * value
+    return _sum_over_threads(dtype_of, total)
+
+
+@inline
+def _sum_over_threads(dtype_of, total):
+    """The sum of what every thread of a block has, for thread 0."""
+    sums, tid = shared_array(dtype_of, BLOCK_THREADS), thread_in_block()
     sums[tid] = total
     syncthreads()
     stride = BLOCK_THREADS // 2

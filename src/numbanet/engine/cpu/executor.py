@@ -13,8 +13,6 @@ from numbanet.engine.cpu.kernels import APPLY_GRADIENTS, CALL, TAKE_GRADIENTS
 from numbanet.engine.cpu.tuner import CALL_SECONDS, ThreadTuner
 from numbanet.io.fields import fits
 from numbanet.nn import data
-from numbanet.nn.optimizers import N_STATE
-from numbanet.plan.columns import ATTRS, FORWARD, GRADIENT, column_value
 from numbanet.plan.lower import lower
 
 SURE_FLOPS = 5e9
@@ -77,6 +75,8 @@ class Executor:
             len(plan.phases),
         )
         self.call[CALL.by_chunk], self.call[CALL.threads] = plan.by_chunk, plan.threads
+        self.call[CALL.n_tasks], self.call[CALL.accumulate] = len(plan.tasks), 1
+        self.call[CALL.optimizer_row] = plan.tables.shape[1] - len(plan.groups)
         self.call[CALL.batch], self.call[CALL.micro_batch] = plan.batch, plan.micro_batch
         for column, op in ((CALL.losses, loss_op), (CALL.correct, correct_op)):
             self.call[column] = plan.offsets[op] if op is not None else -1
@@ -160,9 +160,7 @@ class _StepExecutor(Executor):
         began = time.perf_counter()
         wanted = math.ceil(self.step_seconds / CALL_SECONDS)
         n_pieces = max(1, min(wanted, self.most_pieces))
-        if self.grads.size != self.plan.n_params:
-            self.grads = allocate(self.plan.n_params, self.acts.dtype)
-        self.call[CALL.task_size] = 0
+        self.allocate_grads(keep=True)
         for stage in range(len(self.plan.phases)):
             self._run_stage(params, batch, stage, n_pieces)
         if not math.isfinite(kernels.batch_loss(self.call, self.acts)):
@@ -173,6 +171,24 @@ class _StepExecutor(Executor):
         self.step_seconds = time.perf_counter() - began
         return True
 
+    def allocate_grads(self, *, keep: bool) -> None:
+        """Make room for all gradients, or for one task of each thread, or for both."""
+        needed = self.arrange_grads(keep=keep)
+        if self.grads.size < needed:
+            self.grads = allocate(needed, self.acts.dtype)
+
+    def arrange_grads(self, *, keep: bool) -> int:
+        """Write what lies in the memory of the gradients; the number of its elements.
+
+        A thread needs room of its own unless all gradients are kept, and even then where those of
+        several batches are added up.
+        """
+        buffered = not keep or self.call[CALL.accumulate] > 1
+        n_kept = self.plan.n_params if keep else 0
+        task_size = self.plan.task_size if buffered else 0
+        self.call[CALL.n_kept], self.call[CALL.task_size] = n_kept, task_size
+        return n_kept + task_size * self.plan.threads
+
     def _run_stage(self, params, batch: int, stage: int, n_pieces: int) -> None:
         self.call[CALL.stage], self.call[CALL.n_pieces] = stage, n_pieces
         for piece in range(n_pieces):
@@ -181,25 +197,29 @@ class _StepExecutor(Executor):
 
 
 class TrainingExecutor(_StepExecutor):
-    """Training by mini-batches: a plan with a loss, and an optimiser in its last row."""
+    """Training by mini-batches: a plan with a loss, and an optimiser in its last rows."""
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op, optimizer):
         super().__init__(
             ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op
         )
         plan = self.plan
-        self.n_state = len(optimizer.state_names) * plan.n_params
+        self.n_state = len(optimizer.vectors) * plan.n_params
         self.tuner = ThreadTuner(plan.threads)
-        row = plan.tables[:, -1]
-        row[:, FORWARD] = optimizer.begin_step.address(dtype) if optimizer.begin_step else 0
-        row[:, GRADIENT] = optimizer.update.address(dtype)
-        row[:, N_STATE] = plan.n_params
-        self.set_attrs(optimizer.attrs)
+        self.keeps_gradients = optimizer.keeps_gradients
+        self.call[CALL.accumulate] = optimizer.accumulate
+        self.square_sums = np.zeros(len(plan.tasks))
+        if optimizer.clip_norm is not None:
+            self.call[CALL.sum_squares] = kernels.sum_squares.address(dtype)
+            self.call[CALL.square_sums] = self.square_sums.ctypes.data
+        for k, group in enumerate(plan.groups):
+            for column, kernel in optimizer.kernels(group).items():
+                plan.optimizer_rows[:, k, column] = kernel.address(dtype)
+        self.set_optimizer(optimizer)
 
-    def set_attrs(self, values) -> None:
+    def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
-        for i, value in enumerate(values):
-            self.plan.tables[:, -1, ATTRS + i] = column_value(float(value))
+        optimizer.write_rows(self.plan.optimizer_rows, self.plan.groups, self.plan.n_params)
 
     def steps_per_call(self) -> int:
         """How many steps the next call should take."""
@@ -212,14 +232,13 @@ class TrainingExecutor(_StepExecutor):
         """
         self._check_array(state, self.n_state, "optimizer_state")
         self.call[CALL.state], self.call[CALL.epoch_samples] = state.ctypes.data, samples
-        self.call[CALL.steps_done] = steps_done
+        accumulate = int(self.call[CALL.accumulate])
+        self.call[CALL.steps_done] = steps_done - first // accumulate
         if self.long_steps:
             assert last == first + 1
-            return last if self.run_in_pieces(params, first, apply=True) else first
-        task_memory = self.plan.task_size * self.plan.threads
-        if self.grads.size < task_memory:
-            self.grads = allocate(task_memory, self.acts.dtype)
-        self.call[CALL.task_size] = self.plan.task_size
+            apply = last % accumulate == 0 or last * self.plan.batch >= samples
+            return last if self.run_in_pieces(params, first, apply=apply) else first
+        self.allocate_grads(keep=self.keeps_gradients)
         began = time.perf_counter()
         reached = self.run_batches(kernels.train, params, first, last, self.tuner.size)
         seconds = (time.perf_counter() - began) / max(1, reached - first)
@@ -234,7 +253,7 @@ class GradientExecutor(_StepExecutor):
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op):
         super().__init__(ops, dtype, batch=batch, threads=threads, loss_op=loss_op)
-        self.grads = allocate(self.plan.n_params, dtype)
+        self.allocate_grads(keep=True)
 
     def gradient(self, params, samples: int) -> float:
         """Fill grads and return the summed loss."""

@@ -4,7 +4,9 @@
     update region, over parameters:          gradient → penalty → update                (BP3, BP4)
 
 The update region divides the parameters, not the batch, among the threads: each weight adds its
-samples in one fixed order, so the result is bit-identical for any number of threads.
+samples in one fixed order, so the result is bit-identical for any number of threads. Where an
+update needs all gradients at once (the norm of the whole) or those of several batches, they are
+kept, and all threads wait for one another before the update.
 
 The engine's own work is written as kernels for one worker of several: `train`, `differentiate`,
 `infer`, and `run_stage` for steps so long that they are cut into several native calls. All workers
@@ -27,17 +29,26 @@ from numbanet.backend.intrinsics import (
     call_indirect,
     const_like,
     data_pointer,
+    float_attr,
     ptr_add,
     set_float_attr,
 )
 from numbanet.backend.intrinsics.affinity import leave_shared_cpu, record_cpu
 from numbanet.backend.intrinsics.barrier import barrier_arrive_all, barrier_wait
-from numbanet.backend.jit import entry_point, inline, kernel
+from numbanet.backend.jit import entry_point, inline, inline_strict, kernel
 from numbanet.backend.threads import max_threads
 from numbanet.nn.regularizers import penalize
+from numbanet.nn.steering import (
+    AVERAGE,
+    BEGIN_STEP,
+    CLIP,
+    COMMON,
+    DECAY,
+    STEERING,
+    UPDATE,
+)
 from numbanet.plan.columns import (
     ACCUMULATE,
-    ATTRS,
     BACKWARD,
     BASE_X,
     BASE_Y,
@@ -48,6 +59,7 @@ from numbanet.plan.columns import (
     N_OUT,
     N_SPLIT_K,
     N_WEIGHTS,
+    OPTIMIZER_ROW,
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
@@ -72,8 +84,8 @@ from numbanet.plan.plan import OVER_FEATURES, PHASE_SIZE, STEP_SIZE, TASK_SIZE, 
 
 CALL = Attrs(
     "tables table_rows schedule phases n_phases by_chunk tasks task_bounds state metric_sums "
-    "barrier epoch_samples batch micro_batch threads losses correct task_size first last "
-    "steps_done stage piece n_pieces",
+    "barrier epoch_samples batch micro_batch threads losses correct task_size n_kept accumulate "
+    "optimizer_row sum_squares square_sums n_tasks first last steps_done stage piece n_pieces",
     first=0,
 )
 """
@@ -84,9 +96,14 @@ metric_sums, barrier         addresses of where loss and correct answers are add
                              workers' barrier
 epoch_samples, batch         samples in the epoch and in a batch
 losses, correct              offsets in acts of the samples' losses and correct answers, −1: none
-task_size                    elements of a thread's gradient buffer; 0 where all gradients are kept
+task_size                    elements of a thread's gradient buffer
+n_kept                       elements in front of these buffers, where all gradients are kept, or 0
+accumulate                   batches whose gradients make one update
+optimizer_row                the first row of the optimiser
+sum_squares, square_sums     addresses of the kernel that sums the squares of a task's gradient, and
+                             of these sums; 0 where no norm is asked for
 first, last                  batches from and to
-steps_done                   optimiser steps taken before
+steps_done                   optimiser steps taken before the epoch
 stage, piece, n_pieces       of `run_stage`
 """
 BATCHES_DONE, CPU_IDS, BARRIER_SIZE = 16, 24, 24 + 1024
@@ -222,27 +239,79 @@ def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train
 
 
 @inline
-def _begin_step(call, params, deltas, worker, workers, batch, step):
-    """Write the learning rate, and let the optimiser compute what all parameters share."""
+def _update_due(call, batch):
+    """Whether the gradients are applied after this batch: every few batches, and after the last."""
+    last = (batch + 1) * call[CALL.batch] >= call[CALL.epoch_samples]
+    return last or (batch + 1) % call[CALL.accumulate] == 0
+
+
+@inline_strict
+def _gradient_factor(call, optimizer, batch):
+    """What makes the sum of gradients their mean, of a norm that is not too large."""
+    n = float(batch % call[CALL.accumulate] + 1)
+    if call[CALL.square_sums] == 0:
+        return 1.0 / n
+    squares, total = as_pointer(call[CALL.square_sums], np.float64), 0.0
+    for k in range(call[CALL.n_tasks]):
+        total += squares[k]
+    return min(1.0, float_attr(optimizer, STEERING.clip_norm) / (math.sqrt(total) / n + 1e-6)) / n
+
+
+@inline
+def _begin_step(call, params, deltas, worker, workers, batch):
+    """Write what all parameters share, and let the optimiser compute the rest of it."""
     threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
-        optimizer = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
-        table[STEP] = step
-        if table[RATES]:
-            set_float_attr(optimizer, ATTRS, as_pointer(table[RATES], np.float64)[batch])
-        if optimizer[FORWARD]:
-            call_indirect(optimizer[FORWARD], optimizer, params, params, state, deltas, 0, 0)
+        table[STEP] = call[CALL.steps_done] + batch // call[CALL.accumulate] + 1
+        for row in range(call[CALL.optimizer_row], call[CALL.table_rows]):
+            optimizer = ptr_add(table, row * ROW_SIZE)
+            if optimizer[CLIP]:
+                factor = _gradient_factor(call, optimizer, batch)
+                set_float_attr(optimizer, STEERING.gradient_factor, factor)
+            if table[RATES]:
+                rate = as_pointer(table[RATES], np.float64)[batch]
+                rate *= float_attr(optimizer, STEERING.rate_factor)
+                set_float_attr(optimizer, COMMON.learning_rate, rate)
+            if optimizer[BEGIN_STEP]:
+                call_indirect(optimizer[BEGIN_STEP], optimizer, params, params, state, deltas, 0, 0)
+
+
+@kernel
+def sum_squares(op, params, grads, acts, deltas, lo, hi):
+    """The sum of the squares of gradients lo ≤ i < hi, into the optimiser's row, in float64"""
+    total = 0.0
+    for i in range(lo, hi):
+        g = np.float64(grads[i])
+        total += g * g
+    set_float_attr(op, STEERING.square_sum, total)
+
+
+@inline
+def _update(optimizer, params, grads, state, deltas, first, last):
+    """Update parameters first … last − 1, with what is asked for before and after it."""
+    if optimizer[CLIP]:
+        call_indirect(optimizer[CLIP], optimizer, params, grads, state, deltas, first, last)
+    if optimizer[DECAY]:
+        call_indirect(optimizer[DECAY], optimizer, params, grads, state, deltas, first, last)
+    if optimizer[UPDATE]:
+        call_indirect(optimizer[UPDATE], optimizer, params, grads, state, deltas, first, last)
+    if optimizer[AVERAGE]:
+        call_indirect(optimizer[AVERAGE], optimizer, params, grads, state, deltas, first, last)
 
 
 @inline
 def _update_region(
-    call, params, grads, acts, deltas, worker, workers, piece, n_pieces, take, apply
+    call, params, grads, acts, deltas, worker, workers, batch, piece, n_pieces, take, apply
 ):
     """`take` the gradients of tasks, with penalties, and `apply` them; one of n_pieces.
 
-    With a task_size, a gradient lives in a buffer until its update; without, gradients fill grads.
+    Where gradients are kept they fill grads, or are added to those of the batches before; elsewhere
+    a gradient lives in a buffer until its update.
     """
+    kept = call[CALL.n_kept] > 0
+    norm = call[CALL.square_sums] != 0 and _update_due(call, batch)
+    adding = kept and batch % call[CALL.accumulate] > 0
     tasks, bounds = (
         as_pointer(call[CALL.tasks], np.int64),
         as_pointer(call[CALL.task_bounds], np.int64),
@@ -250,17 +319,26 @@ def _update_region(
     threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
-        optimizer = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
         n = bounds[t + 1] - bounds[t]
         for k in range(bounds[t] + n * piece // n_pieces, bounds[t] + n * (piece + 1) // n_pieces):
             task = ptr_add(tasks, TASK_SIZE * k)
             op, first, last = ptr_add(table, task[0] * ROW_SIZE), task[3], task[4]
-            g = ptr_add(grads, t * call[CALL.task_size] - first if call[CALL.task_size] else 0)
+            optimizer = ptr_add(table, op[OPTIMIZER_ROW] * ROW_SIZE)
+            buffer = call[CALL.n_kept] + t * call[CALL.task_size] - first
+            g = ptr_add(grads, buffer if not kept or (take and adding) else 0)
             if take:
                 call_indirect(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
                 penalize(op, params, g, first, min(last, op[W] + op[N_WEIGHTS]))
-            if apply and optimizer[GRADIENT]:
-                call_indirect(optimizer[GRADIENT], optimizer, params, g, state, deltas, first, last)
+            if take and adding:
+                for i in range(first, last):
+                    grads[i] += g[i]
+            if take and norm:
+                sum_of = call[CALL.sum_squares]
+                call_indirect(sum_of, optimizer, params, grads, acts, deltas, first, last)
+                squares = as_pointer(call[CALL.square_sums], np.float64)
+                squares[k] = float_attr(optimizer, STEERING.square_sum)
+            if apply:
+                _update(optimizer, params, g, state, deltas, first, last)
 
 
 @inline
@@ -317,10 +395,18 @@ def train(call, params, grads, acts, deltas, worker, workers):
             break
         if worker == 0:
             _add_metrics(call, acts, batch, loss)
+        due, last_part = _update_due(call, batch), 1 if call[CALL.n_kept] else 0
+        for part in range(last_part + 1):
+            if part > 0 and due:
+                generation += 1
+                barrier_wait(counter, workers, generation)
+            apply = due and part == last_part
+            if apply:
+                _begin_step(call, params, deltas, worker, workers, batch)
+            _update_region(
+                call, params, grads, acts, deltas, worker, workers, batch, 0, 1, part == 0, apply
+            )
         batch += 1
-        step = call[CALL.steps_done] + batch - call[CALL.first]
-        _begin_step(call, params, deltas, worker, workers, batch - 1, step)
-        _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, True, True)
         generation += 1
         barrier_wait(counter, workers, generation)
     if worker == 0:
@@ -341,7 +427,7 @@ def differentiate(call, params, grads, acts, deltas, worker, workers):
         _run_phase(call, params, acts, deltas, worker, workers, 0, phase, True, 0, 1)
         generation += 1
         barrier_wait(counter, workers, generation)
-    _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, True, False)
+    _update_region(call, params, grads, acts, deltas, worker, workers, 0, 0, 1, True, False)
     if worker == 0:
         _add_metrics(call, acts, 0, _sum(call, acts, call[CALL.losses], 0))
         counter[BATCHES_DONE] = 1
@@ -391,11 +477,11 @@ def run_stage(call, params, grads, acts, deltas, worker, workers):
         _run_phase(call, params, acts, deltas, worker, workers, batch, stage, True, piece, n_pieces)
     elif stage == TAKE_GRADIENTS:
         _update_region(
-            call, params, grads, acts, deltas, worker, workers, piece, n_pieces, True, False
+            call, params, grads, acts, deltas, worker, workers, batch, piece, n_pieces, True, False
         )
     else:
-        _begin_step(call, params, deltas, worker, workers, batch, call[CALL.steps_done] + 1)
-        _update_region(call, params, grads, acts, deltas, worker, workers, 0, 1, False, True)
+        _begin_step(call, params, deltas, worker, workers, batch)
+        _update_region(call, params, grads, acts, deltas, worker, workers, batch, 0, 1, False, True)
     if worker == 0:
         as_pointer(call[CALL.barrier], np.int64)[BATCHES_DONE] = batch
 

@@ -73,7 +73,14 @@ def layout(executor: Executor) -> tuple:
     plan = executor.plan
     rows = plan.tables[0, 1:, :ATTRS].copy()
     rows[:, [L1_STRENGTH, L2_STRENGTH]] = 0
-    return plan.n_acts, plan.n_deltas, plan.task_size, rows.tobytes(), plan.schedule.tobytes()
+    rows[-len(plan.groups) :] = 0
+    grads = _n_grads(executor)
+    return plan.n_acts, plan.n_deltas, grads, rows.tobytes(), plan.schedule.tobytes()
+
+
+def _n_grads(executor: Executor) -> int:
+    """Elements of the memory of its gradients."""
+    return int(executor.call[CALL.n_kept] + executor.call[CALL.task_size])
 
 
 class Members:
@@ -82,10 +89,10 @@ class Members:
     executors   one for each network, of one thread; networks whose plans are equal may share one.
     kernel      of the engine: `train`, `infer`
     threads     workers, at most
-    attrs       for each network the hyper-parameters of its optimiser, in training
+    optimizers  that of each network, in training
     """
 
-    def __init__(self, executors: list, kernel, threads: int, attrs=None):
+    def __init__(self, executors: list, kernel, threads: int, optimizers=None):
         self.executors = executors  # their plans are in use
         self.witness = executors[0].acts
         self.kernel_address = kernel.address(self.witness.dtype)
@@ -93,17 +100,20 @@ class Members:
         n = len(executors)
         self.tables = []
         for k, executor in enumerate(executors):
-            if attrs is not None:
-                executor.set_attrs(attrs[k])
+            if optimizers is not None:
+                executor.set_optimizer(optimizers[k])
+                executor.arrange_grads(keep=executor.keeps_gradients)
             self.tables.append(executor.plan.tables[0].copy())
         self.calls = np.array([executor.call for executor in executors])
         self.sums = np.zeros((n, 2))
+        self._square_sums = [np.zeros(len(executor.plan.tasks)) for executor in executors]
         self._done = np.zeros((n, CPU_IDS), np.int64)
         for k in range(n):
             self.calls[k, CALL.tables] = self.tables[k].ctypes.data
             self.calls[k, CALL.metric_sums] = self.sums[k].ctypes.data
             self.calls[k, CALL.barrier] = self._done[k].ctypes.data
-            self.calls[k, CALL.task_size] = executors[k].plan.task_size
+            if self.calls[k, CALL.square_sums]:
+                self.calls[k, CALL.square_sums] = self._square_sums[k].ctypes.data
         self._jobs = np.zeros((n, JOB_SIZE), np.int64)
         self._jobs[:, 0] = self.calls.ctypes.data + self.calls.itemsize * len(CALL) * np.arange(n)
         self._counter = np.zeros(1, np.int64)
@@ -119,7 +129,7 @@ class Members:
                 numbers[found] = len(numbers)
                 plan, dtype = executor.plan, self.witness.dtype
                 for _ in range(self.workers):
-                    sizes = plan.task_size, plan.n_acts, plan.n_deltas
+                    sizes = _n_grads(executor), plan.n_acts, plan.n_deltas
                     self._kept.append([allocate(size, dtype) for size in sizes])
                     addresses.append([memory.ctypes.data for memory in self._kept[-1]])
             self._jobs[k, 2] = numbers[found]

@@ -14,8 +14,8 @@ from numbanet.backend.cuda.driver import CudaError, DeviceBuffer
 from numbanet.engine.cuda import kernels, launch
 from numbanet.engine.cuda.kernels import CALL, CONTEXT_COLUMNS
 from numbanet.engine.cuda.launch import LaunchMode
-from numbanet.nn.optimizers import N_STATE
-from numbanet.plan.columns import ATTRS, OUTPUTS, column_value
+from numbanet.nn.steering import AVERAGE, CLIP, DECAY, UPDATE
+from numbanet.plan.columns import OUTPUTS
 from numbanet.plan.lower import lower
 from numbanet.plan.plan import Plan
 
@@ -45,6 +45,7 @@ class Executor:
         threads: int = 1,
         train: bool = False,
         n_state_vectors: int = 0,
+        accumulate: int = 1,
         loss_op=None,
         correct_op=None,
     ):
@@ -59,7 +60,7 @@ class Executor:
         self.gradient_verbs = kernels.gradient_verbs(plan) if train else ()
         sizes = {
             CALL.params: plan.n_memory,
-            CALL.grads: plan.n_params if train else 0,
+            CALL.grads: plan.n_params * (1 + (accumulate > 1)) if train else 0,
             CALL.acts: plan.n_acts,
             CALL.deltas: plan.n_deltas,
             CALL.state: n_state_vectors * plan.n_params,
@@ -74,6 +75,7 @@ class Executor:
         self.buffers[CALL.tables] = DeviceBuffer(plan.tables.size, np.int64)
         self.buffers[CALL.tasks] = DeviceBuffer(plan.tasks.size, np.int64)
         self.buffers[CALL.tasks].upload(plan.tasks)
+        self.buffers[CALL.square_sums] = DeviceBuffer(len(plan.tasks), np.float64)
         self.call, self.device_call = (
             np.zeros(len(CALL), np.int64),
             DeviceBuffer(len(CALL), np.int64),
@@ -82,6 +84,8 @@ class Executor:
             self.call[column] = buffer.address
         self.call[CALL.table_rows], self.call[CALL.n_tasks] = plan.tables.shape[1], len(plan.tasks)
         self.call[CALL.batch], self.call[CALL.n_chunks] = plan.batch, plan.chunks
+        self.call[CALL.accumulate], self.call[CALL.n_params] = accumulate, plan.n_params
+        self.call[CALL.optimizer_row] = plan.tables.shape[1] - len(plan.groups)
         for column, op in ((CALL.losses, loss_op), (CALL.correct, correct_op)):
             self.call[column] = plan.offsets[op] if op is not None else -1
         self.metric_sums = np.zeros(2)
@@ -191,29 +195,36 @@ class TrainingExecutor(Executor):
             dtype,
             batch=batch,
             train=True,
-            n_state_vectors=len(optimizer.state_names),
+            n_state_vectors=len(optimizer.vectors),
+            accumulate=optimizer.accumulate,
             loss_op=loss_op,
             correct_op=correct_op,
         )
-        self.plan.tables[:, -1, N_STATE] = self.plan.n_params
-        self.set_attrs(optimizer.attrs)
-        kind = self.dtype.type
+        self.set_optimizer(optimizer)
+        kind, begin_step = self.dtype.type, optimizer.begin_step
+        found: dict = {}
+        for group in self.plan.groups:
+            found |= optimizer.kernels(group)
+        verbs = tuple(found[c] for c in (CLIP, DECAY, UPDATE, AVERAGE) if c in found)
+        accumulates, self.norm = optimizer.accumulate > 1, optimizer.clip_norm is not None
         if self.mode is LaunchMode.SINGLE_BLOCK:
             whole = kernels.chain(tuple(step for phase in self.phases for step in phase))
             self.single_block = kernels.single_block(
-                whole, self.gradient_verbs, kind, optimizer.begin_step, optimizer.update
+                whole, self.gradient_verbs, kind, begin_step, verbs, accumulates, self.norm
             )
         else:
-            self.run_phases = self.forward_backward(optimizer.begin_step)
+            self.run_phases = self.forward_backward(begin_step)
             self.gradients = kernels.gradients(self.gradient_verbs, kind)
-            self.updates = kernels.updates(kind, optimizer.update)
+            self.updates = kernels.updates(kind, verbs, accumulates, self.norm)
+            if self.norm:
+                self.square_sums = kernels.square_sums(kind, accumulates)
+                self.gradient_factor = kernels.gradient_factor()
         self.batches_per_call, self.timed = 1, False
         self.device_is_newer: tuple | None = None  # then, the host's parameters and state
 
-    def set_attrs(self, values) -> None:
+    def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
-        for i, value in enumerate(values):
-            self.plan.tables[:, -1, ATTRS + i] = column_value(float(value))
+        optimizer.write_rows(self.plan.optimizer_rows, self.plan.groups, self.plan.n_params)
         self.tables_written = False
 
     def steps_per_call(self) -> int:
@@ -238,7 +249,10 @@ class TrainingExecutor(Executor):
             for batch in range(first, last):
                 self.run_phases(batch)
                 self.run_checked("a gradient", self.gradients, tasks + 1, self.blocks, call, batch)
-                self.run_checked("an update", self.updates, tasks, UPDATE_BLOCKS, call)
+                if self.norm:
+                    self.run_checked("a norm", self.square_sums, tasks, 1, call, batch)
+                    self.run_checked("a norm", self.gradient_factor, 1, 1, call, batch)
+                self.run_checked("an update", self.updates, tasks, UPDATE_BLOCKS, call, batch)
         self.run_checked("a step", self.download_call)
         reached = int(self.call[CALL.batches_done]) if self.call[CALL.stopped] else last
         if reached == last:
@@ -255,7 +269,7 @@ class TrainingExecutor(Executor):
         if first == 0:
             self.buffers[CALL.params].upload(params[: self.plan.n_memory])
             self.buffers[CALL.state].upload(state)
-        self.upload_call(samples, steps_done - first)
+        self.upload_call(samples, steps_done - first // int(self.call[CALL.accumulate]))
 
     def _copy_to_host(self) -> None:
         """Copy parameters and state to the host, if those on the GPU are newer."""
@@ -291,7 +305,7 @@ class GradientExecutor(Executor):
         call, tasks = self.device_call.address, len(self.plan.tasks)
         self.run_phases(0)
         self.run_checked("a gradient", self.gradients, tasks + 1, self.blocks, call, 0)
-        self.run_checked("a penalty", self.updates, tasks, UPDATE_BLOCKS, call)
+        self.run_checked("a penalty", self.updates, tasks, UPDATE_BLOCKS, call, 0)
         self.run_checked("a gradient", self.download_call)
         self.buffers[CALL.grads].download(self.grads)
         return float(self.metric_sums[0])

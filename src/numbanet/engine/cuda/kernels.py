@@ -14,11 +14,12 @@ from functools import cache
 import numpy as np
 
 from numbanet.backend.cuda.driver import CudaKernel, cuda_kernel, device
-from numbanet.backend.cuda.gemm import block_sum
+from numbanet.backend.cuda.gemm import block_square_sum, block_sum
 from numbanet.backend.intrinsics import (
     as_pointer,
     block_in_group,
     const_like,
+    float_attr,
     group_index,
     num_groups,
     num_threads,
@@ -30,10 +31,10 @@ from numbanet.backend.intrinsics import (
 )
 from numbanet.backend.jit import inline
 from numbanet.nn.regularizers import penalize
+from numbanet.nn.steering import COMMON, STEERING
 from numbanet.plan.builtin_ops import reduce_chunks
 from numbanet.plan.columns import (
     ACCUMULATE,
-    ATTRS,
     BACKWARD,
     CHUNKS,
     EPOCH,
@@ -42,6 +43,7 @@ from numbanet.plan.columns import (
     INPUTS,
     LENGTHS,
     N_WEIGHTS,
+    OPTIMIZER_ROW,
     OUTPUTS,
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
@@ -66,16 +68,21 @@ from numbanet.plan.plan import TASK_SIZE, ZERO_GRADS
 CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
-    "permutation inputs targets outputs rates weights penalty_factors lengths",
+    "permutation inputs targets outputs rates weights penalty_factors lengths accumulate n_params "
+    "optimizer_row square_sums",
     first=0,
 )
 """
 What launches work on:
 tables … tasks         addresses on the GPU, and sizes
 losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
-steps_done             optimiser steps taken before
+steps_done             optimiser steps taken before the epoch
 stopped, batches_done  whether and where training stopped
 epoch … lengths        what the context of every table holds
+accumulate             batches whose gradients make one update; with more than one, grads holds a
+                       second vector of n_params elements, their sum
+optimizer_row          the first row of the optimiser
+square_sums            address of the sums of squares of the tasks' gradients, or 0
 """
 CONTEXT_COLUMNS = {
     EPOCH: CALL.epoch,
@@ -183,7 +190,11 @@ def _write_context(call, table, batch):
     """Write the context of a block group; one thread runs it."""
     start = batch * call[CALL.batch]
     table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
-    table[STEP], table[CHUNKS] = call[CALL.steps_done] + batch + 1, call[CALL.n_chunks]
+    accumulate = call[CALL.accumulate]
+    table[STEP], table[CHUNKS] = (
+        call[CALL.steps_done] + batch // accumulate + 1,
+        call[CALL.n_chunks],
+    )
     table[EPOCH], table[SEED] = call[CALL.epoch], call[CALL.seed]
     table[PERMUTATION], table[PREFETCH_LIMIT] = call[CALL.permutation], 0
     table[INPUTS], table[TARGETS] = call[CALL.inputs], call[CALL.targets]
@@ -192,9 +203,20 @@ def _write_context(call, table, batch):
     if call[CALL.penalty_factors]:
         factor = as_pointer(call[CALL.penalty_factors], np.float64)[batch]
     set_float_attr(table, PENALTY_FACTOR, factor)
-    if call[CALL.rates]:
-        last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
-        set_float_attr(last_row, ATTRS, as_pointer(call[CALL.rates], np.float64)[batch])
+    for row in range(call[CALL.optimizer_row], call[CALL.table_rows]):
+        optimizer = ptr_add(table, row * ROW_SIZE)
+        set_float_attr(optimizer, STEERING.gradient_factor, 1.0 / (batch % accumulate + 1))
+        if call[CALL.rates]:
+            rate = as_pointer(call[CALL.rates], np.float64)[batch]
+            rate *= float_attr(optimizer, STEERING.rate_factor)
+            set_float_attr(optimizer, COMMON.learning_rate, rate)
+
+
+@inline
+def _update_due(call, batch):
+    """Whether the gradients are applied after this batch: every few batches, and after the last."""
+    last = (batch + 1) * call[CALL.batch] >= call[CALL.epoch_samples]
+    return last or (batch + 1) % call[CALL.accumulate] == 0
 
 
 @inline
@@ -230,9 +252,21 @@ def _single_thread(kernel):
 
 
 @cache
+def _begin_steps(begin_step):
+    """What an optimiser calculates once per step, for each of its rows; one thread runs it."""
+    begin_step = _single_thread(begin_step)
+
+    def begin(call, table, params, acts, deltas):
+        for row in range(call[CALL.optimizer_row], call[CALL.table_rows]):
+            begin_step(ptr_add(table, row * ROW_SIZE), params, params, acts, deltas, 0, 0)
+
+    return device(begin)
+
+
+@cache
 def forward_backward(part, kind, begin_step=None) -> CudaKernel:
     """A phase, or one step of it: `launch(groups, blocks, call, batch, row)`."""
-    begin_step = _single_thread(begin_step)
+    begin_steps = _begin_steps(begin_step)
 
     def work(address, batch, row):
         call = as_pointer(address, np.int64)
@@ -245,8 +279,7 @@ def forward_backward(part, kind, begin_step=None) -> CudaKernel:
             deltas = as_pointer(call[CALL.deltas], kind)
             if thread_in_block() == 0:
                 _write_context(call, table, batch)
-                last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
-                begin_step(last_row, params, params, acts, deltas, 0, 0)
+                begin_steps(call, table, params, acts, deltas)
             syncthreads()
             samples = table[SAMPLES]
             lo, hi = samples * chunk // chunks, samples * (chunk + 1) // chunks
@@ -310,41 +343,146 @@ def gradients(verbs: tuple, kind) -> CudaKernel:
     return CudaKernel(work, 2)
 
 
-def _update_task(update):
-    """Penalty and update of the parameters of a task.
+def _penalize(call, op, params, grads, batch, i):
+    """Add the penalty of parameter i to its gradient."""
+    penalize(op, params, grads, i, min(i + 1, max(i, op[W] + op[N_WEIGHTS])))
 
-    Without an optimiser's kernel, only the penalty is applied.
+
+def _penalize_and_add(call, op, params, grads, batch, i):
+    """The same, and the gradients of the batches before that belong to the same update."""
+    penalize(op, params, grads, i, min(i + 1, max(i, op[W] + op[N_WEIGHTS])))
+    total = call[CALL.n_params] + i
+    if batch % call[CALL.accumulate] > 0:
+        grads[i] += grads[total]
+    grads[total] = grads[i]
+
+
+@cache
+def _finish_task(verbs: tuple, accumulates: bool, taken: bool):
+    """Penalty and update of a task's parameters; no penalty where gradients are already `taken`.
+
+    verbs   the kernels of the update, in their order; without any, only the penalty is applied
     """
-    update = _single_thread(update)
+    take = device(_no_penalty if taken else _penalize_and_add if accumulates else _penalize)
+    update = device(_noop)
+    for verb in verbs:
+        update = _then(update, _single_thread(verb))
 
-    def finish(call, task, params, grads, state, deltas):
-        table = as_pointer(call[CALL.tables], np.int64)
-        op, last_row = (
-            ptr_add(table, task[0] * ROW_SIZE),
-            ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE),
-        )
-        end = op[W] + op[N_WEIGHTS]
+    def finish(call, task, params, grads, state, deltas, batch):
+        table, due = as_pointer(call[CALL.tables], np.int64), _update_due(call, batch)
+        op = ptr_add(table, task[0] * ROW_SIZE)
+        optimizer = ptr_add(table, op[OPTIMIZER_ROW] * ROW_SIZE)
         for i in range(task[3] + thread_rank(), task[4], num_threads()):
-            penalize(op, params, grads, i, min(i + 1, max(i, end)))
-            update(last_row, params, grads, state, deltas, i, i + 1)
+            take(call, op, params, grads, batch, i)
+            if due:
+                update(optimizer, params, grads, state, deltas, i, i + 1)
 
     return device(finish)
 
 
-@cache
-def updates(kind, update=None) -> CudaKernel:
-    """Penalties and updates, a block group for each task: `launch(groups, blocks, call)`."""
-    finish = _update_task(update)
+def _no_penalty(call, op, params, grads, batch, i):
+    pass
 
-    def work(address):
+
+def _then(first, second):
+    def both(op, params, grads, state, deltas, lo, hi):
+        first(op, params, grads, state, deltas, lo, hi)
+        second(op, params, grads, state, deltas, lo, hi)
+
+    return device(both)
+
+
+@cache
+def _square_task(accumulates: bool):
+    """Penalty of a task's gradients and the sum of their squares; one block runs it."""
+    finish = _finish_task((), accumulates, False)
+
+    def square(call, k, params, grads, batch):
+        task = ptr_add(as_pointer(call[CALL.tasks], np.int64), TASK_SIZE * k)
+        finish(call, task, params, grads, params, params, batch)
+        syncthreads()
+        sums = as_pointer(call[CALL.square_sums], np.float64)
+        total = block_square_sum(sums, grads, task[3], task[4])
+        if thread_in_block() == 0:
+            sums[k] = total
+        syncthreads()
+
+    return device(square)
+
+
+@inline
+def _write_factor(call, batch):
+    """Multiply the gradient's factor by that of its norm; one block runs it."""
+    sums = as_pointer(call[CALL.square_sums], np.float64)
+    total = block_sum(sums, sums, call[CALL.n_tasks])
+    if thread_in_block() == 0:
+        table, n = as_pointer(call[CALL.tables], np.int64), batch % call[CALL.accumulate] + 1
+        for row in range(call[CALL.optimizer_row], call[CALL.table_rows]):
+            optimizer = ptr_add(table, row * ROW_SIZE)
+            most = float_attr(optimizer, STEERING.clip_norm)
+            factor = min(1.0, most / (math.sqrt(total) / n + 1e-6)) / n
+            set_float_attr(optimizer, STEERING.gradient_factor, factor)
+    syncthreads()
+
+
+@cache
+def _clip_norm(accumulates: bool):
+    """Penalties of all tasks and the factor of the gradient; one block runs it."""
+    square = _square_task(accumulates)
+
+    def clip(call, params, grads, batch):
+        for k in range(call[CALL.n_tasks]):
+            square(call, k, params, grads, batch)
+        _write_factor(call, batch)
+
+    return device(clip)
+
+
+def _no_clip(call, params, grads, batch):
+    pass
+
+
+@cache
+def square_sums(kind, accumulates: bool) -> CudaKernel:
+    """Penalties and sums of squares, a block for each task: `launch(tasks, 1, call, batch)`."""
+    square = _square_task(accumulates)
+
+    def work(address, batch):
+        call = as_pointer(address, np.int64)
+        if call[CALL.stopped] == 0:
+            params, grads = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.grads], kind)
+            square(call, group_index(), params, grads, batch)
+
+    return CudaKernel(work, 2)
+
+
+@cache
+def gradient_factor() -> CudaKernel:
+    """The factor of the gradient, from the sums of squares: `launch(1, 1, call, batch)`."""
+
+    def work(address, batch):
+        _write_factor(as_pointer(address, np.int64), batch)
+
+    return CudaKernel(work, 2)
+
+
+@cache
+def updates(kind, verbs: tuple = (), accumulates: bool = False, taken: bool = False) -> CudaKernel:
+    """Penalties and updates, a block group for each task: `launch(groups, blocks, call, batch)`.
+
+    See `_finish_task` for the arguments.
+    """
+    finish = _finish_task(verbs, accumulates, taken)
+
+    def work(address, batch):
         call = as_pointer(address, np.int64)
         if call[CALL.stopped] == 0:
             task = ptr_add(as_pointer(call[CALL.tasks], np.int64), TASK_SIZE * group_index())
             params, grads = as_pointer(call[CALL.params], kind), as_pointer(call[CALL.grads], kind)
             state, deltas = as_pointer(call[CALL.state], kind), as_pointer(call[CALL.deltas], kind)
-            finish(call, task, params, grads, state, deltas)
+            finish(call, task, params, grads, state, deltas, batch)
 
-    return CudaKernel(work, 1)
+    return CudaKernel(work, 2)
 
 
 @cache
@@ -360,13 +498,16 @@ def metrics(kind) -> CudaKernel:
 
 
 @cache
-def single_block(part, verbs: tuple, kind, begin_step, update) -> CudaKernel:
-    """Steps first … last − 1 of an epoch in one block: `launch(1, 1, call, first, last)`."""
-    begin_step, gradient, finish = (
-        _single_thread(begin_step),
-        _dispatch_by_code(verbs),
-        _update_task(update),
-    )
+def single_block(
+    part, verbs: tuple, kind, begin_step, update: tuple, accumulates: bool, norm: bool
+) -> CudaKernel:
+    """Batches first … last − 1 of an epoch in one block: `launch(1, 1, call, first, last)`.
+
+    norm   the update needs the norm of the whole gradient
+    """
+    begin_steps, gradient = _begin_steps(begin_step), _dispatch_by_code(verbs)
+    finish = _finish_task(update, accumulates, norm)
+    clip = _clip_norm(accumulates) if norm else device(_no_clip)
 
     def work(address, first, last):
         call = as_pointer(address, np.int64)
@@ -381,8 +522,7 @@ def single_block(part, verbs: tuple, kind, begin_step, update) -> CudaKernel:
         while batch < last and call[CALL.stopped] == 0:
             if thread_in_block() == 0:
                 _write_context(call, table, batch)
-                last_row = ptr_add(table, (call[CALL.table_rows] - 1) * ROW_SIZE)
-                begin_step(last_row, params, params, state, deltas, 0, 0)
+                begin_steps(call, table, params, state, deltas)
             syncthreads()
             part(table, 0, 0, params, acts, deltas, 0, table[SAMPLES])
             syncthreads()
@@ -393,8 +533,10 @@ def single_block(part, verbs: tuple, kind, begin_step, update) -> CudaKernel:
                     op = ptr_add(table, task[0] * ROW_SIZE)
                     gradient(op, params, grads, acts, deltas, task[1], task[2])
                 syncthreads()
+                clip(call, params, grads, batch)
                 for k in range(n_tasks):
-                    finish(call, ptr_add(tasks, TASK_SIZE * k), params, grads, state, deltas)
+                    task = ptr_add(tasks, TASK_SIZE * k)
+                    finish(call, task, params, grads, state, deltas, batch)
             syncthreads()
             batch += 1
 

@@ -23,6 +23,9 @@ class Layer(Description):
     after_change = "build a network with the copy"
     instead: ClassVar[dict[str, str]] = {
         "trainable": "freeze a layer in its network: network.freeze(k)",
+        "weight_decay": "set it in the network: network.layers[k].weight_decay = 0.01",
+        "learning_rate": "set it in the network: network.layers[k].learning_rate_factor = 0.1",
+        "learning_rate_factor": "set it in the network: network.layers[k].learning_rate_factor",
         "input_shape": "Sequential takes the shape of a sample",
         "input_dim": "Sequential takes the shape of a sample, input_shape",
         "in_features": "Sequential takes the shape of a sample, input_shape",
@@ -78,6 +81,11 @@ class Layer(Description):
     def config(self) -> dict:
         """Return the fields by name, as the constructor takes them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def checks_inputs(layer: Layer) -> bool:
+    """Return whether a layer has conditions of its own on its inputs, as one that reads indices."""
+    return type(layer).check_inputs is not Layer.check_inputs
 
 
 def size(shape: Shape) -> int:
