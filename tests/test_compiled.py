@@ -293,6 +293,7 @@ WRONG = [
     ("jvp", {"dparams": np.zeros(5)}, "another size than network.parameters"),
     ("hvp", {"vparams": np.zeros(5)}, "another size than network.parameters"),
     ("hvp", {"hparams": np.zeros(5)}, "another size than network.parameters"),
+    ("hvp", dict.fromkeys(["hparams", "vparams"], np.zeros(33)), "pass two arrays"),
     ("vjp pullback", {"drow": np.zeros(5)}, "has another size than row"),
     (
         "vjp pullback loss_gradient",
@@ -606,12 +607,12 @@ from numbanet import compiled as c
 
 @numba.njit
 def calls(model, params, x, y, grads, state, work):
-    drow = np.empty_like(x)
+    drow, other = np.empty_like(x), np.zeros_like(grads)
     loss = c.loss_gradient(model, params, x, y, grads, work)
     c.update(model, params, grads, state, 1)
     c.vjp(model, params, x, y, grads, drow, work)
     c.jvp(model, params, x, drow, grads, y, y, work)
-    c.hvp(model, params, x, y, drow, grads, x, grads, work)
+    c.hvp(model, params, x, y, drow, grads, x, other, work)
     c.initialize(model, params, 3)
     return loss
 
@@ -725,7 +726,7 @@ def work_through(count, smooth, model, params, x, y, d, grads, state, work, call
         c.vjp(model, params, x, d, grads, x, work)
         if smooth:
             c.jvp(model, params, x, x, grads, y, d, work)
-            c.hvp(model, params, x, d, x, grads, x, grads, work)
+            c.hvp(model, params, x, d, x, grads, x, state[: grads.size], work)
         c.loss_gradient(model, params, x, y, grads, work)
         c.clip_by_norm(grads, 1.0)
         c.update(model, params, grads, state, t + 1)

@@ -403,6 +403,8 @@ def hvp(model, params, row, dout, vrow, vparams, hrow, hparams, work):
     _check_direction(header, hrow.size, hparams.size, hparams.itemsize)
     if not header[HEADER.has_hvp]:
         raise ValueError("the handle has no hvp: make it with network.handle(hvp=True)")
+    if hparams.size and vparams.size and address(direction) == address(grads):
+        raise ValueError("hparams is added to while vparams are read: pass two arrays")
     program, n_out = ptr_add(header, header[HEADER.tangents]), header[HEADER.rows]
     n_out *= header[HEADER.n_out]
     given = _run_tangents(program, p, x, vx, row.size, vrow.size, direction, vparams.size, acts)
