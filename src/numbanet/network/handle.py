@@ -388,8 +388,8 @@ class TangentProgram(Program):
                 )
             if op.n_in and hvp and not (op.linear or op.second_backward):
                 raise ValueError(
-                    f"{op.name} has no second derivative, which hvp needs: take a smooth "
-                    "activation, such as tanh, or a handle with jvp=True alone"
+                    f"{op.name} has no second derivative, which hvp needs: take a smooth layer, "
+                    "such as tanh for ReLU, or a handle with jvp=True alone"
                 )
         super().__init__(plan, tangents=True)
         self.table[0, TANGENTS] = self.tangents
