@@ -707,6 +707,18 @@ def test_a_constant_column_of_zeros_counts_in_a_named_table():
     assert "1 of 6 columns of x never change: old" in found.what
 
 
+def test_masked_targets_are_left_out():
+    x, y, _ = diabetes()
+    y = (np.column_stack([y, -y]) - [150, -150]) / 80
+    y = np.ma.masked_where(np.arange(720).reshape(360, 2) % 5 == 0, y)
+    network = nn.Sequential([nn.Standardize(), nn.Dense(32, "relu"), nn.Dense(2)], 10)
+    trained(network, 60, x=x, y=y)
+    report = network.diagnose(x, y, validation_data=(x, y))
+    assert report.findings == () and len(report.left_out) == 1, report
+    assert diagnostics.importance(network, x, y, by="ablation").values.max() > 0
+    assert (diagnostics.speeds(network, x, y).gradient > 0).all()
+
+
 def test_a_training_that_diverged_is_examined():
     network = nn.Sequential([nn.Standardize(), nn.Dense(8, "relu"), nn.Dense(1)], 6)
     with pytest.raises(nn.DivergenceError):

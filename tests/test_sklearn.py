@@ -21,6 +21,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -53,6 +54,18 @@ def expected_failures(estimator):
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_scikit_learn_has_nothing_to_object_to(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("kind", [ours.NetworkClassifier, ours.NetworkRegressor])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_weight_is_so_many_copies_in_one_batch(kind, sparse):
+    estimator = kind(batch_size=None, dtype="float64")
+    check = (
+        estimator_checks.check_sample_weight_equivalence_on_sparse_data
+        if sparse
+        else estimator_checks.check_sample_weight_equivalence_on_dense_data
+    )
+    check(kind.__name__, estimator)
 
 
 # --- the same as scikit-learn's classes --------------------------------------------------------

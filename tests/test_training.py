@@ -488,6 +488,8 @@ def test_the_learning_rate_finder_finds_a_rate_and_changes_nothing(kind):
     again = net.find_learning_rate(x, y, **options)
     assert again.losses.tobytes() == found.losses.tobytes()
     assert f"suggestion {found.suggestion:.2g}>" in repr(found)
+    options["optimizer"] = kind(accumulate=3, average=0.9)  # neither is for single steps
+    assert net.find_learning_rate(x, y, **options).losses.tobytes() == found.losses.tobytes()
 
     def trained(rate):
         start = nn.Sequential(net.specs, 4, seed=2)

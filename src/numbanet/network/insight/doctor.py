@@ -18,10 +18,10 @@ import numpy as np
 from numbanet.network import names, scaling, transfer
 from numbanet.network.built_layer import RECURRENT
 from numbanet.network.insight.activity import Activities, activations
-from numbanet.network.insight.layerwise import has_matrix, layer_name
+from numbanet.network.insight.layerwise import has_matrix, layer_name, own_targets
 from numbanet.network.insight.learning import batches, speeds
 from numbanet.nn.optimizers import Optimizer
-from numbanet.training.diagnosis import CONSTANT_SHARE, Run, constant_loss
+from numbanet.training.diagnosis import CONSTANT_SHARE, Run, constant_loss, filled
 from numbanet.training.fit import DivergenceError
 
 VANISHING = 1e-3
@@ -109,8 +109,8 @@ class _LeftOut(Exception):
 class _Case:
     """A copy of the network with what its examinations share.
 
-    x, y         checked data, the targets in the unit of the loss
-    own          the targets in their own unit
+    x, y         checked data, the targets in the unit of the loss, missing ones filled
+    own          the targets in their own unit, missing ones masked
     value        the mean loss on them
     constant     that of the best constant prediction, or None
     validation   checked x, y and whether y names classes; or None
@@ -145,8 +145,9 @@ def diagnose(network, x, y, *, loss=None, validation_data=None) -> Diagnosis:
         broken = list(_not_finite(network, x))
         if broken:
             return Diagnosis(tuple(broken), ("parameters and outputs",), ())
-        own, outputs = network.unscale_targets(y), network.output_shape[0]
+        own, outputs = own_targets(network, y), network.output_shape[0]
         value = network.score(x, y, classes, chosen)[0]
+        y = filled(y)
         constant = constant_loss(chosen, y, outputs)
         case = _Case(
             network,
@@ -291,7 +292,7 @@ def _rate(case: _Case) -> Iterator[Finding]:
             f"loss of the first {len(data)} is {loss:.3g}; with a rate of {lower[best]:g} it is "
             f"{losses[best]:.3g}",
             f"{type(optimizer).__name__}({lower[best]:g}) instead of {rate:g}, from new initial "
-            "values: network.initialize()",
+            "values (network.initialize()); network.find_learning_rate(x, y) suggests one",
             change,
         )
 
@@ -318,7 +319,7 @@ def _trial(network, matrices, data, loss, optimizer, rate: float) -> tuple[float
     Both are infinite where the training diverges, the latter too where weights begin at 0.
     """
     optimizer = replace(optimizer, learning_rate=rate)
-    x, y = (np.concatenate(parts) for parts in zip(*data, strict=True))
+    x, y = np.concatenate([x for x, _ in data]), np.ma.concatenate([y for _, y in data])
     losses, squares = [], []
     for batch in data:
         before = [network.layers[k].parameters["weights"].copy() for k in matrices]
@@ -459,8 +460,8 @@ def _rare_classes(case: _Case) -> Iterator[Finding]:
             "a rare class is ignored",
             f"class {name} is {counts[k]} of {len(true)} samples and was predicted "
             f"{predicted[k]} times{_and_others(len(found)).replace('layers', 'classes')}",
-            "fit(…, sample_weight=…) with weights that make the classes equal, more samples of the "
-            "rare one, or another threshold than the largest output",
+            "fit(…, class_weight='balanced'), more samples of the rare one, or another threshold "
+            "than the largest output",
             float(predicted[k] / counts[k]),
         )
 

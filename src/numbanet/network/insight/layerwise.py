@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from numbanet.io.validation import has_missing
 from numbanet.network import embedded
 from numbanet.nn.layers import Activation
 from numbanet.nn.layers.base import size
@@ -44,7 +45,13 @@ def unscaled_part(network, first: int, last: int):
 def checked(network, x, y, loss) -> tuple[np.ndarray, np.ndarray, bool]:
     """Checked x and y, as fit and evaluate take them, and whether y names classes."""
     x, y, classes = network.check_data(x, y, loss)
-    return x, network.unscale_targets(y), classes
+    return x, own_targets(network, y), classes
+
+
+def own_targets(network, y) -> np.ndarray:
+    """Checked targets as fit takes them: in their own unit, missing ones masked."""
+    y = network.unscale_targets(y)
+    return np.ma.masked_invalid(y) if has_missing(y) else y
 
 
 def with_outputs(network, x) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
