@@ -24,6 +24,18 @@ def vjps(model, params, x, dout, dparams, drow, work, calls):
         c.vjp(model, params, x, dout, dparams, drow, work)
 
 
+@numba.njit
+def jvps(model, params, x, drow, dparams, out, dout, work, calls):
+    for _ in range(calls):
+        c.jvp(model, params, x, drow, dparams, out, dout, work)
+
+
+@numba.njit
+def hvps(model, params, x, dout, vrow, vparams, hrow, hparams, work, calls):
+    for _ in range(calls):
+        c.hvp(model, params, x, dout, vrow, vparams, hrow, hparams, work)
+
+
 def microseconds(function, *arguments, calls: int = 200, rounds: int = 500) -> float:
     """The least of many rounds, a call."""
     function(*arguments, 1)
@@ -39,16 +51,24 @@ def main() -> None:
     """Print a line for one row and one for 64 rows at once."""
     layers = [nn.Dense(64, activation="tanh"), nn.Dense(64, activation="tanh"), nn.Dense(1)]
     network = nn.Sequential(layers, 8)
+    params, n = network.memory, network.parameters.size
     for rows, calls in ((1, 200), (64, 20)):
-        model = network.handle(rows=rows)
+        model = network.handle(rows=rows, hvp=True)
         work = np.zeros(c.work_size(model), np.float32)
         x = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
-        out, drow = np.ones((rows, 1), np.float32), np.zeros_like(x)
-        dparams = np.zeros(network.parameters.size, np.float32)
-        shared = model, network.memory, x, out
-        forward = microseconds(forwards, *shared, work, calls=calls) / rows
-        vjp = microseconds(vjps, *shared, dparams, drow, work, calls=calls) / rows
-        print(f"{rows:3} rows a call: forward {forward:.3f} µs a row, vjp {vjp:.3f} µs a row")
+        out, dout = np.ones((rows, 1), np.float32), np.ones((rows, 1), np.float32)
+        by_row, by_params = [x.copy(), x.copy()], list(np.zeros((2, n), np.float32))
+        timed = {
+            "forward": (forwards, x, out, work),
+            "vjp": (vjps, x, dout, by_params[0], by_row[0], work),
+            "jvp": (jvps, x, by_row[0], by_params[0], out, out, work),
+            "hvp": (hvps, x, dout, by_row[0], by_params[0], by_row[1], by_params[1], work),
+        }
+        told = [
+            f"{name} {microseconds(function, model, params, *rest, calls=calls) / rows:.3f}"
+            for name, (function, *rest) in timed.items()
+        ]
+        print(f"{rows:3} rows a call, µs a row: {', '.join(told)}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def train(model, params, seed, most):
                 a = actions[e, t]
                 advantage = (after[e, t] - mean) / (math.sqrt(squares) + 1e-8)
                 dpolicy[1 - a], dpolicy[a] = 0, -advantage / (policy[a] * n)
-                c.vjp(model, params, rows[e, t], dpolicy, grads, work[:0], work)
+                c.pullback(model, params, dpolicy, grads, work[:0], work)
         c.clip_by_norm(grads, 0.5)
         c.update(model, params, grads, state, step + 1)
     return returns
@@ -116,6 +116,7 @@ def main(seed: int = 0) -> float:
     layers = [nn.Dense(32, activation="tanh"), nn.Dense(2, activation="softmax")]
     network = nn.Sequential(layers, 4, seed=seed)
     model, params = network.handle(optimizer=nn.Adam(0.02)), network.parameters
+    train(model, params, seed, 0)  # compiles
     began = time.perf_counter()
     returns = train(model, params, seed, 3000)
     seconds = time.perf_counter() - began

@@ -81,6 +81,11 @@ LAYERS = [
         lambda: [nn.PerNeuron([nn.LeakyReLU(0.3), "tanh", "identity", "relu", "sigmoid"])],
         (5,),
     ),
+    Example(
+        "per neuron, smooth",
+        lambda: [nn.PerNeuron(["tanh", "exp", "identity", "sigmoid", "sigmoid"])],
+        (5,),
+    ),
     Example("flatten", lambda: [nn.Flatten()], (2, 3, 2)),
     Example("reshape", lambda: [nn.Reshape((3, 2, 2))], (2, 6)),
     Example("conv", lambda: [nn.Conv2D(3, (3, 2))], (5, 6, 2)),

@@ -54,5 +54,16 @@ class Scale(nn.Layer):
     def ops(self, shape):
         n = size(shape)
         return [
-            Op("Scale", n, n, forward, backward, gradient, param_rows=n, param_cols=1, n_weights=n)
+            Op(
+                "Scale",
+                n,
+                n,
+                forward,
+                backward,
+                gradient,
+                linear=True,
+                param_rows=n,
+                param_cols=1,
+                n_weights=n,
+            )
         ]

@@ -245,7 +245,7 @@ class Call:
     """Arguments that fit a network of 2 inputs and 3 outputs, by name."""
 
     def __init__(self, **options):
-        options = {"loss": "mean_squared_error", "optimizer": "adam", **options}
+        options = {"loss": "mean_squared_error", "optimizer": "adam", "hvp": True, **options}
         self.network = nn.Sequential(SMALL, 2, "float64", seed=4)
         self.model = self.network.handle(**options)
         n = self.network.parameters.size
@@ -254,6 +254,8 @@ class Call:
         self.x, self.y = self.row, np.ones(3)
         self.dout, self.drow = np.ones(3), np.zeros(2)
         self.dparams, self.grads = np.zeros(n), np.ones(n)
+        self.vrow, self.vparams = np.ones(2), np.ones(n)
+        self.hrow, self.hparams = np.zeros(2), np.zeros(n)
         self.state, self.t = np.zeros(2 * n), 1
 
     def __call__(self, function, **changes):
@@ -263,7 +265,10 @@ class Call:
         return function(*(arguments[name] for name in names))
 
 
-FUNCTIONS = {one.__name__: one for one in (c.forward, c.check, c.vjp, c.loss_gradient, c.update)}
+FUNCTIONS = {
+    one.__name__: one
+    for one in (c.forward, c.check, c.vjp, c.pullback, c.jvp, c.hvp, c.loss_gradient, c.update)
+}
 
 
 def other_process():
@@ -279,20 +284,45 @@ def stale_code():
 
 
 WRONG = [
-    ("forward check vjp", {"row": np.zeros(3)}, "row has another size"),
-    ("forward check", {"out": np.zeros(4)}, "out has another size"),
-    ("vjp", {"dout": np.zeros(2)}, "out has another size"),
-    ("vjp", {"drow": np.zeros(5)}, "row has another size"),
-    ("vjp loss_gradient", {"dparams": np.zeros(5)}, "another size than network.parameters"),
-    ("forward check vjp loss_gradient", {"work": np.zeros(9)}, r"work_size\(model\) elements"),
-    ("forward vjp update check", {"params": np.zeros(9)}, "another size than network.memory"),
+    ("forward check vjp jvp hvp", {"row": np.zeros(3)}, "row has another size"),
+    ("forward check jvp", {"out": np.zeros(4)}, "out has another size"),
+    ("vjp pullback jvp hvp", {"dout": np.zeros(2)}, "out has another size"),
+    ("jvp", {"drow": np.zeros(5)}, "has another size than row"),
+    ("hvp", {"vrow": np.zeros(5)}, "has another size than row"),
+    ("hvp", {"hrow": np.zeros(5)}, "has another size than row"),
+    ("jvp", {"dparams": np.zeros(5)}, "another size than network.parameters"),
+    ("hvp", {"vparams": np.zeros(5)}, "another size than network.parameters"),
+    ("hvp", {"hparams": np.zeros(5)}, "another size than network.parameters"),
+    ("hvp", dict.fromkeys(["hparams", "vparams"], np.zeros(33)), "pass two arrays"),
+    ("vjp pullback", {"drow": np.zeros(5)}, "has another size than row"),
     (
-        "forward vjp loss_gradient update check",
+        "vjp pullback loss_gradient",
+        {"dparams": np.zeros(5)},
+        "another size than network.parameters",
+    ),
+    (
+        "forward check vjp jvp hvp loss_gradient",
+        {"work": np.zeros(9)},
+        r"work_size\(model\) elements",
+    ),
+    (
+        "forward vjp jvp hvp update check",
+        {"params": np.zeros(9)},
+        "another size than network.memory",
+    ),
+    (
+        "forward vjp pullback jvp hvp loss_gradient update check",
         {"params": np.zeros(39, "float32")},
         "params are of another dtype",
     ),
-    ("forward vjp loss_gradient", {"work": np.zeros(999, "float32")}, "work is of another dtype"),
-    ("vjp", {"dparams": np.zeros(33, "float32")}, "gradient is of another dtype"),
+    (
+        "forward vjp jvp hvp loss_gradient",
+        {"work": np.zeros(999, "float32")},
+        "work is of another dtype",
+    ),
+    ("vjp jvp", {"dparams": np.zeros(33, "float32")}, "gradient is of another dtype"),
+    ("hvp", {"vparams": np.zeros(33, "float32")}, "gradient is of another dtype"),
+    ("hvp", {"hparams": np.zeros(33, "float32")}, "gradient is of another dtype"),
     ("forward", {"row": np.zeros(4)[::2]}, "row must be C-contiguous"),
     ("loss_gradient", {"x": np.zeros(3)}, "row has another size"),
     ("loss_gradient", {"y": np.zeros(2)}, "y must have a row of targets"),
@@ -302,12 +332,26 @@ WRONG = [
     ("update", {"grads": np.zeros(4)}, "another size than network.parameters"),
     ("update", {"state": np.zeros(4)}, r"state_size\(model\) elements"),
     ("update", {"t": 0}, "t counts the steps from 1"),
-    ("forward vjp loss_gradient update check", {"model": other_process()}, "in another process"),
-    ("forward vjp loss_gradient update check", {"model": stale_code()}, "not a handle of this"),
-    ("forward vjp loss_gradient update check", {"model": np.zeros(3, int)}, "not a handle"),
+    (
+        "forward vjp pullback jvp hvp loss_gradient update check",
+        {"model": other_process()},
+        "in another process",
+    ),
+    (
+        "forward vjp pullback jvp hvp loss_gradient update check",
+        {"model": stale_code()},
+        "not a handle of this",
+    ),
+    (
+        "forward vjp pullback jvp hvp loss_gradient update check",
+        {"model": np.zeros(3, int)},
+        "not a handle",
+    ),
     ("loss_gradient", {"model": Call(loss=None).model}, r"network.handle\(loss="),
     ("update", {"model": Call(optimizer=None).model}, r"network.handle\(optimizer="),
-    ("vjp", {"model": Call(gradient=False).model}, "made with gradient=False"),
+    ("vjp pullback", {"model": Call(gradient=False, hvp=False).model}, "made with gradient=False"),
+    ("jvp", {"model": Call(hvp=False).model}, r"network.handle\(jvp=True\)"),
+    ("hvp", {"model": Call(hvp=False, jvp=True).model}, r"network.handle\(hvp=True\)"),
 ]
 
 
@@ -318,7 +362,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(names, changes,
         with pytest.raises(ValueError, match=message):
             call(FUNCTIONS[name], **changes)
         fresh = Call()
-        for kept in ("params", "out", "drow", "dparams", "state"):
+        for kept in ("params", "out", "dout", "drow", "dparams", "hrow", "hparams", "state"):
             assert np.array_equal(vars(call)[kept], vars(fresh)[kept])
         call(FUNCTIONS[name])
 
@@ -337,6 +381,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(names, changes,
         ("forward", {"params": np.zeros(33, int)}, "params must be"),
         ("forward", {"model": np.zeros(300)}, "model must be a C-contiguous array of int64"),
         ("vjp", {"dparams": np.zeros(33, int)}, "dparams must be"),
+        ("jvp", {"dout": READ_ONLY}, "dout must be .* written to"),
+        ("hvp", {"vparams": np.zeros(33, int)}, "vparams must be"),
         ("update", {"state": READ_ONLY}, "state must be"),
     ],
 )
@@ -360,6 +406,8 @@ def test_handles_that_cannot_be_made():
         ({"optimizer": "adamm"}, "did you mean"),
         ({"optimizer": nn.SGD(clip_norm=1.0, average=0.9)}, "no clip_norm and no average, which"),
         ({"gradient": 1}, "gradient must be True or False"),
+        ({"hvp": 1}, "hvp must be True or False"),
+        ({"hvp": True, "gradient": False}, "hvp=True needs gradient=True"),
     ]:
         with pytest.raises(ValueError, match=message):
             net.handle(**options)
@@ -550,6 +598,50 @@ def test_training_allocates_nothing_and_compiles_nothing():
     assert not any(one() for one in freed)
 
 
+ROUNDS = """
+import resource
+import numba
+import numpy as np
+import numbanet as nn
+from numbanet import compiled as c
+
+@numba.njit
+def calls(model, params, x, y, grads, state, work):
+    drow, other = np.empty_like(x), np.zeros_like(grads)
+    loss = c.loss_gradient(model, params, x, y, grads, work)
+    c.update(model, params, grads, state, 1)
+    c.vjp(model, params, x, y, grads, drow, work)
+    c.jvp(model, params, x, drow, grads, y, y, work)
+    c.hvp(model, params, x, y, drow, grads, x, other, work)
+    c.initialize(model, params, 3)
+    return loss
+
+x, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+for k in range(1100):
+    if k % 10 == 0:
+        net = nn.Sequential([nn.Dense(k % 50 + 1, activation="tanh"), nn.Dense(1)], 2)
+    net.fit(x, y, epochs=1, verbose=0)
+    model = net.handle(loss="mean_squared_error", optimizer="adam", rows=4, hvp=True)
+    sizes = net.parameters.size, c.state_size(model), c.work_size(model)
+    calls(model, net.memory, x.copy(), y.copy(), *(np.zeros(n, np.float32) for n in sizes))
+    if k == 100:
+        compiled, before = len(calls.overloads), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        functions = [one for one in vars(c).values() if hasattr(one, "overloads")]
+        compiled = [len(one.overloads) for one in functions]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print([len(one.overloads) for one in functions] == compiled, len(calls.overloads))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in KiB, as Linux does")
+def test_retraining_and_calling_again_compiles_nothing_and_keeps_no_memory():
+    """Over 1,000 rounds, each with a fit, a handle of its own and calls; 100 more warm up."""
+    command = [sys.executable, "-c", ROUNDS]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    growth, same, overloads = found.stdout.split()
+    assert int(growth) < 2048 and (same, overloads) == ("True", "1")
+
+
 def test_a_learning_rate_of_the_step():
     steps = []
     for rate in (None, 0.5, 0.001):
@@ -602,7 +694,15 @@ long calls;
         calls++; \\
         return real passed; \\
     }
+#define COUNTED_VOID(name, given, passed) \\
+    void name given { \\
+        static void (*real) given; \\
+        if (!real) real = (void (*) given)dlsym(RTLD_NEXT, #name); \\
+        calls++; \\
+        real passed; \\
+    }
 COUNTED(void *, malloc, (size_t n), (n))
+COUNTED_VOID(free, (void *p), (p))
 COUNTED(void *, realloc, (void *p, size_t n), (p, n))
 COUNTED(int, posix_memalign, (void **p, size_t a, size_t n), (p, a, n))
 COUNTED(int, pthread_mutex_lock, (pthread_mutex_t *m), (m))
@@ -618,26 +718,32 @@ counter = ctypes.c_long.in_dll(ctypes.CDLL(None), "calls")
 address = ctypes.addressof(counter)
 
 @numba.njit
-def work_through(count, model, params, x, y, d, grads, state, work, calls):
+def work_through(count, smooth, model, params, x, y, d, grads, state, work, calls):
     before = count[0]
     for t in range(calls):
         c.forward(model, params, x, d, work)
+        c.pullback(model, params, d, grads, x, work)
         c.vjp(model, params, x, d, grads, x, work)
+        if smooth:
+            c.jvp(model, params, x, x, grads, y, d, work)
+            c.hvp(model, params, x, d, x, grads, x, state[: grads.size], work)
         c.loss_gradient(model, params, x, y, grads, work)
         c.clip_by_norm(grads, 1.0)
         c.update(model, params, grads, state, t + 1)
+        c.initialize(model, params, t)
     return count[0] - before
 
-layers = [nn.Conv2D(3, 3, activation="tanh"), nn.MaxPool2D(2), nn.LayerNorm(), nn.Flatten()]
-net = nn.Sequential([*layers, nn.Dense(7, activation="relu"), nn.Dense(2)], (8, 8, 1))
-model = net.handle(loss="mean_squared_error", optimizer="adam", rows=3)
-x, y, d = (np.ones(shape, np.float32) for shape in ((3, 8, 8, 1), (3, 2), (3, 2)))
-sizes = net.parameters.size, c.state_size(model), c.work_size(model)
-arrays = [np.zeros(n, np.float32) for n in sizes]
 count = np.ctypeslib.as_array((ctypes.c_int64 * 1).from_address(address))
-for calls in (1, 50):
-    found = work_through(count, model, net.memory, x, y, d, *arrays, calls)
-    print(found)
+for smooth, pool, after in ((False, nn.MaxPool2D, "relu"), (True, nn.AvgPool2D, "tanh")):
+    layers = [nn.Conv2D(3, 3, activation="tanh"), pool(2), nn.LayerNorm(), nn.BatchNorm()]
+    layers += [nn.Flatten(), nn.Dense(7, activation=after), nn.Dense(2)]
+    net = nn.Sequential(layers, (8, 8, 1))
+    model = net.handle(loss="mean_squared_error", optimizer="adam", rows=3, hvp=smooth)
+    x, y, d = (np.ones(shape, np.float32) for shape in ((3, 8, 8, 1), (3, 2), (3, 2)))
+    sizes = net.parameters.size, c.state_size(model), c.work_size(model)
+    arrays = [np.zeros(n, np.float32) for n in sizes]
+    for calls in (1, 50):
+        print(work_through(count, smooth, model, net.memory, x, y, d, *arrays, calls))
 np.zeros(10_000_000)
 assert counter.value > 100  # the shim does count
 """
@@ -645,7 +751,7 @@ assert counter.value > 100  # the shim does count
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="needs cc, Linux")
 def test_no_memory_is_asked_for_and_no_lock_taken(tmp_path):
-    """Not by LLVM's or the C library's hands either: a shim counts malloc, realloc and locks."""
+    """Not by LLVM's or the C library's hands either: a shim counts malloc, free and locks."""
     for name, text in (("shim.c", SHIM), ("counting.py", COUNTING)):
         (tmp_path / name).write_text(text)
     command = ["cc", "-shared", "-fPIC", "-o", "shim.so", "shim.c", "-ldl"]
@@ -659,7 +765,7 @@ def test_no_memory_is_asked_for_and_no_lock_taken(tmp_path):
         check=True,
         timeout=300,
     )
-    assert found.stdout.split() == ["0", "0"]
+    assert found.stdout.split() == ["0"] * 4
 
 
 def test_the_benchmark_prints_a_line_for_one_row_and_for_64():
@@ -692,3 +798,129 @@ def test_a_network_that_is_gone_is_an_error_where_compiled_code_kept_it():
     with pytest.raises(ValueError, match="the compiled network was freed; keep a reference"):
         holder.call(row, out)
     assert len(others) == 5
+
+
+# --- C functions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_network_as_a_c_function(dtype):
+    net, x = network(dtype), np.random.default_rng(0).random((5, 8, 9, 2)).astype(dtype)
+    expected, real = net.predict(x), {"float32": "float", "float64": "double"}[dtype]
+    pointer = ctypes.POINTER(getattr(ctypes, f"c_{real}"))
+    for kind in ("plain", "user_data"):
+        function, found = net.cfunc(kind), np.empty((5, 4), dtype)
+        assert function.signature.startswith(f"void f(const {real} *x, {real} *out")
+        last = [] if kind == "plain" else [function.user_data]
+        for row, out in zip(x, found, strict=True):
+            function.ctypes(row.ctypes.data_as(pointer), out.ctypes.data_as(pointer), *last)
+        np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
+        assert function.address == ctypes.cast(function.ctypes, ctypes.c_void_p).value
+
+
+def test_scipy_integrates_a_network():
+    integrate = pytest.importorskip("scipy.integrate")
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-9)):
+        net = nn.Sequential([nn.Dense(6, activation="tanh"), nn.Dense(1)], 2, dtype, seed=4)
+        function = net.cfunc("integrand")
+        assert function.signature == "double f(int n, double *x, void *user_data)"
+        integrand = function.low_level_callable()
+        nodes, weights = np.polynomial.legendre.leggauss(30)
+        rows = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
+        expected = np.outer(weights, weights).ravel() @ net.predict(rows)[:, 0]
+        net.parameters[:] = 0  # the function has parameters of its own
+        del function
+        gc.collect()  # the integrand keeps it
+        found = integrate.nquad(integrand, [(-1, 1), (-1, 1)], opts={"epsabs": 1e-6})[0]
+        assert abs(found - expected) <= tolerance * max(1, abs(expected))
+
+
+def test_a_c_function_that_is_refused():
+    net = nn.Sequential([nn.Dense(3)], 2)
+    with pytest.raises(ValueError, match="an integrand returns one number"):
+        net.cfunc("integrand")
+    with pytest.raises(ValueError, match="unknown kind of C function 'plane'; did you mean"):
+        net.cfunc("plane")
+    with pytest.raises(TypeError, match="cannot be pickled; pickle the network"):
+        pickle.dumps(net.cfunc())
+    integrand = nn.Sequential([nn.Dense(1)], 2).cfunc("integrand")
+    two = (ctypes.c_double * 3)(1.0, 2.0, 3.0)
+    assert np.isnan(integrand.ctypes(3, two, integrand.user_data))
+    assert np.isfinite(integrand.ctypes(2, two, integrand.user_data))
+
+
+def test_a_c_function_is_kept_by_what_calls_it():
+    kept = nn.Sequential([nn.Dense(1)], 1, seed=2).cfunc().ctypes
+    gc.collect()
+    x, out = (ctypes.c_float * 1)(0.5), (ctypes.c_float * 1)()
+    kept(x, out)
+    expected = nn.Sequential([nn.Dense(1)], 1, seed=2).predict(np.array([[0.5]]))
+    assert out[0] == expected[0, 0]
+
+
+# --- initial values -------------------------------------------------------------------------------
+
+
+def test_parameters_are_drawn_in_compiled_code():
+    orthogonal = nn.initializers.Orthogonal(2.0)
+    layers = [
+        nn.Conv2D(30, 3),
+        nn.LayerNorm(),
+        nn.Flatten(),
+        nn.Dense(300, activation="relu"),
+        nn.Dense(200, initializer=orthogonal, bias_initializer=nn.initializers.Normal(0.5, 3)),
+        nn.Dense(400, initializer=orthogonal, activation="tanh", bias=False),
+        nn.Dense(2, initializer="lecun"),
+    ]
+    for dtype, exact in (("float32", 1e-4), ("float64", 1e-10)):
+        net = nn.Sequential(layers, (8, 9, 2), dtype, seed=3)
+        model, params = net.handle(), np.full(net.memory.size, np.nan, dtype)
+        params[net.parameters.size :] = net.memory[net.parameters.size :]
+        c.initialize(model, params, 5)
+        drawn = net.parameters.copy()
+        net.memory[:] = params
+        for built, other in zip(net.layers, nn.Sequential(layers, (8, 9, 2)).layers, strict=True):
+            for name, values in built.parameters.items():
+                expected = other.parameters[name]
+                assert abs(values.mean() - expected.mean()) < 0.3 * expected.std() + 0.02
+                assert values.std() == pytest.approx(expected.std(), rel=0.2)
+        for k in (4, 5):  # the activations stand between them
+            w = [one for one in net.layers if one.n_parameters][k - 1].weights.astype("float64")
+            product = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+            close = 4 * np.eye(len(product))
+            np.testing.assert_allclose(product, close, atol=exact)
+        again = np.zeros_like(params)
+        c.initialize(model, again, 5)
+        assert np.array_equal(again[: drawn.size], params[: drawn.size])
+        c.initialize(model, again, 6)
+        assert not np.array_equal(again[: drawn.size], params[: drawn.size])
+
+
+def test_gates_are_drawn_in_compiled_code():
+    layers = [nn.LSTM(4, return_sequences=True), nn.Bidirectional(nn.GRU(3))]
+    net = nn.Sequential(layers, (5, 40), "float64", seed=3)
+    before = {k: built.bias.copy() for k, built in enumerate(net.layers)}
+    net.parameters[:] = np.nan
+    c.initialize(net.handle(gradient=False), net.memory, 5)
+    assert np.isfinite(net.memory).all()
+    for k, built in enumerate(net.layers):
+        np.testing.assert_array_equal(built.bias, before[k])  # 1 for the forget gate, 0 elsewhere
+        for name, values in built.parameters.items():
+            if name.endswith("recurrent_weights"):
+                for gate in np.split(values, values.shape[1] // len(values), axis=1):
+                    np.testing.assert_allclose(gate.T @ gate, np.eye(len(gate)), atol=1e-12)
+    bound = np.sqrt(6 / (40 + 4))  # Glorot's, of one gate
+    weights = np.abs(net.layers[0].weights)
+    assert 0.9 * bound < weights.max() <= bound
+
+
+def test_initial_values_that_python_draws_are_refused():
+    def random(shape, generator):
+        return generator.normal(size=shape)
+
+    for layer in (nn.Dense(2, initializer=np.ones((3, 2))), nn.GRU(2, initializer=random)):
+        net = nn.Sequential([layer], (4, 3), "float64")
+        before = net.memory.copy()
+        with pytest.raises(ValueError, match=r"copy network\.parameters instead"):
+            c.initialize(net.handle(), net.memory, 1)
+        assert np.array_equal(net.memory, before)

@@ -53,6 +53,23 @@ def test_a_policy_learned_in_compiled_code():
     assert main("cartpole", seed=1) >= 475
 
 
+def test_a_policy_learned_by_ppo():
+    assert main("ppo") >= 475
+
+
+def test_a_controller_learned_through_the_equations_of_motion():
+    assert main("pendulum", steps=300) < 0.2
+
+
+def test_an_energy_learned_from_forces():
+    assert main("energy", steps=3000) < 0.02
+
+
+def test_friction_learned_while_the_simulation_runs():
+    before, after, last = main("learning_while_simulating", steps=80_000)
+    assert before < 0.02 < 0.3 < after and last < 0.05
+
+
 def test_the_cart_and_the_pole_are_those_of_gymnasium():
     gymnasium = pytest.importorskip("gymnasium")
     cartpole, world = example("cartpole"), gymnasium.make("CartPole-v1").unwrapped
@@ -73,7 +90,11 @@ def test_every_example_is_tested():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         "cartpole",
         "digits",
+        "energy",
         "inside_njit",
+        "learning_while_simulating",
         "own_layer",
+        "pendulum",
+        "ppo",
         "row_by_row",
     }

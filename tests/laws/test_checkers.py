@@ -1,12 +1,13 @@
 """Every law fails on a planted bug. A checker that nothing can fail would prove nothing."""
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import reference
 import test_batches
+import test_compiled_functions
 import test_engines
 import test_gradients
 import test_house
@@ -480,3 +481,33 @@ def test_other_breaches_of_the_house_are_seen():
     ):
         assert test_house.numba_flags(ast.parse(source))
     assert not test_house.numba_flags(ast.parse("f = kernel(g)"))
+
+
+# --- tangents ----------------------------------------------------------------------------------
+
+
+class WrongSecond(nn.Tanh):
+    """The second derivative lacks its sign."""
+
+    @staticmethod
+    def vjp(a, da, slope):
+        return da * (const_like(a, 1) - a * a)
+
+    @staticmethod
+    def second(a, da, slope):
+        return const_like(a, 2) * a * da
+
+
+class KeepsOffset(nn.Rescale):
+    """Says that it is linear, and leaves its offset in the tangent."""
+
+    def ops(self, shape):
+        return [replace(op, offset=None) for op in super().ops(shape)]
+
+
+def test_the_laws_of_tangents_see_a_wrong_one():
+    law = test_compiled_functions
+    fails(law.test_hvp_agrees_with_differences_of_vjp, example(WrongSecond))
+    law.test_jvp_is_the_transpose_of_vjp(example(WrongSecond))
+    fails(law.test_jvp_is_the_transpose_of_vjp, example(lambda: KeepsOffset(2.0, 0.5)))
+    law.test_jvp_is_the_transpose_of_vjp(example(lambda: nn.Rescale(2.0, 0.5)))

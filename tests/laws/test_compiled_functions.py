@@ -5,7 +5,8 @@ Work memory is filled with NaN before each call: what a function reads it has wr
 
 import numpy as np
 import pytest
-from checkers import Kink, close, difference
+from checkers import _CALL, Kink, close, difference
+from reference import REFERENCES
 
 import numbanet as nn
 from examples import (
@@ -22,7 +23,10 @@ from examples import (
     targets,
 )
 from numbanet import compiled as c
+from numbanet.engine.reference import Row, kernel_name
+from numbanet.network.handle import STEP, TangentProgram, prediction_plan
 from numbanet.nn.schedules import Schedule
+from numbanet.plan.columns import ROW_SIZE, SCRATCH
 
 LOSS = loss_named("mean squared error")
 STEPPED = {
@@ -103,16 +107,203 @@ def test_vjp_is_the_gradient_of_the_network(example, dtype):
         dparams, drow = gradients(net, model, x, dout)
         close(dparams, without_penalties(net, net.gradient(x, y, "quadratic")), tolerance)
         work, none = work_for(model, dtype), np.zeros(0, dtype)
+        c.forward(model, net.memory, x, np.empty_like(dout), work)
+        for scale in (1, 2):  # the second half alone, more than once
+            halves = np.zeros_like(dparams), np.full_like(drow, np.nan)
+            c.pullback(model, net.memory, scale * dout, *halves, work)
+            close(halves[0], scale * dparams, tolerance)
+            close(halves[1], scale * drow, tolerance)
         only, again = np.zeros_like(dparams), np.full_like(drow, np.nan)
         c.vjp(model, net.memory, x, dout, only, none, work)
         c.vjp(model, net.memory, x, dout, only, none, work)
         close(only, 2 * dparams, tolerance)
         if example.vocabulary:
-            with pytest.raises(ValueError, match="no derivative by the inputs; pass an empty drow"):
+            with pytest.raises(ValueError, match="no derivative by the inputs: pass an empty"):
                 c.vjp(model, net.memory, x, dout, none, np.zeros_like(x), work)
         else:
             c.vjp(model, net.memory, x, dout, none, again, work_for(model, dtype))
             assert again.tobytes() == drow.tobytes()
+
+
+# --- jvp and hvp ----------------------------------------------------------------------------------
+
+WITHOUT_TANGENT = {nn.RNN, nn.LSTM, nn.GRU, nn.Bidirectional}
+WITHOUT_SECOND = {
+    *(nn.MaxPool2D, nn.MaxPool1D, nn.GlobalMaxPool2D, nn.GlobalMaxPool1D, nn.LpPool2D),
+    *(nn.ReLU, nn.LeakyReLU),
+}
+
+
+def kinds(example):
+    """The layers of an example and the activations of its single neurons."""
+    layers = [built.layer for built in network(example, LOSS).layers]
+    layers += [one for layer in layers for one in getattr(layer, "activations", ())]
+    return {type(layer) for layer in layers}
+
+
+WITH_TANGENT = [one for one in TRAINABLE if not kinds(one) & WITHOUT_TANGENT]
+SMOOTH = [one for one in WITH_TANGENT if not kinds(one) & WITHOUT_SECOND]
+
+
+def directions(net, x, seed=0):
+    """A direction of the inputs, empty where they are indices, and one of the parameters."""
+    generator = np.random.default_rng(seed)
+    indices = isinstance(net.layers[0].layer, nn.Embedding)
+    vrow = generator.normal(size=(0,) if indices else x.shape).astype(net.dtype)
+    return vrow, generator.normal(size=net.parameters.size).astype(net.dtype)
+
+
+def outputs_and_tangents(net, model, x, drow, dparams):
+    out = np.full((len(x), *net.output_shape), np.nan, net.dtype)
+    dout = np.full_like(out, np.nan)
+    c.jvp(model, net.memory, x, drow, dparams, out, dout, work_for(model, net.dtype))
+    return out, dout
+
+
+def second(net, model, x, dout, vrow, vparams):
+    """(by the inputs, by the parameters) of the second derivative times a direction."""
+    hrow, hparams = np.full_like(vrow, np.nan), np.zeros(net.parameters.size, net.dtype)
+    work = work_for(model, net.dtype)
+    c.hvp(model, net.memory, x, dout, vrow, vparams, hrow, hparams, work)
+    return hrow, hparams
+
+
+@pytest.mark.parametrize("example", TRAINABLE, ids=named(TRAINABLE))
+def test_a_layer_without_tangents_is_refused_by_name(example):
+    net = network(example, LOSS)
+    if example not in WITH_TANGENT:
+        for option in ("jvp", "hvp"):
+            with pytest.raises(ValueError, match=r"has no (tangent|second derivative)"):
+                net.handle(**{option: True})
+    elif example not in SMOOTH:
+        net.handle(jvp=True)
+        with pytest.raises(ValueError, match="has no second derivative, which hvp needs"):
+            net.handle(hvp=True)
+    else:
+        net.handle(hvp=True)
+
+
+@pytest.mark.parametrize("example", WITH_TANGENT, ids=named(WITH_TANGENT))
+def test_jvp_is_the_transpose_of_vjp(example):
+    """dout · (J v) = (Jᵀ dout) · v, for directions of inputs and parameters, and for each alone."""
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-4)):
+        net, rows = network(example, LOSS, dtype=dtype), 3
+        x = inputs(example, rows, dtype=dtype)
+        model, transposed = net.handle(rows=rows, jvp=True), net.handle(rows=rows)
+        forward_only = net.handle(rows=rows, jvp=True, gradient=False)
+        drow, dparams = directions(net, x)
+        dout = np.random.default_rng(1).normal(size=(rows, 3)).astype(dtype)
+        by_params, by_row = gradients(net, transposed, x, dout)
+        for v, w in ((drow, dparams), (drow, dparams[:0]), (drow[:0], dparams)):
+            out, tangent = outputs_and_tangents(net, model, x, v, w)
+            close(out, net.predict(x), tolerance)
+            found = np.dot(dout.ravel(), tangent.ravel())
+            parts = [by_row.ravel() * v.ravel() if v.size else 0, by_params * w if w.size else 0]
+            scale = sum(np.abs(part).sum() for part in parts) + 1e-3
+            assert abs(found - sum(np.sum(part) for part in parts)) <= tolerance * scale
+            again = outputs_and_tangents(net, forward_only, x, v, w)[1]
+            close(again, tangent, tolerance)
+
+
+@pytest.mark.parametrize("example", SMOOTH, ids=named(SMOOTH))
+def test_hvp_agrees_with_differences_of_vjp(example):
+    for rows in (1, 3):
+        net, x = network(example, LOSS), inputs(example, rows)
+        vrow, vparams = directions(net, x, rows)
+        dout = np.random.default_rng(rows).normal(size=(rows, 3))
+        model, step, before = net.handle(rows=rows, hvp=True), 1e-4, net.parameters.copy()
+        for v, w in ((vrow, vparams), (vrow, vparams[:0]), (vrow[:0], vparams)):
+            sides = []
+            for k in (-2, -1, 1, 2):
+                net.parameters[:] = before + (k * step * w if w.size else 0)
+                place = x + (k * step * v if v.size else 0)
+                sides.append(gradients(net, model, place, dout))
+            net.parameters[:] = before
+            by_params, by_row = (
+                (far - 8 * near + 8 * above - beyond) / (12 * step)
+                for far, near, above, beyond in zip(*sides, strict=True)
+            )
+            hrow, hparams = np.full_like(vrow, np.nan), np.zeros_like(before)
+            work = work_for(model)
+            c.hvp(model, net.memory, x, dout, v, w, hrow, hparams, work)
+            close(hparams, by_params, 1e-7)
+            if hrow.size:
+                close(hrow, by_row, 1e-7)
+            again, none = np.full_like(hrow, np.nan), np.zeros(0)
+            c.hvp(model, net.memory, x, dout, v, w, again, none, work_for(model))
+            assert again.tobytes() == hrow.tobytes()
+            again = hparams.copy()
+            c.hvp(model, net.memory, x, dout, v, w, none, again, work_for(model))
+            close(again, 2 * hparams, 1e-12)
+
+
+@pytest.mark.parametrize("example", SMOOTH, ids=named(SMOOTH))
+def test_second_derivatives_are_symmetric(example):
+    """w · (H v) = v · (H w), in float64 and, to rounding, in float32."""
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-4)):
+        net, x = network(example, LOSS, dtype=dtype), inputs(example, 2, dtype=dtype)
+        model, dout = net.handle(rows=2, hvp=True), np.ones((2, 3), dtype)
+        pairs = [directions(net, x, seed) for seed in (1, 2)]
+        products = [second(net, model, x, dout, *pair) for pair in pairs]
+        sides = [
+            [np.ravel(h) * np.ravel(v) for h, v in zip(products[k], pairs[1 - k], strict=True)]
+            for k in (0, 1)
+        ]
+        scale = sum(np.abs(part).sum() for part in sides[0]) + 1e-3
+        first, other = (sum(float(part.sum()) for part in side) for side in sides)
+        assert abs(first - other) <= tolerance * scale
+
+
+class Replayed:
+    """The memories of a tangent program, filled at random, and its steps in Python."""
+
+    def __init__(self, net, rows, hvp):
+        plan = prediction_plan(net, rows, True, True)
+        self.program = TangentProgram(plan, net.dtype, hvp)
+        ops = plan.ops
+        given = [*self.program.kernels, *(k for op in ops for k in op.embedded_verbs.values())]
+        self.kernels = {one.address(net.dtype): one for one in given if one}
+        generator = np.random.default_rng(3)
+        sizes = [net.memory.size, net.parameters.size, self.program.work_size]
+        self.params, self.grads, self.work = (generator.uniform(0.1, 0.9, n) for n in sizes)
+
+    def memories(self, step):
+        copies = [one.copy() for one in (self.params, self.grads, self.work)]
+        return copies, [
+            *copies[:2],
+            copies[2][step[STEP.acts] :],
+            copies[2][step[STEP.deltas] :],
+        ]
+
+    def both(self, step):
+        """What the kernel of a step, and its reference, leave in the three memories."""
+        step = STEP._make(int(value) for value in step)
+        kernel, end = self.kernels[step.kernel], step.end
+        row, found = Row(self.program.table, step.row // ROW_SIZE, {}), []
+        for compiled in (True, False):
+            copies, given = self.memories(step)
+            if compiled:
+                place = self.program.table.ctypes.data + step.row * 8
+                _CALL(step.kernel)(place, *(one.ctypes.data for one in given), 0, end)
+            else:
+                REFERENCES[kernel_name(kernel)](row, *given, 0, end)
+            found.append(copies)
+        return kernel, found
+
+
+@pytest.mark.parametrize("example", WITH_TANGENT, ids=named(WITH_TANGENT))
+def test_every_kernel_of_a_tangent_pass_agrees_with_its_reference(example):
+    replayed, scratch = Replayed(network(example, LOSS), 3, example in SMOOTH), []
+    for row, op in replayed.program.plan.by_row.items():
+        start = replayed.program.table[row, SCRATCH]
+        scratch += [np.arange(start, start + op.scratch)] if op.scratch else []
+    for step in replayed.program.steps:
+        kernel, (found, expected) = replayed.both(step)
+        for one, other in zip(found, expected, strict=True):
+            if len(one) == len(replayed.work) and scratch:
+                for shift in (0, replayed.program.tangents):
+                    one[np.concatenate(scratch) + shift] = other[np.concatenate(scratch) + shift]
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13, err_msg=str(kernel))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
@@ -150,7 +341,7 @@ def test_a_loop_of_gradients_and_updates_is_fit(name, dtype):
     close(state, nets[0].optimizer_state, 1e-12 if dtype == "float64" else 1e-5)
 
 
-def test_vjp_agrees_with_pytorch():
+def test_vjp_jvp_and_hvp_agree_with_pytorch():
     torch = pytest.importorskip("torch")
     net = nn.Sequential(
         [
@@ -164,21 +355,41 @@ def test_vjp_agrees_with_pytorch():
         (8, 9, 2),
         dtype="float64",
     )
+
+    def outputs(source, k, kb, gamma, beta, w1, b1, w2, b2):
+        conv = torch.nn.functional.conv2d
+        a = torch.tanh(conv(source.permute(0, 3, 1, 2), k.permute(3, 2, 0, 1), kb))
+        a = a.permute(0, 2, 3, 1)
+        a = torch.nn.functional.layer_norm(a, a.shape[-1:], gamma, beta, eps=1e-5)
+        a = torch.nn.functional.avg_pool2d(a.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        a = torch.sigmoid(a.reshape(2, -1) @ w1 + b1)
+        return torch.softmax(a @ w2 + b2, dim=1)
+
     generator = np.random.default_rng(5)
     x, dout = generator.normal(size=(2, 8, 9, 2)), generator.normal(size=(2, 3))
-    dparams, drow = gradients(net, net.handle(rows=2), x, dout)
-    params = [
-        torch.tensor(values, requires_grad=True)
-        for built in net.layers
-        for values in built.parameters.values()
-    ]
-    k, kb, gamma, beta, w1, b1, w2, b2 = params
-    source = torch.tensor(x, requires_grad=True)
-    a = torch.nn.functional.conv2d(source.permute(0, 3, 1, 2), k.permute(3, 2, 0, 1), kb)
-    a = torch.tanh(a).permute(0, 2, 3, 1)
-    a = torch.nn.functional.layer_norm(a, a.shape[-1:], gamma, beta, eps=1e-5)
-    a = torch.nn.functional.avg_pool2d(a.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-    a = torch.sigmoid(a.reshape(2, -1) @ w1 + b1)
-    (torch.softmax(a @ w2 + b2, dim=1) * torch.tensor(dout)).sum().backward()
-    close(drow, source.grad.numpy(), 1e-9)
-    close(dparams, np.concatenate([one.grad.numpy().reshape(-1) for one in params]), 1e-9)
+    vrow, vparams = directions(net, x)
+    parameters = [values for built in net.layers for values in built.parameters.values()]
+    given = tuple(torch.tensor(one, requires_grad=True) for one in (x, *parameters))
+    ends = np.cumsum([one.size for one in parameters])[:-1]
+    pieces = zip(np.split(vparams, ends), parameters, strict=True)
+    direction = (vrow, *(piece.reshape(one.shape) for piece, one in pieces))
+    direction = tuple(map(torch.tensor, direction))
+
+    def flat(tensors):
+        """(by the inputs, by the parameters)"""
+        return tensors[0].numpy(), np.concatenate([one.numpy().reshape(-1) for one in tensors[1:]])
+
+    total = (outputs(*given) * torch.tensor(dout)).sum()
+    first = torch.autograd.grad(total, given, create_graph=True)
+    model = net.handle(rows=2, hvp=True)
+    dparams, drow = gradients(net, model, x, dout)
+    by_row, by_params = flat([one.detach() for one in first])
+    close(drow, by_row, 1e-9)
+    close(dparams, by_params, 1e-9)
+    along = sum((one * v).sum() for one, v in zip(first, direction, strict=True))
+    by_row, by_params = flat(torch.autograd.grad(along, given))
+    hrow, hparams = second(net, model, x, dout, vrow, vparams)
+    close(hrow, by_row, 1e-9)
+    close(hparams, by_params, 1e-9)
+    tangent = torch.func.jvp(outputs, tuple(one.detach() for one in given), direction)[1]
+    close(outputs_and_tangents(net, model, x, vrow, vparams)[1], tangent.numpy(), 1e-9)

@@ -3,7 +3,7 @@
 import math
 
 from numbanet.nn.layers.activations import SLOPE
-from numbanet.plan.columns import N_OUT, Y
+from numbanet.plan.columns import N_OUT, TANGENTS, Y
 
 
 def places(op, lo, hi):
@@ -90,3 +90,33 @@ def softmax_backward(op, params, grads, acts, deltas, lo, hi):
                 dz[j] += deltas[first + k] * acts[first + k] * ((j == k) - acts[first + j])
         for j in range(n):
             deltas[first + j] = dz[j]
+
+
+def second(op, acts, deltas, lo, hi, slope):
+    """The tangent of dz = da f'(z) where a changes: ȧ da times the derivative of f'(z) by a."""
+    tangents = op.context(TANGENTS)
+    for i in places(op, lo, hi):
+        deltas[tangents + i] += acts[tangents + i] * deltas[i] * slope(acts[i])
+
+
+def sigmoid_second_backward(op, params, grads, acts, deltas, lo, hi):
+    second(op, acts, deltas, lo, hi, lambda a: 1 - 2 * a)
+
+
+def tanh_second_backward(op, params, grads, acts, deltas, lo, hi):
+    second(op, acts, deltas, lo, hi, lambda a: -2 * a)
+
+
+def exp_second_backward(op, params, grads, acts, deltas, lo, hi):
+    second(op, acts, deltas, lo, hi, lambda a: 1)
+
+
+def softmax_second_backward(op, params, grads, acts, deltas, lo, hi):
+    """The tangent of the Jacobian, aₖ (δⱼₖ − aⱼ), written out."""
+    n, tangents = op[N_OUT], op.context(TANGENTS)
+    for i in range(lo, hi):
+        first = op[Y] + i * n
+        for j in range(first, first + n):
+            for k in range(first, first + n):
+                change = acts[tangents + k] * ((j == k) - acts[j]) - acts[k] * acts[tangents + j]
+                deltas[tangents + j] += deltas[k] * change

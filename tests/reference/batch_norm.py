@@ -12,6 +12,7 @@ from numbanet.plan.columns import (
     PARTIAL_GRADS,
     PARTIAL_STRIDE,
     SAMPLES,
+    TANGENTS,
     W,
     X,
     Y,
@@ -139,3 +140,18 @@ def running_backward(op, params, grads, acts, deltas, lo, hi):
 def running_accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     for c in range(op[NORM.channels]):
         _sums(op, grads, acts, deltas, lo, hi, c, *_running(op, params, c))
+
+
+def running_tangent(op, params, grads, acts, deltas, lo, hi):
+    for c in range(op[NORM.channels]):
+        deviation = math.sqrt(_running(op, params, c)[1] + op.float_attr(NORM.epsilon))
+        for p in places(op, lo, hi, c):
+            deltas[op[Y] + p] = params[op[W] + c] * deltas[op[X] + p] / deviation
+
+
+def running_second(op, params, grads, acts, deltas, lo, hi):
+    for c in range(op[NORM.channels]):
+        deviation = math.sqrt(_running(op, params, c)[1] + op.float_attr(NORM.epsilon))
+        for p in places(op, lo, hi, c):
+            x_dot = acts[op.context(TANGENTS) + op[X] + p]
+            grads[op[W] + c] += deltas[op[Y] + p] * x_dot / deviation

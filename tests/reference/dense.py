@@ -81,3 +81,4 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
 
 
 backward_row, accumulate_row = backward, accumulate_gradient
+forward_single, accumulate_single = forward, accumulate_gradient

@@ -1,7 +1,7 @@
 """Reference implementations of the kernels in nn/layers/embedding.py."""
 
 from numbanet.nn.layers.embedding import TABLE
-from numbanet.plan.columns import N_IN, SAMPLES, W, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, SAMPLES, W, X, Y
 
 
 def _rows(op, acts, lo, hi):
@@ -22,3 +22,8 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
         for j in range(op[TABLE.size]):
             found = [y for row, y in _rows(op, acts, 0, op.context(SAMPLES)) if row == v]
             grads[op[W] + v * op[TABLE.size] + j] = sum(deltas[y + j] for y in found)
+
+
+def tangent(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo * op[N_OUT], hi * op[N_OUT]):
+        deltas[op[Y] + i] = 0

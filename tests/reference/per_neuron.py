@@ -3,7 +3,7 @@
 import math
 
 from numbanet.nn.layers.per_neuron import SEGMENT, SEGMENTS
-from numbanet.plan.columns import N_OUT, Y
+from numbanet.plan.columns import N_OUT, TANGENTS, Y
 from reference.activations import sigmoid
 
 
@@ -47,3 +47,12 @@ def per_neuron_backward(op, params, grads, acts, deltas, lo, hi):
                 0,
                 a,
             ][code]
+
+
+def per_neuron_second_backward(op, params, grads, acts, deltas, lo, hi):
+    tangents = op.context(TANGENTS)
+    for i in range(lo, hi):
+        for j, (code, _) in enumerate(_neurons(op)):
+            place = op[Y] + i * op[N_OUT] + j
+            slope = {1: 1 - 2 * acts[place], 2: -2 * acts[place], 6: 1}.get(code, 0)
+            deltas[tangents + place] += acts[tangents + place] * deltas[place] * slope

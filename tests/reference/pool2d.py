@@ -77,3 +77,18 @@ def lp_backward(op, params, grads, acts, deltas, lo, hi):
                 if acts[x] != 0:
                     slope = math.copysign((abs(acts[x]) / acts[y]) ** (p - 1), acts[x])
                     deltas[x] += deltas[y] * slope
+
+
+def max_tangent(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        for y, inputs in windows(op, i):
+            deltas[y] = deltas[max(inputs, key=lambda x: acts[x])]
+
+
+def lp_tangent(op, params, grads, acts, deltas, lo, hi):
+    p = op.float_attr(GEOMETRY.power)
+    for i in range(lo, hi):
+        for y, inputs in windows(op, i):
+            slopes = [(abs(acts[x]) / acts[y]) ** (p - 1) if acts[x] else 0 for x in inputs]
+            signed = [math.copysign(one, acts[x]) for one, x in zip(slopes, inputs, strict=True)]
+            deltas[y] = sum(one * deltas[x] for one, x in zip(signed, inputs, strict=True))

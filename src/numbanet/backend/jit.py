@@ -6,6 +6,7 @@
     embeddable    a function that the user's compiled code calls, and Python too
     kernel        a verb of a layer, loss or optimiser, called by its address
     entry_point   a function that Python calls; `entry_point(parallel=True)` if it holds a `prange`
+    c_function    a function that C calls, of whatever signature
 
 `specialize` makes several functions from one template. Compiled code is cached on disk (cache.py).
 """
@@ -185,9 +186,12 @@ def kernel(function=None, *, independent=False):
     return Kernel(function, independent)
 
 
-def _compile(function, arguments):
-    """Compile a function of these argument types, or read it from the cache."""
-    signature = types.void(*arguments)
+def c_function(function, signature, on_disk: bool = True) -> CFunc:
+    """Compile a function that C calls, of a Numba signature, or read it from the cache.
+
+    on_disk   False for code that holds an address of this process
+    The result's `address` is valid as long as the result is kept.
+    """
     compiled = CFunc(
         function,
         (signature.args, signature.return_type),
@@ -195,8 +199,13 @@ def _compile(function, arguments):
         options=dict(_FLAGS),
     )
     with interrupts_deferred():
-        cached(compiled, function).compile()
+        (cached(compiled, function) if on_disk else compiled).compile()
     return compiled
+
+
+def _compile(function, arguments):
+    """Compile a function of these argument types that returns nothing."""
+    return c_function(function, types.void(*arguments))
 
 
 @contextmanager

@@ -175,6 +175,13 @@ def build_layers(specs, input_shape: Shape) -> list[BuiltLayer]:
     return result
 
 
+def initializers(layers: list[BuiltLayer]):
+    """Yield each layer with the initialisers that it gives its parameters, by name."""
+    following = [built.layer for built in layers[1:]]
+    for built, next_layer in zip(layers, [*following, None], strict=True):
+        yield built, built.layer.initializers(next_layer)
+
+
 def check_first(layers: list[BuiltLayer]) -> None:
     """ValueError for an Embedding that is not the first layer."""
     for k, built in enumerate(layers[1:], 1):

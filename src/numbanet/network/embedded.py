@@ -15,6 +15,8 @@ import math
 import numpy as np
 
 from numbanet.backend.intrinsics import (
+    address,
+    as_pointer,
     call_indirect,
     checked_pointer,
     const_like,
@@ -29,18 +31,22 @@ from numbanet.backend.intrinsics import (
 )
 from numbanet.backend.jit import embeddable, inline
 from numbanet.network.handle import (
-    ACCUMULATE_STEP,
-    BACKWARD_STEP,
-    GRADIENT_STEP,
+    ADDED,
+    FOR_INPUTS,
+    FOR_PARAMS,
+    FROM_PARAMS,
     HEADER,
-    INPUT_STEP,
+    INITIAL,
+    INITIAL_SIZE,
     MAGIC,
+    NO_GRADIENT,
     OPTIMIZER,
     OPTIMIZER_SIZE,
     PROGRAM,
     STEP,
     STEP_SIZE,
 )
+from numbanet.nn.initializers import CONSTANT, NORMAL, ORTHOGONAL, UNIFORM
 from numbanet.nn.regularizers import penalize
 from numbanet.plan.columns import (
     ATTRS,
@@ -111,6 +117,22 @@ def _check_gradient(model, size, itemsize):
 
 
 @inline
+def _check_direction(model, row_size, params_size, params_itemsize):
+    """ValueError for derivatives by, or directions of, inputs and parameters; either may lack."""
+    if row_size:
+        if row_size != model[HEADER.rows] * model[HEADER.n_in]:
+            raise ValueError(
+                "a derivative by the inputs, or their direction, has another size than row"
+            )
+        if not model[HEADER.has_drow]:
+            raise ValueError(
+                "the first layer has no derivative by the inputs: pass an empty array for it"
+            )
+    if params_size:
+        _check_gradient(model, params_size, params_itemsize)
+
+
+@inline
 def _check_rows(model, row_size, out_size):
     """ValueError for inputs or outputs that are not the handle's rows of them."""
     if row_size != model[HEADER.rows] * model[HEADER.n_in]:
@@ -178,6 +200,39 @@ def run_forward(program, params, acts, rows):
 
 
 @inline
+def _run(program, first, end, params, tangents, grads, work, wanted):
+    """Steps first ≤ k < end, except those that need what is not among `wanted`.
+
+    tangents   the parameters' tangents
+    grads      the gradient by the parameters, added to
+    """
+    scratch = ptr_add(work, program[PROGRAM.scratch])
+    for k in range(first, end):
+        step, op = _step(program, k)
+        if step[STEP.needs] & ~wanted:
+            continue
+        given = tangents if step[STEP.params] else params
+        acts, deltas = ptr_add(work, step[STEP.acts]), ptr_add(work, step[STEP.deltas])
+        kernel, end_row = step[STEP.kernel], step[STEP.end]
+        if step[STEP.gradient] == NO_GRADIENT:
+            call_indirect(kernel, op, given, given, acts, deltas, 0, end_row)
+            source = ptr_add(work, step[STEP.sum])
+            target = ptr_add(source, program[PROGRAM.tangents])
+            for i in range(step[STEP.n_sum]):
+                target[i] += source[i]
+        elif step[STEP.gradient] == ADDED:
+            call_indirect(kernel, op, given, grads, acts, deltas, 0, end_row)
+            penalize(op, params, grads, op[W], op[W] + op[N_WEIGHTS])
+        else:
+            start, n = op[W], step[STEP.n_params]
+            part = ptr_add(scratch, -start)
+            call_indirect(kernel, op, given, part, acts, deltas, 0, end_row)
+            penalize(op, params, part, start, start + op[N_WEIGHTS])
+            for i in range(start, start + n):
+                grads[i] += part[i]
+
+
+@inline
 def predict(model, params, acts, row, out):
     """What `forward` does, for pointers."""
     program, rows = ptr_add(model, model[HEADER.prediction]), model[HEADER.rows]
@@ -187,25 +242,11 @@ def predict(model, params, acts, row, out):
 
 
 @inline
-def _run_backward(program, params, grads, acts, rows, with_params, with_inputs):
+def _run_backward(program, params, grads, acts, with_params, with_inputs):
     """All steps of the backward pass that the gradients asked for need."""
-    deltas = ptr_add(acts, program[PROGRAM.deltas])
-    scratch = ptr_add(acts, program[PROGRAM.scratch])
-    for k in range(program[PROGRAM.n_forward], program[PROGRAM.n_steps]):
-        step, op = _step(program, k)
-        kind = step[STEP.kind]
-        if kind == BACKWARD_STEP or (kind == INPUT_STEP and with_inputs):
-            call_indirect(step[STEP.kernel], op, params, params, acts, deltas, 0, rows)
-        elif kind == ACCUMULATE_STEP and with_params:
-            call_indirect(step[STEP.kernel], op, params, grads, acts, deltas, 0, rows)
-            penalize(op, params, grads, op[W], op[W] + op[N_WEIGHTS])
-        elif kind == GRADIENT_STEP and with_params:
-            first, end = op[W], op[W] + step[STEP.n_params]
-            part, param_rows = ptr_add(scratch, -first), step[STEP.param_rows]
-            call_indirect(step[STEP.kernel], op, params, part, acts, deltas, 0, param_rows)
-            penalize(op, params, part, first, first + op[N_WEIGHTS])
-            for i in range(first, end):
-                grads[i] += part[i]
+    wanted = (FOR_PARAMS if with_params else 0) | (FOR_INPUTS if with_inputs else 0)
+    first, end = program[PROGRAM.n_forward], program[PROGRAM.n_steps]
+    _run(program, first, end, params, params, grads, acts, wanted)
 
 
 # --- forward, gradients, loss -----------------------------------------------------------------
@@ -252,24 +293,160 @@ def vjp(model, params, row, dout, dparams, drow, work):
     _check_params(header, p, params.size, params.itemsize)
     _check_work(header, work.size, work.itemsize)
     _check_rows(header, row.size, dout.size)
-    if dparams.size:
-        _check_gradient(header, dparams.size, dparams.itemsize)
-    if drow.size:
-        _check_rows(header, drow.size, dout.size)
-    if not header[HEADER.has_vjp]:
-        raise ValueError("the handle was made with gradient=False, so it has no vjp")
-    if drow.size and not header[HEADER.has_drow]:
-        raise ValueError("the first layer has no derivative by the inputs; pass an empty drow")
-    rows = header[HEADER.rows]
-    n_in, n_out = rows * header[HEADER.n_in], rows * header[HEADER.n_out]
-    program = ptr_add(header, header[HEADER.prediction])
-    deltas = ptr_add(acts, program[PROGRAM.deltas])
+    _check_direction(header, drow.size, dparams.size, dparams.itemsize)
+    _check_has_vjp(header)
+    n_in, program = header[HEADER.rows] * header[HEADER.n_in], header[HEADER.prediction]
+    program = ptr_add(header, program)
     copy_converted(x, ptr_add(acts, program[PROGRAM.inputs]), n_in)
-    run_forward(program, p, acts, rows)
-    copy_converted(dy, ptr_add(deltas, program[PROGRAM.outputs]), n_out)
-    _run_backward(program, p, grads, acts, rows, dparams.size > 0, drow.size > 0)
-    if drow.size:
-        copy_converted(ptr_add(deltas, program[PROGRAM.inputs]), dx, n_in)
+    run_forward(program, p, acts, header[HEADER.rows])
+    _pull_back(header, p, dy, grads, dparams.size, dx, drow.size, acts)
+
+
+@embeddable
+def pullback(model, params, dout, dparams, drow, work):
+    """Do the second half of `vjp`, after `forward` with the same handle, params and work.
+
+    As `vjp`, without its forward pass: for a `dout` that depends on the outputs, and for several of
+    them, such as the rows of a Jacobian. Between the two, params and work stay as they are.
+    """
+    p, dy = checked_pointer(params, "params", "float"), checked_pointer(dout, "dout", "read")
+    dx, acts = checked_pointer(drow, "drow", "write"), checked_pointer(work, "work", "write")
+    grads = checked_pointer(dparams, "dparams", "write")
+    header = checked_pointer(model, "model", "integers")
+    _check_model(header, model.size)
+    _check_params(header, p, params.size, params.itemsize)
+    _check_work(header, work.size, work.itemsize)
+    _check_rows(header, header[HEADER.rows] * header[HEADER.n_in], dout.size)
+    _check_direction(header, drow.size, dparams.size, dparams.itemsize)
+    _check_has_vjp(header)
+    _pull_back(header, p, dy, grads, dparams.size, dx, drow.size, acts)
+
+
+@inline
+def _check_has_vjp(model):
+    if not model[HEADER.has_vjp]:
+        raise ValueError("the handle was made with gradient=False, so it has no vjp")
+
+
+@inline
+def _pull_back(model, params, dout, grads, n_params, drow, n_row, acts):
+    """The backward pass of the program `prediction`, after its forward pass."""
+    program = ptr_add(model, model[HEADER.prediction])
+    deltas = ptr_add(acts, program[PROGRAM.deltas])
+    n_out = model[HEADER.rows] * model[HEADER.n_out]
+    copy_converted(dout, ptr_add(deltas, program[PROGRAM.outputs]), n_out)
+    _run_backward(program, params, grads, acts, n_params > 0, n_row > 0)
+    if n_row:
+        copy_converted(ptr_add(deltas, program[PROGRAM.inputs]), drow, n_row)
+
+
+@embeddable
+def jvp(model, params, row, drow, dparams, out, dout, work):
+    """Write the outputs, and their derivative along a direction of the inputs and parameters.
+
+    row, out  as for `forward`
+    drow      the direction of the inputs, of the size of `row`; empty for none
+    dparams   the direction of the parameters, of the size of a gradient; empty for none
+    dout      J_row drow + J_params dparams, of the size of `out`; overwritten
+    The handle is made with jvp=True or hvp=True. The layers work as in prediction.
+    """
+    p = checked_pointer(params, "params", "float")
+    x, dx = checked_pointer(row, "row", "read"), checked_pointer(drow, "drow", "read")
+    y, dy = checked_pointer(out, "out", "write"), checked_pointer(dout, "dout", "write")
+    direction = checked_pointer(dparams, "dparams", "float")
+    acts = checked_pointer(work, "work", "write")
+    header = checked_pointer(model, "model", "integers")
+    _check_model(header, model.size)
+    _check_params(header, p, params.size, params.itemsize)
+    _check_work(header, work.size, work.itemsize)
+    _check_rows(header, row.size, out.size)
+    _check_rows(header, row.size, dout.size)
+    _check_direction(header, drow.size, dparams.size, dparams.itemsize)
+    if not header[HEADER.tangents]:
+        raise ValueError("the handle has no tangents: make it with network.handle(jvp=True)")
+    program, n_out = ptr_add(header, header[HEADER.tangents]), header[HEADER.rows]
+    n_out *= header[HEADER.n_out]
+    _run_tangents(program, p, x, dx, row.size, drow.size, direction, dparams.size, acts)
+    outputs = ptr_add(acts, program[PROGRAM.outputs])
+    copy_converted(outputs, y, n_out)
+    copy_converted(ptr_add(outputs, program[PROGRAM.tangents]), dy, n_out)
+
+
+@embeddable
+def hvp(model, params, row, dout, vrow, vparams, hrow, hparams, work):
+    """Multiply the second derivative of Σ dout · out by a direction (vrow, vparams).
+
+    row, dout  as for `vjp`
+    vrow       the direction's part by the inputs, of the size of `row`; empty for none
+    vparams    its part by the parameters, of the size of a gradient; empty for none
+    hrow       the derivative of drow along the direction, of the size of `row`; overwritten, empty
+               where it is not wanted
+    hparams    the derivative of dparams, of the size of a gradient; added to, empty where it is not
+               wanted
+    The handle is made with hvp=True. dout is constant: where it depends on the outputs, as with a
+    loss L, `vjp` of L″ jvp adds what is missing.
+    """
+    p = checked_pointer(params, "params", "float")
+    x, dy = checked_pointer(row, "row", "read"), checked_pointer(dout, "dout", "read")
+    vx, direction = (
+        checked_pointer(vrow, "vrow", "read"),
+        checked_pointer(vparams, "vparams", "float"),
+    )
+    hx, grads = checked_pointer(hrow, "hrow", "write"), checked_pointer(hparams, "hparams", "write")
+    acts = checked_pointer(work, "work", "write")
+    header = checked_pointer(model, "model", "integers")
+    _check_model(header, model.size)
+    _check_params(header, p, params.size, params.itemsize)
+    _check_work(header, work.size, work.itemsize)
+    _check_rows(header, row.size, dout.size)
+    _check_direction(header, vrow.size, vparams.size, vparams.itemsize)
+    _check_direction(header, hrow.size, hparams.size, hparams.itemsize)
+    if not header[HEADER.has_hvp]:
+        raise ValueError("the handle has no hvp: make it with network.handle(hvp=True)")
+    if hparams.size and vparams.size and address(direction) == address(grads):
+        raise ValueError("hparams is added to while vparams are read: pass two arrays")
+    program, n_out = ptr_add(header, header[HEADER.tangents]), header[HEADER.rows]
+    n_out *= header[HEADER.n_out]
+    given = _run_tangents(program, p, x, vx, row.size, vrow.size, direction, vparams.size, acts)
+    deltas = ptr_add(acts, program[PROGRAM.deltas] + program[PROGRAM.outputs])
+    copy_converted(dy, deltas, n_out)
+    _clear(ptr_add(deltas, program[PROGRAM.tangents]), n_out)
+    wanted = (FOR_PARAMS if hparams.size else 0) | (FOR_INPUTS if hrow.size else 0)
+    if vparams.size:
+        wanted |= FROM_PARAMS
+    first, end = program[PROGRAM.n_forward], program[PROGRAM.n_steps]
+    _run(program, first, end, p, given, grads, acts, wanted)
+    if hrow.size:
+        inputs = program[PROGRAM.deltas] + program[PROGRAM.inputs]
+        copy_converted(ptr_add(acts, inputs + program[PROGRAM.tangents]), hx, hrow.size)
+
+
+@inline
+def _clear(target, n):
+    for k in range(n):
+        target[k] = const_like(target, 0)
+
+
+@inline
+def _run_tangents(program, params, row, drow, n_in, n_row, dparams, n_params, work):
+    """The forward pass with tangents; return where those of the parameters are."""
+    inputs = ptr_add(work, program[PROGRAM.inputs])
+    tangents = ptr_add(inputs, program[PROGRAM.tangents])
+    copy_converted(row, inputs, n_in)
+    if n_row:
+        copy_converted(drow, tangents, n_in)
+    else:
+        _clear(tangents, n_in)
+    given, wanted = as_pointer(address(dparams), params), 0
+    if n_params:
+        wanted = FROM_PARAMS
+        if program[PROGRAM.params]:
+            given = as_pointer(address(ptr_add(work, program[PROGRAM.params])), params)
+            copy_converted(dparams, given, n_params)
+            for k in range(n_params, program[PROGRAM.n_memory]):
+                given[k] = params[k]
+    _run(program, 0, program[PROGRAM.n_forward], params, given, work, work, wanted)
+    return given
 
 
 @embeddable
@@ -305,7 +482,7 @@ def loss_gradient(model, params, x, y, dparams, work):
     for i in range(rows):
         total += acts[program[PROGRAM.outputs] + i]
     if dparams.size:
-        _run_backward(program, p, grads, acts, rows, True, False)
+        _run_backward(program, p, grads, acts, True, False)
     return total / rows + _penalty(program, p)
 
 
@@ -407,6 +584,11 @@ def normal(key, counter):
 
     It takes the uniform numbers of the counters 2 counter and 2 counter + 1 (Box, Muller 1958).
     """
+    return _normal(key, counter)
+
+
+@inline
+def _normal(key, counter):
     radius = math.sqrt(-2 * math.log(1 - uniform_scalar(key, 2 * counter)))
     return radius * math.cos(2 * math.pi * uniform_scalar(key, 2 * counter + 1))
 
@@ -430,3 +612,70 @@ def categorical(key, counter, probabilities):
                 return i
             rest -= p[i]
     return last
+
+
+# --- initial values ---------------------------------------------------------------------------
+
+
+@embeddable
+def initialize(model, params, key):
+    """Draw all parameters again, from the distributions that `network.initialize` draws from.
+
+    The values are others: element k of array i, counted from 0 in the order of the flat vector, has
+    the key new_key(key, i) and the counter k, where a recurrent layer's gates are arrays of their
+    own. Buffers, such as running means, stay.
+    """
+    p = checked_pointer(params, "params", "write")
+    header = checked_pointer(model, "model", "integers")
+    _check_model(header, model.size)
+    _check_params(header, p, params.size, params.itemsize)
+    if not header[HEADER.initial]:
+        raise ValueError(
+            "a layer's initial values are an array, or drawn by a Python function: copy "
+            "network.parameters instead"
+        )
+    for i in range(header[HEADER.n_initial]):
+        row = ptr_add(header, header[HEADER.initial] + i * INITIAL_SIZE)
+        kind, own = row[INITIAL.kind], fold_in(key, i)
+        a, b = float_attr(row, INITIAL.a), float_attr(row, INITIAL.b)
+        values, columns = ptr_add(p, row[INITIAL.offset]), row[INITIAL.columns]
+        for k in range(row[INITIAL.rows] * columns):
+            place = k // columns * row[INITIAL.stride] + k % columns
+            if kind == CONSTANT:
+                values[place] = const_like(values, a)
+            elif kind == UNIFORM:
+                values[place] = const_like(values, a + (b - a) * uniform_scalar(own, k))
+            elif kind == NORMAL:
+                values[place] = const_like(values, a + b * _normal(own, k))
+            else:
+                values[place] = const_like(values, _normal(own, k))
+        if kind == ORTHOGONAL:
+            _make_orthogonal(values, row[INITIAL.rows], columns, row[INITIAL.stride], a)
+
+
+@inline
+def _make_orthogonal(values, rows, columns, stride, gain):
+    """Make the rows, or the columns where there are fewer, orthogonal and of length `gain`.
+
+    Gram and Schmidt's method; every vector is projected twice, which rounding needs.
+    """
+    few, many, step, inside = rows, columns, stride, 1
+    if columns < rows:
+        few, many, step, inside = columns, rows, 1, stride
+    for i in range(few):
+        v = ptr_add(values, i * step)
+        for _ in range(2):
+            for j in range(i):
+                u, dot = ptr_add(values, j * step), 0.0
+                for k in range(many):
+                    dot += np.float64(u[k * inside]) * np.float64(v[k * inside])
+                for k in range(many):
+                    v[k * inside] -= const_like(values, dot) * u[k * inside]
+            total = 0.0
+            for k in range(many):
+                total += np.float64(v[k * inside]) * np.float64(v[k * inside])
+            for k in range(many):
+                v[k * inside] *= const_like(values, 1 / math.sqrt(total))
+    for i in range(few):
+        for k in range(many):
+            values[i * step + k * inside] *= const_like(values, gain)

@@ -7,8 +7,22 @@ it from others, and forks have it too. Nothing in a handle is ever written after
 threads share it. Offsets are counted from its beginning, so a copy serves as well.
 
 A *program* is a plan for `rows` samples in one micro-batch, lowered for the target "embedded". Its
-steps are the plan's schedule with the kernels' addresses in them. There are two: `forward` and
-`vjp` run the first, `loss_gradient` the second.
+steps are the plan's schedule with the kernels' addresses in them. `forward` and `vjp` run the
+program `prediction`, `loss_gradient` runs `loss`, `jvp` and `hvp` run `tangents`.
+
+Tangents. Acts and deltas have tangents: their derivatives along the direction that the caller gives
+for the inputs and the parameters. They lie a fixed distance behind, so that a verb works on them
+where it is given other pointers. An op whose output is linear in its input needs no other kernels:
+
+    z = a W + b             ż = ȧ W                 forward of the tangents, without the offset b
+                            ż += a Ẇ + ḃ            forward with the parameters' tangents
+    da = dz Wᵀ              ḋa = ḋz Wᵀ              backward of the tangents
+                            ḋa += dz Ẇᵀ             backward with the parameters' tangents
+    dW = aᵀ dz, db = Σ dz   Ḣ = aᵀ ḋz, Σ ḋz         gradient with the deltas' tangents
+                            Ḣ += ȧᵀ dz              gradient with the acts' tangents, without b
+
+What a kernel overwrites with parameters' tangents, z and da, is written again afterwards. Other ops
+give what is different: `tangent`, `second_backward` and `second_gradient` (plan/op.py).
 """
 
 import weakref
@@ -19,7 +33,9 @@ import numpy as np
 from numbanet.backend.cache import source_hash
 from numbanet.backend.intrinsics import PROCESS_TOKEN
 from numbanet.io import validation
+from numbanet.network.built_layer import initializers
 from numbanet.nn import data
+from numbanet.nn.initializers import Columns, Initializer, resolve
 from numbanet.nn.layers.base import size
 from numbanet.nn.optimizers import Optimizer
 from numbanet.nn.optimizers import optimizer as resolve_optimizer
@@ -32,7 +48,9 @@ from numbanet.plan.columns import (
     INDEX,
     ROW_SIZE,
     SAMPLES,
+    TANGENTS,
     Attrs,
+    X,
     Y,
     float64_bits,
 )
@@ -42,7 +60,7 @@ from numbanet.plan.plan import Plan
 
 HEADER = Attrs(
     "magic token itemsize rows n_in n_out n_params n_needed n_memory work_size has_vjp has_drow "
-    "scales_targets n_state begin_step update prediction loss",
+    "has_hvp scales_targets n_state begin_step update n_initial initial prediction loss tangents",
     first=0,
 )
 """Columns of the header.
@@ -57,10 +75,12 @@ n_needed, n_memory      elements of the flat vector that the kernels read, and o
 work_size               elements of the work memory
 has_vjp                 whether `vjp` can be called
 has_drow                whether it gives the gradient by the inputs: not where they are indices
+has_hvp                 whether `hvp` can be called
 scales_targets          whether the outputs are brought to the unit of scaled targets
 n_state                 elements of the optimiser's state
 begin_step, update      addresses of the optimiser's kernels, or 0
-prediction, loss        offsets of the programs, or 0
+n_initial, initial      blocks of parameters, and the offset of what they are drawn from, or 0
+prediction, loss, tangents   offsets of the programs, or 0
 """
 MAGIC = int(source_hash()[:15], 16)
 """The version of numbanet: compiled code that the user keeps on disk has it as a constant."""
@@ -70,40 +90,74 @@ OPTIMIZER_SIZE = 2 * ROW_SIZE
 OPTIMIZER_COLUMNS = "n_state", "begin_step", "update"
 """The header's columns for it."""
 
-PROGRAM = Attrs("n_forward n_steps table scale deltas scratch inputs outputs targets", first=0)
+PROGRAM = Attrs(
+    "n_forward n_steps table scale deltas scratch tangents params n_memory inputs outputs targets",
+    first=0,
+)
 """Columns of a program, behind which its steps stand, then its table.
 
 n_forward, n_steps      steps of the forward pass, and of both passes
 table                   offset of the table from the program's beginning
 scale                   factor of the inputs, a float
 deltas, scratch         where these begin in the work memory; acts begin at 0
+tangents                from acts to their tangents, and from deltas to theirs
+params                  where the parameters' tangents are copied to, with the buffers behind them,
+                        or 0 where no op reads buffers beside parameters
+n_memory                elements of the parameters and the buffers that the kernels read
 inputs, outputs         offsets of these slots in acts
 targets                 offset of the targets' slot, where there is a loss
 """
-STEP = Attrs("kind kernel row param_rows n_params", first=0)
-"""Columns of a step: its kind, the kernel's address, the offset of its row in the table, the rows
-and the size of the op's parameter block."""
+STEP = Attrs("needs kernel row params acts deltas end gradient n_params sum n_sum", first=0)
+"""Columns of a step: a kernel, what it is given, and what is done with its result.
+
+needs           what must be asked for, else the step is left out: a sum of the bits below
+kernel, row     the kernel's address, the offset of its row in the table
+params          1 where it is given the parameters' tangents in the place of the parameters
+acts, deltas    the memories that it is given: offsets in the work memory
+end             samples, or rows of the parameter block
+gradient        whether it gives a gradient, and how
+n_params        the size of the op's parameter block
+sum, n_sum      elements of the work memory that are added to their tangents afterwards
+"""
 STEP_SIZE = len(STEP)
-FORWARD_STEP, BACKWARD_STEP, INPUT_STEP, ACCUMULATE_STEP, GRADIENT_STEP = range(5)
-"""Kinds of steps: INPUT_STEP is a backward step that only the gradient of the inputs needs,
-ACCUMULATE_STEP adds to the gradient and GRADIENT_STEP overwrites it."""
+FOR_PARAMS, FOR_INPUTS, FROM_PARAMS = 1, 2, 4
+"""Bits of `needs`: a gradient by the parameters, by the inputs; tangents of the parameters."""
+NO_GRADIENT, ADDED, OVERWRITTEN = range(3)
+"""A kernel adds to the gradient, or overwrites its part of it, which is then in scratch memory."""
+INITIAL = Attrs("kind offset rows columns stride a b", first=0)
+"""Columns of a block of parameters: what `distribution` says of it (nn/initializers.py), where it
+begins, its shape as a matrix and the distance between its rows; a and b are floats."""
+INITIAL_SIZE = len(INITIAL)
 PADDING = 16
 """Elements behind each memory, which a vector store may touch masked."""
 
 
 def make_handle(
-    network, *, optimizer=None, loss=None, rows: int = 1, gradient: bool = True
+    network,
+    *,
+    optimizer=None,
+    loss=None,
+    rows: int = 1,
+    gradient: bool = True,
+    jvp: bool = False,
+    hvp: bool = False,
 ) -> np.ndarray:
     """Return a handle, int64 (n); see Sequential.handle."""
     rows = validation.check_int(rows, "rows", 1)
-    plans = [prediction_plan(network, rows, gradient)]
-    programs = [_program(plans[0])]
+    if hvp and not gradient:
+        raise ValueError("hvp is a derivative of a gradient: hvp=True needs gradient=True")
+    jvp = jvp or hvp
+    plan = prediction_plan(network, rows, gradient, jvp)
+    programs = {"prediction": Program(plan)}
     if loss is not None:
-        plan, scale, targets = _loss_plan(network, loss, rows)
-        plans.append(plan)
-        programs.append(_program(plan, scale, plan.offsets[targets]))
+        loss_plan, scale, targets = _loss_plan(network, loss, rows)
+        programs["loss"] = Program(loss_plan, scale, loss_plan.offsets[targets])
+    if jvp:
+        programs["tangents"] = TangentProgram(plan, network.dtype, hvp)
     optimizer_columns, optimizer_rows, kernels = _optimizer(optimizer, network)
-    starts = OPTIMIZER + OPTIMIZER_SIZE + np.cumsum([0, *map(len, programs)])
+    arrays = _initial(network)
+    integers = [one.integers() for one in programs.values()]
+    places = np.cumsum([OPTIMIZER + OPTIMIZER_SIZE, *map(len, integers)]).tolist()
     header = HEADER.pack(
         magic=MAGIC,
         token=PROCESS_TOKEN,
@@ -112,27 +166,60 @@ def make_handle(
         n_in=size(network.input_shape),
         n_out=size(network.output_shape),
         n_params=network.parameters.size,
-        n_needed=max(plan.n_memory for plan in plans),
+        n_needed=max(one.plan.n_memory for one in programs.values()),
         n_memory=network.memory.size,
-        work_size=max(_memories(plan)[-1] for plan in plans),
+        work_size=max(one.work_size for one in programs.values()),
         has_vjp=gradient,
-        has_drow=gradient and is_differentiable(plans[0].ops),
+        has_drow=is_differentiable(plan.ops),
+        has_hvp=hvp,
         scales_targets=network.scales_targets,
-        prediction=starts[0],
-        loss=starts[1] if loss is not None else 0,
+        n_initial=len(arrays or []),
+        initial=0 if arrays is None else places[-1],
+        **{"loss": 0, "tangents": 0} | dict(zip(programs, places, strict=False)),
         **optimizer_columns,
     )
-    handle = np.concatenate([np.array(header, np.int64), optimizer_rows, *programs])
-    kernels += [kernel for plan in plans for op in plan.ops for kernel in op.verbs.values()]
+    handle = np.concatenate(
+        [np.array(header, np.int64), optimizer_rows, *integers, *(arrays or [])]
+    )
+    kernels += [kernel for one in programs.values() for kernel in one.kernels]
     weakref.finalize(handle, list, kernels)  # the handle keeps its kernels
     return handle
 
 
-def prediction_plan(network, rows: int, gradient: bool) -> Plan:
+def _initial(network) -> list[tuple] | None:
+    """A row of INITIAL for each block of parameters; None where Python alone can draw them."""
+    rows = []
+    for built, chosen in initializers(network.layers):
+        offset = built.offset
+        for name, shape in built.shapes.items():
+            given, shape = resolve(chosen.get(name, "zeros")), shape or (1,)
+            columns = shape[-1]
+            parts = given.parts if isinstance(given, Columns) else (given,)
+            width = columns // len(parts)
+            for k, part in enumerate(map(resolve, parts)):
+                if type(part).__call__ is not Initializer.__call__:
+                    return None
+                kind, a, b = part.distribution((*shape[:-1], width))
+                rows.append(
+                    INITIAL.pack(
+                        kind=kind,
+                        offset=offset + k * width,
+                        rows=size(shape) // columns,
+                        columns=width,
+                        stride=columns,
+                        a=float64_bits(a),
+                        b=float64_bits(b),
+                    )
+                )
+            offset += size(shape)
+    return rows
+
+
+def prediction_plan(network, rows: int, gradient: bool, tangents: bool = False) -> Plan:
     """The plan of `forward` and `vjp`, without penalties and without the copy of the outputs."""
     ops = [
         data.inputs(size(network.input_shape), network.dtype),
-        *network.layer_ops(fuse=not gradient),
+        *network.layer_ops(fuse=not (gradient or tangents)),
         *network.output_ops()[:-1],
     ]
     ops = [replace(op, penalties=(0.0, 0.0)) for op in ops]
@@ -180,62 +267,184 @@ def _lower(network, ops: list[Op], rows: int, train: bool, input_gradient: bool)
     return plan
 
 
-def _memories(plan: Plan) -> tuple[int, int, int]:
-    """Where deltas and the scratch gradient begin in the work memory, and its size."""
-    scratch = max((op.n_params for op in plan.ops if op.gradient), default=0)
-    sizes = [plan.n_acts, plan.n_deltas, scratch]
-    deltas, gradient, end = np.cumsum([-(-n // PADDING) * PADDING + PADDING for n in sizes])
-    return int(deltas), int(gradient), int(end)
+class Program:
+    """A plan as a program: where its memories lie, its steps and its table.
 
+    scale     factor of the inputs
+    targets   offset of the targets' slot
+    """
 
-def _program(plan: Plan, scale: float = 1.0, targets: int = 0) -> np.ndarray:
-    """A program: its columns, steps and table."""
-    table, steps = plan.tables[0], _steps(plan)
-    deltas, scratch, _ = _memories(plan)
-    start = len(PROGRAM) + steps.size
-    columns = PROGRAM.pack(
-        n_forward=int((steps[:, STEP.kind] == FORWARD_STEP).sum()),
-        n_steps=len(steps),
-        table=start,
-        scale=float64_bits(scale),
-        deltas=deltas,
-        scratch=scratch,
-        inputs=int(table[plan.rows[plan.ops[0]], Y]),
-        outputs=int(table[plan.rows[plan.ops[-1]], Y]),
-        targets=targets,
-    )
-    return np.concatenate([np.array(columns, np.int64), steps.ravel(), table.ravel()])
+    def __init__(self, plan: Plan, scale: float = 1.0, targets: int = 0, tangents: bool = False):
+        self.plan, self.scale, self.targets = plan, scale, targets
+        self.table = plan.tables[0].copy()
+        self.steps: list[tuple] = []
+        self.kernels = [kernel for op in plan.ops for kernel in op.verbs.values()]
+        scratch = max((op.n_params for op in plan.ops if op.gradient), default=0)
+        copied = tangents and any(op.buffers and op.n_params for op in plan.ops)
+        sizes = [plan.n_acts, plan.n_deltas] * (1 + tangents) + [
+            scratch,
+            plan.n_memory if copied else 0,
+        ]
+        ends = np.cumsum([-(-n // PADDING) * PADDING + PADDING for n in sizes]).tolist()
+        self.deltas, self.scratch, self.work_size = ends[0], ends[-3], ends[-1]
+        self.tangents = ends[1] if tangents else 0
+        self.params = ends[-2] if copied else 0
+        self.first_trained = next(
+            (plan.rows[op] for op in plan.ops if op.n_params), len(plan.tables[0])
+        )
+        self._list_steps()
 
+    def integers(self) -> np.ndarray:
+        """The program: its columns, steps and table."""
+        steps = np.array(self.steps, np.int64).reshape(-1, STEP_SIZE)
+        first, last = self.plan.ops[0], self.plan.ops[-1]
+        columns = PROGRAM.pack(
+            n_forward=self.n_forward,
+            n_steps=len(steps),
+            table=len(PROGRAM) + steps.size,
+            scale=float64_bits(self.scale),
+            deltas=self.deltas,
+            scratch=self.scratch,
+            tangents=self.tangents,
+            params=self.params,
+            n_memory=self.plan.n_memory,
+            inputs=int(self.table[self.plan.rows[first], Y]),
+            outputs=int(self.table[self.plan.rows[last], Y]),
+            targets=self.targets,
+        )
+        return np.concatenate([np.array(columns, np.int64), steps.ravel(), self.table.ravel()])
 
-def _steps(plan: Plan) -> np.ndarray:
-    """The steps (n, STEP_SIZE) that replay the plan's schedule."""
-    table, by_row, steps = plan.tables[0], plan.by_row, []
-    first_trained = next((plan.rows[op] for op in plan.ops if op.n_params), len(table))
-    ends = {plan.rows[op] for op in plan.ops if not op.n_in}  # the caller's data are copied there
+    def _list_steps(self) -> None:
+        """Replay the plan's schedule."""
+        schedule, by_row = self.plan.schedule.tolist(), self.plan.by_row
+        ends = {row for row, op in by_row.items() if not op.n_in}  # the caller's data stand there
+        for verb, row in schedule:
+            if verb == FORWARD and row not in ends:
+                self._forward(row)
+        self.n_forward = len(self.steps)
+        for verb, row in schedule:
+            if verb == BACKWARD:
+                self._backward(row)
+            elif verb == ACCUMULATE:
+                self._gradient(row, ACCUMULATE)
+        for row, op in by_row.items():
+            if op.gradient:
+                self._gradient(row, GRADIENT)
 
-    def step(kind, verb, row):
-        op = by_row[row]
-        steps.append(
+    def _forward(self, row: int) -> None:
+        self._step(row, FORWARD)
+
+    def _backward(self, row: int) -> None:
+        self._step(row, BACKWARD, self._needs(row), deltas=self.deltas)
+
+    def _gradient(self, row: int, verb: int) -> None:
+        self._step(row, verb, FOR_PARAMS, deltas=self.deltas)
+
+    def _needs(self, row: int) -> int:
+        """What the backward pass of a row is needed for, if not for everything."""
+        return FOR_INPUTS if row <= self.first_trained else 0
+
+    def _step(
+        self, row, verb, needs=0, *, table_row=None, params=0, acts=0, deltas=0, add=None, kernel=0
+    ) -> None:
+        """Add a step: the kernel of a verb of a row, or another one, on these memories.
+
+        table_row   another row of the table that describes the op
+        add         the column of the slot that is then added to its tangents
+        """
+        op, rows = self.plan.by_row[row], self.plan.batch
+        gradient = {ACCUMULATE: ADDED, GRADIENT: OVERWRITTEN}.get(verb, NO_GRADIENT)
+        slot, elements = (acts, op.n_out) if add == Y else (deltas, op.n_in)
+        self.steps.append(
             STEP.pack(
-                kind=kind,
-                kernel=table[row, verb],
-                row=row * ROW_SIZE,
-                param_rows=op.param_rows,
+                needs=needs,
+                kernel=kernel or self.table[row, verb],
+                row=(row if table_row is None else table_row) * ROW_SIZE,
+                params=params,
+                acts=acts,
+                deltas=deltas,
+                end=op.param_rows if gradient == OVERWRITTEN else rows,
+                gradient=gradient,
                 n_params=op.n_params,
+                sum=slot + self.table[row, add] if add is not None else 0,
+                n_sum=rows * elements if add is not None else 0,
             )
         )
 
-    for verb, row in plan.schedule.tolist():
-        if verb == FORWARD and row not in ends:
-            step(FORWARD_STEP, verb, row)
-        elif verb == ACCUMULATE:
-            step(ACCUMULATE_STEP, verb, row)
-        elif verb == BACKWARD:
-            step(INPUT_STEP if row <= first_trained else BACKWARD_STEP, verb, row)
-    for row, op in by_row.items():
-        if op.gradient:
-            step(GRADIENT_STEP, GRADIENT, row)
-    return np.array(steps, np.int64).reshape(-1, STEP_SIZE)
+
+class TangentProgram(Program):
+    """The program of `jvp` and, with a backward pass, of `hvp`.
+
+    Raises ValueError for an op without tangents, or for `hvp` without second derivatives.
+    """
+
+    def __init__(self, plan: Plan, dtype: np.dtype, hvp: bool):
+        self.dtype, self.hvp = dtype, hvp
+        for op in plan.ops:
+            if op.n_in and not (op.linear or op.tangent):
+                raise ValueError(
+                    f"{op.name} has no tangent, so the handle cannot have jvp or hvp; the layers "
+                    "that have one stand in docs/compiled.md"
+                )
+            if op.n_in and hvp and not (op.linear or op.second_backward):
+                raise ValueError(
+                    f"{op.name} has no second derivative, which hvp needs: take a smooth layer, "
+                    "such as tanh for ReLU, or a handle with jvp=True alone"
+                )
+        super().__init__(plan, tangents=True)
+        self.table[0, TANGENTS] = self.tangents
+
+    def _address(self, kernel) -> int:
+        """The address of a kernel that is no verb of the plan."""
+        self.kernels.append(kernel)
+        return kernel.address(self.dtype)
+
+    def _without_offset(self, row: int) -> int:
+        """The row of an op without its offset: the op's own, or another one behind all others."""
+        op = self.plan.by_row[row]
+        if op.offset is None or not self.table[row, op.offset]:
+            return row
+        copy = self.table[row].copy()
+        copy[INDEX], copy[op.offset] = len(self.table), 0
+        self.table = np.concatenate([self.table, copy[None]])
+        return len(self.table) - 1
+
+    def _forward(self, row: int) -> None:
+        op, tangents = self.plan.by_row[row], self.tangents
+        if not op.n_params:  # perhaps in place, with a tangent that reads the output
+            super()._forward(row)
+        if op.tangent:
+            self._step(row, FORWARD, kernel=self._address(op.tangent), deltas=tangents)
+        else:
+            there = {"acts": tangents, "deltas": tangents}
+            self._step(row, FORWARD, table_row=self._without_offset(row), **there)
+        if op.n_params:
+            self._step(row, FORWARD, FROM_PARAMS, params=1, add=Y)
+            super()._forward(row)
+
+    def _backward(self, row: int) -> None:
+        if not self.hvp:
+            return
+        op, needs, deltas = self.plan.by_row[row], self._needs(row), self.deltas
+        self._step(row, BACKWARD, needs, deltas=deltas + self.tangents)
+        if op.second_backward:
+            kernel = self._address(op.second_backward)
+            self._step(row, BACKWARD, needs, kernel=kernel, deltas=deltas)
+        if op.n_params:
+            self._step(row, BACKWARD, needs | FROM_PARAMS, params=1, deltas=deltas, add=X)
+        super()._backward(row)
+
+    def _gradient(self, row: int, verb: int) -> None:
+        if not self.hvp:
+            return
+        op, deltas = self.plan.by_row[row], self.deltas
+        self._step(row, verb, FOR_PARAMS, deltas=deltas + self.tangents)
+        if op.second_gradient:
+            kernel = self._address(op.second_gradient)
+            self._step(row, ACCUMULATE, FOR_PARAMS, kernel=kernel, deltas=deltas)
+        elif not op.tangent:
+            there = {"acts": self.tangents, "deltas": deltas}
+            self._step(row, verb, FOR_PARAMS, table_row=self._without_offset(row), **there)
 
 
 def _optimizer(given, network) -> tuple[dict[str, int], np.ndarray, list]:

@@ -239,10 +239,8 @@ class Sequential(KnownArguments, KnownAttributes):
         """Draw all parameters again and discard the optimiser's state and the epochs trained."""
         self._refuse_in_training("initialize")
         self.seed = self.seed if seed is None else validation.check_int(seed, "seed", 0)
-        for i, built in enumerate(self.layers):
+        for i, (built, chosen) in enumerate(built_layer.initializers(self.layers)):
             generator = np.random.Generator(np.random.Philox(key=[self.seed, i]))
-            next_layer = self.layers[i + 1].layer if i + 1 < len(self.layers) else None
-            chosen = built.layer.initializers(next_layer)
             for name, values in built.parameters.items():
                 where = f"layer {i} ({type(built.layer).__name__}), {name}"
                 values[...] = initial(chosen.get(name, "zeros"), values.shape, generator, where)
@@ -743,20 +741,36 @@ class Sequential(KnownArguments, KnownAttributes):
             threads=threads,
         )
 
-    def handle(self, *, optimizer=None, loss=None, rows: int = 1, gradient: bool = True):
+    def handle(
+        self,
+        *,
+        optimizer=None,
+        loss=None,
+        rows: int = 1,
+        gradient: bool = True,
+        jvp: bool = False,
+        hvp: bool = False,
+    ):
         """Return the network as an array of integers for the functions of `numbanet.compiled`.
 
         optimizer   a name or Optimizer, for `update`
         loss        a name or Loss, for `loss_gradient`
         rows        samples in each call
         gradient    False leaves `vjp` out: less work memory, and layers without a derivative
+        jvp, hvp    True: the function of that name can be called, with more work memory; hvp
+                    includes jvp
         It holds no parameters, and is valid in this process and its forks alone. Raises ValueError
-        for layers without a derivative, and for a loss that does not fit.
+        for layers that have not the derivatives asked for, and for a loss that does not fit.
         """
         from numbanet.network.handle import make_handle
 
-        gradient = fields.Flag()(gradient, "gradient")
-        return make_handle(self, optimizer=optimizer, loss=loss, rows=rows, gradient=gradient)
+        gradient, jvp, hvp = (
+            fields.Flag()(given, name)
+            for given, name in ((gradient, "gradient"), (jvp, "jvp"), (hvp, "hvp"))
+        )
+        return make_handle(
+            self, optimizer=optimizer, loss=loss, rows=rows, gradient=gradient, jvp=jvp, hvp=hvp
+        )
 
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now as a function `f(row, out)` for the user's compiled code.
@@ -772,6 +786,19 @@ class Sequential(KnownArguments, KnownAttributes):
         from numbanet.network.compiled import CompiledNetwork
 
         return CompiledNetwork(self)
+
+    def cfunc(self, kind: str = "plain"):
+        """Return the network as it is now as a C function of one sample, with its address.
+
+        kind   "plain" void f(const real *x, real *out), with the network's dtype ·
+               "user_data" the same with a third argument, void *user_data ·
+               "integrand" double f(int n, double *x, void *user_data), as SciPy's integrators call
+               it, for a network of one output
+        See `network.cfunction.CFunction`: address, ctypes, user_data, low_level_callable().
+        """
+        from numbanet.network.cfunction import CFunction
+
+        return CFunction(self, kind)
 
     def export_c(self, path):
         """Write the network as C99 source, "net.c", and its header; return both paths.

@@ -5,8 +5,8 @@
     glorot    U(±√(6 / (n_in + n_out)))        keeps the variance in both directions (sigmoid, tanh)
     he        N(0, 2 / n_in)                   the same for rectifiers, which pass half
     uniform   U(low, high)
-    orthogonal   rows (or columns, if there are fewer) of length 1 at right angles: a product that
-              is repeated, as over time, neither grows nor shrinks
+    orthogonal   rows (or columns, if there are fewer) of one length at right angles: a product that
+              is repeated, as over time, neither grows nor shrinks where this length, the gain, is 1
     zeros, ones
 
 n_in and n_out count the connections into and out of one neuron. Every layer has a generator of its
@@ -36,15 +36,31 @@ def fans(shape) -> tuple[int, int]:
     return window * shape[-2], window * shape[-1]
 
 
+CONSTANT, NORMAL, UNIFORM, ORTHOGONAL = range(4)
+"""Kinds of distributions: a constant a, N(a, b²), U(a, b), an orthogonal matrix times a."""
+
+
 @dataclass(frozen=True)
 class Initializer(Description):
-    """An initialiser: called with a shape and a NumPy generator it returns float64 values."""
+    """An initialiser: called with a shape and a NumPy generator it returns float64 values.
+
+    One of your own overrides `distribution`, or `__call__`, which compiled code cannot call.
+    """
 
     def __post_init__(self):
         check(self)
 
     def __call__(self, shape, generator) -> np.ndarray:
-        return np.zeros(shape)
+        kind, a, b = self.distribution(shape)
+        if kind == NORMAL:
+            return generator.normal(a, b, shape)
+        if kind == UNIFORM:
+            return generator.uniform(a, b, shape)
+        return a * _orthogonal(shape, generator) if kind == ORTHOGONAL else np.full(shape, a)
+
+    def distribution(self, shape) -> tuple[int, float, float]:
+        """Return (kind, a, b): what the values of an array of that shape are drawn from."""
+        return CONSTANT, 0.0, 0.0
 
 
 class Zeros(Initializer):
@@ -54,8 +70,8 @@ class Zeros(Initializer):
 class Ones(Initializer):
     """Ones: for the scales of a norm."""
 
-    def __call__(self, shape, generator):
-        return np.ones(shape)
+    def distribution(self, shape):
+        return CONSTANT, 1.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,8 @@ class Normal(Initializer):
     std: Annotated[float, Real(0)] = 1.0
     mean: Annotated[float, Real()] = 0.0
 
-    def __call__(self, shape, generator):
-        return generator.normal(self.mean, self.std, shape)
+    def distribution(self, shape):
+        return NORMAL, self.mean, self.std
 
 
 @dataclass(frozen=True)
@@ -84,42 +100,65 @@ class Uniform(Initializer):
                 f"got {self.low!r} and {self.high!r}"
             )
 
-    def __call__(self, shape, generator):
-        return generator.uniform(self.low, self.high, shape)
+    def distribution(self, shape):
+        return UNIFORM, self.low, self.high
 
 
 class LeCun(Initializer):
     """N(0, 1 / n_in)."""
 
-    def __call__(self, shape, generator):
-        return generator.normal(0, sqrt(1 / fans(shape)[0]), shape)
+    def distribution(self, shape):
+        return NORMAL, 0.0, sqrt(1 / fans(shape)[0])
 
 
 class He(Initializer):
     """N(0, 2 / n_in)."""
 
-    def __call__(self, shape, generator):
-        return generator.normal(0, sqrt(2 / fans(shape)[0]), shape)
+    def distribution(self, shape):
+        return NORMAL, 0.0, sqrt(2 / fans(shape)[0])
 
 
 class Glorot(Initializer):
     """U(±√(6 / (n_in + n_out)))."""
 
-    def __call__(self, shape, generator):
+    def distribution(self, shape):
         bound = sqrt(6 / sum(fans(shape)))
-        return generator.uniform(-bound, bound, shape)
+        return UNIFORM, -bound, bound
 
 
+@dataclass(frozen=True)
 class Orthogonal(Initializer):
-    """A random matrix with orthonormal rows, or columns where there are fewer of them."""
+    """A random matrix with orthonormal rows, or columns where there are fewer; times `gain`."""
+
+    gain: Annotated[float, Real()] = 1.0
+
+    def distribution(self, shape):
+        return ORTHOGONAL, self.gain, 0.0
+
+
+def _orthogonal(shape, generator) -> np.ndarray:
+    """A matrix (all axes but the last, the last) with orthonormal rows or columns."""
+    columns = shape[-1] if shape else 1
+    normal = generator.normal(size=(prod(shape[:-1]), columns))
+    tall = normal if len(normal) >= columns else normal.T
+    q, r = np.linalg.qr(tall)
+    q *= np.where(np.diag(r) < 0, -1.0, 1.0)
+    return (q if tall is normal else q.T).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Blocks of columns of one width, each drawn by an initialiser of its own: `parts` in order.
+
+    It is called as an initialiser; the gates of recurrent layers are such blocks.
+    """
+
+    parts: tuple
 
     def __call__(self, shape, generator):
-        columns = shape[-1] if shape else 1
-        normal = generator.normal(size=(prod(shape[:-1]), columns))
-        tall = normal if len(normal) >= columns else normal.T
-        q, r = np.linalg.qr(tall)
-        q *= np.where(np.diag(r) < 0, -1.0, 1.0)
-        return (q if tall is normal else q.T).reshape(shape)
+        block = (*shape[:-1], shape[-1] // len(self.parts))
+        drawn = [initial(one, block, generator, "a block of columns") for one in self.parts]
+        return np.concatenate(drawn, axis=-1)
 
 
 NAMES = {
@@ -166,14 +205,19 @@ INITIALIZER = By(_initializer)
 """The kind of a field that holds what `initial` takes."""
 
 
+def resolve(given):
+    """Return the Initializer of a name or a class; a function or an array as it is."""
+    if isinstance(given, str):
+        given = lookup("initializer", given, NAMES, SYNONYMS)()
+    return instance(given, Initializer)
+
+
 def initial(given, shape, generator, where: str) -> np.ndarray:
     """Return the initial values.
 
     `given` is a name, an Initializer, a function of (shape, generator), or an array.
     """
-    if isinstance(given, str):
-        given = lookup("initializer", given, NAMES, SYNONYMS)()
-    given = instance(given, Initializer)
+    given = resolve(given)
     values = np.asarray(given(shape, generator) if callable(given) else given)
     if values.shape != tuple(shape):
         raise ValueError(

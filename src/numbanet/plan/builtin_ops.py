@@ -70,4 +70,4 @@ def copy_backward(op, params, grads, acts, deltas, lo, hi):
 
 def copy_op(n: int) -> Op:
     """The op that copies a sample of n elements into a slot of its own."""
-    return Op("Copy", n, n, copy_forward, copy_backward)
+    return Op("Copy", n, n, copy_forward, copy_backward, linear=True)

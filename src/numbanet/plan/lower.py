@@ -206,15 +206,18 @@ def _choose_verbs(
     chunks = min(batch, MAX_CHUNKS) if target == "cpu" else threads
     ops = [_choose_gradient(op, batch, chunks, target) for op in _insert_copies(ops)]
     first_trained = _first_differentiated(ops, input_gradient)
-    by_row = target == "embedded" and batch == 1
     split = train and target == "cpu" and _use_split_k(ops, batch)
     if split:
         reduce = replace(ops[1], forward=ops[1].reduce_split_k)
         ops[:2] = replace(ops[0], forward=None), reduce
     verbs = {
-        op: _verbs(op, train, train and k > first_trained, split and k < 2, by_row)
+        op: _verbs(op, train, train and k > first_trained, split and k < 2)
         for k, op in enumerate(ops)
     }
+    if target == "embedded":
+        for op, found in verbs.items():
+            instead = op.embedded_verbs | (op.row_verbs if batch == 1 else {})
+            found |= {column: kernel for column, kernel in instead.items() if column in found}
     accumulates = any(ACCUMULATE in found for found in verbs.values())
     return ops, verbs, chunks if train and accumulates else threads
 
@@ -261,7 +264,7 @@ def _use_split_k(ops: list[Op], batch: int) -> bool:
     )
 
 
-def _verbs(op: Op, train: bool, after_trained: bool, split: bool, by_row: bool) -> dict:
+def _verbs(op: Op, train: bool, after_trained: bool, split: bool) -> dict:
     """The kernels of an op's row by column: those that this plan calls."""
     verbs = {FORWARD: op.forward}
     if train:
@@ -276,5 +279,4 @@ def _verbs(op: Op, train: bool, after_trained: bool, split: bool, by_row: bool) 
                 or f"{op.name} has no backward pass, so nothing before it can be trained"
             )
         verbs[BACKWARD] = op.backward
-    chosen = {column: kernel for column, kernel in verbs.items() if kernel is not None}
-    return chosen | {c: op.row_verbs[c] for c in chosen if by_row and c in op.row_verbs}
+    return {column: kernel for column, kernel in verbs.items() if kernel is not None}

@@ -39,8 +39,20 @@ class Op:
     `split_k`              a first layer's partial product over inputs lo ≤ k < hi of all samples,
                            into grads; the op that copies the inputs has one as well
     `reduce_split_k`       the forward that adds these partial products up
-    `row_verbs`            kernels by column that take the place of others in the user's compiled
-                           code, where a call has one sample
+    `embedded_verbs`       kernels by column that take the place of others in the user's compiled
+                           code, and `row_verbs` where a call there has one sample
+
+    Tangents, derivatives along a direction, for `jvp` and `hvp` in the user's compiled code. Where
+    one of the first two is given, an op with parameters is linear in them and not in place:
+    `linear`               the output is linear in the input but for an offset, so that `forward`
+                           on tangents gives tangents
+    `offset`               the attribute that is 0 where this offset is left out
+    `tangent`              instead of `forward`: the tangent of the output, in deltas, from that of
+                           the input and acts
+    `second_backward`      adds to the tangent of the input's deltas what the change of the input
+                           makes of the `backward` of the same deltas; it finds a tangent
+                           context(op, TANGENTS) elements behind what it belongs to
+    `second_gradient`      likewise for the gradient of an op with a `tangent`, into grads[W …]
 
     Input and output:
     `in_place`             the output takes the place of the input
@@ -75,7 +87,13 @@ class Op:
     statistics: Kernel | None = None
     split_k: Kernel | None = None
     reduce_split_k: Kernel | None = None
+    embedded_verbs: dict[int, Kernel] = field(default_factory=dict)
     row_verbs: dict[int, Kernel] = field(default_factory=dict)
+    linear: bool = False
+    offset: int | None = None
+    tangent: Kernel | None = None
+    second_backward: Kernel | None = None
+    second_gradient: Kernel | None = None
     statistics_size: int = 0
     buffers: int = 0
     scratch: int = 0

@@ -11,7 +11,9 @@
     exp       a = eᶻ                    a
     softmax   aⱼ = eᶻʲ / Σ eᶻ           a ∘ (da − Σ a da)
 
-The mathematics of one element stands in the class, as `value` and `vjp`; the CPU kernels on vector
+The mathematics of one element stands in the class, as `value` and `vjp`, and for second derivatives
+`second`, the derivative of `vjp` by a. All Jacobians are symmetric, so that the tangent of a is
+what `vjp` makes of the tangent of z: `tangent` is `backward`. The CPU kernels on vector
 registers, the CUDA kernels and the loops over single neurons (per_neuron.py) are made from it.
 
 Source   Nielsen, Neural Networks and Deep Learning, chapters 1 and 3; Maas, Hannun, Ng 2013
@@ -36,7 +38,7 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.fields import Real
 from numbanet.nn.layers.base import Layer, Shape, size
-from numbanet.plan.columns import N_OUT, Attrs, Y
+from numbanet.plan.columns import N_OUT, TANGENTS, Attrs, Y, context
 from numbanet.plan.op import Op
 
 SLOPE = Attrs("slope")
@@ -49,6 +51,8 @@ value: Any = None
 """In the templates: a = value(z, slope), for a scalar or a vector register."""
 vjp: Any = None
 """In the templates: dz = vjp(a, da, slope), the vector-Jacobian product."""
+second: Any = None
+"""In the templates: ∂vjp(a, da, slope) / ∂a."""
 
 
 def _forward(op, params, grads, acts, deltas, lo, hi):
@@ -82,6 +86,13 @@ def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
         deltas[i] = vjp(acts[i], deltas[i], slope)
 
 
+def _second_backward(op, params, grads, acts, deltas, lo, hi):
+    """ḋz += ȧ second(a, da)        tangents of deltas[y] added to"""
+    tangents, slope = context(op, TANGENTS), const_like(acts, float_attr(op, SLOPE.slope))
+    for i in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT]):
+        deltas[tangents + i] += acts[tangents + i] * second(acts[i], deltas[i], slope)
+
+
 def _make_kernel(name, module, cpu, cuda, **names) -> Kernel:
     """A kernel for CPU and GPU from two templates."""
     made = kernel(specialize(cpu, name, module, **names))
@@ -97,11 +108,13 @@ class Activation(Layer):
 
         value(z, slope)      a, from z
         vjp(a, da, slope)    dz, from a and da; without it the activation cannot be trained
+        second(a, da, slope) the derivative of vjp by a; without it there is no `hvp`
 
-    Both are static methods on a scalar or on a vector register, which has + − · /,
+    All are static methods on a scalar or on a vector register, which has + − · /,
     abs, `where_greater` and the functions of `elementary`. `slope` is the activation's field of
     that name, 0 if it has none. Any other activation names its two kernels, `forward` and
-    `backward`, which work in place on the output slot.
+    `backward`, which work in place on the output slot, and if it has them `tangent` and
+    `second_backward`, as an Op does.
 
     `monotone` says that it never falls, so that it may come before or after a maximum.
     """
@@ -109,7 +122,10 @@ class Activation(Layer):
     value: ClassVar[Any]
     vjp: ClassVar[Any]
     forward: ClassVar[Kernel]
+    second: ClassVar[Any]
     backward: ClassVar[Kernel | None] = None
+    tangent: ClassVar[Kernel | None] = None
+    second_backward: ClassVar[Kernel | None] = None
     not_differentiable: ClassVar[str] = ""
     elementwise: ClassVar[bool] = True
     monotone: ClassVar[bool] = False
@@ -117,7 +133,7 @@ class Activation(Layer):
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         own: dict[str, Any] = {}
-        for name in ("value", "vjp"):
+        for name in ("value", "vjp", "second"):
             if name in vars(cls):
                 function = vars(cls)[name]
                 own[name] = inline(getattr(function, "__func__", function))
@@ -128,9 +144,15 @@ class Activation(Layer):
                 f"{stem}_forward", module, _forward, _forward_cuda, value=own["value"]
             )
         if "vjp" in own:
-            cls.backward = _make_kernel(
+            cls.tangent = cls.backward = _make_kernel(
                 f"{stem}_backward", module, _backward, _backward_cuda, vjp=own["vjp"]
             )
+            cls.second_backward = None  # the one inherited belongs to another vjp
+        if "second" in own:
+            template = specialize(
+                _second_backward, f"{stem}_second_backward", module, second=own["second"]
+            )
+            cls.second_backward = kernel(template, independent=True)
 
     @property
     def attrs(self) -> tuple:
@@ -146,6 +168,8 @@ class Activation(Layer):
                 n,
                 kind.forward,
                 kind.backward,
+                tangent=kind.tangent,
+                second_backward=kind.second_backward,
                 in_place=True,
                 keeps_output=True,
                 attrs=self.attrs,
@@ -174,6 +198,10 @@ class Sigmoid(Activation):
     def vjp(a, da, slope):
         return da * a * (const_like(a, 1) - a)
 
+    @staticmethod
+    def second(a, da, slope):
+        return da * (const_like(a, 1) - a - a)
+
 
 class Tanh(Activation):
     """The hyperbolic tangent, between −1 and 1."""
@@ -187,6 +215,10 @@ class Tanh(Activation):
     @staticmethod
     def vjp(a, da, slope):
         return da * (const_like(a, 1) - a * a)
+
+    @staticmethod
+    def second(a, da, slope):
+        return const_like(a, -2) * a * da
 
 
 class ReLU(Activation):
@@ -233,6 +265,10 @@ class Exp(Activation):
     @staticmethod
     def vjp(a, da, slope):
         return da * a
+
+    @staticmethod
+    def second(a, da, slope):
+        return da
 
 
 class Step(Activation):
@@ -282,13 +318,28 @@ def softmax_backward(op, params, grads, acts, deltas, lo, hi):
             deltas[j] = acts[j] * (deltas[j] - mean)
 
 
+@kernel(independent=True)
+def softmax_second_backward(op, params, grads, acts, deltas, lo, hi):
+    """ḋz += ȧ (da − Σ a da) − a Σ ȧ da, sample by sample        tangents of deltas[y] added to"""
+    n, tangents = op[N_OUT], context(op, TANGENTS)
+    for i in range(lo, hi):
+        y = op[Y] + i * n
+        mean, slope = const_like(acts, 0), const_like(acts, 0)
+        for j in range(y, y + n):
+            mean += acts[j] * deltas[j]
+            slope += acts[tangents + j] * deltas[j]
+        for j in range(y, y + n):
+            deltas[tangents + j] += acts[tangents + j] * (deltas[j] - mean) - acts[j] * slope
+
+
 class Softmax(Activation):
     """Outputs that are positive and sum to 1: the probabilities of exclusive classes.
 
     Expects a vector of at least two.
     """
 
-    forward, backward = softmax_forward, softmax_backward
+    forward, backward, tangent = softmax_forward, softmax_backward, softmax_backward
+    second_backward = softmax_second_backward
     elementwise = False
 
     def output_shape(self, shape: Shape) -> Shape:

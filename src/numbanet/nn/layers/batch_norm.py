@@ -20,7 +20,7 @@ Source   Ioffe, Szegedy 2015; Chan, Golub, LeVeque 1979 (merging means and varia
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from numbanet.backend.intrinsics import (
     VECTOR_BYTES,
@@ -45,6 +45,7 @@ from numbanet.plan.columns import (
     PARTIAL_STRIDE,
     SAMPLES,
     SCRATCH,
+    TANGENTS,
     W,
     X,
     Y,
@@ -85,9 +86,11 @@ class BatchNorm(Normalization):
 
     def inference_ops(self, shape: Shape) -> list[Op]:
         verbs = running_forward, running_backward, running_accumulate_gradient
-        return [self._op(shape, *verbs, **self._memory(shape))]
+        options = self._memory(shape) | {"tangent": running_tangent}
+        options |= {"linear": True, "second_gradient": running_second}
+        return [self._op(shape, *verbs, **options)]
 
-    def _memory(self, shape: Shape) -> dict[str, int]:
+    def _memory(self, shape: Shape) -> dict[str, Any]:
         """Elements of the running means and of the scratch memory, the most of any dtype."""
         channels, width = shape[-1], VECTOR_BYTES // 4
         size = channels * _group_pixels.py_func(channels, width) + width
@@ -509,3 +512,37 @@ def running_backward(op, params, grads, acts, deltas, lo, hi):
         scale = params[op[W] + c] * inverse_std(op, acts, variance)
         for p in range(lo * op[N_IN] + part * channels + c, end, parts * channels):
             deltas[op[X] + p] = scale * deltas[op[Y] + p]
+
+
+@kernel(independent=True)
+def running_tangent(op, params, grads, acts, deltas, lo, hi):
+    """ẏ = γ / √(σ² + ε) ẋ with the running variance        deltas[y] overwritten"""
+    channels = op[NORM.channels]
+    for c in range(channels):
+        _, variance = _running_channel(op, params, c)
+        scale = params[op[W] + c] * inverse_std(op, acts, variance)
+        for p in range(lo * op[N_IN] + c, hi * op[N_IN], channels):
+            deltas[op[Y] + p] = scale * deltas[op[X] + p]
+
+
+@kernel
+def running_second(op, params, grads, acts, deltas, lo, hi):
+    """ḋγ += Σ dy ẋ / √(σ² + ε) with the running variance        grads[W] added to"""
+    for c in range(op[NORM.channels]):
+        _running_second_channel(op, params, grads, acts, deltas, c, lo, hi)
+
+
+@running_second.cuda
+def running_second(op, params, grads, acts, deltas, lo, hi):
+    for c in range(thread_rank(), op[NORM.channels], num_threads()):
+        _running_second_channel(op, params, grads, acts, deltas, c, lo, hi)
+
+
+@inline
+def _running_second_channel(op, params, grads, acts, deltas, c, lo, hi):
+    """The same for channel c."""
+    _, variance = _running_channel(op, params, c)
+    dx, total = ptr_add(acts, context(op, TANGENTS) + op[X]), const_like(acts, 0)
+    for p in range(lo * op[N_IN] + c, hi * op[N_IN], op[NORM.channels]):
+        total += deltas[op[Y] + p] * dx[p]
+    grads[op[W] + c] += inverse_std(op, acts, variance) * total

@@ -141,6 +141,8 @@ class Conv2D(Layer):
             forward,
             backward,
             accumulate_gradient=accumulate_gradient,
+            linear=True,
+            offset=GEOMETRY.bias,
             param_rows=taps + self.bias,
             param_cols=c_out,
             n_weights=taps * c_out,

@@ -36,6 +36,7 @@ from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import (
     ACCUMULATE,
     BACKWARD,
+    FORWARD,
     N_IN,
     N_OUT,
     N_SPLIT_K,
@@ -111,6 +112,8 @@ def dense_op(n_in: int, n_out: int, bias: bool, rows: int, stride: int) -> Op:
     The gradient of a sequence is a long sum of few parameters, so it is accumulated.
     """
     vector = rows == 1 and stride == n_out
+    single = {FORWARD: forward_single, ACCUMULATE: accumulate_single}
+    row = {BACKWARD: backward_row, ACCUMULATE: accumulate_single if n_out == 1 else accumulate_row}
     return Op(
         "Dense",
         rows * n_in,
@@ -121,7 +124,10 @@ def dense_op(n_in: int, n_out: int, bias: bool, rows: int, stride: int) -> Op:
         accumulate_gradient,
         split_k=split_k if vector else None,
         reduce_split_k=reduce_split_k if vector else None,
-        row_verbs={BACKWARD: backward_row, ACCUMULATE: accumulate_row} if vector else {},
+        embedded_verbs=single if vector and n_out == 1 else {},
+        row_verbs=row if vector else {},
+        linear=True,
+        offset=LAYOUT.bias,
         param_rows=n_in + bias,
         param_cols=n_out,
         n_weights=n_in * n_out,
@@ -349,7 +355,7 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     gemm_tn_cuda(param_rows, n_out, rows, a, n_in, dz, stride, 1, dw, n_out, n_in)
 
 
-# --- one sample in a call -----------------------------------------------------------------------
+# --- in the user's compiled code: one sample in a call, or one output ---------------------------
 
 
 @kernel(independent=True)
@@ -369,13 +375,41 @@ def accumulate_row(op, params, grads, acts, deltas, lo, hi):
     """dW += aᵀ dz, db += dz for sample lo, the only one        grads[W] added to"""
     n_in, n_out, dw = op[N_IN], op[N_OUT], ptr_add(grads, op[W])
     a, dz = ptr_add(acts, op[X] + lo * n_in), ptr_add(deltas, op[Y] + lo * n_out)
-    if n_out == 1:  # one loop over the elements that follow one another
-        for k in range(n_in):
-            dw[k] += a[k] * dz[0]
-    else:
-        for k in range(n_in):
-            for j in range(n_out):
-                dw[k * n_out + j] += a[k] * dz[j]
+    for k in range(n_in):
+        for j in range(n_out):
+            dw[k * n_out + j] += a[k] * dz[j]
     if op[LAYOUT.bias]:
         for j in range(n_out):
             dw[n_in * n_out + j] += dz[j]
+
+
+@kernel(independent=True)
+def forward_single(op, params, grads, acts, deltas, lo, hi):
+    """z = a · w + b for samples lo ≤ i < hi, of one output        acts[y] overwritten"""
+    n_in, w = op[N_IN], ptr_add(params, op[W])
+    for i in range(lo, hi):
+        a, total = ptr_add(acts, op[X] + i * n_in), const_like(acts, 0)
+        for k in range(n_in):
+            total += a[k] * w[k]
+        acts[op[Y] + i] = total + w[n_in] if op[LAYOUT.bias] else total
+
+
+@kernel
+def accumulate_single(op, params, grads, acts, deltas, lo, hi):
+    """dw += Σ dz a, db += Σ dz over samples lo ≤ i < hi, of one output        grads[W] added to"""
+    n_in, dw = op[N_IN], ptr_add(grads, op[W])
+    for i in range(lo, hi):
+        a, dz = ptr_add(acts, op[X] + i * n_in), deltas[op[Y] + i]
+        for k in range(n_in):
+            dw[k] += a[k] * dz
+        if op[LAYOUT.bias]:
+            dw[n_in] += dz
+
+
+@accumulate_single.cuda
+def accumulate_single(op, params, grads, acts, deltas, lo, hi):
+    n_in = op[N_IN]
+    for k in range(thread_rank(), n_in + op[LAYOUT.bias], num_threads()):
+        for i in range(lo, hi):
+            a = acts[op[X] + i * n_in + k] if k < n_in else const_like(acts, 1)
+            grads[op[W] + k] += a * deltas[op[Y] + i]

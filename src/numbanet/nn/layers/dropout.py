@@ -62,7 +62,8 @@ class Dropout(Layer):
         if self.inverted or self.rate == 0:
             return []
         n, attrs = size(shape), DROPOUT.pack(rate=float(self.rate), scale=1 - self.rate)
-        return [Op("Dropout", n, n, mean_forward, mean_backward, in_place=True, attrs=attrs)]
+        verbs = mean_forward, mean_backward
+        return [Op("Dropout", n, n, *verbs, linear=True, in_place=True, attrs=attrs)]
 
 
 @inline

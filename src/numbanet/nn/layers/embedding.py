@@ -20,7 +20,7 @@ from numbanet.io.sparse import SparseRows
 from numbanet.nn.initializers import INITIALIZER
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.regularizers import PENALTY
-from numbanet.plan.columns import N_IN, SAMPLES, Attrs, W, X, Y, context
+from numbanet.plan.columns import N_IN, N_OUT, SAMPLES, Attrs, W, X, Y, context
 from numbanet.plan.op import Op
 
 TABLE = Attrs("vocabulary size")
@@ -80,6 +80,8 @@ class Embedding(Layer):
                 shape[0] * self.size,
                 forward,
                 gradient=gradient,
+                linear=True,
+                tangent=tangent,
                 param_rows=self.vocabulary,
                 param_cols=self.size,
                 n_weights=self.vocabulary * self.size,
@@ -132,3 +134,10 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
             if _row(op, acts[op[X] + t]) == row:
                 total += deltas[op[Y] + t * size + k - row * size]
         grads[op[W] + k] = total
+
+
+@kernel(independent=True)
+def tangent(op, params, grads, acts, deltas, lo, hi):
+    """ẏ = 0: an index does not change        deltas[y] overwritten"""
+    for i in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT]):
+        deltas[i] = const_like(deltas, 0)

@@ -3,6 +3,9 @@
     x̂ = (x − μ) / √(σ² + ε)        y = γ x̂ + β
     dx = (g − mean g − x̂ mean(g x̂)) / √(σ² + ε),  g = γ dy        dγ = Σ dy x̂        dβ = Σ dy
 
+The tangent of x̂ is (ẋ − mean ẋ − x̂ mean(x̂ ẋ)) / √(σ² + ε), that of 1 / √(σ² + ε) is
+− mean(x̂ ẋ) / (σ² + ε).
+
 Formulas and defaults are PyTorch's.
 
 Source   Ba, Kiros, Hinton 2016
@@ -23,7 +26,7 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import inline, kernel
 from numbanet.nn.layers.base import Shape
 from numbanet.nn.layers.normalization import NORM, Normalization, inverse_std
-from numbanet.plan.columns import N_IN, N_OUT, W, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, TANGENTS, W, X, Y, context
 from numbanet.plan.op import Op
 
 
@@ -31,7 +34,13 @@ class LayerNorm(Normalization):
     """Layer normalisation over the last axis: the whole vector, or the channels of each pixel."""
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, forward, backward, accumulate_gradient)]
+        verbs = forward, backward, accumulate_gradient
+        tangents = {
+            "tangent": tangent,
+            "second_backward": second_backward,
+            "second_gradient": second_gradient,
+        }
+        return [self._op(shape, *verbs, **tangents)]
 
 
 @inline
@@ -60,8 +69,8 @@ def _moments(op, x):
 
 
 @inline
-def _moments_cuda(op, x):
-    """The same for a thread alone."""
+def _moments_scalar(op, x):
+    """The same with scalars, for a GPU thread alone."""
     channels, mean, m2 = op[NORM.channels], const_like(x, 0), const_like(x, 0)
     for c in range(channels):
         mean += x[c]
@@ -93,7 +102,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     first, stride = lo * op[N_IN] + thread_rank() * channels, num_threads() * channels
     for p in range(first, hi * op[N_IN], stride):
         x, y = ptr_add(acts, op[X] + p), ptr_add(acts, op[Y] + p)
-        mean, scale = _moments_cuda(op, x)
+        mean, scale = _moments_scalar(op, x)
         for c in range(channels):
             y[c] = params[w + c] * (x[c] - mean) * scale + params[w + channels + c]
 
@@ -127,7 +136,7 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     first, stride = lo * op[N_IN] + thread_rank() * channels, num_threads() * channels
     for p in range(first, hi * op[N_IN], stride):
         x, y = ptr_add(acts, op[X] + p), op[Y] + p
-        mean, scale = _moments_cuda(op, x)
+        mean, scale = _moments_scalar(op, x)
         g_sum, g_dot_x_hat = const_like(acts, 0), const_like(acts, 0)
         for c in range(channels):
             g = params[w + c] * deltas[y + c]
@@ -162,8 +171,87 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
         dgamma, dbeta = const_like(acts, 0), const_like(acts, 0)
         for p in range(lo * op[N_OUT], hi * op[N_OUT], channels):
             x, dy = ptr_add(acts, op[X] + p), deltas[op[Y] + p + c]
-            mean, scale = _moments_cuda(op, x)
+            mean, scale = _moments_scalar(op, x)
             dgamma += dy * (x[c] - mean) * scale
             dbeta += dy
         grads[w + c] += dgamma
         grads[w + channels + c] += dbeta
+
+
+# --- tangents -----------------------------------------------------------------------------------
+
+
+@inline
+def _tangent_means(x, dx, channels, mean, scale):
+    """mean ẋ and mean(x̂ ẋ) of the `channels` elements at x and their tangents at dx."""
+    dx_mean, product = const_like(x, 0), const_like(x, 0)
+    for c in range(channels):
+        dx_mean += dx[c]
+        product += (x[c] - mean) * scale * dx[c]
+    return dx_mean / const_like(x, channels), product / const_like(x, channels)
+
+
+@kernel(independent=True)
+def tangent(op, params, grads, acts, deltas, lo, hi):
+    """ẏ = γ (ẋ − mean ẋ − x̂ mean(x̂ ẋ)) / √(σ² + ε)        deltas[y] overwritten"""
+    channels, gamma = op[NORM.channels], ptr_add(params, op[W])
+    for p in range(lo * op[N_IN], hi * op[N_IN], channels):
+        x, dx, dy = ptr_add(acts, op[X] + p), ptr_add(deltas, op[X] + p), op[Y] + p
+        mean, scale = _moments_scalar(op, x)
+        dx_mean, product = _tangent_means(x, dx, channels, mean, scale)
+        for c in range(channels):
+            x_hat = (x[c] - mean) * scale
+            deltas[dy + c] = gamma[c] * scale * (dx[c] - dx_mean - x_hat * product)
+
+
+@kernel(independent=True)
+def second_backward(op, params, grads, acts, deltas, lo, hi):
+    """ḋx −= dx mean(x̂ ẋ) / √(σ² + ε) + (m dx̂ + x̂ mean(g dx̂)) / √(σ² + ε)
+
+    dx̂ is the tangent of x̂, g = γ dy and m = mean(g x̂)        tangents of deltas[x] added to
+    """
+    channels, gamma, tangents = op[NORM.channels], ptr_add(params, op[W]), context(op, TANGENTS)
+    n = const_like(acts, channels)
+    for p in range(lo * op[N_IN], hi * op[N_IN], channels):
+        x, dy = ptr_add(acts, op[X] + p), ptr_add(deltas, op[Y] + p)
+        dx, result = ptr_add(x, tangents), ptr_add(deltas, tangents + op[X] + p)
+        mean, scale = _moments_scalar(op, x)
+        dx_mean, product = _tangent_means(x, dx, channels, mean, scale)
+        g_mean, m, change = const_like(acts, 0), const_like(acts, 0), const_like(acts, 0)
+        for c in range(channels):
+            g, x_hat = gamma[c] * dy[c], (x[c] - mean) * scale
+            g_mean, m = g_mean + g / n, m + g * x_hat / n
+            change += g * scale * (dx[c] - dx_mean - x_hat * product) / n
+        for c in range(channels):
+            g, x_hat = gamma[c] * dy[c], (x[c] - mean) * scale
+            dx_hat = scale * (dx[c] - dx_mean - x_hat * product)
+            before = scale * (g - g_mean - x_hat * m)
+            result[c] -= scale * (before * product + m * dx_hat + x_hat * change)
+
+
+@kernel
+def second_gradient(op, params, grads, acts, deltas, lo, hi):
+    """ḋγ += Σ dy dx̂ with the tangent dx̂ of x̂        grads[W] added to"""
+    channels, dgamma, tangents = op[NORM.channels], ptr_add(grads, op[W]), context(op, TANGENTS)
+    for p in range(lo * op[N_IN], hi * op[N_IN], channels):
+        x, dy = ptr_add(acts, op[X] + p), ptr_add(deltas, op[Y] + p)
+        dx = ptr_add(x, tangents)
+        mean, scale = _moments_scalar(op, x)
+        dx_mean, product = _tangent_means(x, dx, channels, mean, scale)
+        for c in range(channels):
+            x_hat = (x[c] - mean) * scale
+            dgamma[c] += dy[c] * scale * (dx[c] - dx_mean - x_hat * product)
+
+
+@second_gradient.cuda
+def second_gradient(op, params, grads, acts, deltas, lo, hi):
+    channels, tangents = op[NORM.channels], context(op, TANGENTS)
+    for c in range(thread_rank(), channels, num_threads()):
+        for p in range(lo * op[N_IN], hi * op[N_IN], channels):
+            x = ptr_add(acts, op[X] + p)
+            dx = ptr_add(x, tangents)
+            mean, scale = _moments_scalar(op, x)
+            dx_mean, product = _tangent_means(x, dx, channels, mean, scale)
+            x_hat = (x[c] - mean) * scale
+            dx_hat = scale * (dx[c] - dx_mean - x_hat * product)
+            grads[op[W] + c] += deltas[op[Y] + p + c] * dx_hat

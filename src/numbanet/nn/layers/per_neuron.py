@@ -21,7 +21,7 @@ from numbanet.nn.layers.activations import (
     Tanh,
 )
 from numbanet.nn.layers.base import ACTIVATIONS, Layer, Shape
-from numbanet.plan.columns import N_OUT, Attrs, Y
+from numbanet.plan.columns import N_OUT, TANGENTS, Attrs, Y, context
 from numbanet.plan.op import Op
 
 ELEMENTWISE = (Identity, Sigmoid, Tanh, ReLU, LeakyReLU, Step, Exp)
@@ -38,6 +38,7 @@ SEGMENT = Attrs("code end slope", first=0)
 CODE = 0
 value: Any = None
 vjp: Any = None
+second: Any = None
 others: Any = None
 
 
@@ -53,6 +54,12 @@ def _derivative(code, slope, a):
     return others(code, slope, a)
 
 
+def _second_derivative(code, slope, a):
+    if code == CODE:
+        return second(a, const_like(a, 1), slope)
+    return others(code, slope, a)
+
+
 @inline
 def value_by_code(code, slope, z):
     """a = f(z) for the activation of that code; the identity for any other."""
@@ -63,6 +70,12 @@ def value_by_code(code, slope, z):
 def derivative_by_code(code, slope, a):
     """f'(z), in terms of a, for the activation of that code; 1 for any other."""
     return const_like(a, 1)
+
+
+@inline
+def second_by_code(code, slope, a):
+    """The derivative of f'(z) by a for the activation of that code; 0 for any other."""
+    return const_like(a, 0)
 
 
 for _code, _kind in enumerate(ELEMENTWISE):
@@ -76,6 +89,16 @@ for _code, _kind in enumerate(ELEMENTWISE):
         derivative_by_code = inline(
             specialize(
                 _derivative, f"vjp_{_code}", CODE=_code, vjp=_kind.vjp, others=derivative_by_code
+            )
+        )
+    if "second" in vars(_kind):
+        second_by_code = inline(
+            specialize(
+                _second_derivative,
+                f"second_{_code}",
+                CODE=_code,
+                second=_kind.second,
+                others=second_by_code,
             )
         )
 
@@ -110,6 +133,22 @@ def per_neuron_backward(op, params, grads, acts, deltas, lo, hi):
             slope = const_like(acts, float_attr(op, segment + SEGMENT.slope))
             for j in range(op[Y] + i * n + first, op[Y] + i * n + end):
                 deltas[j] *= derivative_by_code(code, slope, acts[j])
+            first = end
+
+
+@kernel(independent=True)
+def per_neuron_second_backward(op, params, grads, acts, deltas, lo, hi):
+    """ḋz += ȧ da ∂fⱼ'(z)/∂a for neuron j        tangents of deltas[y] added to"""
+    n, tangents = op[N_OUT], context(op, TANGENTS)
+    for i in range(lo, hi):
+        first = 0
+        for k in range(op[SEGMENTS.n_segments]):
+            segment = SEGMENTS.first + len(SEGMENT) * k
+            code, end = op[segment + SEGMENT.code], op[segment + SEGMENT.end]
+            slope = const_like(acts, float_attr(op, segment + SEGMENT.slope))
+            for j in range(op[Y] + i * n + first, op[Y] + i * n + end):
+                change = acts[tangents + j] * second_by_code(code, slope, acts[j])
+                deltas[tangents + j] += deltas[j] * change
             first = end
 
 
@@ -149,13 +188,17 @@ class PerNeuron(Activation):
             end += len(list(same))
             segments.append(SEGMENT.pack(code=code, end=end, slope=slope))
         trainable = not any(isinstance(a, Step) for a in self.activations)
+        backward = per_neuron_backward if trainable else None
+        smooth = all(type(a).second_backward or isinstance(a, Identity) for a in self.activations)
         return [
             Op(
                 "PerNeuron",
                 n,
                 n,
                 per_neuron_forward,
-                per_neuron_backward if trainable else None,
+                backward,
+                tangent=backward,
+                second_backward=per_neuron_second_backward if smooth else None,
                 in_place=True,
                 keeps_output=True,
                 attrs=(len(segments), *(value for segment in segments for value in segment)),

@@ -64,7 +64,7 @@ class Pool2D(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         return (*self._window(shape).output, shape[2])
 
-    def _op(self, shape: Shape, forward, backward, power=0.0, keeps_output=True) -> Op:
+    def _op(self, shape: Shape, forward, backward, tangent=None, power=0.0) -> Op:
         view = self._window(shape)
         return Op(
             type(self).__name__,
@@ -86,7 +86,9 @@ class Pool2D(Layer):
                 left=view.padding[2],
                 power=float(power),
             ),
-            keeps_output=keeps_output,
+            linear=tangent is None,
+            tangent=tangent,
+            keeps_output=tangent is not None,
         )
 
 
@@ -164,7 +166,7 @@ class MaxPool2D(Pool2D):
     """The largest of each window."""
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, max_forward, max_backward)]
+        return [self._op(shape, max_forward, max_backward, max_tangent)]
 
     def pools_channels_first(self, shape: Shape) -> bool:
         """Whether conv2d_channels_first can do it: 2×2 windows side by side."""
@@ -292,6 +294,22 @@ def max_backward(op, params, grads, acts, deltas, lo, hi):
         deltas[op[X] + lo * op[N_IN] + e] = dx
 
 
+@kernel(independent=True)
+def max_tangent(op, params, grads, acts, deltas, lo, hi):
+    """ẏ = ẋ of the first of the largest        deltas[y] overwritten"""
+    channels, width = op[GEOMETRY.channels], op[GEOMETRY.width]
+    for e in range((hi - lo) * op[N_OUT]):
+        x, out_row, out_col = _locate_output(op, lo, e)
+        (top, bottom), (left, right) = _row_range(op, out_row), _col_range(op, out_col)
+        first = x + (top * width + left) * channels
+        for row in range(top, bottom):
+            for col in range(left, right):
+                place = x + (row * width + col) * channels
+                if acts[place] > acts[first]:
+                    first = place
+        deltas[op[Y] + lo * op[N_OUT] + e] = deltas[first]
+
+
 # --- mean -----------------------------------------------------------------------------------------
 
 
@@ -299,7 +317,7 @@ class AvgPool2D(Pool2D):
     """The mean of each window."""
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, mean_forward, mean_backward, keeps_output=False)]
+        return [self._op(shape, mean_forward, mean_backward)]
 
 
 @kernel
@@ -384,7 +402,7 @@ class LpPool2D(Pool2D):
     p: Annotated[float, Real(1)] = 2.0
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, lp_forward, lp_backward, self.p)]
+        return [self._op(shape, lp_forward, lp_backward, lp_tangent, self.p)]
 
 
 @inline
@@ -472,6 +490,23 @@ def lp_backward(op, params, grads, acts, deltas, lo, hi):
                 if acts[out] > zero:
                     dx += deltas[out] * _lp_slope(value, acts[out], p)
         deltas[op[X] + lo * op[N_IN] + e] = dx
+
+
+@kernel(independent=True)
+def lp_tangent(op, params, grads, acts, deltas, lo, hi):
+    """ẏ = Σ ẋ sign(x) |x / y|^(p−1), 0 where y is        deltas[y] overwritten"""
+    channels, width = op[GEOMETRY.channels], op[GEOMETRY.width]
+    p, zero = float_attr(op, GEOMETRY.power), const_like(acts, 0)
+    for e in range((hi - lo) * op[N_OUT]):
+        x, out_row, out_col = _locate_output(op, lo, e)
+        (top, bottom), (left, right) = _row_range(op, out_row), _col_range(op, out_col)
+        y, total = op[Y] + lo * op[N_OUT] + e, zero
+        for row in range(top, bottom):
+            for col in range(left, right):
+                place = x + (row * width + col) * channels
+                if acts[y] > zero:
+                    total += deltas[place] * _lp_slope(acts[place], acts[y], p)
+        deltas[y] = total
 
 
 # --- the whole image ------------------------------------------------------------------------------

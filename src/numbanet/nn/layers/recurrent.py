@@ -59,7 +59,7 @@ from numbanet.backend.intrinsics import (
 )
 from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.fields import By, Choice, Count, Flag, shown
-from numbanet.nn.initializers import INITIALIZER, Zeros, initial
+from numbanet.nn.initializers import INITIALIZER, Columns, Zeros
 from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.dense import dense_op
 from numbanet.nn.regularizers import PENALTY
@@ -454,13 +454,7 @@ def _by_gate(given, gates: int):
     """An initialiser that draws every gate's block of columns by itself; arrays stay whole."""
     if isinstance(given, (np.ndarray, list, tuple)):
         return given
-
-    def draw(shape, generator):
-        block = (*shape[:-1], shape[-1] // gates)
-        blocks = [initial(given, block, generator, "a gate") for _ in range(gates)]
-        return np.concatenate(blocks, axis=-1)
-
-    return draw
+    return Columns((given,) * gates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -509,9 +503,9 @@ class Recurrent(Layer):
     def following_activation(self):
         return None  # an RNN's is inside
 
-    def initial_bias(self, shape, generator) -> np.ndarray:
-        """Return the initial bias of all directions."""
-        return np.zeros(shape)
+    def initial_bias(self) -> tuple:
+        """Return the initialisers of the gates' biases."""
+        return ("zeros",) * self.gates
 
     def kernels(self) -> tuple[Kernel, Kernel]:
         """Return the forward and the backward pass of the cell over time."""
@@ -553,7 +547,7 @@ class Recurrent(Layer):
         given = self.bias_initializer
         chosen = {
             "weights": _by_gate(self.initializer, len(prefixes) * self.gates),
-            "bias": self.initial_bias if given is None else given,
+            "bias": Columns(self.initial_bias() * len(prefixes)) if given is None else given,
         }
         for prefix in prefixes:
             drawn = _by_gate(self.recurrent_initializer, self.gates)
@@ -641,10 +635,10 @@ class LSTM(Recurrent):
 
     gates, summed, kept = 4, 4, 1
 
-    def initial_bias(self, shape, generator) -> np.ndarray:
-        bias = super().initial_bias(shape, generator).reshape(-1, self.gates, self.units)
-        bias[:, FORGET_GATE] = 1
-        return bias.reshape(shape)
+    def initial_bias(self) -> tuple:
+        gates = list(super().initial_bias())
+        gates[FORGET_GATE] = "ones"
+        return tuple(gates)
 
     def kernels(self) -> tuple[Kernel, Kernel]:
         return lstm_forward, lstm_backward

@@ -36,7 +36,17 @@ class Rescale(Layer):
 def op(n: int, scale: float, offset: float = 0.0) -> Op:
     """Return the op y = scale · x + offset on samples of n elements, in place."""
     attrs = RESCALE.pack(scale=float(scale), offset=float(offset))
-    return Op("Rescale", n, n, forward, backward, in_place=True, attrs=attrs)
+    return Op(
+        "Rescale",
+        n,
+        n,
+        forward,
+        backward,
+        linear=True,
+        offset=RESCALE.offset,
+        in_place=True,
+        attrs=attrs,
+    )
 
 
 @kernel(independent=True)

@@ -41,6 +41,8 @@ class _Affine(Layer):
             n,
             forward,
             backward,
+            linear=True,
+            tangent=backward,  # a factor for each channel
             in_place=True,
             buffers=buffers,
             attrs=attrs,

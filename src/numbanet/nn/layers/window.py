@@ -126,7 +126,8 @@ def pad_ops(view: Window) -> list[Op]:
         padded_row_stride=padded[1] * channels,
     )
     n_in, n_out = size_of(view.in_shape), size_of(padded)
-    return [Op("ZeroPadding2D", n_in, n_out, pad_forward, pad_backward, attrs=attrs)]
+    verbs = pad_forward, pad_backward
+    return [Op("ZeroPadding2D", n_in, n_out, *verbs, linear=True, attrs=attrs)]
 
 
 @inline
