@@ -145,15 +145,12 @@ PENALTY_FACTORS              address of what every batch of the epoch multiplies
 PENALTY_FACTOR               that of this batch, a float
 LENGTHS                      address of the number of steps of every sequence, or 0 where all have
                              as many as the network's input
-<<<<<<< HEAD
 FIRST_SAMPLE                 how many samples of the epoch came before the data, which are a part of
                              them; else 0
 INPUT_COLUMNS, INPUT_STARTS  addresses of the columns of the values at INPUTS, int32, and of where
                              each row begins, int64, for inputs that are sparse
-=======
 TANGENTS                     from an element of acts, or of deltas, to its tangent, in the verbs
                              `second_backward` and `second_gradient`
->>>>>>> comp
 """
 
 
