@@ -35,7 +35,7 @@ from numbanet.plan.columns import (
     Y,
 )
 from numbanet.plan.lower import lower
-from numbanet.training.fit import epoch_permutation as epoch_permutation
+from numbanet.training.epoch import epoch_permutation as epoch_permutation
 from numbanet.training.weights import relative_weights
 
 STEP = 1e-5

@@ -5,7 +5,7 @@ import pytest
 from checkers import close
 
 import numbanet as nn
-from numbanet.training.fit import epoch_permutation
+from numbanet.training.epoch import epoch_permutation
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

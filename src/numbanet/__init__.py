@@ -67,7 +67,7 @@ from numbanet.nn.regularizers import L1, L2  # noqa: E402
 from numbanet.plan.op import Op  # noqa: E402
 from numbanet.training import callbacks  # noqa: E402
 from numbanet.training.diagnosis import NotLearningWarning  # noqa: E402
-from numbanet.training.fit import DivergenceError  # noqa: E402
+from numbanet.training.epoch import DivergenceError  # noqa: E402
 from numbanet.training.history import History  # noqa: E402
 from numbanet.training.lbfgs import LBFGS  # noqa: E402
 from numbanet.training.rate_finder import LearningRates  # noqa: E402

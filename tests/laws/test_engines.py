@@ -21,7 +21,7 @@ from examples import (
     targets,
 )
 from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS
-from numbanet.training.fit import reuse_optimizer_state, take_epoch
+from numbanet.training.epoch import reuse_optimizer_state, take_epoch
 
 ROUNDING = 1e-12
 LOSS = loss_named("quadratic")

@@ -28,7 +28,8 @@ from numbanet.network.sequential import Sequential
 from numbanet.nn import optimizers
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
 from numbanet.training.averages import Snapshot, measured_network, refresh, restore, snapshot
-from numbanet.training.fit import check_last_batch, epoch_permutation, reuse_optimizer_state
+from numbanet.training.data import check_last_batch
+from numbanet.training.epoch import epoch_permutation, reuse_optimizer_state
 from numbanet.training.history import History
 from numbanet.training.progress import VERBOSE, Progress
 

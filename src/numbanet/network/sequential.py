@@ -31,7 +31,8 @@ from numbanet.nn.regularizers import penalties
 from numbanet.nn.schedules import Schedule
 from numbanet.plan.columns import EPOCH, LENGTHS, OUTPUTS, SEED, TARGETS, WEIGHTS
 from numbanet.plan.op import DEFAULT_GROUP, Op
-from numbanet.training.fit import check_last_batch, fit
+from numbanet.training.data import check_last_batch
+from numbanet.training.fit import fit
 from numbanet.training.rate_finder import LearningRates, find_learning_rate
 from numbanet.training.steps import Unfinished
 from numbanet.training.weights import class_weights, relative_weights, sample_weights

@@ -30,7 +30,7 @@ from numbanet.nn.regularizers import L2, penalties
 from numbanet.plan.columns import PENALTY_FACTORS, TARGETS, WEIGHTS
 from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
 from numbanet.training import lbfgs
-from numbanet.training.fit import reuse_optimizer_state, take_epoch
+from numbanet.training.epoch import reuse_optimizer_state, take_epoch
 from numbanet.training.weights import relative_weights
 
 STOCHASTIC = ("sgd", "adam")

@@ -1,77 +1,31 @@
-"""The loop of fit: epochs of compiled calls, with callbacks, progress and Ctrl-C between them."""
+"""fit: epochs of compiled calls, with callbacks, progress and Ctrl-C between them."""
 
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from typing import NamedTuple
-
-import numpy as np
+from contextlib import ExitStack
 
 from numbanet.io.attributes import instance
-from numbanet.io.fields import Flag, Real, shown
-from numbanet.io.validation import check_int, check_threads, check_weights
+from numbanet.io.fields import Flag, shown
+from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import metrics as measures
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
-from numbanet.nn.data import bind_inputs
-from numbanet.plan.columns import (
-    EPOCH,
-    FIRST_SAMPLE,
-    LENGTHS,
-    PERMUTATION,
-    RATES,
-    SEED,
-    TARGETS,
-    WEIGHTS,
-)
-from numbanet.plan.op import DEFAULT_GROUP
-from numbanet.training import lbfgs
+from numbanet.training import data as given_data
 from numbanet.training.averages import measured_network, refresh
 from numbanet.training.callbacks import as_callbacks
+from numbanet.training.data import Data, check_last_batch, try_metrics, validate
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run, filled
+from numbanet.training.epoch import (
+    DivergenceError,
+    reuse_optimizer_state,
+    train_epoch,
+    train_epoch_of_blocks,
+)
+from numbanet.training.fit_lbfgs import check_lbfgs, fit_lbfgs
 from numbanet.training.history import History
 from numbanet.training.lbfgs import LBFGS
 from numbanet.training.progress import VERBOSE, Progress
-from numbanet.training.steps import BetweenCalls, Stopped, Unfinished, mean_metrics
-from numbanet.training.stream import Stream, check_penalties, read_ahead
-from numbanet.training.weights import class_weights, relative_weights, sample_weights
-
-WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
-SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
-
-
-TRIED_SAMPLES = 64
-"""Validation samples on which metrics are tried before training."""
-
-
-class Validation(NamedTuple):
-    """Checked data that are measured after every epoch.
-
-    x, y      inputs (samples, …), and labels (samples,) or rows (samples, outputs)
-    classes   whether y names classes
-    lengths   numbers of steps, int64 (samples,), or None
-    weights   weights of the samples, float64, or None
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    classes: bool
-    lengths: np.ndarray | None
-    weights: np.ndarray | None
-
-
-class DivergenceError(ArithmeticError):
-    """The loss was no longer finite. The network is back at its parameters from before."""
-
-
-def epoch_permutation(seed: int, epoch: int, samples: int, first: int = 0) -> np.ndarray:
-    """The order of an epoch's samples: a permutation that depends on seed and epoch alone.
-
-    first   for data that are a part of the epoch's, how many samples came before them
-    """
-    generator = np.random.Generator(np.random.Philox(counter=first, key=[seed, epoch]))
-    return generator.permutation(samples)
+from numbanet.training.steps import BetweenCalls, Stopped, Unfinished
 
 
 def fit(
@@ -79,528 +33,213 @@ def fit(
     x,
     y,
     *,
-    lengths,
     loss,
     optimizer,
     batch_size,
     epochs,
     shuffle,
-    validation_data,
-    validation_split,
     scale_targets,
     augment,
     callbacks,
     verbose,
-    sample_weight,
-    steps_per_epoch,
-    class_weight,
     metrics,
     threads,
     resumed: tuple[int, Unfinished | None],
+    **options,
 ) -> History:
     """Train the network; see Sequential.fit.
 
     resumed   epochs that were trained before, and how far the next one has come, if it was begun
+    options   what else belongs to the data; see `data.read`
     """
-    loss = network.resolve_loss(loss)
-    if optimizer is None:
-        optimizer = network.optimizer or "adam"
-    if optimizer is LBFGS or (isinstance(optimizer, str) and optimizer.lower() == "lbfgs"):
-        optimizer = LBFGS()
-    if not isinstance(optimizer, LBFGS):
-        optimizer = optimizers.optimizer(optimizer)
-    callbacks = as_callbacks(callbacks)
-    metrics = measures.metrics(metrics)
+    loss, optimizer = network.resolve_loss(loss), _optimizer(network, optimizer)
+    callbacks, metrics = as_callbacks(callbacks), measures.metrics(metrics)
     epochs = check_int(epochs, "epochs", 0)
     verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
     threads = check_threads(threads)
     batch_size = None if batch_size is None else check_int(batch_size, "batch_size")
-    validation_split = SPLIT(validation_split, "validation_split")
     scale_targets = Flag()(scale_targets, "scale_targets")
     shuffle = Flag()(shuffle, "shuffle")
     augment = instance(augment, Augment)
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(f"augment is an Augment or None, not {shown(augment)}")
-    undo, stream, (epochs_before, unfinished) = network.undo_scalings(), None, resumed
-    if steps_per_epoch is not None:
-        steps_per_epoch = check_int(steps_per_epoch, "steps_per_epoch")
+    undo = network.undo_scalings()
     with undo:
-        if y is None and not (hasattr(x, "__array__") or hasattr(x, "toarray")):
-            whole = (lengths, sample_weight, class_weight, validation_split or None)
-            _check_stream(network, optimizer, batch_size, whole)
-            stream = Stream(
-                network, x, loss, batch_size, optimizer.accumulate, steps_per_epoch, epochs
-            )
-            first_rows = stream.first()
-            x, y, weights, classes = first_rows.x, first_rows.y, first_rows.weights, stream.classes
-        else:
-            if steps_per_epoch is not None:
-                raise ValueError("steps_per_epoch is for data in blocks; x and y are all of them")
-            network.learn_names(x, y)
-            x, y, classes = network.check_data(x, y, loss)
-            lengths = network.check_lengths(lengths, len(x))
-            weights = None
-            if sample_weight is not None:
-                weights = check_weights(sample_weight, len(x))
-        validation = None
-        if validation_data is not None:
-            validation = _validation_data(network, validation_data, validation_split, loss)
-        elif validation_split:
-            n_train = _n_train(len(x), validation_split)
-            rest = [None if one is None else one[n_train:] for one in (lengths, weights)]
-            validation = Validation(x[n_train:], y[n_train:], classes, *rest)
-            x, y = x[:n_train], y[:n_train]
-            weights = None if weights is None else weights[:n_train]
-            lengths = None if lengths is None else lengths[:n_train]
-        elif metrics:
-            raise ValueError("metrics are measured on validation data; pass validation_data")
-        by_class = class_weights(network, class_weight, y, classes)
-        weights = sample_weights(y, weights, by_class)
-        if validation is not None:
-            found = sample_weights(validation.y, validation.weights, by_class)
-            validation = validation._replace(weights=found)
-    samples = len(x)
-    batch = batch_size if stream else min(batch_size or samples, samples)
-    batches = (steps_per_epoch or 1) if stream else -(-samples // batch)
-    if stream is None:
-        check_last_batch(network, samples, batch)
-    if isinstance(optimizer, LBFGS):
-        _check_lbfgs(network, batch < samples, augment, lengths, callbacks)
-    if unfinished is not None and isinstance(optimizer, LBFGS):
-        raise ValueError(
-            "resume: the checkpoint stands within an epoch, and L-BFGS begins with whole ones; "
-            "go on with the optimizer of the file"
+        data = given_data.read(
+            network,
+            x,
+            y,
+            loss,
+            optimizer,
+            batch_size=batch_size,
+            epochs=epochs,
+            metrics=metrics,
+            **options,
         )
-    if unfinished is not None:
-        count = None if stream else samples
-        unfinished.check_same(batch, count, shuffle, optimizer.accumulate)
-    history, watched, first = History(), network.epoch == 0, 0.0
-    with undo:
-        if epochs and network.learn_scalings(x, y, loss, scale_targets, whole=stream is None):
-            y, classes = network.scale_targets(y), False
-            if validation is not None:
-                found = network.scale_targets(validation.y)
-                validation = validation._replace(y=found, classes=False)
-        if metrics and validation is not None:
-            _try_metrics(network, metrics, validation)
+        samples, stream = len(data.x), data.stream
+        batch = batch_size if stream else min(batch_size or samples, samples)
+        batches = (stream.steps or 1) if stream else -(-samples // batch)
+        if stream is None:
+            check_last_batch(network, samples, batch)
+        if isinstance(optimizer, LBFGS):
+            check_lbfgs(network, batch < samples, augment, data.lengths, callbacks, resumed[1])
+        elif resumed[1] is not None:
+            count = None if stream else samples
+            resumed[1].check_same(batch, count, shuffle, optimizer.accumulate)
+        if epochs:
+            data = data.scaled(network, loss, scale_targets)
+        if metrics and data.validation is not None:
+            try_metrics(network, metrics, data.validation)
     if isinstance(optimizer, LBFGS):
-        return _fit_lbfgs(
-            network, optimizer, x, y, loss, epochs, weights, validation, metrics, callbacks, verbose
-        )
+        return fit_lbfgs(network, optimizer, data, loss, epochs, metrics, callbacks, verbose)
     with ExitStack() as at_end:
         with undo:
             trainer = network.executors.training(
                 loss,
                 optimizer,
-                x,
-                y,
-                classes,
+                data.x,
+                data.y,
+                data.classes,
                 batch=batch,
                 batches=batches,
                 threads=threads,
                 augment=augment,
-                weighted=weights is not None,
+                weighted=data.weights is not None,
             )
             at_end.callback(trainer.release)
-            run = Run(network, x, filled(y), classes, loss, optimizer, network.epoch, epochs)
-            rates, schedule = run.rates(batches), optimizer.schedule
-            if stream and rates is not None and steps_per_epoch is None:
-                raise ValueError(
-                    f"{optimizer.learning_rate} needs to know how many steps an epoch has; pass "
-                    "steps_per_epoch"
-                )
-            if schedule is not None:  # a metric that it asks for and that is not there, before all
-                schedule.observe((), dict.fromkeys(_log_names(classes, validation, metrics), 0.0))
-            bind_inputs(trainer, x)
-            trainer.bind(TARGETS, y)
-            trainer.bind(LENGTHS, lengths)
+            run = Run(
+                network,
+                data.x,
+                filled(data.y),
+                data.classes,
+                loss,
+                optimizer,
+                network.epoch,
+                epochs,
+            )
+            _check_rates(run, data, batches, metrics)
+            data.bind(trainer)
             trainer.set_optimizer(optimizer)
-            total, count = batches, samples
             if stream:
-                total, count = steps_per_epoch or 0, (steps_per_epoch or 0) * batch
-                stream.skip(epochs_before)
-            progress = Progress(epochs, count, verbose)
-            shape = batch, None if stream else samples, shuffle, optimizer.accumulate
-            between = BetweenCalls(network, trainer, callbacks, progress, total=total, shape=shape)
+                stream.skip(resumed[0])
+            between = _between(run, data, trainer, callbacks, shuffle, verbose)
             for callback in callbacks:
                 callback.on_fit_begin(network)
                 at_end.callback(callback.on_fit_end, network)
-            at_end.callback(progress.close)
+            at_end.callback(between.progress.close)
         reuse_optimizer_state(network, optimizer)
-        measured = measured_network(network, optimizer) if validation is not None else network
-        ended = schedule is not None and schedule.has_ended(network.schedule_state)
-        if epochs and (ended or (rates is not None and not rates.any())):
-            what = "no epoch was trained" if ended else "the learning rate is 0"
-            warnings.warn(
-                f"{what}: {optimizer.learning_rate} has ended by epoch {network.epoch}; "
-                "pass another schedule or rate",
-                NotLearningWarning,
-                stacklevel=4,
-            )
-        for _ in range(epochs):
-            if schedule is not None and schedule.has_ended(network.schedule_state):
-                break
-            start = time.perf_counter()
-            for callback in callbacks:
-                callback.on_epoch_begin(network.epoch + 1, network)
-            try:
-                if stream is None:
-                    logs = _epoch(run, trainer, batches, shuffle, weights, between, unfinished)
-                else:
-                    logs = _epoch_of_blocks(run, trainer, stream, shuffle, between, unfinished)
-            except Stopped:
-                break
-            except DivergenceError:
-                if not history.seconds:
-                    undo()
-                raise
-            unfinished = None
-            penalty = network.penalty_value(samples, batches)
-            network.epoch += 1
-            first = logs["loss"] if not history.seconds else first
-            if watched and network.epoch >= STUCK_EPOCHS:
-                if network.optimizer_steps >= FEW_STEPS or network.epoch == epochs:
-                    watched = False
-                    _warn_if_stuck(run, first, logs["loss"], progress)
-            logs["loss"] += penalty
-            if validation is not None:
-                if measured is not network:
-                    refresh(measured, network)
-                    penalty = measured.penalty_value(samples, batches)
-                logs |= _validate(measured, validation, loss, penalty, metrics)
-            if schedule is not None:
-                network.schedule_state = schedule.observe(network.schedule_state, logs)
-            history.add(logs, time.perf_counter() - start)
-            progress.epoch(logs)
-            if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
-                break
-    return history
-
-
-def _check_stream(network, optimizer, batch_size, whole) -> None:
-    """ValueError for what data in blocks do not go with.
-
-    whole   lengths, sample_weight, class_weight and validation_split, which belong to x and y
-    """
-    names = ("lengths", "sample_weight", "class_weight", "validation_split")
-    for name, given in zip(names, whole, strict=True):
-        if given is not None:
-            way = "blocks (x, y, sample_weight)" if name.endswith("weight") else "x and y"
-            raise ValueError(f"{name} belongs to x and y, and the data come in blocks; pass {way}")
-    if isinstance(optimizer, LBFGS):
-        raise ValueError("L-BFGS needs all samples in every step; pass x and y, not blocks")
-    if batch_size is None:
-        raise ValueError(
-            "batch_size=None is all samples, and the data come in blocks; say how many"
-        )
-    check_penalties(network)
-
-
-def _check_lbfgs(network, has_batches: bool, augment, lengths, callbacks) -> None:
-    """ValueError for what L-BFGS cannot do."""
-    for callback in callbacks:
-        if callback.called_at_steps():
-            raise ValueError(
-                f"L-BFGS has no steps after which {type(callback).__name__} could be called; an "
-                "epoch is an iteration: use on_epoch_end"
-            )
-    if lengths is not None:
-        raise ValueError("L-BFGS takes no lengths; pass another optimizer")
-    if has_batches or augment is not None:
-        raise ValueError(
-            "L-BFGS minimises the loss of all samples; pass batch_size=None and no augment"
-        )
-    if not all(built.trainable for built in network.layers if built.n_parameters):
-        raise ValueError("L-BFGS trains all layers, some are frozen: network.unfreeze() first")
-    own = [k for k, built in enumerate(network.layers) if built.group != DEFAULT_GROUP]
-    if own:
-        raise ValueError(
-            f"L-BFGS has no learning rate and no decay, layer {own[0]} has one of its own; set its "
-            "learning_rate_factor to 1 and its weight_decay to None"
+        return _epochs(
+            run, data, batches, trainer, between, callbacks, shuffle, metrics, undo, resumed[1]
         )
 
 
-def _fit_lbfgs(
-    network, optimizer, x, y, loss, epochs, weights, validation, metrics, callbacks, verbose
+def _optimizer(network, given) -> optimizers.Optimizer | LBFGS:
+    """The optimizer that fit was given, or that of the last fit, or Adam."""
+    if given is None:
+        given = network.optimizer or "adam"
+    if given is LBFGS or (isinstance(given, str) and given.lower() == "lbfgs"):
+        return LBFGS()
+    return given if isinstance(given, LBFGS) else optimizers.optimizer(given)
+
+
+def _check_rates(run: Run, data: Data, batches: int, metrics) -> None:
+    """ValueError for a schedule that lacks a number of steps, or a metric that it asks for."""
+    stream, schedule = data.stream, run.optimizer.schedule
+    if run.rates(batches) is not None and stream and stream.steps is None:
+        raise ValueError(
+            f"{run.optimizer.learning_rate} needs to know how many steps an epoch has; pass "
+            "steps_per_epoch"
+        )
+    if schedule is not None:
+        schedule.observe((), dict.fromkeys(data.log_names(metrics), 0.0))
+
+
+def _between(run: Run, data: Data, trainer, callbacks, shuffle: bool, verbose: int) -> BetweenCalls:
+    """What is done between the native calls."""
+    batch, samples, stream = trainer.plan.batch, len(data.x), data.stream
+    total, count = -(-samples // batch), samples
+    if stream:
+        total, count = stream.steps or 0, (stream.steps or 0) * batch
+    progress = Progress(run.epochs, count, verbose)
+    shape = batch, None if stream else samples, shuffle, run.optimizer.accumulate
+    return BetweenCalls(run.network, trainer, callbacks, progress, total=total, shape=shape)
+
+
+def _epochs(
+    run: Run,
+    data: Data,
+    batches: int,
+    trainer,
+    between: BetweenCalls,
+    callbacks: list,
+    shuffle: bool,
+    metrics,
+    undo,
+    unfinished: Unfinished | None,
 ) -> History:
-    """Minimise the loss of all samples; an epoch is an iteration of L-BFGS."""
-    history, progress = History(), Progress(epochs, len(x), verbose)
-    snapshot, start = network.memory.copy(), time.perf_counter()
-
-    def end_iteration(value: float) -> bool:
-        nonlocal start
-        network.epoch += 1
-        logs = {"loss": value}
-        if validation is not None:
-            penalty = network.penalty_value(len(x), 1)
-            logs |= _validate(network, validation, loss, penalty, metrics)
-        start, began = time.perf_counter(), start
-        history.add(logs, start - began)
-        progress.epoch(logs)
-        if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
-            return True
-        if len(history.seconds) < epochs:
-            begin_iteration()
-        return False
-
-    def begin_iteration() -> None:
+    """Train epoch by epoch, until they are done or something ends it."""
+    network, schedule, history = run.network, run.optimizer.schedule, History()
+    samples, stream = len(data.x), data.stream
+    measured = network
+    if data.validation is not None:
+        measured = measured_network(network, run.optimizer)
+    watched, first = network.epoch == 0, 0.0
+    _warn_if_ended(run, batches)
+    for _ in range(run.epochs):
+        if schedule is not None and schedule.has_ended(network.schedule_state):
+            break
+        start = time.perf_counter()
         for callback in callbacks:
             callback.on_epoch_begin(network.epoch + 1, network)
-
-    with ExitStack() as at_end:
-        for callback in callbacks:
-            callback.on_fit_begin(network)
-            at_end.callback(callback.on_fit_end, network)
-        at_end.callback(progress.close)
-        begin_iteration()
-        found = lbfgs.minimize(
-            network,
-            x,
-            y,
-            loss,
-            tol=optimizer.tolerance,
-            max_iter=epochs,
-            max_fun=optimizer.max_evaluations,
-            weights=weights,
-            callback=end_iteration,
-        )
-        if not (np.isfinite(found.fun) and np.isfinite(network.parameters).all()):
-            network.memory[:] = snapshot
-            raise DivergenceError(
-                "L-BFGS met a loss that is not a finite number. The network is back at its "
-                "parameters from before; scale the inputs and the targets"
-            )
+        try:
+            if stream is None:
+                logs = train_epoch(
+                    run, trainer, batches, shuffle, data.weights, between, unfinished
+                )
+            else:
+                logs = train_epoch_of_blocks(run, trainer, stream, shuffle, between, unfinished)
+        except Stopped:
+            break
+        except DivergenceError:
+            if not history.seconds:
+                undo()
+            raise
+        unfinished = None
+        penalty = network.penalty_value(samples, batches)
+        network.epoch += 1
+        first = logs["loss"] if not history.seconds else first
+        if watched and network.epoch >= STUCK_EPOCHS:
+            if network.optimizer_steps >= FEW_STEPS or network.epoch == run.epochs:
+                watched = False
+                _warn_if_stuck(run, first, logs["loss"], between.progress)
+        logs["loss"] += penalty
+        if data.validation is not None:
+            if measured is not network:
+                refresh(measured, network)
+                penalty = measured.penalty_value(samples, batches)
+            logs |= validate(measured, data.validation, run.loss, penalty, metrics)
+        if schedule is not None:
+            network.schedule_state = schedule.observe(network.schedule_state, logs)
+        history.add(logs, time.perf_counter() - start)
+        between.progress.epoch(logs)
+        ends = [one.on_epoch_end(network.epoch, logs, network) for one in callbacks]
+        if any(ends):
+            break
     return history
 
 
-def _validation_data(network, given, validation_split, loss) -> Validation:
-    """The checked validation data that fit was given."""
-    if validation_split:
-        raise ValueError("pass validation_data or validation_split, not both")
-    if isinstance(given, (tuple, list)) and len(given) == 2:
-        given = dict(zip(("x", "y"), given, strict=True))
-    known = {"x", "y", "lengths", "sample_weight"}
-    if not isinstance(given, Mapping) or not {"x", "y"} <= set(given) <= known:
-        raise ValueError(
-            "validation_data must be a pair (x, y), or a dict of x, y and, if need be, lengths and "
-            f"sample_weight, got {shown(given)}"
+def _warn_if_ended(run: Run, batches: int) -> None:
+    """Say that a schedule leaves nothing to do."""
+    network, schedule, rates = run.network, run.optimizer.schedule, run.rates(batches)
+    ended = schedule is not None and schedule.has_ended(network.schedule_state)
+    if run.epochs and (ended or (rates is not None and not rates.any())):
+        what = "no epoch was trained" if ended else "the learning rate is 0"
+        warnings.warn(
+            f"{what}: {run.optimizer.learning_rate} has ended by epoch {network.epoch}; "
+            "pass another schedule or rate",
+            NotLearningWarning,
+            stacklevel=6,
         )
-    x, y, classes = network.check_data(
-        given["x"], given["y"], loss, labels=("validation x", "validation y")
-    )
-    lengths = network.check_lengths(given.get("lengths"), len(x), "validation lengths")
-    weights = given.get("sample_weight")
-    if weights is not None:
-        weights = check_weights(weights, len(x), "validation sample_weight")
-    return Validation(x, y, classes, lengths, weights)
-
-
-def _n_train(samples: int, validation_split: float) -> int:
-    """How many samples, from the first, are left to train on."""
-    n_train = samples - int(round(samples * validation_split))
-    if not 0 < n_train < samples:
-        raise ValueError(
-            f"validation_split={validation_split} of {samples} samples leaves one side empty"
-        )
-    return n_train
-
-
-def check_last_batch(network, samples: int, batch: int) -> None:
-    """ValueError where the last batch is too small for a layer with batch statistics."""
-    last_batch = samples % batch or batch
-    for built in network.layers:
-        needs_batch = getattr(built.layer, "needs_batch", False)
-        if needs_batch and built.trainable and last_batch * len(built.input_shape) == 1:
-            raise ValueError(
-                f"{type(built.layer).__name__} needs at least 2 samples in every batch; {samples} "
-                f"samples in batches of {batch} leave one of a single sample: "
-                "give more samples, or choose another batch_size"
-            )
-
-
-def reuse_optimizer_state(network, optimizer) -> None:
-    """Keep the optimiser's state if it is of the same class, or start it anew.
-
-    Averages that are first asked for begin with the parameters as they are. What a schedule
-    remembers is kept if it is the same.
-    """
-    if getattr(network.optimizer, "learning_rate", None) != optimizer.learning_rate:
-        network.schedule_state = ()
-    before, state = network.optimizer, network.optimizer_state
-    fresh = optimizer.initial_state(network.parameters)
-    own = len(optimizer.state_names) * network.parameters.size
-    same = type(before) is type(optimizer) and before.state_names == optimizer.state_names
-    if not same or state.size != len(before.vectors) * network.parameters.size:
-        network.optimizer_state, network.optimizer_steps = fresh, 0
-    elif before.vectors != optimizer.vectors:
-        network.optimizer_state = np.concatenate([state[:own], fresh[own:]])
-    network.optimizer = optimizer
-    for built in network.layers:
-        if optimizer.average and not built.trainable:
-            part = slice(built.offset, built.offset + built.n_parameters)
-            network.averaged_parameters[part] = network.parameters[part]
-
-
-def _epoch(run, trainer, batches, shuffle, weights, between, unfinished) -> dict[str, float]:
-    """Train for one epoch, in calls of at most about 50 ms; return mean loss and accuracy."""
-    network, samples = run.network, len(run.x)
-    snapshot = network.memory.copy()
-    order = epoch_permutation(network.seed, network.epoch, samples) if shuffle else None
-    if weights is not None:
-        trainer.bind(WEIGHTS, relative_weights(weights, order, trainer.plan.batch)[0])
-    rates, first = run.rates(batches), unfinished.batches if unfinished else 0
-    trainer.metric_sums[:] = unfinished.sums if unfinished else 0
-    reached = take_steps(network, trainer, samples, order, rates, between, first)
-    if reached < batches:
-        _restore_and_raise(run, snapshot, reached + 1)
-    if not np.isfinite(network.parameters).all():
-        _restore_and_raise(run, snapshot, batches)
-    return mean_metrics(trainer, samples)
-
-
-def _epoch_of_blocks(run, trainer, stream, shuffle, between, unfinished) -> dict[str, float]:
-    """Train for one epoch on a Stream.
-
-    Where reading fails, network and optimiser are as before the epoch.
-    """
-    network, batch = run.network, trainer.plan.batch
-    snapshot = network.memory.copy()
-    state, steps = network.optimizer_state.copy(), network.optimizer_steps
-    begun = unfinished.batches if unfinished else 0
-    trainer.metric_sums[:] = unfinished.sums if unfinished else 0
-    rates = run.rates(stream.steps or 1)
-    reader, samples = read_ahead(stream.pieces()), 0
-    with closing(reader):
-        while True:
-            try:
-                rows = next(reader, None)
-                if rows is None and (not samples or samples <= (begun - 1) * batch):
-                    what = f"{begun} batches, where the checkpoint stands" if begun else "a sample"
-                    raise ValueError(
-                        f"fit: the data of epoch {network.epoch + 1} ended before {what}; what can "
-                        "be read only once is for one epoch: pass a function that returns a new "
-                        "iterator"
-                    )
-                if rows is not None:
-                    check_last_batch(network, len(rows), batch)
-            except Exception:
-                network.memory[:], network.optimizer_state[:] = snapshot, state
-                network.optimizer_steps = steps
-                raise
-            if rows is None:
-                break
-            before, count = samples // batch, len(rows)
-            batches, samples = -(-count // batch), samples + count
-            if before + batches > begun:
-                first = max(0, begun - before)
-                reached = _take_piece(
-                    network, trainer, rows, rates, shuffle, between, first, samples - count
-                )
-                if reached < batches:
-                    _restore_and_raise(run, snapshot, before + reached + 1)
-    between.total, between.progress.samples = -(-samples // batch), samples
-    if not np.isfinite(network.parameters).all():
-        _restore_and_raise(run, snapshot, between.total)
-    logs = mean_metrics(trainer, samples)
-    return logs if stream.classes else {"loss": logs["loss"]}
-
-
-def _take_piece(network, trainer, rows, rates, shuffle, between, first, first_sample) -> int:
-    """Take the steps of a piece of an epoch, from its batch `first`; see `take_steps`."""
-    batch, count, order = trainer.plan.batch, len(rows), None
-    if shuffle:
-        order = epoch_permutation(network.seed, network.epoch, count, first_sample)
-    if rates is not None:
-        rates = np.ascontiguousarray(rates[first_sample // batch :])
-    bind_inputs(trainer, rows.x)
-    trainer.bind(TARGETS, rows.y)
-    if rows.weights is not None:
-        trainer.bind(WEIGHTS, relative_weights(rows.weights, order, batch)[0])
-    trainer.plan.set_context(FIRST_SAMPLE, first_sample)
-    try:
-        return take_steps(network, trainer, count, order, rates, between, first, first_sample)
-    finally:
-        trainer.plan.set_context(FIRST_SAMPLE, 0)
-
-
-def take_epoch(network, trainer, samples: int, order, rates) -> int:
-    """Take all steps of an epoch; see `take_steps`. The sums begin at 0."""
-    trainer.metric_sums[:] = 0
-    return take_steps(network, trainer, samples, order, rates)
-
-
-def take_steps(
-    network,
-    trainer,
-    samples: int,
-    order,
-    rates,
-    between: BetweenCalls | None = None,
-    first: int = 0,
-    first_sample: int = 0,
-) -> int:
-    """Take the steps from batch `first` on the bound data, in native calls of at most about 50 ms.
-
-    order          the order of the samples, int64, or None
-    rates          the learning rate of every step, float64, or None where it is constant
-    between        what is done between the calls
-    first_sample   how many samples of the epoch, in whole batches, came before the bound data
-    Returns the number of the batch that was reached: less than there are where the loss of the next
-    one is not finite. The losses' and correct answers' sums are added to trainer.metric_sums.
-    """
-    trainer.bind(PERMUTATION, order)
-    trainer.bind(RATES, rates)
-    trainer.plan.set_context(EPOCH, network.epoch)
-    trainer.plan.set_context(SEED, network.seed)
-    batch, done = trainer.plan.batch, first
-    batches = -(-samples // batch)
-    updates = network.optimizer.updates
-    steps_before = network.optimizer_steps - updates(first, batches)
-    while done < batches:
-        last = min(batches, done + trainer.steps_per_call())
-        if between is not None:
-            last = between.end_of_call(done, last, batches)
-        reached = trainer.steps(
-            network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
-        )
-        taken = steps_before + updates(reached, batches) - network.optimizer_steps
-        network.optimizer_steps += taken
-        if reached < last:
-            return reached
-        done = reached
-        if between is not None:
-            seen = min(done * batch, samples)
-            between.after(taken, first_sample // batch + done, first_sample + seen, done == batches)
-    return batches
-
-
-def _try_metrics(network, metrics, validation: Validation) -> None:
-    """Measure a few samples: a metric that does not fit fails before training."""
-    x, y, _, *rest = validation
-    some = (None if one is None else one[:TRIED_SAMPLES] for one in rest)
-    network.measure(metrics, x[:TRIED_SAMPLES], y[:TRIED_SAMPLES], *some)
-
-
-def _log_names(classes: bool, validation: Validation | None, metrics) -> list[str]:
-    """The names of what an epoch measures."""
-    names = ["loss", *(["accuracy"] if classes else [])]
-    if validation is not None:
-        found = ["loss", *(["accuracy"] if validation.classes else []), *metrics]
-        names += [f"val_{name}" for name in found]
-    return names
-
-
-def _validate(network, validation, loss, penalty: float, metrics) -> dict[str, float]:
-    """Loss, with the penalty, accuracy and other metrics on the validation data."""
-    x, y, classes, lengths, weights = validation
-    value, accuracy = network.score(x, y, classes, loss, None, lengths, weights)
-    logs = {"val_loss": value + penalty}
-    if accuracy is not None:
-        logs["val_accuracy"] = accuracy
-    if metrics:
-        found = network.measure(metrics, x, y, lengths, weights)
-        logs |= {f"val_{name}": value for name, value in found.items()}
-    return logs
 
 
 def _warn_if_stuck(run, first: float, last: float, progress) -> None:
@@ -608,16 +247,4 @@ def _warn_if_stuck(run, first: float, last: float, progress) -> None:
     text = run.stuck(first, last)
     if text is not None:
         progress.new_line()
-        warnings.warn(text, NotLearningWarning, stacklevel=5)
-
-
-def _restore_and_raise(run, snapshot, batch) -> None:
-    network = run.network
-    network.memory[:] = snapshot
-    network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
-    network.optimizer_steps = 0
-    raise DivergenceError(
-        f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a "
-        "finite number. The network is back at its parameters from before it. "
-        f"{run.advice(diverged=True)}"
-    )
+        warnings.warn(text, NotLearningWarning, stacklevel=6)

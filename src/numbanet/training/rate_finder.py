@@ -21,8 +21,9 @@ from numbanet.plan.columns import (
     TARGETS,
     WEIGHTS,
 )
+from numbanet.training.data import check_last_batch
 from numbanet.training.diagnosis import STUCK_DROP
-from numbanet.training.fit import check_last_batch, epoch_permutation, reuse_optimizer_state
+from numbanet.training.epoch import epoch_permutation, reuse_optimizer_state
 from numbanet.training.weights import relative_weights
 
 FEWEST_STEPS = 20

@@ -23,7 +23,7 @@ from numbanet.network.insight.layerwise import has_matrix, layer_name, own_targe
 from numbanet.network.insight.learning import batches, speeds
 from numbanet.nn.optimizers import Optimizer
 from numbanet.training.diagnosis import CONSTANT_SHARE, Run, constant_loss, filled
-from numbanet.training.fit import DivergenceError
+from numbanet.training.epoch import DivergenceError
 
 VANISHING = 1e-3
 """The first layer's gradient, in units of its weights, as a part of the last one's. A sigmoid
