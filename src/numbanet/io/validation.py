@@ -203,6 +203,8 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
         rows = y.astype(dtype)
     if missing is not None:
+        if missing.all():
+            raise ValueError(f"{name} masks all targets: there is nothing to learn or to measure")
         return np.where(missing.reshape(rows.shape), rows.dtype.type(np.nan), rows), False
     classes = bool(((rows == 0) | (rows == 1)).all())
     if classes and outputs > 1:

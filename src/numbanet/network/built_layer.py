@@ -43,6 +43,15 @@ SETTINGS: dict[str, Kind] = {
 """What may be set for a layer of a network, from the next fit on."""
 
 
+class Views(dict):
+    """Views of the flat memory by name: their elements are written, they are not replaced."""
+
+    def __setitem__(self, name, value):
+        raise TypeError(
+            f"write into the array: layer.{name} = values, or layer.{name}[...] = values"
+        )
+
+
 class BuiltLayer:
     """A layer in a network: its description, shapes, and views of its parameters by name.
 
@@ -78,7 +87,7 @@ class BuiltLayer:
         self.shapes, self.buffer_shapes = layer.parameters(input_shape), layer.buffers(input_shape)
         self.n_parameters = sum(size(shape) for shape in self.shapes.values())
         self.n_buffers = sum(size(shape) for shape in self.buffer_shapes.values())
-        self.parameters, self.buffers = {}, {}
+        self.parameters, self.buffers = Views(), Views()
         self.trainable, self.learning_rate_factor, self.weight_decay = True, 1.0, None
 
     @property
@@ -93,8 +102,8 @@ class BuiltLayer:
 
     def bind(self, memory: np.ndarray, buffers: int) -> None:
         """Take views of the flat memory; the buffers begin at element `buffers`."""
-        self.parameters = parameter_views(memory, self.offset, self.shapes)
-        self.buffers = parameter_views(memory, buffers, self.buffer_shapes)
+        self.parameters = Views(parameter_views(memory, self.offset, self.shapes))
+        self.buffers = Views(parameter_views(memory, buffers, self.buffer_shapes))
 
     def __getattr__(self, name: str):
         for views in (self.__dict__.get("parameters", {}), self.__dict__.get("buffers", {})):
@@ -106,6 +115,8 @@ class BuiltLayer:
 
     def __setattr__(self, name: str, value):
         views = {**self.__dict__.get("parameters", {}), **self.__dict__.get("buffers", {})}
+        if name in ("parameters", "buffers") and not isinstance(value, Views):
+            raise TypeError(f"{name} are views of network.parameters; write into their arrays")
         if name in views:
             values, shape = arrays.as_numbers(value, name), views[name].shape
             if values.shape not in (shape, ()):
@@ -127,7 +138,11 @@ class BuiltLayer:
             raise unknown_attribute(self.layer, name, {*views, *SETTINGS})
 
     def __getstate__(self):
-        return {**self.__dict__, "parameters": {}, "buffers": {}}  # views; `bind` gives new ones
+        return {
+            **self.__dict__,
+            "parameters": Views(),
+            "buffers": Views(),
+        }  # views; `bind` gives new ones
 
     def __repr__(self):
         return f"{type(self.layer).__name__} {self.input_shape} → {self.output_shape}"
@@ -299,11 +314,13 @@ def _penalty_strengths(built: BuiltLayer, penalty, samples, batches) -> tuple[fl
 
 
 def summary(layers: list[BuiltLayer], dtype: np.dtype) -> Table:
-    """A table: layer, output shape, parameters, bytes."""
+    """A table: number and kind of each layer, output shape, parameters, bytes."""
     rows = [("layer", "output", "parameters", "bytes")]
-    for built in layers:
+    for k, built in enumerate(layers):
         n = built.n_parameters
-        name, shape = type(built.layer).__name__, str(built.output_shape)
+        name, shape = f"{k} {type(built.layer).__name__}", str(built.output_shape)
+        if n and not built.trainable:
+            name += ", frozen"
         rows.append((name, shape, f"{n:,}", f"{n * dtype.itemsize:,}"))
     total = sum(built.n_parameters for built in layers)
     rows.append(("total", "", f"{total:,}", f"{total * dtype.itemsize:,}"))

@@ -41,7 +41,8 @@ class Population(KnownArguments, KnownAttributes):
     """Networks with the same input and output shapes, trained at the same time.
 
     networks   Sequentials of one dtype, on the CPU; their layers, penalties and seeds may differ.
-               Or one Sequential, of which `size` copies are made, with its seed, the next one, …
+               Or one Sequential, of which `size` copies are made: the first as it is, the others
+               drawn anew with the next seeds, except for frozen layers
     size       how many copies
 
     Raises ValueError or TypeError that says which network is wrong.
@@ -693,11 +694,16 @@ def _pair(validation_data) -> tuple[Any, Any]:
 
 
 def _copies(network: Sequential, size: int) -> list[Sequential]:
-    """Copies of a network with its seed and the next ones, each with an own start."""
+    """Copies of a network with its seed and the next ones; all but the first begin anew.
+
+    Frozen layers keep their parameters in all of them.
+    """
     copies = [copy.deepcopy(network) for _ in range(size)]
+    frozen = [k for k, built in enumerate(network.layers) if not built.trainable]
     for k, one in enumerate(copies):
         if k:
             one.initialize(network.seed + k)
+            one.copy_weights(network, frozen)
     return copies
 
 

@@ -24,7 +24,7 @@ from numbanet.network import (
 from numbanet.nn import data, losses, optimizers
 from numbanet.nn import metrics as measures
 from numbanet.nn.initializers import initial
-from numbanet.nn.layers import Rescale
+from numbanet.nn.layers import Activation, Identity, Rescale
 from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
@@ -962,6 +962,11 @@ class Sequential(KnownArguments, KnownAttributes):
             labels[1],
             labels[0],
         )
+        last = self.layers[-1].layer
+        if size(self.output_shape) == 1 and (
+            isinstance(last, Identity) or not isinstance(last, Activation)
+        ):
+            classes = False  # real targets that happen to be 0 and 1
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_target_range(y, labels[1], type(loss).__name__, *loss.target_range)
         if loss.neutral is None and validation.has_missing(y):

@@ -250,6 +250,7 @@ NAMES: dict[str, Callable] = {
 }
 """The metrics that have names; "top_5" stands for top_1, top_2 and so on."""
 SYNONYMS = {
+    "acc": "accuracy",
     "mse": "mean_squared_error",
     "mae": "mean_absolute_error",
     "r2_score": "r2",

@@ -1,6 +1,7 @@
 """Callbacks: what the user runs around a training, its epochs and its steps."""
 
 import importlib
+import inspect
 import json
 import math
 import os
@@ -20,6 +21,16 @@ CHECKPOINT = "epoch-{epoch:06}.safetensors"
 """The name of a Checkpoint's file after an epoch."""
 STEP_CHECKPOINT = "epoch-{epoch:06}-{batches:09}.safetensors"
 """That of one within an epoch, after so many of its batches; by name it comes before the first."""
+
+
+def _check_takes(function, count: int, what: str) -> None:
+    """TypeError for a function that cannot be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError as error:
+        raise TypeError(f"{what}: {error}") from None
+    except ValueError:
+        pass  # a function that does not say what it takes
 
 
 class Callback:
@@ -51,6 +62,10 @@ class Callback:
                 raise TypeError(
                     f"{cls.__name__}: nothing calls {name}; a Callback has {', '.join(known)}"
                 )
+            if name.startswith("on_") and inspect.isfunction(vars(cls)[name]):
+                expected = inspect.signature(getattr(Callback, name))
+                what = f"{cls.__name__}.{name} takes {expected}"
+                _check_takes(vars(cls)[name], len(expected.parameters), what)
 
     def on_fit_begin(self, network) -> None:
         """Called before the first epoch."""
@@ -101,6 +116,7 @@ def _as_callback(given) -> Callback:
     if isinstance(given, Callback):
         return given
     if callable(given):
+        _check_takes(given, 3, "a callback function takes (epoch, logs, network)")
         return _Function(given)
     raise TypeError(
         f"a callback is a Callback or a function (epoch, logs, network), not {shown(given)}"

@@ -14,8 +14,9 @@ WEIGHT = Real(0)
 def class_weights(network, class_weight, y: np.ndarray, classes: bool) -> np.ndarray | None:
     """Return a weight for every class, float64 (classes,), or None where none are given.
 
-    class_weight   "balanced": samples / (classes that occur · samples of the class); a dict of
-                   weights by label or name, 1 for what it leaves out; or an array (classes,)
+    class_weight   "balanced": samples / (classes that occur · samples of the class); a dict (or
+                   pandas Series) of weights by label or name, 1 for what it leaves out; or an array
+                   (classes,)
     y, classes     checked targets, and whether they name classes
     Raises ValueError for targets without classes, unknown classes and weights below 0.
     """
@@ -34,6 +35,8 @@ def class_weights(network, class_weight, y: np.ndarray, classes: bool) -> np.nda
         counts = np.bincount(_labels(y), minlength=n)
         balanced = len(y) / ((counts > 0).sum() * np.maximum(counts, 1))
         return np.where(counts > 0, balanced, 1.0)
+    if hasattr(class_weight, "to_dict"):  # a pandas Series: by its index
+        class_weight = class_weight.to_dict()
     if isinstance(class_weight, Mapping):
         weights = np.ones(n)
         for key, weight in class_weight.items():
