@@ -183,6 +183,7 @@ def test_metrics_that_are_none(options, error, message):
         (Y, 3, "top_3", ValueError, "top_3 needs more than 3 outputs, the network has 3"),
         (X[:, :3], 3, "f1", ValueError, "needs targets that name classes, y has rows such as"),
         (X[:, 0], 1, "accuracy", ValueError, r"name classes, y has -?\d.* at \["),
+        (Y, 3, "rmse", ValueError, r"a real target for each .*, 3\): for labels take accuracy"),
         (Y, 3, median_error, ValueError, "operands could not be broadcast"),
         (Y, 3, metrics.confusion_matrix, TypeError, "confusion_matrix returned .* not a number"),
     ],

@@ -437,6 +437,32 @@ def test_weights_of_classes_and_samples_are_multiplied_and_validated():
     assert found["accuracy"] == pytest.approx(np.average(right, weights=product[42:]), rel=1e-6)
 
 
+def test_labels_that_are_true_or_false_have_weights():
+    x, y = data(60)
+    net = network(last="sigmoid", outputs=1)
+    weighted = [net.loss(x, y > 0, class_weight=one) for one in ({True: 3.0}, {1: 3.0}, None)]
+    assert weighted[0] == weighted[1] != weighted[2]
+
+
+@pytest.mark.parametrize("scale", [2.0**1020, 2.0**-1060])
+@pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
+def test_the_size_of_weights_does_not_matter(optimizer, scale):
+    x, y = data(60)
+    weights = np.random.default_rng(1).integers(1, 8, 60) / 4
+    options = {"optimizer": optimizer, "batch_size": None, "validation_split": 0.3}
+    results = []
+    for sample_weight in (weights, weights * scale):
+        net = network()
+        options["sample_weight"] = sample_weight
+        history = fit(net, x, y, epochs=2, class_weight=[2.0, 4.0, 0.5], **options).history
+        found = net.evaluate(x, y, sample_weight=sample_weight, metrics=["f1", "auc", "top_2"])
+        results.append((history, found, net.parameters.tobytes()))
+    assert results[0] == results[1]
+    net = network(last=None, outputs=2)
+    ones, same = (net.evaluate(x, x[:, :2], sample_weight=w) for w in (weights, weights * scale))
+    assert ones == same
+
+
 def test_the_accuracy_of_training_is_weighted():
     x, y = data(60)
     net, weights = network(), np.arange(60) % 4

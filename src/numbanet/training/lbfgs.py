@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
+from numbanet.io.arrays import near_one
 from numbanet.io.attributes import Description
 from numbanet.io.fields import Count, Real, check
 from numbanet.nn.data import bind_inputs
@@ -78,6 +79,7 @@ def minimize(
     executor.bind(TARGETS, y)
     executor.bind(PENALTY_FACTORS, np.array([penalty_factor], np.float64))
     if weights is not None:
+        weights = near_one(weights)
         executor.bind(WEIGHTS, weights * (samples / weights.sum()))
 
     def objective(parameters):
