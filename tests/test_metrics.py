@@ -1,5 +1,8 @@
 """Metrics by name: equal to scikit-learn's, in evaluate and on the validation data of fit."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 
@@ -143,6 +146,56 @@ def test_metrics_of_real_targets_are_in_their_unit():
     found = net.evaluate(X, y, metrics="mae")
     assert list(found) == ["loss", "rmse", "r2", "mean_absolute_error"]
     assert nn.Ensemble([net]).evaluate(X, y, metrics="mae") == pytest.approx(found)
+
+
+def test_own_metrics_are_given_missing_targets_masked():
+    seen, y = [], np.ma.array(X[:, :2], mask=X[:, :2] > 1)
+
+    def error(y, outputs):
+        seen.append(y)
+        return abs(y - outputs).mean()
+
+    net = network(None, 2)
+    found = net.evaluate(X, y, metrics=[error, "mean_absolute_error"])
+    assert found["error"] == pytest.approx(found["mean_absolute_error"])
+    np.testing.assert_array_equal(seen[0].mask, y.mask)
+    net.evaluate(X, y.data, metrics=error)
+    assert not isinstance(seen[1], np.ma.MaskedArray)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("val_auc", "^val_auc is monitored and is NaN, .*; a class has no sample in these data"),
+        ("val_undefined", "val_undefined is monitored and is NaN, .* not defined for these data"),
+        ("val_loss", None),
+    ],
+)
+def test_a_monitored_metric_that_is_nan_is_noticed_once(optimizer, monitor, message):
+    pytest.importorskip("scipy")
+
+    def undefined(y, outputs):
+        return float("nan")
+
+    options = {"validation_data": (X, 0 * Y), "metrics": ["auc", undefined], "verbose": 0}
+    options |= {"optimizer": optimizer, "batch_size": None, "epochs": 3}
+    watch = EarlyStopping(monitor, patience=3, mode="max")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        network().fit(X, Y, callbacks=watch, **options)
+    assert len(caught) == (message is not None)
+    for one in caught:
+        assert re.search(message, str(one.message))
+        assert one.filename == __file__ or optimizer == "lbfgs"  # called by SciPy
+
+
+def test_a_plateau_of_nan_is_noticed():
+    rate = nn.schedules.ReduceOnPlateau(0.01, "val_auc")
+    with pytest.warns(RuntimeWarning, match="val_auc is monitored and is NaN"):
+        network().fit(
+            X, Y, optimizer=nn.Adam(rate), validation_data=(X, 0 * Y), metrics="auc", verbose=0
+        )
 
 
 def test_lbfgs_measures_them_too():

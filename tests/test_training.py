@@ -305,6 +305,18 @@ def test_a_network_without_averages_says_how_to_get_some():
             net.averaged()
 
 
+def test_lbfgs_leaves_no_averages_of_an_earlier_fit():
+    pytest.importorskip("scipy")
+    net = network()
+    fit(net, *data(), optimizer=nn.Adam(average=0.9))
+    state = net.optimizer_state[: -net.parameters.size].copy()
+    stopping = EarlyStopping("loss", patience=1)
+    fit(net, *data(), optimizer="lbfgs", batch_size=None, epochs=3, callbacks=stopping)
+    with pytest.raises(ValueError, match="has no averaged parameters"):
+        net.averaged()
+    assert net.optimizer_state.tobytes() == state.tobytes() and net.optimizer_steps == 8
+
+
 def test_averages_change_nothing_else():
     x, y = data()
     nets = [network() for _ in range(2)]

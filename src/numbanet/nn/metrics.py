@@ -307,10 +307,12 @@ def _named(given) -> tuple[str, Callable]:
 def measure(chosen: dict[str, Callable], y, outputs, sample_weight=None) -> dict[str, float]:
     """Return the values of metrics by name.
 
-    A function is given the weights if it has an argument `sample_weight`; TypeError for one that
-    returns anything but a number.
+    A function is given the weights if it has an argument `sample_weight`, and targets of which some
+    are missing (NaN) as a masked array. TypeError for one that returns anything but a number.
     """
     found = {}
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        y = np.ma.masked_invalid(y)
     for name, function in chosen.items():
         weighted = "sample_weight" in inspect.signature(function).parameters
         options = {"sample_weight": sample_weight} if weighted else {}
@@ -325,6 +327,11 @@ def measure(chosen: dict[str, Callable], y, outputs, sample_weight=None) -> dict
 # --- better and worse -------------------------------------------------------------------------
 
 MODE = Choice(("auto", "min", "max"))
+UNDEFINED = {
+    "auc": "a class has no sample in these data, or all of them: are they sorted by class?",
+    "r2": "the targets are constant",
+}
+"""Why a metric can be NaN."""
 UPWARDS = re.compile(r"(.*_)?(accuracy|precision|recall|f1|auc|r2|top_\d+)")
 """Names of metrics that improve upwards."""
 DOWNWARDS = re.compile(r".*(loss|error|rmse|mse|mae|deviance)")

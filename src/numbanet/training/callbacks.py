@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from numbanet.io.attributes import KnownArguments
 from numbanet.io.fields import Count, Flag, Real, shown
-from numbanet.nn.metrics import MODE, monitored
+from numbanet.nn.metrics import MODE, UNDEFINED, monitored
 from numbanet.training.averages import restore, snapshot
 
 EVERY_STEPS, EVERY_SECONDS = Count(1, optional=True), Real(above=0, optional=True)
@@ -121,6 +122,22 @@ def _as_callback(given) -> Callback:
     raise TypeError(
         f"a callback is a Callback or a function (epoch, logs, network), not {shown(given)}"
     )
+
+
+def warn_of_nan(watching, logs: dict[str, float], history: dict[str, list[float]]) -> None:
+    """Warn of a metric that is NaN for the first time in a fit, where something monitors it.
+
+    watching   callbacks, and a schedule or None
+    history    the epochs before
+    """
+    for name in sorted({getattr(one, "monitor", None) or "" for one in watching} & set(logs)):
+        if math.isnan(logs[name]) and not any(map(math.isnan, history.get(name, ()))):
+            reason = UNDEFINED.get(name.removeprefix("val_"), "it is not defined for these data")
+            warnings.warn(
+                f"{name} is monitored and is NaN, which never counts as an improvement; {reason}",
+                RuntimeWarning,
+                stacklevel=6,
+            )
 
 
 class _Watch:

@@ -12,7 +12,7 @@ from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.training import data as given_data
 from numbanet.training.averages import measured_network, refresh
-from numbanet.training.callbacks import as_callbacks
+from numbanet.training.callbacks import as_callbacks, warn_of_nan
 from numbanet.training.data import Data, check_last_batch, try_metrics, validate
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run, filled
 from numbanet.training.epoch import (
@@ -220,6 +220,7 @@ def _epochs(
             logs |= validate(measured, data.validation, run.loss, penalty, metrics)
         if schedule is not None:
             network.schedule_state = schedule.observe(network.schedule_state, logs)
+        warn_of_nan([*callbacks, schedule], logs, history.history)
         history.add(logs, time.perf_counter() - start)
         between.progress.epoch(logs)
         ends = [one.on_epoch_end(network.epoch, logs, network) for one in callbacks]
