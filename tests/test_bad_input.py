@@ -777,6 +777,14 @@ def test_attributes_that_can_be_set():
         (lambda: nn.Sequential([nn.Dense(1)], 3, sead=3), "did you mean 'seed'"),
         (lambda: nn.Ensemble(networks=[], combin="vote"), "did you mean 'combine'"),
         (lambda: nn.callbacks.EarlyStopping(patients=3), "did you mean 'patience'"),
+        (lambda: network().find_learning_rate(X, LABELS, epochs=3), "'epochs'; it takes `steps`"),
+        (lambda: network().find_learning_rate(X, LABELS, metrics="f1"), "training loss alone"),
+        (lambda: network().find_learning_rate(X, LABELS, batch=3), "called 'batch_size' here"),
+        (
+            lambda: nn.evaluate_parameters(network(), [], X, LABELS, class_weight={1: 2}),
+            r"^evaluate_parameters has no argument 'class_weight'; network\.evaluate takes it",
+        ),
+        (lambda: nn.evaluate_parameters(network(), [], X, LABELS, thread=1), "mean 'threads'"),
     ],
 )
 def test_unknown_arguments(build, message):

@@ -216,6 +216,7 @@ HELD = {"validation_data": (X, Y)}
         ({"metrics": "f1"}, ValueError, "measured on validation data; pass validation_data"),
         ({"metrics": "f2", **HELD}, ValueError, "unknown metric 'f2' .known: accuracy, top_5,"),
         ({"metrics": "topp5", **HELD}, ValueError, "'topp5'; did you mean 'top_5'"),
+        ({"metrics": "balanced_accuracy", **HELD}, ValueError, "did you mean 'accuracy'"),
         ({"metrics": "top_0", **HELD}, ValueError, "unknown metric 'top_0'"),
         ({"metrics": 3, **HELD}, TypeError, "a metric is a name or a function .*, not 3"),
         ({"metrics": lambda y, a: 1, **HELD}, ValueError, "has no name .* define it by def"),

@@ -557,6 +557,9 @@ def test_the_learning_rate_finder_is_not_misled_by_divergence(scale, options, st
         ({"lowest": 0}, "lowest must be a finite number above 0"),
         ({"lowest": 1, "highest": 0.5}, "highest must be a finite number above 1, got 0.5"),
         ({"steps": 5}, "steps must be an integer of at least 20, got 5"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"optimizer": "lbfgs"}, "find_learning_rate: L-BFGS has no learning rate; pass another"),
+        ({"optimizer": nn.LBFGS()}, "L-BFGS has no learning rate"),
     ],
 )
 def test_wrong_arguments_of_the_learning_rate_finder(options, message):
@@ -610,6 +613,49 @@ def test_divergence_names_what_is_large(scale_x, scale_y, rate, said, not_said):
     text = run.advice(diverged=True)
     assert all(re.search(one, text) for one in said), text
     assert not any(one in text for one in not_said), text
+
+
+@pytest.mark.parametrize(
+    ("diverged", "settings", "options", "said"),
+    [
+        (
+            True,
+            {"learning_rate_factor": 1e8},
+            {},
+            "layer 2 has a learning_rate_factor of 1e\\+08: l",
+        ),
+        (
+            True,
+            {"weight_decay": 1e6},
+            {},
+            "of 1e\\+06 takes 1e\\+05 of layer 2's .*: lower network",
+        ),
+        (
+            False,
+            {"learning_rate_factor": 0},
+            {},
+            "learning_rate_factor of every layer .* is 0: set",
+        ),
+        (False, {}, {"clip_norm": 1e-9}, "clip_norm=1e-09 leaves hardly anything .*: raise clip_n"),
+        (False, {}, {"clip_value": 1e-9}, "clip_value=1e-09 leaves hardly"),
+        (False, {"learning_rate_factor": 2, "weight_decay": 0.1}, {"clip_norm": 1}, None),
+    ],
+)
+def test_settings_that_spoil_a_training_are_named_first(diverged, settings, options, said):
+    x, _ = data()
+    net = network()
+    net.freeze(0)
+    for name, value in settings.items():
+        setattr(net.layers[2], name, value)
+    optimizer = nn.SGD(0.1, **options)
+    run = diagnosis.Run(net, x, CLASSES_OF_X, True, losses.CrossEntropy(), optimizer, 0, 1)
+    text = run.advice(diverged)
+    if said is None:
+        assert not any(name in text for name in ("factor", "decay", "clip")), text
+    else:
+        assert re.match(f"What to do: .*{said}", text), text
+    decay = dataclasses.replace(run, network=network(), optimizer=nn.AdamW(0.1, weight_decay=30))
+    assert "takes 3 of layer 0's parameters away in a step: lower that of" in decay.advice(diverged)
 
 
 def test_the_message_of_a_divergence_ends_with_the_advice():
@@ -1053,6 +1099,40 @@ def test_a_line_for_each_epoch_in_a_log(capfd):
     pace = r"  +\d+\.\d s left  [\d,]+ samples/s  loss \d.*  accuracy \d"
     assert all(re.search(pace, line) for line in epochs)
     assert re.match(r"3 epochs in \d+\.\d s  [\d,]+ samples/s  loss", last)
+
+
+def no_more(epoch, logs, network):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"callbacks": EarlyStopping("loss", patience=2, min_delta=9)},
+            "EarlyStopping: loss has not improved for 2 epochs; the best parameters are restored",
+        ),
+        ({"callbacks": no_more}, "no_more"),
+        ({"callbacks": no_more, "optimizer": "lbfgs", "batch_size": None}, "no_more"),
+        ({"callbacks": nn.callbacks.TimeLimit(1e-9)}, "TimeLimit"),
+        (
+            {
+                "optimizer": nn.SGD(
+                    nn.schedules.ReduceOnPlateau(
+                        0.1, "loss", patience=1, min_delta=9, factor=0.5, stop_at=0.5
+                    )
+                )
+            },
+            "ReduceOnPlateau has reached its end",
+        ),
+        ({"epochs": 2}, None),
+    ],
+)
+def test_a_log_says_why_a_training_ended_early(options, reason, capfd):
+    fit(network(), *data(), **{"verbose": 2, "epochs": 20, **options})
+    lines = capfd.readouterr().err.splitlines()
+    assert [one for one in lines if "early" in one] == [f"ended early by {reason}"] * bool(reason)
+    assert re.match(r"\d epochs in", lines[-1])
 
 
 @pytest.mark.parametrize("verbose", [3, -1, "yes", None, 0.5])

@@ -87,6 +87,10 @@ class Callback:
     def on_fit_end(self, network) -> None:
         """Called after the last epoch, also when training was stopped or failed."""
 
+    def reason(self) -> str:
+        """Return why it ended a training, for the log."""
+        return type(self).__name__
+
     def called_at_steps(self) -> bool:
         """Whether `on_step_end` is called at all; ValueError for a wrong interval."""
         steps = EVERY_STEPS(self.every_steps, "every_steps", type(self).__name__)
@@ -101,6 +105,9 @@ class _Function(Callback):
 
     def on_epoch_end(self, epoch, logs, network):
         return self._function(epoch, logs, network)
+
+    def reason(self):
+        return getattr(self._function, "__name__", "a callback")
 
 
 def as_callbacks(given) -> list[Callback]:
@@ -200,6 +207,10 @@ class EarlyStopping(KnownArguments, Callback):
     def on_fit_end(self, network):
         if self.best is not None:
             restore(network, self.best)
+
+    def reason(self):
+        best = "; the best parameters are restored" if self.best is not None else ""
+        return f"EarlyStopping: {self.monitor} has not improved for {self.since} epochs{best}"
 
 
 class TimeLimit(KnownArguments, Callback):

@@ -65,7 +65,9 @@ def fit_lbfgs(
         warn_of_nan(callbacks, logs, history.history)
         history.add(logs, start - began)
         progress.epoch(logs)
-        if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
+        ends = [one for one in callbacks if one.on_epoch_end(network.epoch, logs, network)]
+        if ends:
+            progress.reason = ends[0].reason()
             return True
         if len(history.seconds) < epochs:
             begin_iteration()

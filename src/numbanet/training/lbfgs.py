@@ -38,6 +38,12 @@ class LBFGS(Description):
         check(self)
 
 
+def is_lbfgs(given) -> bool:
+    """Whether an `optimizer` argument asks for L-BFGS: by an object, the class or its name."""
+    named = isinstance(given, str) and given.lower() == "lbfgs"
+    return named or given is LBFGS or isinstance(given, LBFGS)
+
+
 def minimize(
     network,
     x,
