@@ -1174,8 +1174,9 @@ class Sequential(KnownArguments, KnownAttributes):
             unfinished = None if begun is None else Unfinished(**begun)
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             network.freeze(*frozen) if frozen else None
+            config.check_groups(content["groups"], len(network.layers))
             for k, rate_factor, weight_decay in content["groups"]:
-                built = network.layers[fields.Count(0)(k, "every layer of groups")]
+                built = network.layers[k]
                 built.learning_rate_factor, built.weight_decay = rate_factor, weight_decay
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")

@@ -53,6 +53,8 @@ FEWEST = 10
 """Samples of a class below which nothing is said of it."""
 SHOWN_INPUTS = 5
 """Most inputs that a finding names."""
+MAX_RATES = 1000
+"""Epochs of a training whose learning rate is looked at, evenly spread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,8 +346,10 @@ def _change(before, after) -> float:
 
 
 def _highest_rate(optimizer, epochs: int) -> float:
-    """The highest learning rate of a training of so many epochs."""
-    rates = [optimizer.rates(epoch, 1, max(1, epochs)) for epoch in range(max(1, epochs))]
+    """The highest learning rate of a training of so many epochs, at most MAX_RATES of them."""
+    last = max(1, epochs)
+    looked_at = range(0, last, -(-last // MAX_RATES))
+    rates = [optimizer.rates(epoch, 1, last) for epoch in looked_at]
     found = [float(rate[0]) for rate in rates if rate is not None]
     return max(found) if found else float(optimizer.learning_rate)
 
