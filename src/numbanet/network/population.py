@@ -355,6 +355,14 @@ class Population(KnownArguments, KnownAttributes):
         return f"<Population of {len(self)}, the first {self.networks[0]!r}>"
 
 
+@known_arguments(
+    {
+        "batch_size": "all samples count",
+        **dict.fromkeys(
+            ("sample_weight", "class_weight", "metrics"), "network.evaluate takes it, for one row"
+        ),
+    }
+)
 def evaluate_parameters(
     network: Sequential, parameters, x, y, *, loss=None, threads: int | None = None
 ) -> np.ndarray:
