@@ -235,6 +235,19 @@ def test_a_learning_curve_without_validation():
         diagnostics.learning_curve({})
 
 
+@pytest.mark.parametrize(
+    ("losses", "reason", "best"),
+    [
+        (([1, np.nan, 0.5], [1, 2, np.nan]), "loss nan in epoch 2", 1),
+        (([3, 2, 1], [2, 1, np.inf]), "validation loss inf in epoch 3", 2),
+        (([np.nan], []), "loss nan in epoch 1", 1),
+    ],
+)
+def test_a_learning_curve_that_is_not_finite_has_diverged(losses, reason, best):
+    found = diagnostics.learning_curve(dict(zip(("loss", "val_loss"), losses, strict=True)))
+    assert str(found).startswith(f"diverged: {reason}: lower the learning") and found.best == best
+
+
 # --- importance, excitation, calibration -------------------------------------------------------
 
 
@@ -435,6 +448,26 @@ def test_what_belongs_to_a_network_stays_after_pruning():
     assert small.layers[3].weight_decay == 0.1 and small.layers[1].weight_decay is None
 
 
+def test_units_to_leave_out_are_named_by_number_or_by_a_mask():
+    network = dense()
+    mask = np.isin(np.arange(8), [2, 3])
+    small = diagnostics.prune(network, neurons={0: mask})
+    expected = diagnostics.prune(network, neurons={0: [2, 3]})
+    np.testing.assert_array_equal(small.parameters, expected.parameters)
+    by_layer = [diagnostics.prune(network, layers=layers) for layers in (0, [0], np.array([0]))]
+    assert {one.parameters.tobytes() for one in by_layer} == {by_layer[0].parameters.tobytes()}
+    assert diagnostics.prune(network, neurons={0: 3}).layers[0].output_shape == (7,)
+
+
+def test_no_bias_makes_up_for_the_border_of_a_padded_convolution():
+    layers = [nn.Conv2D(2, 3, activation="sigmoid"), nn.Conv2D(2, 3, padding=1)]
+    network, x = nn.Sequential(layers, (9, 9, 1), "float64", seed=1), IMAGES.astype("float64")
+    network.layers[0].weights[..., 0] = 0
+    small = diagnostics.prune(network, neurons={0: [0]}, x=x)
+    apart = np.abs(small.predict(x) - network.predict(x)).max(axis=(0, 3))
+    assert apart[1:-1, 1:-1].max() < 1e-9 and apart.max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("layers", "shape", "neurons", "message"),
     [
@@ -457,6 +490,11 @@ def test_what_belongs_to_a_network_stays_after_pruning():
         ([nn.Dense(8), nn.Reshape((4, 2)), nn.GRU(2)], 3, {0: [1]}, "layer 1 Reshape does not"),
         ([nn.Dense(4), nn.Dense(2)], 3, {0: [4]}, "layer 0 Dense has units 0 … 3, got"),
         ([nn.Dense(2), nn.Dense(2)], 3, {0: [0, 1]}, "at least one unit has to stay"),
+        ([nn.Dense(4), nn.Dense(2)], 3, {0: [1.7]}, "the units of layer 0 Dense are integers"),
+        ([nn.Dense(4), nn.Dense(2)], 3, {0: [True, False]}, "or a bool for each of 4, got"),
+        ([nn.Dense(4), nn.Dense(2)], 3, {0: None}, "are integers, or .* got None"),
+        ([nn.Dense(4), nn.Dense(2)], 3, {0: [[1]]}, "are integers, or .* got"),
+        ([nn.Dense(4), nn.Dense(2)], 3, {0: [1], -2: [2]}, "names a layer twice: 0, -2"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_by_name(layers, shape, neurons, message):
@@ -487,6 +525,19 @@ def test_what_cannot_be_pruned_is_refused_by_name(layers, shape, neurons, messag
 )
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
+        call(dense())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net: diagnostics.prune(net, neurons=[1]), r"by layer, \{0: \[3, 5\]\}, got \[1\]"),
+        (lambda net: diagnostics.compare({"a": net}, X, Y), r"pass list\(networks.values\(\)\)"),
+        (lambda net: diagnostics.compare(net, X, Y), r"list of networks, .* pass \[network\]"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(call, message):
+    with pytest.raises(TypeError, match=message):
         call(dense())
 
 
@@ -533,6 +584,24 @@ def gru():
     return nn.Sequential([nn.GRU(32), nn.Dense(10, "softmax")], (8, 8))
 
 
+def unequal(apart=0.3):
+    generator = np.random.default_rng(4)
+    x, y = generator.normal(size=(1000, 5)), (generator.random(1000) < 0.03).astype(int)
+    x[y == 1] += apart
+    return x, y, None
+
+
+def chance(strength=0.0):
+    """Two classes that x tells little of: Bayes' loss is hardly below a constant's."""
+    generator = np.random.default_rng(5)
+    x = generator.normal(size=(2000, 4)).astype("float32")
+    return x, (generator.random(2000) < 0.5 + strength * np.tanh(x[:, 0])).astype(int), None
+
+
+def on_chance():
+    return nn.Sequential([nn.Dense(8, "tanh"), nn.Dense(2, "softmax")], 4)
+
+
 HEALTHY = {
     "digits": (on_digits, digits, {"epochs": 5, "optimizer": nn.Adam(0.003)}),
     "digits for long": (on_digits, digits, {"epochs": 60, "optimizer": nn.Adam(0.003)}),
@@ -548,6 +617,16 @@ HEALTHY = {
         lambda: on_digits("sigmoid", (30,)),
         digits,
         {"epochs": 15, "optimizer": nn.SGD(0.5), "batch_size": 10},
+    ),
+    "a weak signal": (
+        on_chance,
+        lambda: chance(0.2),
+        {"epochs": 10, "optimizer": nn.SGD(0.05)},
+    ),
+    "weights of classes": (
+        lambda: nn.Sequential([nn.Dense(16, "relu"), nn.Dense(2, "softmax")], 5),
+        lambda: unequal(1.2),
+        {"epochs": 30, "class_weight": "balanced"},
     ),
     "gru": (
         gru,
@@ -575,16 +654,14 @@ def noise():
     return x, generator.integers(0, 10, 200), (y, generator.integers(0, 10, 200))
 
 
-def unequal():
-    generator = np.random.default_rng(4)
-    x, y = generator.normal(size=(1000, 5)), (generator.random(1000) < 0.03).astype(int)
-    x[y == 1] += 0.3
-    return x, y, None
-
-
 def with_column(value):
     x, y, held_out = digits()
     return np.where(np.arange(64) == 40, np.float32(value), x), y, None
+
+
+def one_class(label):
+    x, y, _ = digits()
+    return x, np.full_like(y, label), None
 
 
 def scaled(factor):
@@ -630,7 +707,20 @@ ILL = {
         {"epochs": 20},
     ),
     "untrained": (on_digits, digits, {"epochs": 0}),
-    "nothing learned": (on_digits, digits, {"epochs": 1, "optimizer": nn.SGD(1e-6)}),
+    "nothing learned": (on_chance, chance, {"epochs": 3, "optimizer": nn.SGD(0.05)}),
+    "learning rate too low": (on_digits, digits, {"epochs": 3, "optimizer": nn.SGD(1e-6)}),
+    "learning rate too low for Adam": (on_digits, digits, {"optimizer": nn.Adam(1e-8)}),
+    "constant targets": (on_digits, lambda: one_class(0), {"epochs": 1}),
+    "constant targets of a regression": (
+        lambda: on_diabetes(nn.Standardize()),
+        lambda: (diabetes()[0], np.full(360, 0.7), None),
+        {"epochs": 1},
+    ),
+    "validation data on another scale": (
+        on_digits,
+        lambda: (*digits()[:2], scaled(0.02)[2]),
+        {"epochs": 20},
+    ),
     "saturated activations": (
         lambda: on_digits("tanh", initializer=nn.initializers.Normal(20)),
         digits,
@@ -638,6 +728,7 @@ ILL = {
     ),
 }
 FOLLOWS = {
+    "learning rate too low": {"nothing learned"},
     "learning rate too high": {"dead units", "saturated activations", "nothing learned"},
     "vanishing gradients": {"nothing learned"},
     "dead units": {"nothing learned"},
@@ -672,6 +763,22 @@ def test_parameters_that_are_not_finite_end_the_examination():
     network.layers[0].weights = 1e30
     network.layers[2].weights = 1e30
     assert network.diagnose(X, Y).findings[0].name == "outputs that are not finite"
+
+
+@pytest.mark.parametrize("epoch", [3, 3_000_000, 2**62 - 1])
+def test_the_learning_rate_is_looked_at_in_a_bounded_number_of_epochs(epoch, monkeypatch):
+    network, looked_at = trained(dense(), 1), []
+    network.epoch, rates = epoch, nn.Adam.rates
+
+    def counted(self, epoch, batches, *given):
+        looked_at.append(epoch)
+        return rates(self, epoch, batches, *given)
+
+    monkeypatch.setattr(nn.Adam, "rates", counted)
+    network.optimizer = nn.Adam(nn.schedules.Cosine(0.01))
+    network.diagnose(X, Y)
+    assert looked_at[0] == 0 and epoch / 2 < max(looked_at) < epoch
+    assert len(looked_at) < 1100  # the steps that are tried have some too
 
 
 def test_what_was_not_looked_at_is_said():
@@ -717,6 +824,40 @@ def test_masked_targets_are_left_out():
     assert report.findings == () and len(report.left_out) == 1, report
     assert diagnostics.importance(network, x, y, by="ablation").values.max() > 0
     assert (diagnostics.speeds(network, x, y).gradient > 0).all()
+
+
+def test_masked_targets_are_measured_and_drawn_everywhere():
+    y = np.ma.masked_where(np.arange(180).reshape(90, 2) % 7 == 0, X[:, :2])
+    network = nn.Sequential([nn.Dense(5, "tanh"), nn.Dense(2)], 6, seed=1)
+    speed = diagnostics.LearningSpeed(X, y)
+    trained(network, 2, y=y, callbacks=speed)
+    assert (speed.gradient > 0).all()
+    assert (diagnostics.initializations(network, X, y, ["he"]).loss > 0).all()
+    assert diagnostics.prune(network, by="ablation", x=X, y=y).layers[0].output_shape == (2,)
+    report = network.diagnose(X, y)
+    assert report.left_out[-1] == "rare classes (for classes)" and len(report.left_out) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"validation_data": (X,)}, ValueError, r"validation_data must be a pair \(x, y\), got"),
+        ({"validation_data": 5}, ValueError, "must be a pair .* got 5"),
+        ({"class_weight": "balanced"}, TypeError, "no argument 'class_weight'; the report is on"),
+        ({"sample_weight": Y}, TypeError, "no argument 'sample_weight'; the report is on"),
+    ],
+)
+def test_what_the_doctor_is_not_given(options, error, message):
+    with pytest.raises(error, match=message):
+        dense().diagnose(X, Y, **options)
+
+
+def test_a_network_with_its_initial_values_is_untrained():
+    network = dense()
+    assert "untrained" in [one.name for one in network.diagnose(X, Y).findings]
+    other = dense()
+    other.copy_weights(trained(dense(), 60, optimizer=nn.Adam(0.01)))
+    assert "untrained" not in [one.name for one in other.diagnose(X, Y).findings]
 
 
 def test_a_training_that_diverged_is_examined():

@@ -386,12 +386,15 @@ def test_excitations_are_images_or_bars():
 
 
 def test_a_learning_curve_with_its_verdict():
-    curve = nn.diagnostics.learning_curve(measured()[4])
+    history = measured()[4]
+    curve = nn.diagnostics.learning_curve(history)
     figure = plotting.learning_curve(curve)
     training, validation, best = figure.axes[0].get_lines()
     np.testing.assert_array_equal(training.get_ydata(), curve.training)
     np.testing.assert_array_equal(validation.get_ydata(), curve.validation)
     assert best.get_label() == f"best epoch, {curve.best}" and titles(figure) == [curve.verdict]
+    for given in (history, history.history):
+        assert titles(plotting.learning_curve(given)) == [curve.verdict]
 
 
 def test_initialisers_and_calibration():
@@ -417,6 +420,15 @@ def test_the_doctors_figure():
         "dead and saturated",
     ]
     png(figure)
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(2, "linear"), (2000, "log")])
+def test_an_axis_is_logarithmic_where_its_values_span_a_decade(factor, scale):
+    layers = [nn.Dense(4), nn.Dense(4, initializer=np.full((4, 4), factor / 4.0))]
+    net = nn.Sequential(layers, 4, "float64", seed=1)
+    x = np.random.default_rng(0).normal(size=(20, 4))
+    middle = plotting.diagnosis(net, x, x).axes[1]
+    assert middle.get_xscale() == scale
 
 
 def test_a_record_of_nothing_is_not_drawn():

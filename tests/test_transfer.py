@@ -112,6 +112,9 @@ def test_what_is_set_for_layers_stays_in_files_pickles_and_parts(tmp_path):
     for other in (nn.load(tmp_path / "net"), pickle.loads(pickle.dumps(net)), net[:]):
         assert settings(other) == settings(net)
     assert settings(net[4:]) == settings(net)[4:]
+    net.layers[1].trainable = False  # an activation, which has nothing to freeze
+    net.save(tmp_path / "net")
+    assert settings(nn.load(tmp_path / "net")) == settings(net)
     for other in (nn.load(tmp_path / "net"),):
         other.fit(X, Y, verbose=0)
         net.fit(X, Y, verbose=0)
@@ -133,7 +136,13 @@ def test_everything_frozen_is_an_error():
         (lambda net: net.freeze(7), IndexError, "there is no layer 7; the network has 7 layers"),
         (lambda net: net.freeze("first"), TypeError, "layers are integers or slices, got 'first'"),
         (lambda net: net.freeze(True), TypeError, "integers or slices"),
-        (lambda net: net[3], TypeError, r"network\[a:b\] is a part"),
+        (
+            lambda net: net.freeze(1),
+            ValueError,
+            r"nothing to freeze or train in layer 1 \(Tanh\); .* those of layer 0 \(Dense\)",
+        ),
+        (lambda net: net.unfreeze(3, 5), ValueError, r"\(Dropout\), layer 5 .* layer 2 \(BatchN"),
+        (lambda net: net[3], TypeError, r"network\[a:b\] is a part .* are network.layers"),
         (lambda net: net[4:4], ValueError, "has no layers"),
         (lambda net: net.outputs(X, 9), IndexError, "there is no layer 9"),
         (lambda net: net.copy_weights(net[2:]), ValueError, r"layer 0 \(Dense weights .*layers=…"),

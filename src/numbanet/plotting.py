@@ -413,10 +413,10 @@ def _shade(value: float):
     return colormaps["viridis"](value)
 
 
-def _log_axis(axes, values) -> None:
-    """A logarithmic axis where there is anything above 0."""
-    if (np.nan_to_num(values) > 0).any():
-        axes.set_yscale("log")
+def _spans_decade(values) -> bool:
+    """Whether a logarithmic axis has labels apart: over less they would stand one on another."""
+    found = values[np.isfinite(values) & (values > 0)]
+    return found.size > 0 and bool(found.max() >= 10 * found.min())
 
 
 def _bars(axes, names, values, colour=GREY) -> None:
@@ -441,7 +441,8 @@ def learning_speed(record):
     _lines(left, record.epochs, record.gradient, record.names)
     _lines(right, record.epochs, ratio, record.names)
     for axes, values in ((left, record.gradient), (right, ratio)):
-        _log_axis(axes, values)
+        if _spans_decade(values):
+            axes.set_yscale("log")
         axes.locator_params(axis="x", integer=True)
     _plain_axes(left, "norm of the gradient", "epoch")
     _plain_axes(right, "update in an epoch : weights", "epoch")
@@ -533,7 +534,13 @@ def excitation(found):
 
 
 def learning_curve(curve):
-    """Draw the losses of a `diagnostics.LearningCurve` with its best epoch and its verdict."""
+    """Draw the losses of a training with its best epoch and its verdict.
+
+    curve   a `diagnostics.LearningCurve`; a History or its dict is judged first
+    Raises ValueError for a history without an epoch.
+    """
+    if not isinstance(curve, diagnostics.LearningCurve):
+        curve = diagnostics.learning_curve(curve)
     figure = new_figure(6.0, 3.4)
     axes = figure.add_subplot()
     for values, label, colour in (
@@ -560,7 +567,8 @@ def initialization(found):
     deviation = found.deviation[:, found.trained]
     for axes, values in ((left, deviation), (right, found.gradient)):
         _lines(axes, found.trained, values.T, found.initializers)
-        _log_axis(axes, values)
+        if _spans_decade(values):
+            axes.set_yscale("log")
         axes.locator_params(axis="x", integer=True)
     _plain_axes(left, "deviation of the outputs", "layer")
     _plain_axes(right, "norm of the gradient", "layer")
@@ -593,12 +601,10 @@ def diagnosis(network, x, y, loss=None):
     figure = new_figure(11.0, 1.2 + 0.3 * max(4, len(found)))
     left, middle, right = figure.subplots(1, 3)
     _bars(left, speeds.names, speeds.relative)
-    _bars(middle, [one.outputs.name for one in found], [one.outputs.std for one in found])
-    for axes, values in (
-        (left, speeds.relative),
-        (middle, np.array([one.outputs.std for one in found])),
-    ):
-        if (np.nan_to_num(values) > 0).any():
+    deviation = np.array([one.outputs.std for one in found])
+    _bars(middle, [one.outputs.name for one in found], deviation)
+    for axes, values in ((left, speeds.relative), (middle, deviation)):
+        if _spans_decade(values):
             axes.set_xscale("log")
     _plain_axes(left, "gradient : weights")
     _plain_axes(middle, "deviation of the outputs")

@@ -102,6 +102,12 @@ OF_FINDER = {
 }
 """What find_learning_rate has instead of arguments of these names."""
 
+OF_DIAGNOSE = dict.fromkeys(
+    ("class_weight", "sample_weight"),
+    "the report is on the samples without weights, also for a network that was trained with some",
+)
+"""What diagnose has instead of arguments of these names."""
+
 
 @registry.register("network")
 class Sequential(KnownArguments, KnownAttributes):
@@ -390,7 +396,8 @@ class Sequential(KnownArguments, KnownAttributes):
         """Leave these layers as they are in training, from the next fit on; without any, all.
 
         layers   integers, negative ones from the end, or slices, as in `summary`. `unfreeze` is
-                 the way back; `network.layers[k].trainable` is the state of one.
+                 the way back; `network.layers[k].trainable` is the state of one. Raises
+                 ValueError where none of them has parameters: an activation is a layer too.
 
         Nothing before the lowest layer that is trained has a backward pass, so training is faster.
         A frozen BatchNorm uses its running means. Frozen layers are saved as such.
@@ -834,6 +841,7 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return profile(self, x, y, loss, batch_size).table()
 
+    @known_arguments(OF_DIAGNOSE)
     def diagnose(self, x, y, *, loss=None, validation_data=None):
         """Return the doctor's report: what is wrong, by how much, what to try.
 
@@ -1184,9 +1192,11 @@ class Sequential(KnownArguments, KnownAttributes):
             begun = content["unfinished"]
             unfinished = None if begun is None else Unfinished(**begun)
             frozen = fields.Counts(0)(content["frozen"], "frozen")
-            network.freeze(*frozen) if frozen else None
+            for k in transfer.selected(network, frozen):
+                network.layers[k].trainable = False
+            config.check_groups(content["groups"], len(network.layers))
             for k, rate_factor, weight_decay in content["groups"]:
-                built = network.layers[fields.Count(0)(k, "every layer of groups")]
+                built = network.layers[k]
                 built.learning_rate_factor, built.weight_decay = rate_factor, weight_decay
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")

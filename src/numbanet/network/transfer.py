@@ -35,9 +35,31 @@ def selected(network, layers) -> list[int]:
 
 
 def set_trainable(network, layers, value: bool) -> None:
-    """Let training change these layers, or all, or leave them as they are."""
-    for k in selected(network, layers) if layers else range(len(network.layers)):
+    """Let training change these layers, or all, or leave them as they are.
+
+    Raises ValueError where none of the layers named has parameters.
+    """
+    chosen = selected(network, layers) if layers else range(len(network.layers))
+    if layers and chosen and not any(network.layers[k].n_parameters for k in chosen):
+        named = ", ".join(_called(network, k) for k in chosen)
+        raise ValueError(
+            f"there is nothing to freeze or train in {named}{_with_parameters(network, chosen[0])}"
+        )
+    for k in chosen:
         network.layers[k].trainable = value
+
+
+def _called(network, k: int) -> str:
+    return f"layer {k} ({type(network.layers[k].layer).__name__})"
+
+
+def _with_parameters(network, k: int) -> str:
+    """The end of a message: the nearest layer with parameters, of two the one before layer k."""
+    found = [j for j, built in enumerate(network.layers) if built.n_parameters]
+    if not found:
+        return ""
+    nearest = min(found, key=lambda j: (abs(j - k), j))
+    return f"; the nearest parameters are those of {_called(network, nearest)}: see summary"
 
 
 def copy_weights(network, other, layers=None) -> None:
@@ -79,7 +101,10 @@ def _shapes(built) -> str:
 def part(network, key) -> Any:
     """A new network of some neighbouring layers, with copies of their weights."""
     if not isinstance(key, slice) or key.step not in (None, 1):
-        raise TypeError(f"network[a:b] is a part of a network, got [{shown(key)}]; see .layers")
+        raise TypeError(
+            f"network[a:b] is a part of a network, got [{shown(key)}]; its layers one by one are "
+            "network.layers"
+        )
     first, last, _ = key.indices(len(network.layers))
     if first >= last:
         raise ValueError(f"network[{first}:{last}] has no layers")

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from numbanet.io.fields import shown
 from numbanet.io.validation import check_dense
 from numbanet.network import names, scaling, transfer
 from numbanet.network.built_layer import RECURRENT
 from numbanet.network.insight.activity import Activities, activations
-from numbanet.network.insight.layerwise import has_matrix, layer_name, own_targets
+from numbanet.network.insight.layerwise import has_matrix, layer_name, own_targets, spaced
 from numbanet.network.insight.learning import batches, speeds
+from numbanet.nn.layers.base import checks_inputs
 from numbanet.nn.optimizers import Optimizer
 from numbanet.training.diagnosis import CONSTANT_SHARE, Run, constant_loss, filled
 from numbanet.training.epoch import DivergenceError
@@ -43,6 +45,23 @@ UPDATE = 0.2
 left of the initial weights after five. Usual rates change them by 0.002 to 0.15, rates 100 times as
 high by 0.2 or more. It counts where a lower rate learns faster: weights that begin near 0, as in a
 linear model, may change by any factor."""
+LOW_UPDATE = 2e-4
+"""What a first step changes in the weights where a rate may be too low: a tenth of what the lowest
+of the usual rates change."""
+MOVED = 0.01
+"""What the weights of half of the layers changed since their initial values, below which they have
+hardly moved: an epoch at a usual rate changes them by 0.05 or more."""
+USUAL_UPDATE, FASTER = 0.01, 0.99
+"""A higher rate is tried with steps of this size, amid those of usual rates; it learns faster where
+the mean loss of the first steps is below this part."""
+RELATED = 4.0
+"""Standard errors from which outputs and targets are related: chance alone gives 4 once in 15,000
+times."""
+ROUNDING = 1e-5
+"""An output that varies by less than this part of its largest is constant but for rounding."""
+OTHER_SCALE = 3.0
+"""Root mean squares of two sets of inputs that differ by more than this factor are on different
+scales: two parts of one set of data differ by a few per cent."""
 OVERFIT_GAP = 0.2
 """What the validation loss is above the training loss, in units of a constant prediction's loss:
 the part of what was learned that holds for the training data alone. Healthy networks have up to
@@ -51,6 +70,8 @@ RARE = 0.1
 """A class that is predicted less than this part as often as it occurs is ignored."""
 FEWEST = 10
 """Samples of a class below which nothing is said of it."""
+SPACED_EPOCHS = 1000
+"""Most epochs of a schedule that are looked at."""
 SHOWN_INPUTS = 5
 """Most inputs that a finding names."""
 
@@ -138,6 +159,8 @@ def diagnose(network, x, y, *, loss=None, validation_data=None) -> Diagnosis:
     check_dense(x, "what it holds is examined")
     x, y, classes = network.check_data(x, y, chosen)
     if validation_data is not None:
+        if not (isinstance(validation_data, (tuple, list)) and len(validation_data) == 2):
+            raise ValueError(f"validation_data must be a pair (x, y), got {shown(validation_data)}")
         labels = ("validation x", "validation y")
         validation_data = network.check_data(*validation_data, chosen, labels)
     network = copy.deepcopy(network)
@@ -208,6 +231,30 @@ def _inputs(case: _Case) -> Iterator[Finding]:
         yield Finding("unscaled inputs", what, advice, float(np.abs(case.x).max()))
 
 
+def _constant_targets(case: _Case) -> Iterator[Finding]:
+    """Targets that are the same in every sample: there is nothing to learn from them."""
+    if len(case.own) < FEWEST:
+        raise _LeftOut("for 10 samples or more")
+    if _is_constant(case.own):
+        value = np.ravel(case.own.min(axis=0))
+        if case.classes:
+            label = int(value[0]) if value.size == 1 else int(value.argmax())
+            known = case.network.class_names
+            what = f"all {len(case.own)} samples are of class {known[label] if known else label}"
+        else:
+            what = f"y is {', '.join(f'{one:.4g}' for one in value[:SHOWN_INPUTS])} in all samples"
+        yield Finding(
+            "constant targets",
+            what,
+            "look at how y was read and split; a network learns from targets that differ",
+            1.0,
+        )
+
+
+def _is_constant(y) -> bool:
+    return bool((y.min(axis=0) == y.max(axis=0)).all())
+
+
 def _targets(case: _Case) -> Iterator[Finding]:
     run = Run(case.network, case.x, case.y, case.classes, case.loss, case.network.optimizer, 0, 0)
     for what, advice in run.of_targets():
@@ -243,6 +290,8 @@ def _baseline(case: _Case) -> float:
     """The loss in units of the best constant prediction's."""
     if case.constant is None:
         raise _LeftOut("what a constant prediction loses is not known for this loss")
+    if _is_constant(case.own):
+        raise _LeftOut("the targets are constant")
     return case.value / case.constant if case.constant > 0 else 0.0
 
 
@@ -251,15 +300,55 @@ def _compared(case: _Case) -> str:
 
 
 def _untrained(case: _Case) -> Iterator[Finding]:
+    """A network of no epoch, unless its parameters were set and it is good with them."""
     ratio = _baseline(case)
-    if case.network.epoch == 0 and ratio > CONSTANT_SHARE:
+    initial = _fresh(case).parameters
+    as_begun = bool(initial.size) and np.array_equal(initial, case.network.parameters)
+    if case.network.epoch == 0 and (as_begun or ratio > CONSTANT_SHARE):
         advice = "train it: network.fit(x, y, epochs=20)"
         yield Finding("untrained", f"no epoch yet; {_compared(case)}", advice, ratio)
 
 
+def _is_related(case: _Case) -> bool:
+    """Whether the outputs say something about the targets, however high the loss is.
+
+    The loss alone cannot say so: with weights of classes it may lie above a constant prediction's,
+    and where targets are mostly chance, as of prices, the best loss there is lies just below it.
+    For every output k (a class is a target of 0 or 1) and sample i the product
+    p_ik = (a_ik − mean a_k)(y_ik − mean y_k), in units of both deviations, has the correlation as
+    its mean; for a class that is a difference of means. They are related where the mean over
+    samples of Σ_k p_ik is RELATED of its standard errors above 0. Random weights give outputs that
+    depend on the inputs, and so on the targets, but about half of the outputs the wrong way
+    round: none may be as far below 0.
+    """
+    outputs = case.network.predict(case.x).reshape(len(case.x), -1).astype(np.float64)
+    y = case.y if case.y.ndim > 1 else case.y[:, None] == np.arange(max(2, outputs.shape[1]))
+    targets = y.reshape(len(y), -1).astype(np.float64)[:, -outputs.shape[1] :]
+    deviation = outputs.std(axis=0)
+    told = (deviation > ROUNDING * np.abs(outputs).max(axis=0)) & (targets.std(axis=0) > 0)
+    if len(outputs) < FEWEST or not told.any():
+        return False
+    outputs, targets = outputs[:, told], targets[:, told]
+    products = _standard(outputs) * _standard(targets)
+    return bool(
+        _standard_errors(products.sum(axis=1)) >= RELATED
+        and (_standard_errors(products) > -RELATED).all()
+    )
+
+
+def _standard(columns: np.ndarray) -> np.ndarray:
+    return (columns - columns.mean(axis=0)) / columns.std(axis=0)
+
+
+def _standard_errors(values: np.ndarray) -> np.ndarray:
+    """The means of columns, in units of their standard errors."""
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return values.mean(axis=0) / np.maximum(error, np.finfo(np.float64).tiny)
+
+
 def _nothing_learned(case: _Case) -> Iterator[Finding]:
     ratio = _baseline(case)
-    if case.network.epoch and ratio > CONSTANT_SHARE:
+    if case.network.epoch and ratio > CONSTANT_SHARE and not _is_related(case):
         yield Finding(
             "nothing learned",
             f"{_compared(case)}, after {case.network.epoch} epochs",
@@ -282,6 +371,8 @@ def _rate(case: _Case) -> Iterator[Finding]:
         raise _LeftOut("no layer of weights is trained")
     rate, data = _highest_rate(optimizer, network.epoch), batches(case.x, case.own)
     loss, change = _trial(_fresh(case), matrices, data, case.loss, optimizer, rate)
+    if change < LOW_UPDATE:
+        yield from _too_low(case, matrices, data, rate, loss, change)
     if not change > UPDATE:
         return
     lower = [rate / 10, rate / 100]
@@ -295,6 +386,27 @@ def _rate(case: _Case) -> Iterator[Finding]:
             f"{losses[best]:.3g}",
             f"{type(optimizer).__name__}({lower[best]:g}) instead of {rate:g}, from new initial "
             "values (network.initialize()); network.find_learning_rate(x, y) suggests one",
+            change,
+        )
+
+
+def _too_low(case: _Case, matrices, data, rate: float, loss: float, change: float):
+    """A rate whose steps have hardly moved the weights, where a higher one learns faster."""
+    network, initial, optimizer = case.network, _fresh(case), case.network.optimizer
+    pairs = [(one.layers[k].parameters["weights"] for one in (initial, network)) for k in matrices]
+    moved = float(np.median([_change(before, after) for before, after in pairs]))
+    if not (network.epoch and rate > 0 and change > 0 and moved < MOVED):
+        return
+    higher = rate * 10.0 ** np.floor(np.log10(USUAL_UPDATE / change))
+    found, step = _trial(initial, matrices, data, case.loss, optimizer, higher)
+    if step <= UPDATE and found < FASTER * loss:
+        yield Finding(
+            "learning rate too low",
+            f"after {network.epoch} epochs the weights differ from their initial values by a part "
+            f"of {moved:.1g}; the loss of the first {len(data)} steps is {loss:.3g}, with a rate "
+            f"of {higher:g} it is {found:.3g}",
+            f"{type(optimizer).__name__}({higher:g}) instead of {rate:g}; "
+            "network.find_learning_rate(x, y) suggests one",
             change,
         )
 
@@ -345,7 +457,8 @@ def _change(before, after) -> float:
 
 def _highest_rate(optimizer, epochs: int) -> float:
     """The highest learning rate of a training of so many epochs."""
-    rates = [optimizer.rates(epoch, 1, max(1, epochs)) for epoch in range(max(1, epochs))]
+    last = max(1, epochs)
+    rates = [optimizer.rates(int(epoch), 1, last) for epoch in spaced(last, SPACED_EPOCHS)]
     found = [float(rate[0]) for rate in rates if rate is not None]
     return max(found) if found else float(optimizer.learning_rate)
 
@@ -434,7 +547,16 @@ def _overfitting(case: _Case) -> Iterator[Finding]:
     _baseline(case)
     value = case.network.score(*case.validation, case.loss)[0]
     gap = (value - case.value) / case.constant if case.constant else 0.0
-    if gap > OVERFIT_GAP:
+    scales = [float(np.sqrt(np.mean(x.astype(np.float64) ** 2))) for x in _floats(case)]
+    if gap > OVERFIT_GAP and max(scales) > OTHER_SCALE * min(scales):
+        yield Finding(
+            "validation data on another scale",
+            f"the root mean square of x is {scales[0]:.3g}, that of validation x {scales[1]:.3g}; "
+            f"loss {case.value:.3g} on the training data, {value:.3g} on the validation data",
+            "prepare both alike, with the means and deviations of the training data",
+            scales[1] / scales[0],
+        )
+    elif gap > OVERFIT_GAP:
         yield Finding(
             "overfitting",
             f"loss {case.value:.3g} on the training data, {value:.3g} on the validation data "
@@ -442,6 +564,12 @@ def _overfitting(case: _Case) -> Iterator[Finding]:
             "more data or Augment, EarlyStopping, a penalty (nn.L2), Dropout, a smaller network",
             float(gap),
         )
+
+
+def _floats(case: _Case) -> list[np.ndarray]:
+    """The inputs for training and validation; none where a layer reads indices."""
+    reads_indices = checks_inputs(case.network.layers[0].layer)
+    return [np.ones(1)] * 2 if reads_indices else [case.x, case.validation[0]]
 
 
 def _rare_classes(case: _Case) -> Iterator[Finding]:
@@ -471,6 +599,7 @@ def _rare_classes(case: _Case) -> Iterator[Finding]:
 EXAMINATIONS: dict[str, Callable[[_Case], Iterator[Finding]]] = {
     "scale of the inputs": _inputs,
     "constant inputs": _constant_inputs,
+    "constant targets": _constant_targets,
     "scale of the targets": _targets,
     "learning rate": _rate,
     "training": _untrained,

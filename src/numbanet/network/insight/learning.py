@@ -175,7 +175,7 @@ class LearningCurve:
     training     (epochs,) the training loss
     validation   (epochs,) the validation loss, or empty
     best         the epoch, from 1, with the lowest validation loss (without one, training loss)
-    verdict      "overfitting", "underfitting", "still learning" or "good"
+    verdict      "diverged", "overfitting", "underfitting", "still learning" or "good"
     reason       the figures behind it, and what to try
     """
 
@@ -190,14 +190,15 @@ class LearningCurve:
 
 
 def learning_curve(history: Any, constant: float | None = None) -> LearningCurve:
-    """Name what a history shows: overfitting, underfitting, a training too short, or none.
+    """Name what a history shows: divergence, over- or underfitting, a training too short, or none.
 
     history    what fit returned, or its dict; with validation losses overfitting can be seen
     constant   the loss of the best constant prediction, if underfitting is to be judged by it
                (`constant_loss`); else by the drop since the first epoch
-    Overfitting: the validation loss has risen by more than a tenth since its lowest while the
-    training loss fell. Underfitting: the training loss is above 0.9 of a constant's. Still
-    learning: the last fifth of the epochs lowered the loss by over 0.5 % an epoch.
+    Diverged: a loss is not finite. Overfitting: the validation loss has risen by more than a tenth
+    since its lowest while the training loss fell. Underfitting: the training loss is above 0.9 of
+    a constant's. Still learning: the last fifth of the epochs lowered the loss by over 0.5 % an
+    epoch.
     Raises ValueError for a history without an epoch.
     """
     series = getattr(history, "history", history)
@@ -206,7 +207,15 @@ def learning_curve(history: Any, constant: float | None = None) -> LearningCurve
     if not len(training):
         raise ValueError("the history has no epochs; train with epochs=1 or more")
     watched = validation if len(validation) else training
-    best, last = int(watched.argmin()), len(watched) - 1
+    best, last = int(np.where(np.isfinite(watched), watched, np.inf).argmin()), len(watched) - 1
+    for name, values in (("loss", training), ("validation loss", validation)):
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            reason = (
+                f"{name} {values[wrong[0]]} in epoch {wrong[0] + 1}: lower the learning rate, "
+                "scale the inputs, or look for what is not finite in the data"
+            )
+            return LearningCurve(training, validation, best + 1, "diverged", reason)
     start = training[0] if constant is None else constant
     tail = max(1, len(watched) // 5)
     drop = 1 - (watched[-1] / watched[-1 - tail]) ** (1 / tail) if len(watched) > tail else 1.0

@@ -7,11 +7,12 @@ on random inputs before and after, and a layer whose outputs differ is refused b
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from numbanet.io.fields import Real
+from numbanet.io.fields import Real, shown
 from numbanet.io.tables import Table
 from numbanet.io.validation import check_inputs
 from numbanet.network import transfer
@@ -33,26 +34,34 @@ def prune(network, keep=0.5, *, layers=None, neurons=None, by="weights", x=None,
     """Return a smaller network without the least important units; this one is left as it is.
 
     keep      the fraction of each layer's units that stays, above 0 and at most 1; at least one
-    layers    numbers of dense and convolutional layers, as in `summary`; by default all but the
-              last one with weights
-    neurons   instead of keep: a dict of the units to leave out by layer, {0: [3, 5]}
+    layers    numbers of dense and convolutional layers, as in `summary`, or one; by default all
+              but the last one with weights
+    neurons   instead of keep: a dict of the units to leave out by layer, {0: [3, 5]}; an array of
+              bool (units,) is True where one is left out
     by        how `importance` measures the units, with x, y and the loss: "weights" needs no data
     x         with it, the mean of every unit left out goes into the bias of the layer that reads it
     The outputs are the same where the units left out give 0 for every input, or with x the same for
-    all of x; train a few epochs after leaving out others. The optimiser's state is not kept. Raises
-    ValueError for layers that cannot be pruned, or that do not work on fewer inputs, by name.
+    all of x, but for the border of a padded convolution that reads them: there no bias makes up for
+    them. Train a few epochs after leaving out others. The optimiser's state is not kept. Raises
+    ValueError for units that are not there, and for layers that cannot be pruned, or that do not
+    work on fewer inputs, by name.
     """
     if neurons is None:
         keep = Real(above=0, most=1)(keep, "keep", "prune")
-        chosen = _prunable(network) if layers is None else transfer.selected(network, list(layers))
+        named = list(layers) if np.iterable(layers) else [layers]
+        chosen = _prunable(network) if layers is None else transfer.selected(network, named)
         neurons = {k: _least(network, k, keep, by, x, y, loss) for k in chosen}
     elif layers is not None:
         raise ValueError("pass layers or neurons, not both: neurons names its layers")
+    if not isinstance(neurons, Mapping):
+        raise TypeError(f"neurons is a dict of units by layer, {{0: [3, 5]}}, got {shown(neurons)}")
     if not neurons:
         raise ValueError("no layer is named: neurons is a dict of units by layer, {0: [3, 5]}")
     if x is not None:
         x = check_inputs(x, network.input_shape, network.dtype)
     removed = {layer_number(network, k): units for k, units in neurons.items()}
+    if len(removed) < len(neurons):
+        raise ValueError(f"neurons names a layer twice: {', '.join(map(str, neurons))}")
     for k, units in removed.items():
         network = _cut(network, k, _kept(network, k, units), x)
     return network
@@ -86,12 +95,23 @@ def _kept(network, k: int, units) -> np.ndarray:
             f"layer {layer_name(network, k)} cannot be pruned: its units depend on one another; "
             "dense layers and convolutions without groups can"
         )
-    n, units = built.output_shape[-1], np.unique(np.asarray(units, np.int64))
+    n = built.output_shape[-1]
+    units = _indices(units, n, f"the units of layer {layer_name(network, k)}")
     if len(units) and not 0 <= units[0] <= units[-1] < n:
         raise ValueError(f"layer {layer_name(network, k)} has units 0 … {n - 1}, got {units}")
     if len(units) == n:
         raise ValueError(f"layer {layer_name(network, k)}: at least one unit has to stay")
     return np.setdiff1d(np.arange(n), units)
+
+
+def _indices(units, n: int, name: str) -> np.ndarray:
+    """Sorted indices for those of n units that are given by number, or True in an array of bool."""
+    found = np.atleast_1d(np.asarray(units))
+    if found.dtype == bool and found.shape == (n,):
+        return np.flatnonzero(found)
+    if found.ndim > 1 or (found.size and found.dtype.kind not in "iu"):
+        raise ValueError(f"{name} are integers, or a bool for each of {n}, got {shown(units)}")
+    return np.unique(found.astype(np.int64))
 
 
 def _cut(network, k: int, kept: np.ndarray, x):
@@ -180,7 +200,8 @@ def _narrowed(network, j: int, layer, shape, kept: np.ndarray):
 def _mean_left_out(network, j: int, kept: np.ndarray, x) -> np.ndarray | float:
     """What the inputs of layer j that are left out add to its outputs in the mean, (units,).
 
-    0 for a layer that does not add its inputs up, as a recurrent one.
+    Of positions that of the middle: at the border of a padded convolution it is less. 0 for a layer
+    that does not add its inputs up, as a recurrent one.
     """
     whole, z = unscaled_part(network, j, j + 1), network[:j].predict(x)
     mean = z.mean(axis=tuple(range(z.ndim - 1)), dtype=np.float64)
@@ -190,7 +211,7 @@ def _mean_left_out(network, j: int, kept: np.ndarray, x) -> np.ndarray | float:
     limit = TOLERANCE * np.abs(twice).max()
     if not np.allclose(twice - nothing, 2 * (once - nothing), rtol=0, atol=limit):
         return 0.0
-    return (once - nothing).reshape(-1, once.shape[-1]).mean(axis=0)
+    return (once - nothing)[tuple(n // 2 for n in once.shape[:-1])]
 
 
 def _taken(values: np.ndarray, shape, kept: np.ndarray) -> np.ndarray:
@@ -238,7 +259,14 @@ class Comparison:
 
 
 def compare(networks, x, y, loss=None) -> Comparison:
-    """Measure size, time and loss of several networks on the same samples."""
+    """Measure size, time and loss of several networks on the same samples.
+
+    networks   a list of them
+    Raises TypeError for anything else.
+    """
+    if isinstance(networks, Mapping) or hasattr(networks, "evaluate"):
+        way = "list(networks.values())" if isinstance(networks, Mapping) else "[network]"
+        raise TypeError(f"networks is a list of networks, got {shown(networks)}; pass {way}")
     networks = list(networks)
     losses = [network.evaluate(x, y, loss=loss)["loss"] for network in networks]
     return Comparison(
