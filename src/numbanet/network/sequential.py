@@ -92,7 +92,7 @@ OF_EVALUATE = {
     "verbose": "evaluate prints nothing",
 }
 """What evaluate has instead of arguments of these names."""
-OF_RATE_FINDER = {
+OF_FINDER = {
     "epochs": "it takes `steps` steps",
     "learning_rate": "it tries rates from `lowest` to `highest`",
     **dict.fromkeys(
@@ -716,7 +716,7 @@ class Sequential(KnownArguments, KnownAttributes):
         history = self.fit(x, y, **{"verbose": 0, **options}).history
         return {name: values[-1] for name, values in history.items()}
 
-    @known_arguments(OF_RATE_FINDER)
+    @known_arguments(OF_FINDER)
     def find_learning_rate(
         self,
         x,
