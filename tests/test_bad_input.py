@@ -351,9 +351,24 @@ def test_targets(name):
             "sample_weight times class_weight is 0 for every sample",
         ),
         (
+            {"sample_weight": [1] * 9 + [0] * 3, "validation_split": 0.25},
+            ValueError,
+            "sample_weight is 0 for every sample of the validation data; there must be a weight",
+        ),
+        (
+            {"sample_weight": [0] * 9 + [1] * 3, "validation_split": 0.25},
+            ValueError,
+            "sample_weight is 0 for every sample of the training data",
+        ),
+        (
+            {"class_weight": {2: 0}, "validation_data": (X[:1], [2])},
+            ValueError,
+            "^class_weight is 0 for every sample of the validation data",
+        ),
+        (
             {"validation_data": (X, LABELS, np.ones(len(X)))},
             ValueError,
-            r"must be a pair \(x, y\), or a dict of x, y and, if need be, lengths and sample_w",
+            r"must be a pair \(x, y\), or a dict of .*; pass {'x': …, 'y': …, 'sample_weight': …}$",
         ),
         (
             {"validation_data": {"x": X, "y": LABELS, "weights": X}},
@@ -762,6 +777,14 @@ def test_attributes_that_can_be_set():
         (lambda: nn.Sequential([nn.Dense(1)], 3, sead=3), "did you mean 'seed'"),
         (lambda: nn.Ensemble(networks=[], combin="vote"), "did you mean 'combine'"),
         (lambda: nn.callbacks.EarlyStopping(patients=3), "did you mean 'patience'"),
+        (lambda: network().find_learning_rate(X, LABELS, epochs=3), "'epochs'; it takes `steps`"),
+        (lambda: network().find_learning_rate(X, LABELS, metrics="f1"), "training loss alone"),
+        (lambda: network().find_learning_rate(X, LABELS, batch=3), "called 'batch_size' here"),
+        (
+            lambda: nn.evaluate_parameters(network(), [], X, LABELS, class_weight={1: 2}),
+            r"^evaluate_parameters has no argument 'class_weight'; network\.evaluate takes it",
+        ),
+        (lambda: nn.evaluate_parameters(network(), [], X, LABELS, thread=1), "mean 'threads'"),
     ],
 )
 def test_unknown_arguments(build, message):

@@ -99,12 +99,29 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     other = network(5)
     other.initialize(7)
     with pytest.raises(ValueError, match=r"holds another network, with seed 4, not 7"):
-        nn.Ensemble([network(5), other]).fit(X, Y, resume=tmp_path, **OPTIONS)
+        other.fit(X, Y, resume=tmp_path, **OPTIONS)
     assert np.array_equal(net.memory, before) and net.epoch == 0
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is no folder"):
         net.fit(X, Y, resume=tmp_path / "file", **OPTIONS)
     net.fit(X, Y, verbose=0)  # and the network can be trained
+
+
+@pytest.mark.parametrize("saving", [True, False])
+def test_networks_of_an_ensemble_have_a_folder_each(saving, tmp_path):
+    other = network(5)
+    other.initialize(7)
+    ensemble = nn.Ensemble([network(5), other])
+    options = {"callbacks": iter([Checkpoint(tmp_path)])} if saving else {"resume": tmp_path}
+    before = other.memory.copy()
+    with pytest.raises(ValueError, match="an ensemble's networks need a folder each"):
+        ensemble.fit(X, Y, **options, **OPTIONS)
+    assert not any(one.epoch for one in ensemble.networks) and not list(tmp_path.iterdir())
+    assert np.array_equal(other.memory, before)
+    nn.Ensemble([network(5)]).fit(X, Y, callbacks=Checkpoint(tmp_path), **OPTIONS)
+    seen = []
+    ensemble.fit(X, Y, callbacks=(one for one in [lambda *given: seen.append(given)]), **OPTIONS)
+    assert len(seen) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")

@@ -622,7 +622,7 @@ def test_nothing_is_overwritten_without_force(folder):
         (["digits", "--target", "y"], "--target: for CSV files, not for digits"),
         (["nan.npz"], r"nan.npz: x has NaN at [1, 0]"),
         (["words.npz"], "words.npz"),
-        (["empty.npz"], "empty.npz"),
+        (["empty.npz"], "empty.npz: x has no samples: its shape is (0, 3)"),
         (["notes.txt"], "a table is a .npz or a .csv file"),
         (["digits", "--task", "classes"], "--task is for files"),
         ([], "Missing argument"),

@@ -765,6 +765,22 @@ def test_parameters_that_are_not_finite_end_the_examination():
     assert network.diagnose(X, Y).findings[0].name == "outputs that are not finite"
 
 
+@pytest.mark.parametrize("epoch", [3, 3_000_000, 2**62 - 1])
+def test_the_learning_rate_is_looked_at_in_a_bounded_number_of_epochs(epoch, monkeypatch):
+    network, looked_at = trained(dense(), 1), []
+    network.epoch, rates = epoch, nn.Adam.rates
+
+    def counted(self, epoch, batches, *given):
+        looked_at.append(epoch)
+        return rates(self, epoch, batches, *given)
+
+    monkeypatch.setattr(nn.Adam, "rates", counted)
+    network.optimizer = nn.Adam(nn.schedules.Cosine(0.01))
+    network.diagnose(X, Y)
+    assert looked_at[0] == 0 and epoch / 2 < max(looked_at) < epoch
+    assert len(looked_at) < 1100  # the steps that are tried have some too
+
+
 def test_what_was_not_looked_at_is_said():
     text = str(nn.Sequential([nn.Dense(1)], 6).diagnose(X, X[:, :1]))
     assert "not looked at: learning rate (the network keeps no optimiser; train it first)" in text

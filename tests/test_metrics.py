@@ -1,5 +1,8 @@
 """Metrics by name: equal to scikit-learn's, in evaluate and on the validation data of fit."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 
@@ -145,6 +148,56 @@ def test_metrics_of_real_targets_are_in_their_unit():
     assert nn.Ensemble([net]).evaluate(X, y, metrics="mae") == pytest.approx(found)
 
 
+def test_own_metrics_are_given_missing_targets_masked():
+    seen, y = [], np.ma.array(X[:, :2], mask=X[:, :2] > 1)
+
+    def error(y, outputs):
+        seen.append(y)
+        return abs(y - outputs).mean()
+
+    net = network(None, 2)
+    found = net.evaluate(X, y, metrics=[error, "mean_absolute_error"])
+    assert found["error"] == pytest.approx(found["mean_absolute_error"])
+    np.testing.assert_array_equal(seen[0].mask, y.mask)
+    net.evaluate(X, y.data, metrics=error)
+    assert not isinstance(seen[1], np.ma.MaskedArray)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("val_auc", "^val_auc is monitored and is NaN, .*; a class has no sample in these data"),
+        ("val_undefined", "val_undefined is monitored and is NaN, .* not defined for these data"),
+        ("val_loss", None),
+    ],
+)
+def test_a_monitored_metric_that_is_nan_is_noticed_once(optimizer, monitor, message):
+    pytest.importorskip("scipy")
+
+    def undefined(y, outputs):
+        return float("nan")
+
+    options = {"validation_data": (X, 0 * Y), "metrics": ["auc", undefined], "verbose": 0}
+    options |= {"optimizer": optimizer, "batch_size": None, "epochs": 3}
+    watch = EarlyStopping(monitor, patience=3, mode="max")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        network().fit(X, Y, callbacks=watch, **options)
+    assert len(caught) == (message is not None)
+    for one in caught:
+        assert re.search(message, str(one.message))
+        assert one.filename == __file__ or optimizer == "lbfgs"  # called by SciPy
+
+
+def test_a_plateau_of_nan_is_noticed():
+    rate = nn.schedules.ReduceOnPlateau(0.01, "val_auc")
+    with pytest.warns(RuntimeWarning, match="val_auc is monitored and is NaN"):
+        network().fit(
+            X, Y, optimizer=nn.Adam(rate), validation_data=(X, 0 * Y), metrics="auc", verbose=0
+        )
+
+
 def test_lbfgs_measures_them_too():
     pytest.importorskip("scipy")
     y = np.digitize(X[:, 0], [-0.5, 0.5])
@@ -163,6 +216,7 @@ HELD = {"validation_data": (X, Y)}
         ({"metrics": "f1"}, ValueError, "measured on validation data; pass validation_data"),
         ({"metrics": "f2", **HELD}, ValueError, "unknown metric 'f2' .known: accuracy, top_5,"),
         ({"metrics": "topp5", **HELD}, ValueError, "'topp5'; did you mean 'top_5'"),
+        ({"metrics": "balanced_accuracy", **HELD}, ValueError, "did you mean 'accuracy'"),
         ({"metrics": "top_0", **HELD}, ValueError, "unknown metric 'top_0'"),
         ({"metrics": 3, **HELD}, TypeError, "a metric is a name or a function .*, not 3"),
         ({"metrics": lambda y, a: 1, **HELD}, ValueError, "has no name .* define it by def"),
@@ -183,6 +237,7 @@ def test_metrics_that_are_none(options, error, message):
         (Y, 3, "top_3", ValueError, "top_3 needs more than 3 outputs, the network has 3"),
         (X[:, :3], 3, "f1", ValueError, "needs targets that name classes, y has rows such as"),
         (X[:, 0], 1, "accuracy", ValueError, r"name classes, y has -?\d.* at \["),
+        (Y, 3, "rmse", ValueError, r"a real target for each .*, 3\): for labels take accuracy"),
         (Y, 3, median_error, ValueError, "operands could not be broadcast"),
         (Y, 3, metrics.confusion_matrix, TypeError, "confusion_matrix returned .* not a number"),
     ],

@@ -117,3 +117,74 @@ def test_a_metric_misspelt():
         network().stop_training = True
     with pytest.raises(ValueError, match="shuffle must be True or False"):
         network().fit(X, Y, shuffle="no")
+
+
+# --- what is written and called by a wrong shape of a name ---------------------------------------
+
+
+def test_weights_of_classes_in_a_series_go_by_its_index():
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    labels = np.repeat([0, 1, 2], [4, 20, 6])
+    network = nn.Sequential([nn.Dense(3, activation="softmax")], 4, dtype="float64")
+    weights = pandas.Series({1: 0.5, 0: 2.0, 2: 8.0})
+    found = network.loss(x, labels, class_weight=weights)
+    assert found == network.loss(x, labels, class_weight={0: 2.0, 1: 0.5, 2: 8.0})
+    assert found != network.loss(x, labels, class_weight=weights.to_numpy())
+
+
+def test_the_arrays_of_a_layer_are_written_not_replaced():
+    network = nn.Sequential([nn.Dense(2)], 3)
+    before = network.parameters.copy()
+    with pytest.raises(TypeError, match=r"write into the array: layer\.weights = values"):
+        network.layers[0].parameters["weights"] = np.ones((3, 2))
+    with pytest.raises(TypeError, match=r"parameters are views of network\.parameters"):
+        network.layers[0].parameters = {"weights": np.ones((3, 2))}
+    assert np.array_equal(network.parameters, before)
+    network.layers[0].parameters["weights"][...] = 1
+    assert network.parameters[:6].tolist() == [1] * 6
+
+
+@pytest.mark.parametrize("dtype", [float, int])
+def test_targets_of_0_and_1_are_real_where_the_output_is(dtype):
+    x, y = np.eye(4)[[0, 1, 2, 3, 0, 1]], np.array([0, 1, 1, 0, 0, 1], dtype)
+    found = nn.Sequential([nn.Dense(1)], 4).evaluate(x, y)
+    assert set(found) == {"loss", "rmse", "r2"}
+    found = nn.Sequential([nn.Dense(1, activation="sigmoid")], 4).evaluate(x, y)
+    assert set(found) == {"loss", "accuracy", "mistakes"}
+
+
+def test_targets_that_are_all_masked_are_refused():
+    network = nn.Sequential([nn.Dense(2)], 3)
+    y = np.ma.masked_all((4, 2))
+    with pytest.raises(ValueError, match="y masks all targets"):
+        network.fit(np.ones((4, 3)), y, verbose=0)
+
+
+def test_callbacks_that_cannot_be_called_are_refused_at_once():
+    with pytest.raises(TypeError, match=r"takes \(epoch, logs, network\): too many"):
+        nn.Sequential([nn.Dense(1)], 3).fit(
+            np.ones((4, 3)), np.ones(4), callbacks=lambda epoch, logs: None, verbose=0
+        )
+    with pytest.raises(TypeError, match=r"Ours.on_epoch_end takes \(self, epoch"):
+
+        class Ours(nn.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs):
+                return True
+
+
+def test_the_summary_numbers_layers_and_names_the_frozen():
+    network = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(1)], 3)
+    network.freeze(0)
+    assert "0 Dense, frozen" in str(network.summary())
+    assert "2 Dense " in str(network.summary())
+
+
+def test_a_population_keeps_the_frozen_layers_of_its_network():
+    network = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(1)], 3, seed=5)
+    network.layers[0].weights = 7
+    network.freeze(0)
+    population = nn.Population(network, 3)
+    for member in population.networks:
+        assert (member.layers[0].weights == 7).all() and not member.layers[0].trainable
+    assert not np.array_equal(*(population.member(k).layers[2].weights for k in (0, 1)))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -147,6 +148,32 @@ def test_rows_of_the_data():
             assert histories[k].history[name] == pytest.approx(values, rel=1e-6)
 
 
+def test_a_penalty_per_sample_counts_the_rows():
+    penalty, rows = nn.L2(3.0, per="sample"), np.arange(20)
+    population = nn.Population([network(k, penalty=penalty) for k in range(2)])
+    population.fit(X, LABELS, rows=[rows, None], epochs=2, batch_size=8)
+    for k, part in enumerate((rows, slice(None))):
+        alone = network(k, penalty=penalty)
+        alone.class_names = population.member(k).class_names
+        alone.fit(X[part], LABELS[part], epochs=2, batch_size=8, verbose=0)
+        same(population.member(k), alone)
+
+
+def test_masks_of_dropout_go_by_the_index_of_a_sample():
+    population = nn.Population([network(k, layers=[nn.Dropout(0.5)]) for k in range(2)])
+    everything = np.arange(len(X))
+    population.fit(X, LABELS, rows=[everything, everything], epochs=2)
+    for k in range(2):
+        alone = network(k, layers=[nn.Dropout(0.5)])
+        alone.fit(X, LABELS, epochs=2, verbose=0)
+        same(population.member(k), alone)
+    twice = nn.Population([network(0, layers=[nn.Dropout(0.5)])])
+    twice.fit(X, LABELS, rows=[[4, 4]], batch_size=2, optimizer=nn.SGD(0.5))
+    once = nn.Population([network(0, layers=[nn.Dropout(0.5)])])
+    once.fit(X, LABELS, rows=[[4]], batch_size=1, optimizer=nn.SGD(0.5))
+    assert once.parameters == pytest.approx(twice.parameters, rel=1e-5)
+
+
 def test_bootstrap_is_a_function_of_the_seed():
     population = nn.Population(network(), 3)
     population.fit(X, LABELS, rows="bootstrap", epochs=2)
@@ -216,6 +243,100 @@ def test_one_that_diverges_does_not_stop_the_others():
     assert np.isnan(population.scores()[1]) and population.ranking()[-1] == 1
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_all_may_diverge(n):
+    population = nn.Population([network(k, outputs=1) for k in range(n)])
+    with pytest.warns(RuntimeWarning, match="was no longer finite"):
+        population.fit(X, TARGETS, optimizer=nn.SGD(1e30), epochs=3, validation_data=(X, TARGETS))
+    assert population.stopped == ["diverged"] * n
+    assert not any(history.seconds for history in population.histories)
+
+
+def test_one_that_diverges_at_once_keeps_no_scalings():
+    build = [network(k, layers=[nn.Standardize()], outputs=1) for k in range(2)]
+    population = nn.Population(build)
+    rates = [nn.SGD(1e30), nn.SGD(0.01)]
+    with pytest.warns(RuntimeWarning, match="networks 0 was"):
+        population.fit(X, TARGETS, optimizer=rates, epochs=2, scale_targets=True)
+    first, second = population.networks
+    assert (first.scales_targets, second.scales_targets) == (False, True)
+    assert (first.layers[0].adapted, second.layers[0].adapted) == (0, 1)
+    population.fit(X, TARGETS, optimizer=nn.SGD(0.01), scale_targets=True)
+    alone = network(0, layers=[nn.Standardize()], outputs=1)
+    alone.fit(X, TARGETS, optimizer=nn.SGD(0.01), scale_targets=True, verbose=0)
+    assert np.array_equal(first.memory, alone.memory)
+
+
+def test_a_refused_fit_leaves_everything():
+    population = nn.Population([network(k) for k in range(2)])
+    population.fit(X, LABELS)
+    before = copy.deepcopy(population.networks)
+    population.member(1).freeze()
+    with pytest.raises(ValueError, match=r"network 1: .*all its layers are frozen"):
+        population.fit(X, LABELS, optimizer=nn.SGD(0.5, momentum=0.9))
+    bad = nn.SGD(nn.schedules.Function(lambda t: 0.1 if t < 1 else 1 / 0))
+    population.member(1).unfreeze()
+    with pytest.raises(Exception, match="zero"):
+        population.fit(X, LABELS, optimizer=["adam", bad])
+    for ours, theirs in zip(population.networks, before, strict=True):
+        same(ours, theirs)
+
+
+def test_what_no_file_can_hold_can_be_trained():
+    rate = nn.SGD(nn.schedules.Function(lambda t: 0.1))
+    population = nn.Population(network(), 2)
+    population.fit(X, LABELS, optimizer=rate, epochs=2)
+    alone = network(1)
+    alone.fit(X, LABELS, optimizer=rate, epochs=2, verbose=0)
+    same(population.member(1), alone)
+
+
+def test_networks_of_the_same_layers_share_a_plan(monkeypatch):
+    made = []
+
+    class Counting(nn.network.population.Members):
+        def __init__(self, executors, *args):
+            made.append(len({id(one) for one in executors}))
+            super().__init__(executors, *args)
+
+    monkeypatch.setattr(nn.network.population, "Members", Counting)
+    for build in BUILDERS.values():
+        nn.Population(build()).fit(X, LABELS, validation_data=(X, LABELS))
+    nn.Population([image_network(k) for k in range(3)]).fit(IMAGES, np.arange(40) % 3)
+    assert made == [1, 1, 3, 3, 3, 3, 1, 1, 1, 1, 1]
+
+
+def test_addresses_of_other_calls_are_not_taken_over():
+    def recurrent(k):
+        return nn.Sequential([nn.GRU(4), nn.Dense(1)], (5, 2), seed=k)
+
+    x, y = RANDOM.standard_normal((30, 5, 2)).astype("float32"), TARGETS[:30] / 1000
+    population, alone = nn.Population([recurrent(k) for k in range(2)]), recurrent(0)
+    first = population.member(0)
+    executor = first.executors.evaluation(first.resolve_loss(None), x.dtype, y.dtype, False, 30, 1)
+    executor.bind(nn.plan.columns.LENGTHS, np.full(30, 1))
+    histories = population.fit(x, y, validation_data=(x, y))
+    history = alone.fit(x, y, validation_data=(x, y), verbose=0)
+    assert histories[0].history["val_loss"] == pytest.approx(history.history["val_loss"])
+
+
+def test_a_table_is_copied_while_no_other_call_uses_it():
+    population = nn.Population(network(), 2)
+    seen = []
+
+    class Watched(nn.network.population.Members):
+        def __init__(self, *args):
+            locks = [one.executors.lock for one in population.networks]
+            with ThreadPoolExecutor(1) as pool:
+                seen.extend(pool.map(lambda lock: lock.acquire(blocking=False), locks))
+            super().__init__(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.network.population, "Members", Watched)
+        population.fit(X, LABELS, validation_data=(X, LABELS))
+    assert seen == [False] * 4
+
+
 def test_scaled_targets():
     population = nn.Population(network(outputs=1), 3)
     rows = [None, np.arange(45), np.arange(45, 90)]
@@ -261,6 +382,29 @@ def test_parameters_are_one_matrix():
         copied.fit(X, LABELS)
     with pytest.raises(ValueError, match="different layers"):
         _ = nn.Population([network(0, 4), network(1, 5)]).parameters
+    standardized = nn.Sequential([nn.Standardize(), nn.Dense(1)], 3)
+    hidden = nn.Sequential([nn.Dense(2), nn.Dense(1)], 3)
+    assert standardized.memory.size == hidden.memory.size
+    with pytest.raises(ValueError, match="different layers"):
+        _ = nn.Population([standardized, hidden]).parameters
+
+
+def test_networks_that_left_the_memory_are_named():
+    population = nn.Population(network(), 3)
+    nn.Population([population.member(1), network(9)])
+    with pytest.raises(ValueError, match="network 1 does not lie in this population's memory"):
+        _ = population.parameters
+    population.fit(X, LABELS)  # each with its own memory
+    population.networks[1] = network(1, dtype="float64")
+    with pytest.raises(ValueError, match="network 0 is of float32, network 1 of float64"):
+        population.fit(X, LABELS)
+    population.networks[1] = network(7)
+    with pytest.raises(ValueError, match="network 1 does not lie"):
+        _ = population.parameters
+    population.networks.pop()
+    with pytest.raises(ValueError, match="2 networks, where the population was made of 3"):
+        _ = population.parameters
+    assert nn.Population(population.networks).parameters.shape[0] == 2
 
 
 def test_best_predictions_and_ensemble(tmp_path):
@@ -293,6 +437,10 @@ def test_losses_of_many_parameter_vectors(dtype):
         assert value == net.evaluate(X, LABELS)["loss"]
     with pytest.raises(ValueError, match=r"must have shape \(n, "):
         nn.evaluate_parameters(net, vectors[:, 1:], X, LABELS)
+    with pytest.raises(ValueError, match="parameters has no row"):
+        nn.evaluate_parameters(net, vectors[:0], X, LABELS)
+    with pytest.raises(TypeError, match="parameters"):
+        nn.evaluate_parameters(net, vectors + 1j, X, LABELS)
     vectors[2, 3] = np.nan
     with pytest.raises(ValueError, match=r"parameters has NaN at \[2, 3\]"):
         nn.evaluate_parameters(net, vectors, X, LABELS)
@@ -310,7 +458,13 @@ WRONG = [
     ({"rows": [[0], [1], [90]]}, ValueError, r"rows of network 2 has 90 at \[0\], of 90 samples"),
     ({"rows": [[0], [], [1]]}, ValueError, "rows of network 1 must be indices"),
     ({"rows": [[0], [0.5], [1]]}, ValueError, "rows of network 1 must be indices"),
-    ({"rows": "folds"}, ValueError, 'rows is a list of indices or "bootstrap", not .folds'),
+    ({"rows": "folds"}, ValueError, "rows is a list with the .*, or .bootstrap., not 'folds'"),
+    ({"rows": 5}, ValueError, "rows is a list with the indices of each network's samples.* not 5"),
+    (
+        {"validation_rows": "bootstrap"},
+        ValueError,
+        "validation_rows is a list with the indices of each network's samples, not 'bootstrap'",
+    ),
     ({"rows": [[0]]}, ValueError, "rows: 1 for 3 networks"),
     ({"validation_rows": [[0]] * 3, "validation_data": (X, LABELS)}, ValueError, "not both"),
     ({"epoch": 3}, TypeError, "Population.fit has no argument 'epoch'; did you mean 'epochs'"),

@@ -419,8 +419,13 @@ CHANGES = {
         lambda c: c.update(optimizer={"type": "SGD", "learning_rate": "nan"}),
         "learning_rate",
     ),
-    "a group of no layer": (lambda c: c.update(groups=[[9, 1.0, None]]), "index out of range"),
-    "a group of less": (lambda c: c.update(groups=[[0, 1.0]]), "not enough values"),
+    "a group of no layer": (
+        lambda c: c.update(groups=[[9, 1.0, None]]),
+        "layer of groups must be .* 9",
+    ),
+    "a group of less": (lambda c: c.update(groups=[[0, 1.0]]), "groups must be lists of a layer"),
+    "a group of more": (lambda c: c.update(groups=[[0, 1, 2, 3]]), "groups must be lists of"),
+    "no groups": (lambda c: c.update(groups=5), "groups must be a list, got 5"),
     "a group with a bad rate": (
         lambda c: c.update(groups=[[0, -1.0, None]]),
         "Dense: learning_rate_factor must be",

@@ -1,5 +1,6 @@
 """Learning rates that change: resumption, files, bad schedules."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,32 @@ def test_halving_ends_the_training_at_a_fraction_of_the_rate():
 
 
 @pytest.mark.parametrize(
+    "schedule",
+    [
+        Cosine(0.02, epochs=2),
+        OneCycle(0.02, epochs=2),
+        WarmUp(OneCycle(0.02, epochs=2), 1),
+        ReduceOnPlateau(OneCycle(0.02, epochs=2), "loss"),
+    ],
+)
+def test_a_schedule_that_is_over_is_noticed_and_a_copy_begins_it_anew(schedule):
+    net = fit(network(), schedule, 2)
+    said = r"the learning rate is (0|at most \S+): .* has ended by epoch 2, .* train network\[:\]"
+    with pytest.warns(nn.NotLearningWarning, match=said) as caught:
+        fit(net, schedule, 1)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(net[:], schedule, 1)
+
+
+def test_a_reduction_that_is_limited_counts_for_the_end():
+    schedule = ReduceOnPlateau(0.1, "loss", 0.5, 1, min_delta=9, least=0.08, stop_at=0.25)
+    net = fit(network(), schedule, 9)
+    assert net.epoch == 3 and schedule.epoch(3, 1, 9, net.schedule_state) == 0.08
+
+
+@pytest.mark.parametrize(
     ("schedule", "error", "message"),
     [
         (ReduceOnPlateau(0.1), ValueError, "no metric 'val_loss' to watch.*pass validation_data"),
@@ -132,7 +159,7 @@ def test_a_file_with_a_wrong_state_is_refused(state, tmp_path):
     ("make", "message"),
     [
         (lambda: WarmUp(PLATEAU), r"ReduceOnPlateau; the other way round, Reduce.*\(WarmUp\(…\)\)"),
-        (lambda: ReduceOnPlateau(PLATEAU), "rate cannot be a ReduceOnPlateau"),
+        (lambda: ReduceOnPlateau(PLATEAU), "rate cannot be a ReduceOnPlateau; give it a number"),
         (lambda: nn.SGD(falling), r"a function goes in as nn\.schedules\.Function"),
         (lambda: ReduceOnPlateau(0.1, ""), "monitor must be a text, got ''"),
         (lambda: ReduceOnPlateau(0.1, factor=1), "factor must be below 1"),

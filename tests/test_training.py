@@ -305,6 +305,18 @@ def test_a_network_without_averages_says_how_to_get_some():
             net.averaged()
 
 
+def test_lbfgs_leaves_no_averages_of_an_earlier_fit():
+    pytest.importorskip("scipy")
+    net = network()
+    fit(net, *data(), optimizer=nn.Adam(average=0.9))
+    state = net.optimizer_state[: -net.parameters.size].copy()
+    stopping = EarlyStopping("loss", patience=1)
+    fit(net, *data(), optimizer="lbfgs", batch_size=None, epochs=3, callbacks=stopping)
+    with pytest.raises(ValueError, match="has no averaged parameters"):
+        net.averaged()
+    assert net.optimizer_state.tobytes() == state.tobytes() and net.optimizer_steps == 8
+
+
 def test_averages_change_nothing_else():
     x, y = data()
     nets = [network() for _ in range(2)]
@@ -437,6 +449,32 @@ def test_weights_of_classes_and_samples_are_multiplied_and_validated():
     assert found["accuracy"] == pytest.approx(np.average(right, weights=product[42:]), rel=1e-6)
 
 
+def test_labels_that_are_true_or_false_have_weights():
+    x, y = data(60)
+    net = network(last="sigmoid", outputs=1)
+    weighted = [net.loss(x, y > 0, class_weight=one) for one in ({True: 3.0}, {1: 3.0}, None)]
+    assert weighted[0] == weighted[1] != weighted[2]
+
+
+@pytest.mark.parametrize("scale", [2.0**1020, 2.0**-1060])
+@pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
+def test_the_size_of_weights_does_not_matter(optimizer, scale):
+    x, y = data(60)
+    weights = np.random.default_rng(1).integers(1, 8, 60) / 4
+    options = {"optimizer": optimizer, "batch_size": None, "validation_split": 0.3}
+    results = []
+    for sample_weight in (weights, weights * scale):
+        net = network()
+        options["sample_weight"] = sample_weight
+        history = fit(net, x, y, epochs=2, class_weight=[2.0, 4.0, 0.5], **options).history
+        found = net.evaluate(x, y, sample_weight=sample_weight, metrics=["f1", "auc", "top_2"])
+        results.append((history, found, net.parameters.tobytes()))
+    assert results[0] == results[1]
+    net = network(last=None, outputs=2)
+    ones, same = (net.evaluate(x, x[:, :2], sample_weight=w) for w in (weights, weights * scale))
+    assert ones == same
+
+
 def test_the_accuracy_of_training_is_weighted():
     x, y = data(60)
     net, weights = network(), np.arange(60) % 4
@@ -519,6 +557,9 @@ def test_the_learning_rate_finder_is_not_misled_by_divergence(scale, options, st
         ({"lowest": 0}, "lowest must be a finite number above 0"),
         ({"lowest": 1, "highest": 0.5}, "highest must be a finite number above 1, got 0.5"),
         ({"steps": 5}, "steps must be an integer of at least 20, got 5"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"optimizer": "lbfgs"}, "find_learning_rate: L-BFGS has no learning rate; pass another"),
+        ({"optimizer": nn.LBFGS()}, "L-BFGS has no learning rate"),
     ],
 )
 def test_wrong_arguments_of_the_learning_rate_finder(options, message):
@@ -572,6 +613,49 @@ def test_divergence_names_what_is_large(scale_x, scale_y, rate, said, not_said):
     text = run.advice(diverged=True)
     assert all(re.search(one, text) for one in said), text
     assert not any(one in text for one in not_said), text
+
+
+@pytest.mark.parametrize(
+    ("diverged", "settings", "options", "said"),
+    [
+        (
+            True,
+            {"learning_rate_factor": 1e8},
+            {},
+            "layer 2 has a learning_rate_factor of 1e\\+08: l",
+        ),
+        (
+            True,
+            {"weight_decay": 1e6},
+            {},
+            "of 1e\\+06 takes 1e\\+05 of layer 2's .*: lower network",
+        ),
+        (
+            False,
+            {"learning_rate_factor": 0},
+            {},
+            "learning_rate_factor of every layer .* is 0: set",
+        ),
+        (False, {}, {"clip_norm": 1e-9}, "clip_norm=1e-09 leaves hardly anything .*: raise clip_n"),
+        (False, {}, {"clip_value": 1e-9}, "clip_value=1e-09 leaves hardly"),
+        (False, {"learning_rate_factor": 2, "weight_decay": 0.1}, {"clip_norm": 1}, None),
+    ],
+)
+def test_settings_that_spoil_a_training_are_named_first(diverged, settings, options, said):
+    x, _ = data()
+    net = network()
+    net.freeze(0)
+    for name, value in settings.items():
+        setattr(net.layers[2], name, value)
+    optimizer = nn.SGD(0.1, **options)
+    run = diagnosis.Run(net, x, CLASSES_OF_X, True, losses.CrossEntropy(), optimizer, 0, 1)
+    text = run.advice(diverged)
+    if said is None:
+        assert not any(name in text for name in ("factor", "decay", "clip")), text
+    else:
+        assert re.match(f"What to do: .*{said}", text), text
+    decay = dataclasses.replace(run, network=network(), optimizer=nn.AdamW(0.1, weight_decay=30))
+    assert "takes 3 of layer 0's parameters away in a step: lower that of" in decay.advice(diverged)
 
 
 def test_the_message_of_a_divergence_ends_with_the_advice():
@@ -1015,6 +1099,40 @@ def test_a_line_for_each_epoch_in_a_log(capfd):
     pace = r"  +\d+\.\d s left  [\d,]+ samples/s  loss \d.*  accuracy \d"
     assert all(re.search(pace, line) for line in epochs)
     assert re.match(r"3 epochs in \d+\.\d s  [\d,]+ samples/s  loss", last)
+
+
+def no_more(epoch, logs, network):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"callbacks": EarlyStopping("loss", patience=2, min_delta=9)},
+            "EarlyStopping: loss has not improved for 2 epochs; the best parameters are restored",
+        ),
+        ({"callbacks": no_more}, "no_more"),
+        ({"callbacks": no_more, "optimizer": "lbfgs", "batch_size": None}, "no_more"),
+        ({"callbacks": nn.callbacks.TimeLimit(1e-9)}, "TimeLimit"),
+        (
+            {
+                "optimizer": nn.SGD(
+                    nn.schedules.ReduceOnPlateau(
+                        0.1, "loss", patience=1, min_delta=9, factor=0.5, stop_at=0.5
+                    )
+                )
+            },
+            "ReduceOnPlateau has reached its end",
+        ),
+        ({"epochs": 2}, None),
+    ],
+)
+def test_a_log_says_why_a_training_ended_early(options, reason, capfd):
+    fit(network(), *data(), **{"verbose": 2, "epochs": 20, **options})
+    lines = capfd.readouterr().err.splitlines()
+    assert [one for one in lines if "early" in one] == [f"ended early by {reason}"] * bool(reason)
+    assert re.match(r"\d epochs in", lines[-1])
 
 
 @pytest.mark.parametrize("verbose", [3, -1, "yes", None, 0.5])

@@ -155,6 +155,6 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
             correct = (outputs[0] > op.float_attr(CORRECT.threshold)) == (targets[0] > 0.5)
         else:
             correct = outputs.index(max(outputs)) == targets.index(max(targets))
-        weights = op.data[WEIGHTS]
+        weights = op.data.get(WEIGHTS)
         weight = 1 if weights is None else weights[sample_index(op, i)]
         acts[op[Y] + i] = weight if correct else 0

@@ -147,10 +147,15 @@ class ExecutorCache:
         batch,
         batches,
         threads,
+        samples=None,
         augment=None,
         weighted=False,
     ) -> TrainingExecutor:
-        """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`."""
+        """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`.
+
+        samples   in an epoch, by default all of x
+        """
+        samples = samples or len(x)
         threads = self.threads(threads, 3 * self.flops * batch)
         missing = validation.has_missing(y)
 
@@ -160,7 +165,7 @@ class ExecutorCache:
                 data.layout(x),
                 y.dtype,
                 classes,
-                samples=len(x),
+                samples=samples,
                 batches=batches,
                 training=True,
                 augment=augment,
@@ -192,7 +197,7 @@ class ExecutorCache:
             y.dtype,
             classes,
             batches,
-            len(x),
+            samples,
             augment,
             weighted,
             missing,

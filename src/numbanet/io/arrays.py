@@ -197,3 +197,11 @@ def text_labels(value) -> list[str] | None:
         return None
     found = array.tolist()
     return found if all(isinstance(one, str) for one in found) else None
+
+
+def near_one(weights: np.ndarray) -> np.ndarray:
+    """Weights times the power of two, which rounds nothing, that brings the largest near 1.
+
+    Their sums and products with losses then neither overflow nor vanish.
+    """
+    return np.ldexp(weights, -int(np.frexp(weights.max())[1]))

@@ -1,7 +1,7 @@
 """Names of arguments and attributes: unknown ones are refused, with what was probably meant.
 
 KnownArguments    a constructor's keyword arguments
-known_arguments   a method's
+known_arguments   a method's or a function's
 KnownAttributes   attributes of an object with state: those that its class annotates
 Description       both, for an immutable dataclass
 """
@@ -117,24 +117,26 @@ class KnownArguments:
 
 
 def known_arguments(instead: dict[str, str]):
-    """Decorate a method: it says what an unknown keyword argument is called here.
+    """Decorate a method or a function: it says what an unknown keyword argument is called here.
 
     instead   for names that are not known, what else there is
     """
 
-    def decorate(method):
-        known = [name for name in inspect.signature(method).parameters if name != "self"]
+    def decorate(function):
+        names = list(inspect.signature(function).parameters)
+        known = [name for name in names if name != "self"]
 
-        @wraps(method)
-        def checked(self, *args, **kwargs):
+        @wraps(function)
+        def checked(*args, **kwargs):
             for name in kwargs:
                 if name not in known:
+                    owner = f"{type(args[0]).__name__}." if "self" in names else ""
                     raise TypeError(
-                        f"{type(self).__name__}.{method.__name__} has no argument "
+                        f"{owner}{function.__name__} has no argument "
                         f"{name!r}{hint(name, known, instead)} "
                         f"(its arguments: {', '.join(known)})"
                     )
-            return method(self, *args, **kwargs)
+            return function(*args, **kwargs)
 
         return checked
 

@@ -19,7 +19,8 @@ def lookup(what: str, name: str, known: dict, synonyms: dict[str, str] | None = 
     key = _plain(name)
     if key in plain:
         return known[plain[key]]
-    near = nearest(name.lower(), names) or nearest(key, plain)
+    found = get_close_matches(name.lower(), names, 1) or get_close_matches(key, plain, 1)
+    near = f"; did you mean {plain[_plain(found[0])]!r}?" if found else ""
     raise ValueError(f"unknown {what} {name!r}{near} (known: {', '.join(known)})")
 
 

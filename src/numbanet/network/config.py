@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from numbanet.io.fields import Count, shown
 from numbanet.nn import initializers, layers, optimizers, regularizers, schedules
 
 PUBLIC: dict[Any, type] = {
@@ -133,6 +134,18 @@ def check_keys(where, config, kind: str, keys: set[str]) -> None:
         found = ", ".join(config) if isinstance(config, dict) else type(config).__name__
         wanted = ", ".join(sorted(keys))
         raise ValueError(f"{where}: the {kind}'s description must have {wanted}, got {found}")
+
+
+def check_groups(given, n_layers: int) -> None:
+    """ValueError for what is not a list of [layer, rate factor, decay or null]."""
+    if not isinstance(given, list):
+        raise ValueError(f"groups must be a list, got {shown(given)}")
+    for one in given:
+        if not isinstance(one, list) or len(one) != 3:
+            raise ValueError(
+                f"groups must be lists of a layer, its rate factor and its decay, got {shown(one)}"
+            )
+        Count(0, n_layers - 1)(one[0], "every layer of groups")
 
 
 def check_tensors(where, tensors: dict[str, np.ndarray], shapes: dict, dtype: np.dtype) -> None:

@@ -20,6 +20,7 @@ from numbanet.network.sequential import Sequential
 from numbanet.nn import metrics as measures
 from numbanet.nn.layers import Exp, Identity, Sigmoid, Softmax
 from numbanet.nn.layers.base import size
+from numbanet.training.callbacks import Checkpoint, as_callbacks
 
 
 @registry.register("ensemble")
@@ -95,8 +96,17 @@ class Ensemble(KnownArguments, KnownAttributes):
 
         Callbacks start again with each network, and so do data in blocks.
         Raises ValueError for two networks with the same seed and parameters, which would remain
-        the same; else as Sequential.fit.
+        the same, and for a Checkpoint or `resume` with several networks, whose files would have the
+        same names; else as Sequential.fit.
         """
+        options["callbacks"] = as_callbacks(options.get("callbacks"))
+        saved = any(isinstance(one, Checkpoint) for one in options["callbacks"])
+        if len(self.networks) > 1 and (saved or options.get("resume") is not None):
+            raise ValueError(
+                "an ensemble's networks need a folder each for their checkpoints; fit them one by "
+                "one, network k of ensemble.networks with callbacks=Checkpoint(f'{folder}/{k}') "
+                "and resume=f'{folder}/{k}'"
+            )
         for i, network in enumerate(self.networks):
             for k, other in enumerate(self.networks[:i]):
                 same_seed = network.seed == other.seed

@@ -3,15 +3,17 @@
     one native call:   a worker takes a network, carries it through some batches, takes the next
 
 No network waits for another, and one that has stopped costs nothing. Each has the numbers of a fit
-of its own, bit for bit. Where all have the same layers, their parameters are one matrix.
+of its own on x, bit for bit. With rows of its own the same holds for a network without Dropout,
+whose masks go by a sample's index in x. Where all have the same layers, their parameters are one
+matrix.
 """
 
 import copy
-import json
 import time
 import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
 from typing import Any
 
 import numba
@@ -21,7 +23,7 @@ from numbanet.engine.cpu.executor import SURE_FLOPS, allocate
 from numbanet.engine.cpu.kernels import CALL, infer, train
 from numbanet.engine.cpu.members import Members
 from numbanet.engine.cpu.tuner import CALL_SECONDS
-from numbanet.io import fields, validation
+from numbanet.io import arrays, fields, validation
 from numbanet.io.attributes import KnownArguments, KnownAttributes, known_arguments
 from numbanet.network.ensemble import Ensemble
 from numbanet.network.sequential import Sequential
@@ -51,6 +53,7 @@ class Population(KnownArguments, KnownAttributes):
     networks: list[Sequential]
     histories: list[History]
     stopped: list[str]
+    _matrix: np.ndarray | None
 
     def __init__(self, networks, size: int | None = None):
         if isinstance(networks, Sequential):
@@ -58,27 +61,33 @@ class Population(KnownArguments, KnownAttributes):
         elif size is not None:
             raise ValueError("size says how many copies to make of one network; leave it out")
         self.networks = list(networks)
-        Ensemble(self.networks)  # checks what they have in common
+        self._check_networks()
+        self.histories = [History() for _ in self.networks]
+        self.stopped = [""] * len(self)
+        self._share_memory()
+
+    def _check_networks(self) -> None:
+        """ValueError or TypeError for networks that cannot be trained together."""
+        Ensemble(self.networks)  # checks the rest of what they have in common
         for k, network in enumerate(self.networks):
             if network.dtype != self.dtype:
                 raise ValueError(f"network 0 is of {self.dtype}, network {k} of {network.dtype}")
             if network.device != "cpu":
                 raise ValueError(f"network {k} is on {network.device!r}; a population is on 'cpu'")
-        self.histories = [History() for _ in self.networks]
-        self.stopped = [""] * len(self)
-        self._share_memory()
 
     def _share_memory(self) -> None:
         """Make the networks' memories rows of one matrix, where they are equally long."""
-        sizes = {network.memory.size for network in self.networks}
+        self._matrix = None
+        sizes = {(network.parameters.size, network.memory.size) for network in self.networks}
         if len(sizes) > 1:
             return
-        n_elements = sizes.pop()
+        ((_, n_elements),) = sizes
         per_line = 64 // self.dtype.itemsize
         stride = -(-n_elements // per_line) * per_line
         matrix = allocate(len(self) * stride, self.dtype).reshape(len(self), stride)
         for network, row in zip(self.networks, matrix, strict=True):
             network.move_memory(row[:n_elements])
+        self._matrix = matrix
 
     @classmethod
     def from_builder(cls, build, members: int = 5, seeds=None) -> "Population":
@@ -87,6 +96,9 @@ class Population(KnownArguments, KnownAttributes):
 
     def __len__(self) -> int:
         return len(self.networks)
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_matrix"}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -99,19 +111,27 @@ class Population(KnownArguments, KnownAttributes):
 
     @property
     def parameters(self) -> np.ndarray:
-        """All parameters (networks, parameters), a view; ValueError where sizes differ."""
-        first = self.networks[0]
-        if any(network.memory.size != first.memory.size for network in self.networks):
+        """All parameters (networks, parameters), a view.
+
+        Raises ValueError where the networks' sizes differ, or one has left the population's memory:
+        it was put into another population, or replaced in `networks`.
+        """
+        matrix = self._matrix
+        if matrix is None:
             raise ValueError("the networks have different layers; see member(i).parameters")
-        stride = (
-            self.networks[1].memory.ctypes.data - first.memory.ctypes.data
-            if len(self) > 1
-            else first.memory.nbytes
-        )
-        shape = len(self), first.parameters.size
-        return np.lib.stride_tricks.as_strided(
-            first.parameters, shape, (stride, first.memory.itemsize)
-        )
+        if len(matrix) != len(self):
+            raise ValueError(
+                f"{len(self)} networks, where the population was made of {len(matrix)}; make a "
+                "Population of them anew"
+            )
+        for k, (network, row) in enumerate(zip(self.networks, matrix, strict=True)):
+            if network.memory.ctypes.data != row.ctypes.data:
+                raise ValueError(
+                    f"network {k} does not lie in this population's memory: it was replaced, or "
+                    "put into another one; make a Population of the networks anew, or see "
+                    f"member({k}).parameters"
+                )
+        return matrix[:, : self.networks[0].parameters.size]
 
     # --- training ---
 
@@ -159,7 +179,8 @@ class Population(KnownArguments, KnownAttributes):
                           improvement is more than `min_delta`
         rows              a list: for each network the indices of its samples in x, int64, also
                           several times the same; or "bootstrap": as many as there are, drawn with
-                          replacement, a function of its seed; None: all
+                          replacement, a function of its seed; None: all. The masks of Dropout go by
+                          these indices: a sample that is named twice has one mask in an epoch
         validation_rows   a list: for each network the indices of its validation samples in x
 
         loss, shuffle, validation_data, scale_targets, verbose and threads are those of a network's
@@ -170,6 +191,7 @@ class Population(KnownArguments, KnownAttributes):
         (its learning rate has come to its end), or "".
         Raises ValueError or TypeError before training starts, and says which network is wrong.
         """
+        self._check_networks()
         validation.check_dense(x, "many networks at once read arrays")
         threads = validation.check_threads(threads) or numba.get_num_threads()
         settings = {
@@ -197,8 +219,9 @@ class Population(KnownArguments, KnownAttributes):
             for network in self.networks:
                 at_end.enter_context(network.in_training())
             with ExitStack() as undoing:
+                undos = []
                 for network in self.networks:
-                    undoing.enter_context(network.undo_scalings())
+                    undos.append(undoing.enter_context(network.undo_scalings()))
                     network.learn_names(x, y)
                 x, targets, classes = self._check_data(x, y, loss, ("x", "y"))
                 validation_x, validation_targets = x, targets
@@ -212,6 +235,7 @@ class Population(KnownArguments, KnownAttributes):
                     given = {name: values[k] for name, values in settings.items()}
                     with _naming(k):
                         runs.append(_prepare(network, x, targets[k], loss, scale_targets, given))
+                    runs[k].undo = undos[k]
                 classes = classes and not any(network.scales_targets for network in self.networks)
                 validated = validation_data is not None or validation_rows is not None
                 metrics = ["loss", "accuracy"] if classes else ["loss"]
@@ -219,6 +243,7 @@ class Population(KnownArguments, KnownAttributes):
                 for k, run in enumerate(runs):
                     with _naming(k):  # a metric that a schedule asks for and that is not there
                         run.observe(dict.fromkeys(metrics, 0.0), ())
+                        run.rates()
                 training = _Training(runs, x, classes, loss, threads)
                 evaluation = None
                 if validated:
@@ -232,6 +257,11 @@ class Population(KnownArguments, KnownAttributes):
                         )
                     ]
                     evaluation = _evaluation(runs, validation_x, scaled, classes, loss, threads)
+            for run in runs:
+                run.network.unfinished = None
+                reuse_optimizer_state(run.network, run.optimizer)
+                if validated:
+                    run.measured = measured_network(run.network, run.optimizer)
             longest = max(run.end - run.network.epoch for run in runs)
             progress = Progress(longest, sum(run.samples for run in runs), verbose)
             _train(training, evaluation, classes, shuffle, progress, **watch)
@@ -268,10 +298,14 @@ class Population(KnownArguments, KnownAttributes):
         """Indices of samples, or None, for each network."""
         if given is None:
             return [None] * len(self)
-        if isinstance(given, str):
-            if given != "bootstrap" or name != "rows":
-                raise ValueError(f'{name} is a list of indices or "bootstrap", not {given!r}')
+        if name == "rows" and isinstance(given, str) and given == "bootstrap":
             return [bootstrap(network.seed, samples) for network in self.networks]
+        if not _several(given):
+            either = ', or "bootstrap"' if name == "rows" else ""
+            raise ValueError(
+                f"{name} is a list with the indices of each network's samples{either}, "
+                f"not {fields.shown(given)}"
+            )
         return [
             None if one is None else _check_rows(one, samples, f"{name} of network {k}")
             for k, one in enumerate(given)
@@ -321,6 +355,14 @@ class Population(KnownArguments, KnownAttributes):
         return f"<Population of {len(self)}, the first {self.networks[0]!r}>"
 
 
+@known_arguments(
+    {
+        "batch_size": "all samples count",
+        **dict.fromkeys(
+            ("sample_weight", "class_weight", "metrics"), "network.evaluate takes it, for one row"
+        ),
+    }
+)
 def evaluate_parameters(
     network: Sequential, parameters, x, y, *, loss=None, threads: int | None = None
 ) -> np.ndarray:
@@ -328,13 +370,16 @@ def evaluate_parameters(
 
     For evolution strategies and other searches without a gradient. Buffers, such as running means,
     are the network's; it is not changed. Penalties are left out.
-    Raises ValueError where the matrix does not fit.
+    Raises ValueError where the matrix does not fit or has no row, TypeError for what is not real
+    numbers.
     """
-    parameters = np.asarray(parameters, network.dtype)
+    parameters = arrays.as_numbers(parameters, "parameters").astype(network.dtype, copy=False)
     if parameters.ndim != 2 or parameters.shape[1] != network.parameters.size:
         raise ValueError(
             f"parameters must have shape (n, {network.parameters.size}), got {parameters.shape}"
         )
+    if not len(parameters):
+        raise ValueError("parameters has no row; pass at least one vector of parameters")
     validation.assert_all_finite(parameters, "parameters", network.dtype)
     validation.check_dense(x, "many networks at once read arrays")
     loss = network.resolve_loss(loss)
@@ -348,8 +393,8 @@ def evaluate_parameters(
         executor = network.executors.evaluation(
             loss, x.dtype, y.dtype, classes, len(x), 1, missing=missing
         )
-        evaluation = _Evaluation(memories, [executor] * n, x, [y] * n, [None] * n, threads)
-        return evaluation(range(n))[:, 0]
+        evaluation = _Evaluation([executor] * n, x, [y] * n, [None] * n, threads)
+    return evaluation(range(n), memories)[:, 0]
 
 
 # --- one network's part -----------------------------------------------------------------------
@@ -366,7 +411,8 @@ class MemberRun:
     patience                epochs without an improvement after which it stops, or None
     end                     its epoch when all are done
     best, since             its best loss, and the epochs since then
-    measured                the network that validation data are measured on
+    undo                    puts its scalings and names back
+    measured                the network that validation data are measured on, where there are any
     """
 
     network: Sequential
@@ -384,6 +430,7 @@ class MemberRun:
     best: float = np.inf
     since: int = 0
     best_snapshot: Snapshot | None = None
+    undo: Any = None
     measured: Any = None
 
     @property
@@ -401,8 +448,10 @@ class MemberRun:
 
     def rates(self) -> np.ndarray | None:
         """The learning rates of the steps of this epoch, or None for a constant one."""
-        epoch, state = self.network.epoch, self.network.schedule_state
-        return self.optimizer.rates(epoch, self.batches, self.end, state)
+        network = self.network
+        before = getattr(network.optimizer, "learning_rate", None)
+        state = network.schedule_state if before == self.optimizer.learning_rate else ()
+        return self.optimizer.rates(network.epoch, self.batches, self.end, state)
 
     def order(self, shuffle: bool) -> np.ndarray | None:
         """The indices of the samples of this epoch in their order, or None for all as they are."""
@@ -454,22 +503,47 @@ def _prepare(network, x, y, loss, scale_targets, given) -> MemberRun:
     )
 
 
-def _executors(runs: list[MemberRun], build) -> list:
-    """The executor of each network by `build(run)`; networks that need the same plan share one."""
-    found: dict[str, Any] = {}
+def _executors(runs: list[MemberRun], training: bool, build) -> list:
+    """The executor of each network by `build(run)`; networks that need the same plan share one.
+
+    The caller holds the networks' locks.
+    """
+    found: dict[tuple, Any] = {}
     executors = []
     for number, run in enumerate(runs):
-        config = run.network.to_config()
-        same = "layers", "penalty", "frozen", "groups", "scales_targets"
-        parts = [config[name] for name in same]
         rows = None if run.validation_rows is None else len(run.validation_rows)
-        kind = type(run.optimizer).__qualname__, id(run.optimizer.update), run.optimizer.around
-        key = json.dumps([parts, run.batch, run.samples, rows, kind])
+        kind = type(run.optimizer), run.optimizer.update, *run.optimizer.around.items()
+        key = _ops_key(run, training), (run.batch, run.samples, *kind) if training else rows
         if key not in found:
             with _naming(number):
                 found[key] = build(run)
         executors.append(found[key])
     return executors
+
+
+def _ops_key(run: MemberRun, training: bool) -> tuple:
+    """What the ops of a network are made of: kernels and numbers, in the order of the layers."""
+    network = run.network
+    ops = network.layer_ops(samples=run.samples, batches=run.batches, training=training)
+    numbers = {id(op): k for k, op in enumerate(ops)}
+    parts = []
+    for op in ops:
+        values = {one.name: getattr(op, one.name) for one in fields_of(op)}
+        values["aux"] = numbers.get(id(op.aux))
+        for name in ("embedded_verbs", "row_verbs"):
+            values[name] = tuple(values[name].items())
+        parts.append(tuple(values.values()))
+    last = type(network.layers[-1].layer)
+    return tuple(parts), network.input_scale(), last, network.scales_targets
+
+
+@contextmanager
+def _locked(networks):
+    """A context in which no other thread uses the networks' executors."""
+    with ExitStack() as locks:
+        for network in networks:
+            locks.enter_context(network.executors.lock)
+        yield
 
 
 # --- training together ------------------------------------------------------------------------
@@ -480,8 +554,6 @@ class _Training:
 
     def __init__(self, runs: list[MemberRun], x, classes: bool, loss, threads: int):
         self.runs, self.x = runs, x
-        for run in runs:
-            reuse_optimizer_state(run.network, run.optimizer)
 
         def build(run):
             return run.network.executors.training(
@@ -491,19 +563,20 @@ class _Training:
                 run.y,
                 classes,
                 batch=run.batch,
+                samples=run.samples,
                 batches=run.batches,
                 threads=1,
             )
 
-        executors = _executors(runs, build)
-        self.members = Members(executors, train, threads, [run.optimizer for run in runs])
+        with _locked([run.network for run in runs]):
+            executors = _executors(runs, True, build)
+            self.members = Members(executors, train, threads, [run.optimizer for run in runs])
         self.addresses = np.array([run.network.memory.ctypes.data for run in runs])
         self.flops = np.array([3.0 * run.network.executors.flops * run.batch for run in runs])
         self.seconds_per_flop, self.calls = 1 / SURE_FLOPS, 0
         for k, run in enumerate(runs):
             self.members.bind(k, INPUTS, x.ctypes.data)
             self.members.bind(k, TARGETS, run.y.ctypes.data)
-            self.members.calls[k, CALL.state] = run.network.optimizer_state.ctypes.data
         self.kept: dict[tuple[int, int], np.ndarray] = {}
 
     def bind(self, k: int, column: int, array: np.ndarray | None) -> None:
@@ -520,6 +593,7 @@ class _Training:
             self.bind(k, RATES, run.rates())
             self.members.bind(k, EPOCH, network.epoch)
             self.members.bind(k, SEED, network.seed)
+            self.members.calls[k, CALL.state] = network.optimizer_state.ctypes.data
         self.members.sums[active] = 0
         snapshots = {k: self.runs[k].network.memory.copy() for k in active}
         total = sum(self.runs[k].batches for k in active)
@@ -590,23 +664,26 @@ class _Training:
 class _Evaluation:
     """Loss, and accuracy for classes, of all networks on data that the training does not change."""
 
-    def __init__(self, memories, executors, x, targets, rows, threads: int):
+    def __init__(self, executors, x, targets, rows, threads: int):
         self.members = Members(executors, infer, threads)
-        self.addresses = np.array([memory.ctypes.data for memory in memories])
         self.samples = np.array([len(x) if one is None else len(one) for one in rows])
         self.batches = -(-self.samples // [executor.plan.batch for executor in executors])
-        self.kept = memories, x, targets, rows
+        self.kept = x, targets, rows
         for k, (y, one) in enumerate(zip(targets, rows, strict=True)):
             self.members.bind(k, INPUTS, x.ctypes.data)
             self.members.bind(k, TARGETS, y.ctypes.data)
             self.members.bind(k, PERMUTATION, 0 if one is None else one.ctypes.data)
 
-    def __call__(self, chosen) -> np.ndarray:
-        """Mean loss and part of correct answers of networks `chosen`: (chosen, 2)."""
+    def __call__(self, chosen, memories) -> np.ndarray:
+        """Mean loss and part of correct answers of networks `chosen`: (chosen, 2).
+
+        memories   the parameters and buffers of each of them
+        """
         chosen = list(chosen)
+        addresses = np.array([memory.ctypes.data for memory in memories])
         self.members.sums[chosen] = 0
         samples, last = self.samples[chosen], self.batches[chosen]
-        self.members.run(chosen, self.addresses[chosen], samples, np.zeros_like(last), last)
+        self.members.run(chosen, addresses, samples, np.zeros_like(last), last)
         return self.members.sums[chosen] / samples[:, None]
 
 
@@ -622,12 +699,9 @@ def _evaluation(
             loss, *kinds, classes, samples, 1, missing=validation.has_missing(targets[0])
         )
 
-    memories = []
-    for run in runs:
-        run.measured = measured_network(run.network, run.optimizer)
-        memories.append(run.measured.memory)
     rows = [run.validation_rows for run in runs]
-    return _Evaluation(memories, _executors(runs, build), x, targets, rows, threads)
+    with _locked([run.network for run in runs]):
+        return _Evaluation(_executors(runs, False, build), x, targets, rows, threads)
 
 
 def _train(
@@ -642,20 +716,26 @@ def _train(
 ) -> None:
     """Train epoch by epoch until all have ended."""
     runs = training.runs
+    samples = np.array([[run.samples] for run in runs])
     active = [k for k, run in enumerate(runs) if not run.ended]
     try:
         while active:
             start = time.perf_counter()
             for k in training.epoch(active, shuffle, progress):
                 runs[k].stopped = "diverged"
+                if not runs[k].history.seconds:
+                    runs[k].undo()
             active = [k for k in active if not runs[k].stopped]
+            if not active:
+                break
             for k in active:
                 runs[k].network.epoch += 1
-            measured = {"": training.members.sums[active] / [[runs[k].samples] for k in active]}
+            measured = {"": training.members.sums[active] / samples[active]}
             if evaluation is not None:
                 for k in active:
                     refresh(runs[k].measured, runs[k].network)
-                measured["val_"] = evaluation(active)
+                memories = [runs[k].measured.memory for k in active]
+                measured["val_"] = evaluation(active, memories)
             seconds = time.perf_counter() - start
             for place, k in enumerate(active):
                 run = runs[k]
@@ -669,8 +749,7 @@ def _train(
                 run.history.add(logs, seconds)
                 run.network.schedule_state = run.observe(logs, run.network.schedule_state)
                 run.stop_if_stuck(logs.get("val_loss", logs["loss"]), min_delta, restore_best)
-            if active:
-                progress.epoch(logs)
+            progress.epoch(logs)
             active = [k for k in active if not runs[k].ended]
     finally:
         progress.close()

@@ -92,6 +92,15 @@ OF_EVALUATE = {
     "verbose": "evaluate prints nothing",
 }
 """What evaluate has instead of arguments of these names."""
+OF_RATE_FINDER = {
+    "epochs": "it takes `steps` steps",
+    "learning_rate": "it tries rates from `lowest` to `highest`",
+    **dict.fromkeys(
+        ("metrics", "validation_data", "validation_split"), "it looks at the training loss alone"
+    ),
+    **dict.fromkeys(("augment", "callbacks", "shuffle", "verbose"), "it belongs to fit"),
+}
+"""What find_learning_rate has instead of arguments of these names."""
 
 OF_DIAGNOSE = dict.fromkeys(
     ("class_weight", "sample_weight"),
@@ -707,6 +716,7 @@ class Sequential(KnownArguments, KnownAttributes):
         history = self.fit(x, y, **{"verbose": 0, **options}).history
         return {name: values[-1] for name, values in history.items()}
 
+    @known_arguments(OF_RATE_FINDER)
     def find_learning_rate(
         self,
         x,
@@ -728,8 +738,9 @@ class Sequential(KnownArguments, KnownAttributes):
 
         The copy takes `steps` steps, at rates that grow geometrically from `lowest` to `highest`;
         it stops where the loss has become four times its lowest, or is no longer finite. This
-        network stays as it is. The other arguments are those of fit; of `optimizer` all counts but
-        its learning rate, `accumulate` and `average`. `plotting.learning_rates` draws the result.
+        network stays as it is. The other arguments are as in fit; of `optimizer` all counts but its
+        learning rate, `accumulate` and `average`. `plotting.learning_rates` draws the result.
+        Raises ValueError for L-BFGS, which has none.
         """
         self._refuse_in_training("find_learning_rate")
         return find_learning_rate(
@@ -1183,8 +1194,9 @@ class Sequential(KnownArguments, KnownAttributes):
             frozen = fields.Counts(0)(content["frozen"], "frozen")
             for k in transfer.selected(network, frozen):
                 network.layers[k].trainable = False
+            config.check_groups(content["groups"], len(network.layers))
             for k, rate_factor, weight_decay in content["groups"]:
-                built = network.layers[fields.Count(0)(k, "every layer of groups")]
+                built = network.layers[k]
                 built.learning_rate_factor, built.weight_decay = rate_factor, weight_decay
             network.layer_ops()
             network.scales_targets = fields.Flag()(content["scales_targets"], "scales_targets")

@@ -24,6 +24,7 @@ from functools import partial
 
 import numpy as np
 
+from numbanet.io.arrays import near_one
 from numbanet.io.fields import Choice, shown
 from numbanet.io.registry import lookup, nearest
 
@@ -108,7 +109,10 @@ def _members(y, outputs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _weights(sample_weight, samples: int) -> np.ndarray:
-    return np.ones(samples) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    """Weights of the samples, of which only the proportions count."""
+    if sample_weight is None:
+        return np.ones(samples)
+    return near_one(np.asarray(sample_weight, np.float64))
 
 
 def _share(found: np.ndarray, of: np.ndarray) -> float:
@@ -123,7 +127,8 @@ def accuracy(y, outputs, sample_weight=None) -> float:
     probabilities, or one output.
     """
     true, given = _members(y, outputs)
-    return float(np.average((true == given).all(axis=1), weights=sample_weight))
+    right = (true == given).all(axis=1)
+    return float(np.average(right, weights=_weights(sample_weight, len(right))))
 
 
 def precision(y, outputs, sample_weight=None) -> float:
@@ -160,7 +165,7 @@ def top_k(y, outputs, sample_weight=None, *, k: int = 5) -> float:
         raise ValueError(f"top_{k} needs one class a sample, y has several labels in a row")
     largest = np.argsort(outputs, axis=1, kind="stable")[:, -k:]
     found = (largest == _classes_of(y)[:, None]).any(axis=1)
-    return float(np.average(found, weights=sample_weight))
+    return float(np.average(found, weights=_weights(sample_weight, len(found))))
 
 
 def auc(y, outputs, sample_weight=None) -> float:
@@ -199,6 +204,11 @@ def _area(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> floa
 def _errors(y, outputs, sample_weight) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Targets y, y − outputs, and weights, of the outputs' shape, float64; 0 where y is NaN."""
     y, outputs = _check_pair(y, outputs)
+    if y.size != outputs.size:
+        raise ValueError(
+            f"this metric needs a real target for each output; y has shape {y.shape}, the outputs "
+            f"{outputs.shape}: for labels take accuracy or f1, or pass rows of targets"
+        )
     y = np.asarray(y, np.float64).reshape(outputs.shape)
     weights = _weights(sample_weight, len(y)).reshape(-1, *[1] * (y.ndim - 1))
     known = ~np.isnan(y)
@@ -297,10 +307,12 @@ def _named(given) -> tuple[str, Callable]:
 def measure(chosen: dict[str, Callable], y, outputs, sample_weight=None) -> dict[str, float]:
     """Return the values of metrics by name.
 
-    A function is given the weights if it has an argument `sample_weight`; TypeError for one that
-    returns anything but a number.
+    A function is given the weights if it has an argument `sample_weight`, and targets of which some
+    are missing (NaN) as a masked array. TypeError for one that returns anything but a number.
     """
     found = {}
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        y = np.ma.masked_invalid(y)
     for name, function in chosen.items():
         weighted = "sample_weight" in inspect.signature(function).parameters
         options = {"sample_weight": sample_weight} if weighted else {}
@@ -315,6 +327,11 @@ def measure(chosen: dict[str, Callable], y, outputs, sample_weight=None) -> dict
 # --- better and worse -------------------------------------------------------------------------
 
 MODE = Choice(("auto", "min", "max"))
+UNDEFINED = {
+    "auc": "a class has no sample in these data, or all of them: are they sorted by class?",
+    "r2": "the targets are constant",
+}
+"""Why a metric can be NaN."""
 UPWARDS = re.compile(r"(.*_)?(accuracy|precision|recall|f1|auc|r2|top_\d+)")
 """Names of metrics that improve upwards."""
 DOWNWARDS = re.compile(r".*(loss|error|rmse|mse|mae|deviance)")

@@ -104,6 +104,15 @@ class Optimizer(Description):
     accumulate: Annotated[int, Count(1)] = field(default=1, kw_only=True)
     average: Share = field(default=0.0, kw_only=True)
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.__repr__ = Optimizer.__repr__  # instead of a dataclass's
+
+    def __repr__(self):
+        own = {name: getattr(self, name) for name in _own_fields(self)}
+        shown = (f"{name}={value!r}" for name, value in (own | self.around).items())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def __post_init__(self):
         check(self, PLAIN)
         if self.clip_value is not None and self.clip_norm is not None:

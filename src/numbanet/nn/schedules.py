@@ -54,6 +54,13 @@ class Schedule:
         """
         raise NotImplementedError
 
+    def duration(self, end: float) -> float:
+        """Return the time in epochs after which nothing is learned any more; infinity: never.
+
+        end   when this fit ends
+        """
+        return inf
+
     def observe(self, state: tuple, logs: dict[str, float]) -> tuple:
         """Return the state after an epoch with these metrics.
 
@@ -160,6 +167,9 @@ class OneCycle(Schedule):
         down = final + (self.rate - final) * (1 + np.cos(np.pi * falling)) / 2
         return np.where(t <= top, up, down)
 
+    def duration(self, end):
+        return self.epochs or end
+
 
 def _is_callable(given) -> None:
     if not callable(given):
@@ -215,9 +225,10 @@ class Rate(Real):
             return super().__call__(value, name, owner)
         if value.state_kinds and not self.stateful:
             kind = type(value).__name__
-            message = (
-                f"{{label}} cannot be a {kind}; the other way round, {kind}({{owner}}(…)), can"
-            )
+            way = f"the other way round, {kind}({{owner}}(…)), can"
+            if owner == kind:
+                way = "give it a number, or a schedule of time such as Cosine"
+            message = f"{{label}} cannot be a {kind}; {way}"
             raise self.refuse(value, name, owner, message)
         return value
 
@@ -225,6 +236,11 @@ class Rate(Real):
 def _values(given: float | Schedule, t: np.ndarray, step: float, end: float):
     """The rates of a field of the kind Rate."""
     return given.values(t, step, end) if isinstance(given, Schedule) else given
+
+
+def _duration(given: float | Schedule, end: float) -> float:
+    """The duration of a field of the kind Rate."""
+    return given.duration(end) if isinstance(given, Schedule) else inf
 
 
 @dataclass(frozen=True)
@@ -239,6 +255,9 @@ class WarmUp(Schedule):
             _values(self.then, t, step, end)
         )
 
+    def duration(self, end):
+        return _duration(self.then, end)
+
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
@@ -247,7 +266,8 @@ class ReduceOnPlateau(Schedule):
     rate        a number, or another schedule, whose rates are multiplied
     monitor     the metric; `mode` and `min_delta` are those of EarlyStopping
     least       no rate is reduced to less
-    stop_at     training ends where the rate has come down to this fraction of what it was; 0: never
+    stop_at     training ends where the reductions have come down to this fraction, factorⁿ, also
+                where `least` keeps the rate higher; 0: never
 
     Nielsen's halving: ReduceOnPlateau(0.5, "val_accuracy", factor=0.5, stop_at=1 / 128). The state
     is how often the rate was reduced, the best value (negative where it improves upwards) or None,
@@ -266,6 +286,9 @@ class ReduceOnPlateau(Schedule):
 
     def values(self, t, step, end):
         return _values(self.rate, t, step, end)
+
+    def duration(self, end):
+        return _duration(self.rate, end)
 
     def observe(self, state, logs):
         reductions, best, since = state or (0, None, 0)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from numbanet.io.attributes import KnownArguments
 from numbanet.io.fields import Count, Flag, Real, shown
-from numbanet.nn.metrics import MODE, monitored
+from numbanet.nn.metrics import MODE, UNDEFINED, monitored
 from numbanet.training.averages import restore, snapshot
 
 EVERY_STEPS, EVERY_SECONDS = Count(1, optional=True), Real(above=0, optional=True)
@@ -86,6 +87,10 @@ class Callback:
     def on_fit_end(self, network) -> None:
         """Called after the last epoch, also when training was stopped or failed."""
 
+    def reason(self) -> str:
+        """Return why it ended a training, for the log."""
+        return type(self).__name__
+
     def called_at_steps(self) -> bool:
         """Whether `on_step_end` is called at all; ValueError for a wrong interval."""
         steps = EVERY_STEPS(self.every_steps, "every_steps", type(self).__name__)
@@ -100,6 +105,9 @@ class _Function(Callback):
 
     def on_epoch_end(self, epoch, logs, network):
         return self._function(epoch, logs, network)
+
+    def reason(self):
+        return getattr(self._function, "__name__", "a callback")
 
 
 def as_callbacks(given) -> list[Callback]:
@@ -121,6 +129,22 @@ def _as_callback(given) -> Callback:
     raise TypeError(
         f"a callback is a Callback or a function (epoch, logs, network), not {shown(given)}"
     )
+
+
+def warn_of_nan(watching, logs: dict[str, float], history: dict[str, list[float]]) -> None:
+    """Warn of a metric that is NaN for the first time in a fit, where something monitors it.
+
+    watching   callbacks, and a schedule or None
+    history    the epochs before
+    """
+    for name in sorted({getattr(one, "monitor", None) or "" for one in watching} & set(logs)):
+        if math.isnan(logs[name]) and not any(map(math.isnan, history.get(name, ()))):
+            reason = UNDEFINED.get(name.removeprefix("val_"), "it is not defined for these data")
+            warnings.warn(
+                f"{name} is monitored and is NaN, which never counts as an improvement; {reason}",
+                RuntimeWarning,
+                stacklevel=6,
+            )
 
 
 class _Watch:
@@ -183,6 +207,10 @@ class EarlyStopping(KnownArguments, Callback):
     def on_fit_end(self, network):
         if self.best is not None:
             restore(network, self.best)
+
+    def reason(self):
+        best = "; the best parameters are restored" if self.best is not None else ""
+        return f"EarlyStopping: {self.monitor} has not improved for {self.since} epochs{best}"
 
 
 class TimeLimit(KnownArguments, Callback):

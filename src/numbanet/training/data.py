@@ -63,9 +63,11 @@ class Data(NamedTuple):
         by_class = class_weights(network, class_weight, self.y, self.classes)
         validation = self.validation
         if validation is not None:
-            found = sample_weights(validation.y, validation.weights, by_class)
+            found = sample_weights(validation.y, validation.weights, by_class, "validation")
             validation = validation._replace(weights=found)
-        weights = sample_weights(self.y, self.weights, by_class)
+        weights = self.weights
+        if self.stream is None:
+            weights = sample_weights(self.y, weights, by_class, "training")
         return self._replace(weights=weights, validation=validation)
 
     def scaled(self, network, loss, scale_targets: bool) -> "Data":
@@ -170,9 +172,11 @@ def _validation_data(network, given, validation_split, loss) -> Validation:
         given = dict(zip(("x", "y"), given, strict=True))
     known = {"x", "y", "lengths", "sample_weight"}
     if not isinstance(given, Mapping) or not {"x", "y"} <= set(given) <= known:
+        three = isinstance(given, (tuple, list)) and len(given) == 3
+        way = "; pass {'x': …, 'y': …, 'sample_weight': …}" if three else ""
         raise ValueError(
             "validation_data must be a pair (x, y), or a dict of x, y and, if need be, lengths and "
-            f"sample_weight, got {shown(given)}"
+            f"sample_weight, got {shown(given)}{way}"
         )
     x, y, classes = network.check_data(
         given["x"], given["y"], loss, labels=("validation x", "validation y")

@@ -30,6 +30,12 @@ STUCK_DROP = 0.05
 works, ten epochs drop it by a third or more, or the first one has done so already."""
 CONSTANT_SHARE = 0.9
 """Below this fraction of a constant's loss a network has learned something, and may be done."""
+LARGE_FACTOR = 10.0
+"""A layer's factor of the learning rate beyond which it is named where training diverges."""
+LARGE_DECAY = 0.1
+"""The fraction of the parameters that a step's decay takes away, beyond which it is named."""
+LOW_LIMIT = 0.01
+"""Below this, clipping leaves hardly anything of a gradient."""
 RATES = {"SGD": (0.01, 1.0)}
 """Lowest and highest usual learning rate by class of the optimiser; of others ADAPTIVE_RATES."""
 ADAPTIVE_RATES = (1e-4, 0.03)
@@ -104,7 +110,7 @@ class Run:
         """What to change, the likeliest first."""
         rate, unusual = self._of_rate(diverged)
         with np.errstate(over="ignore", invalid="ignore"):
-            pairs = [*self.of_inputs(), *self.of_targets()]
+            pairs = [*self.of_settings(diverged), *self.of_inputs(), *self.of_targets()]
             found = [f"{what}: {way}" for what, way in pairs]
         if diverged or unusual or not found:
             found.append(rate)
@@ -114,6 +120,39 @@ class Run:
         elif found == [rate] and not (diverged or unusual):
             found.append("or a larger network, or another seed; or x may say nothing about y")
         return f"What to do: {'; '.join(found)}"
+
+    def of_settings(self, diverged: bool):
+        """Yield what is unusual in the settings of layers and clipping, as pairs of texts."""
+        rate, optimizer = self._mean_rate(), self.optimizer
+        trained = [
+            (k, built, built.learning_rate_factor)
+            for k, built in enumerate(self.network.layers)
+            if built.n_parameters and built.trainable
+        ]
+        for k, built, factor in trained:
+            if diverged and factor > LARGE_FACTOR:
+                yield (
+                    f"layer {k} has a learning_rate_factor of {factor:g}",
+                    f"lower network.layers[{k}].learning_rate_factor",
+                )
+            own = built.weight_decay is not None
+            decay = built.weight_decay if own else getattr(optimizer, "weight_decay", 0)
+            if rate * factor * decay > LARGE_DECAY:
+                name = f"network.layers[{k}].weight_decay" if own else "that of the optimizer"
+                yield (
+                    f"a weight_decay of {decay:g} takes {rate * factor * decay:.3g} of layer {k}'s "
+                    "parameters away in a step",
+                    f"lower {name}",
+                )
+        if not diverged and trained and not any(factor for _, _, factor in trained):
+            yield (
+                "the learning_rate_factor of every layer that is trained is 0",
+                "set network.layers[k].learning_rate_factor to 1",
+            )
+        for name in ("clip_norm", "clip_value"):
+            limit = getattr(optimizer, name)
+            if not diverged and limit is not None and limit < LOW_LIMIT:
+                yield f"{name}={limit:g} leaves hardly anything of the gradient", f"raise {name}"
 
     def of_inputs(self):
         """Yield what is wrong with the inputs' scale, and what to do, as pairs of texts."""

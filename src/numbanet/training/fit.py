@@ -12,7 +12,7 @@ from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.training import data as given_data
 from numbanet.training.averages import measured_network, refresh
-from numbanet.training.callbacks import as_callbacks
+from numbanet.training.callbacks import as_callbacks, warn_of_nan
 from numbanet.training.data import Data, check_last_batch, try_metrics, validate
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run, filled
 from numbanet.training.epoch import (
@@ -23,7 +23,7 @@ from numbanet.training.epoch import (
 )
 from numbanet.training.fit_lbfgs import check_lbfgs, fit_lbfgs
 from numbanet.training.history import History
-from numbanet.training.lbfgs import LBFGS
+from numbanet.training.lbfgs import LBFGS, is_lbfgs
 from numbanet.training.progress import VERBOSE, Progress
 from numbanet.training.steps import BetweenCalls, Stopped, Unfinished
 
@@ -137,9 +137,9 @@ def _optimizer(network, given) -> optimizers.Optimizer | LBFGS:
     """The optimizer that fit was given, or that of the last fit, or Adam."""
     if given is None:
         given = network.optimizer or "adam"
-    if given is LBFGS or (isinstance(given, str) and given.lower() == "lbfgs"):
-        return LBFGS()
-    return given if isinstance(given, LBFGS) else optimizers.optimizer(given)
+    if is_lbfgs(given):
+        return given if isinstance(given, LBFGS) else LBFGS()
+    return optimizers.optimizer(given)
 
 
 def _check_rates(run: Run, data: Data, batches: int, metrics) -> None:
@@ -187,6 +187,7 @@ def _epochs(
     _warn_if_ended(run, batches)
     for _ in range(run.epochs):
         if schedule is not None and schedule.has_ended(network.schedule_state):
+            between.progress.reason = f"{type(schedule).__name__} has reached its end"
             break
         start = time.perf_counter()
         for callback in callbacks:
@@ -220,10 +221,12 @@ def _epochs(
             logs |= validate(measured, data.validation, run.loss, penalty, metrics)
         if schedule is not None:
             network.schedule_state = schedule.observe(network.schedule_state, logs)
+        warn_of_nan([*callbacks, schedule], logs, history.history)
         history.add(logs, time.perf_counter() - start)
         between.progress.epoch(logs)
-        ends = [one.on_epoch_end(network.epoch, logs, network) for one in callbacks]
-        if any(ends):
+        ends = [one for one in callbacks if one.on_epoch_end(network.epoch, logs, network)]
+        if ends:
+            between.progress.reason = ends[0].reason()
             break
     return history
 
@@ -231,12 +234,17 @@ def _epochs(
 def _warn_if_ended(run: Run, batches: int) -> None:
     """Say that a schedule leaves nothing to do."""
     network, schedule, rates = run.network, run.optimizer.schedule, run.rates(batches)
-    ended = schedule is not None and schedule.has_ended(network.schedule_state)
-    if run.epochs and (ended or (rates is not None and not rates.any())):
-        what = "no epoch was trained" if ended else "the learning rate is 0"
+    if not run.epochs or schedule is None or rates is None:
+        return
+    ended = schedule.has_ended(network.schedule_state)
+    over = network.epoch >= schedule.duration(run.start + run.epochs)
+    if ended or over or not rates.any():
+        rate = f"at most {rates.max():.3g}" if rates.any() else "0"
+        what = "no epoch was trained" if ended else f"the learning rate is {rate}"
         warnings.warn(
-            f"{what}: {run.optimizer.learning_rate} has ended by epoch {network.epoch}; "
-            "pass another schedule or rate",
+            f"{what}: {run.optimizer.learning_rate} has ended by epoch {network.epoch}, counted "
+            "from the network's first; pass another schedule or rate, or train network[:], a copy "
+            "whose epochs begin at 0",
             NotLearningWarning,
             stacklevel=6,
         )

@@ -2,12 +2,14 @@
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 
 from numbanet.plan.op import DEFAULT_GROUP
+from numbanet.training.callbacks import warn_of_nan
 from numbanet.training.data import Data, validate
-from numbanet.training.epoch import DivergenceError
+from numbanet.training.epoch import DivergenceError, reuse_optimizer_state
 from numbanet.training.history import History
 from numbanet.training.lbfgs import minimize
 from numbanet.training.progress import Progress
@@ -47,6 +49,8 @@ def fit_lbfgs(
 ) -> History:
     """Minimise the loss of all samples."""
     x, validation = data.x, data.validation
+    if network.averaged_parameters is not None:  # they would be those of an earlier fit
+        reuse_optimizer_state(network, replace(network.optimizer, average=0.0))
     history, progress = History(), Progress(epochs, len(x), verbose)
     snapshot, start = network.memory.copy(), time.perf_counter()
 
@@ -58,9 +62,12 @@ def fit_lbfgs(
             penalty = network.penalty_value(len(x), 1)
             logs |= validate(network, validation, loss, penalty, metrics)
         start, began = time.perf_counter(), start
+        warn_of_nan(callbacks, logs, history.history)
         history.add(logs, start - began)
         progress.epoch(logs)
-        if any([callback.on_epoch_end(network.epoch, logs, network) for callback in callbacks]):
+        ends = [one for one in callbacks if one.on_epoch_end(network.epoch, logs, network)]
+        if ends:
+            progress.reason = ends[0].reason()
             return True
         if len(history.seconds) < epochs:
             begin_iteration()

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
+from numbanet.io.arrays import near_one
 from numbanet.io.attributes import Description
 from numbanet.io.fields import Count, Real, check
 from numbanet.nn.data import bind_inputs
@@ -35,6 +36,12 @@ class LBFGS(Description):
 
     def __post_init__(self):
         check(self)
+
+
+def is_lbfgs(given) -> bool:
+    """Whether an `optimizer` argument asks for L-BFGS: by an object, the class or its name."""
+    named = isinstance(given, str) and given.lower() == "lbfgs"
+    return named or given is LBFGS or isinstance(given, LBFGS)
 
 
 def minimize(
@@ -78,6 +85,7 @@ def minimize(
     executor.bind(TARGETS, y)
     executor.bind(PENALTY_FACTORS, np.array([penalty_factor], np.float64))
     if weights is not None:
+        weights = near_one(weights)
         executor.bind(WEIGHTS, weights * (samples / weights.sum()))
 
     def objective(parameters):

@@ -20,13 +20,14 @@ class Progress:
     verbose   1: on a terminal and in a notebook, nothing elsewhere; 2: a line for each epoch,
               anywhere; 0: nothing
     stream    what it is written to, by default stderr
+    reason    an attribute: why it ended before the last epoch, for a log
     """
 
     def __init__(self, epochs: int, samples: int, verbose: int, stream=None):
         self.epochs, self.samples, self.verbose = epochs, samples, verbose
         stream = stream or sys.stderr  # None in a program without a console
         self.line = _line(verbose, stream) if epochs and stream is not None else None
-        self.done, self.metrics = 0, ""
+        self.done, self.metrics, self.reason = 0, "", ""
         self.start, self.shown = time.monotonic(), 0.0
 
     def step(self, fraction: float) -> None:
@@ -69,6 +70,8 @@ class Progress:
     def close(self) -> None:
         """Leave a last line with the metrics and the time it took."""
         if self.line:
+            if self.reason and self.verbose == 2:
+                self.line.show(f"ended early by {self.reason}")
             now = time.monotonic()
             speed = self._speed(now, self.done)
             self.line.show(f"{self.done} epochs in {now - self.start:.1f} s  {speed}{self.metrics}")

@@ -24,6 +24,7 @@ from numbanet.plan.columns import (
 from numbanet.training.data import check_last_batch
 from numbanet.training.diagnosis import STUCK_DROP
 from numbanet.training.epoch import epoch_permutation, reuse_optimizer_state
+from numbanet.training.lbfgs import is_lbfgs
 from numbanet.training.weights import relative_weights
 
 FEWEST_STEPS = 20
@@ -81,13 +82,15 @@ def find_learning_rate(
     rates = np.geomspace(lowest, highest, Count(FEWEST_STEPS)(steps, "steps"))
     network = copy.deepcopy(network)
     loss = network.resolve_loss(loss)
+    if is_lbfgs(optimizer):
+        raise ValueError("find_learning_rate: L-BFGS has no learning rate; pass another optimizer")
     chosen = optimizers.optimizer(optimizer or network.optimizer or "adam")
     chosen = replace(chosen, learning_rate=lowest, accumulate=1, average=0.0)
     network.learn_names(x, y)
     x, y, classes = network.check_data(x, y, loss)
     lengths = network.check_lengths(lengths, len(x))
     weights = network.check_weights(y, classes, sample_weight, class_weight)
-    batch = min(check_int(batch_size or len(x), "batch_size"), len(x))
+    batch = len(x) if batch_size is None else min(check_int(batch_size, "batch_size"), len(x))
     check_last_batch(network, len(x), batch)
     if network.learn_scalings(x, y, loss, Flag()(scale_targets, "scale_targets")):
         y, classes = network.scale_targets(y), False

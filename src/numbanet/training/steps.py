@@ -116,10 +116,11 @@ class BetweenCalls:
         sums = tuple(self.trainer.metric_sums.tolist())
         network.unfinished = Unfinished(batches, batch_size, samples, shuffle, accumulate, sums)
         try:
-            stop = any([one.on_step_end(self.steps, logs, network) for one in due])
+            ends = [one for one in due if one.on_step_end(self.steps, logs, network)]
         finally:
             network.unfinished = None
-        if stop:
+        if ends:
+            self.progress.reason = ends[0].reason()
             raise Stopped
 
 

@@ -62,7 +62,8 @@ def _label(network, key, n: int) -> int:
                 f"{nearest(key, names)}"
             )
         return names.index(key)
-    if isinstance(key, (bool, np.bool_)) or key not in range(n):
+    is_bool = isinstance(key, (bool, np.bool_))
+    if key not in range(n) or (is_bool and n > 2):
         raise ValueError(f"class_weight has the class {shown(key)}; there are 0 … {n - 1}")
     return int(key)
 
@@ -74,19 +75,30 @@ def _labels(y: np.ndarray) -> np.ndarray:
     return y.argmax(axis=1) if y.shape[1] > 1 else (y[:, 0] > 0.5).astype(np.int64)
 
 
-def sample_weights(y: np.ndarray, given, by_class) -> np.ndarray | None:
+def sample_weights(y: np.ndarray, given, by_class, part: str = "") -> np.ndarray | None:
     """Return the weights of samples, float64 (samples,): those given times those of their classes.
 
     y          checked targets
     given      checked weights (samples,), or None
     by_class   what `class_weights` returned
+    part       which part of the data they are, for the message
     Raises ValueError where all are 0.
     """
+    if given is None and by_class is None:
+        return None
     if by_class is None:
-        return given
-    weights = by_class[_labels(y)] * (1 if given is None else given)
+        name, weights = "sample_weight", given
+    elif given is None:
+        name, weights = "class_weight", by_class[_labels(y)]
+    else:
+        name, factors = "sample_weight times class_weight", by_class[_labels(y)]
+        with np.errstate(over="ignore"):
+            weights = given * factors
+        if not 0 < weights.max() < np.inf:
+            weights = arrays.near_one(given) * factors
     if not weights.any():
-        raise ValueError("sample_weight times class_weight is 0 for every sample")
+        where = f" of the {part} data" if part else ""
+        raise ValueError(f"{name} is 0 for every sample{where}; there must be a weight above 0")
     return weights
 
 
@@ -98,8 +110,12 @@ def relative_weights(weights, order, batch: int) -> tuple[np.ndarray, np.ndarray
     """
     ordered = weights if order is None else weights[order]
     starts = np.arange(0, len(weights), batch)
-    sums, counts = np.add.reduceat(ordered, starts), np.diff([*starts, len(weights)])
+    counts = np.diff([*starts, len(weights)])
+    exponents = np.frexp(np.maximum.reduceat(ordered, starts))[1]
+    ordered = np.ldexp(ordered, -np.repeat(exponents, counts))  # as arrays.near_one, by batches
+    sums = np.add.reduceat(ordered, starts)
     factors = np.divide(counts, sums, out=np.zeros(len(sums)), where=sums > 0)
     relative = np.empty(len(weights))
     relative[slice(None) if order is None else order] = ordered * np.repeat(factors, counts)
-    return relative, sums
+    with np.errstate(over="ignore"):
+        return relative, np.ldexp(sums, exponents)

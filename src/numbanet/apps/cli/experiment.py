@@ -207,7 +207,9 @@ def read_table(path: str, **csv: Any) -> Table:
     if csv:
         raise ValueError(f"{option_names(csv)}: for CSV files, not for {path}")
     x, y = tabular.read_npz(path, "x", "y")
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+    if x.ndim and not len(x):
+        raise ValueError(f"{path}: x has no samples: its shape is {x.shape}")
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         raise ValueError(
             f"{path}: x and y need the same number of samples, got x {x.shape} and y {y.shape}"
         )

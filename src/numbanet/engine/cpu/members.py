@@ -18,8 +18,35 @@ from numbanet.backend.jit import entry_point, inline
 from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu.executor import Executor, allocate
 from numbanet.engine.cpu.kernels import BATCHES_DONE, CALL, CPU_IDS, in_region, usable_threads
-from numbanet.plan.columns import ATTRS, L1_STRENGTH, L2_STRENGTH
+from numbanet.plan.columns import (
+    ATTRS,
+    INPUT_COLUMNS,
+    INPUT_STARTS,
+    INPUTS,
+    L1_STRENGTH,
+    L2_STRENGTH,
+    LENGTHS,
+    OUTPUTS,
+    PENALTY_FACTORS,
+    PERMUTATION,
+    RATES,
+    TARGETS,
+    WEIGHTS,
+)
 
+ADDRESSES = [
+    INPUTS,
+    TARGETS,
+    PERMUTATION,
+    OUTPUTS,
+    RATES,
+    WEIGHTS,
+    PENALTY_FACTORS,
+    LENGTHS,
+    INPUT_COLUMNS,
+    INPUT_STARTS,
+]
+"""The columns of the context that say where data are: a network's are those that it is given."""
 JOB_SIZE, MEMORIES = 3, 3
 """Integers of a job (its call, its parameters, its layout); memories of a layout for a worker."""
 
@@ -87,6 +114,8 @@ class Members:
     """One kind of call (training, evaluation) for many networks of one dtype.
 
     executors   one for each network, of one thread; networks whose plans are equal may share one.
+                Nobody else may use them until this object is made, which then needs their plans
+                alone
     kernel      of the engine: `train`, `infer`
     threads     workers, at most
     optimizers  that of each network, in training
@@ -103,7 +132,9 @@ class Members:
             if optimizers is not None:
                 executor.set_optimizer(optimizers[k])
                 executor.arrange_grads(keep=executor.keeps_gradients)
-            self.tables.append(executor.plan.tables[0].copy())
+            table = executor.plan.tables[0].copy()
+            table[0, ADDRESSES] = 0
+            self.tables.append(table)
         self.calls = np.array([executor.call for executor in executors])
         self.sums = np.zeros((n, 2))
         self._square_sums = [np.zeros(len(executor.plan.tasks)) for executor in executors]
