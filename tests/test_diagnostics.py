@@ -709,7 +709,11 @@ ILL = {
     "untrained": (on_digits, digits, {"epochs": 0}),
     "nothing learned": (on_chance, chance, {"epochs": 3, "optimizer": nn.SGD(0.05)}),
     "learning rate too low": (on_digits, digits, {"epochs": 3, "optimizer": nn.SGD(1e-6)}),
-    "learning rate too low for Adam": (on_digits, digits, {"optimizer": nn.Adam(1e-8)}),
+    "learning rate too low for Adam": (
+        on_digits,
+        digits,
+        {"epochs": 3, "optimizer": nn.Adam(1e-8)},
+    ),
     "constant targets": (on_digits, lambda: one_class(0), {"epochs": 1}),
     "constant targets of a regression": (
         lambda: on_diabetes(nn.Standardize()),

@@ -50,7 +50,7 @@ LOW_UPDATE = 2e-4
 of the usual rates change."""
 MOVED = 0.01
 """What the weights of half of the layers changed since their initial values, below which they have
-hardly moved: an epoch at a usual rate changes them by 0.05 or more."""
+hardly moved: one epoch on digits changes them by 0.013 (Adam, rate 0.0001) to 0.3 (SGD, 0.1)."""
 USUAL_UPDATE, FASTER = 0.01, 0.99
 """A higher rate is tried with steps of this size, amid those of usual rates; it learns faster where
 the mean loss of the first steps is below this part."""
