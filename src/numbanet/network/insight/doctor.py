@@ -20,7 +20,7 @@ from numbanet.io.validation import check_dense
 from numbanet.network import names, scaling, transfer
 from numbanet.network.built_layer import RECURRENT
 from numbanet.network.insight.activity import Activities, activations
-from numbanet.network.insight.layerwise import has_matrix, layer_name, own_targets, spaced
+from numbanet.network.insight.layerwise import has_matrix, layer_name, own_targets
 from numbanet.network.insight.learning import batches, speeds
 from numbanet.nn.layers.base import checks_inputs
 from numbanet.nn.optimizers import Optimizer
@@ -458,7 +458,8 @@ def _change(before, after) -> float:
 def _highest_rate(optimizer, epochs: int) -> float:
     """The highest learning rate of a training of so many epochs."""
     last = max(1, epochs)
-    rates = [optimizer.rates(int(epoch), 1, last) for epoch in spaced(last, SPACED_EPOCHS)]
+    looked_at = range(0, last, -(-last // SPACED_EPOCHS))
+    rates = [optimizer.rates(epoch, 1, last) for epoch in looked_at]
     found = [float(rate[0]) for rate in rates if rate is not None]
     return max(found) if found else float(optimizer.learning_rate)
 
