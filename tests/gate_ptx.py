@@ -36,7 +36,13 @@ from numbanet.engine.cuda import launch as launch_modes  # noqa: E402
 from numbanet.engine.cuda.launch import LaunchMode  # noqa: E402
 from numbanet.plan.columns import FORWARD  # noqa: E402
 
-ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
+ALL_ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
+ARCHITECTURES = (
+    ALL_ARCHITECTURES
+    if os.environ.get("NUMBANET_ALL_ARCHITECTURES")
+    else (ALL_ARCHITECTURES[0], ALL_ARCHITECTURES[-1])
+)
+"""Those that kernels are compiled for: the oldest and the newest, or all."""
 REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
 

@@ -1,10 +1,12 @@
-"""Every CUDA kernel compiles for every architecture, without register spills, and fits its memory.
+"""Every CUDA kernel compiles without register spills, and fits its memory.
 
-No GPU is needed.
+For the oldest and the newest architecture; NUMBANET_ALL_ARCHITECTURES=1 takes all six. No GPU is
+needed.
 """
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,10 @@ pytestmark = pytest.mark.skipif(
     reason='needs pip install "numba-cuda[cu12]"',
 )
 
-ARCHITECTURES = {"sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90"}
+ALL_ARCHITECTURES = {"sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90"}
+ARCHITECTURES = (
+    ALL_ARCHITECTURES if os.environ.get("NUMBANET_ALL_ARCHITECTURES") else {"sm_70", "sm_90"}
+)
 SHARED = 48 * 1024
 """Bytes that a block may have without asking for more."""
 PARTS = 2
@@ -83,4 +88,4 @@ def test_the_report_says_how_many(report):
         f"at most {most['registers']} registers ({most['kernel']}, "
         f"{most['dtype']}, {most['architecture']})"
     )
-    assert len(report) > 6 * len(reference.kernels())
+    assert len(report) > len(ARCHITECTURES) * len(reference.kernels())
