@@ -869,9 +869,9 @@ def test_a_model_is_diagnosed(folder):
     done("train", "three.npz", "--epochs", 40, "--output", "net")
     assert done("diagnose", "net", "three.npz") == (
         "no trouble found\n"
-        "looked at: parameters and outputs, scale of the inputs, constant inputs, constant targets, "
-        "scale of the targets, learning rate, training, saturation, dead units, gradients, "
-        "overfitting, rare classes, loss of a constant prediction\n"
+        "looked at: parameters and outputs, scale of the inputs, constant inputs, constant "
+        "targets, scale of the targets, learning rate, training, saturation, dead units, "
+        "gradients, overfitting, rare classes, loss of a constant prediction\n"
     )
     regression_file("line.npz")
     done("train", "line.npz", "--epochs", 5, "--learning-rate", 3, "--output", "ill")
