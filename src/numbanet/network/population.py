@@ -31,7 +31,7 @@ from numbanet.nn import optimizers
 from numbanet.plan.columns import EPOCH, INPUTS, PERMUTATION, RATES, SEED, TARGETS
 from numbanet.training.averages import Snapshot, measured_network, refresh, restore, snapshot
 from numbanet.training.data import check_last_batch
-from numbanet.training.epoch import epoch_permutation, reuse_optimizer_state
+from numbanet.training.epoch import epoch_permutation, go_back, reuse_optimizer_state
 from numbanet.training.history import History
 from numbanet.training.progress import VERBOSE, Progress
 
@@ -618,10 +618,7 @@ class _Training:
             if k not in diverged and not np.isfinite(network.parameters).all():
                 diverged.append(k)
         for k in diverged:
-            network = self.runs[k].network
-            network.memory[:] = snapshots[k]
-            network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
-            network.optimizer_steps = 0
+            go_back(self.runs[k].network, snapshots[k])
         return diverged
 
     def _share(self, pending, done, batches) -> tuple[list[int], np.ndarray]:

@@ -189,11 +189,16 @@ def take_steps(
     return batches
 
 
-def _restore_and_raise(run, snapshot, batch) -> None:
-    network = run.network
-    network.memory[:] = snapshot
+def go_back(network, memory: np.ndarray) -> None:
+    """Put a diverged network back to this memory; its optimiser begins anew."""
+    network.memory[:] = memory
     network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
     network.optimizer_steps = 0
+
+
+def _restore_and_raise(run, snapshot, batch) -> None:
+    network = run.network
+    go_back(network, snapshot)
     raise DivergenceError(
         f"training diverged in epoch {network.epoch + 1}, batch {batch}: the loss is no longer a "
         "finite number. The network is back at its parameters from before it. "
