@@ -76,6 +76,7 @@ LAYERS = [
     Example("leaky relu", lambda: [nn.LeakyReLU(0.2)], (11,)),
     Example("identity", lambda: [nn.Identity()], (5,)),
     Example("softmax", lambda: [nn.Softmax()], (6,)),
+    Example("softmax over time", lambda: [nn.Softmax()], (3, 4)),
     Example(
         "per neuron",
         lambda: [nn.PerNeuron([nn.LeakyReLU(0.3), "tanh", "identity", "relu", "sigmoid"])],

@@ -19,7 +19,6 @@ from numbanet.nn.layers import (
     Identity,
     LayerNorm,
     Rescale,
-    Softmax,
     activation,
     conv2d_channels_first,
 )
@@ -214,10 +213,12 @@ def check_takes_lengths(layers: list[BuiltLayer]) -> None:
     if not recurrent:
         raise ValueError("lengths are for recurrent layers, and the network has none; drop them")
     last = recurrent[-1]
+    to_end = len(layers[-1].output_shape) == 2  # every step has outputs
     behind = layers[last + 1 : last + 2] if len(layers[last].output_shape) == 2 else []
+    checked = range(len(layers) if to_end else last)
     wrong = [
-        *((k, layers[k]) for k in range(last) if not _treats_steps_alone(layers[k].layer)),
-        *((last + 1, built) for built in behind if not isinstance(built.layer, Flatten)),
+        *((k, layers[k]) for k in checked if not isinstance(layers[k].layer, STEP_BY_STEP)),
+        *((last + 1, b) for b in behind if not (to_end or isinstance(b.layer, Flatten))),
     ]
     for k, built in wrong:
         raise ValueError(
@@ -225,10 +226,6 @@ def check_takes_lengths(layers: list[BuiltLayer]) -> None:
             "count; use layers that treat every step alone, and a last recurrent layer that "
             "returns its last state"
         )
-
-
-def _treats_steps_alone(layer: Layer) -> bool:
-    return isinstance(layer, STEP_BY_STEP) and not isinstance(layer, Softmax)
 
 
 def _check_channels_last(shape: Shape) -> None:

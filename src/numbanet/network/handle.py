@@ -244,8 +244,9 @@ def _loss_plan(network, loss, rows: int) -> tuple[Plan, float, Op]:
             "a handle without a loss, and use vjp with the gradient of a loss of your own"
         )
     chosen = network.resolve_loss(loss)
-    ops, loss_op, _ = network.loss_ops(chosen, network.dtype, network.dtype, False, rows)
-    return _lower(network, ops, rows, True, False), ops[0].attrs[0], loss_op.aux
+    ops, _, _ = network.loss_ops(chosen, network.dtype, network.dtype, False, rows)
+    (targets,) = (op for op in ops if op.name == "Targets")
+    return _lower(network, ops, rows, True, False), ops[0].attrs[0], targets
 
 
 def _lower(network, ops: list[Op], rows: int, train: bool, input_gradient: bool) -> Plan:
