@@ -55,7 +55,7 @@ from numbanet.plan.columns import (
     float64_bits,
 )
 from numbanet.plan.lower import lower
-from numbanet.plan.op import DEFAULT_GROUP, Op
+from numbanet.plan.op import DEFAULT_GROUP, Op, change_ops
 from numbanet.plan.plan import Plan
 
 HEADER = Attrs(
@@ -222,7 +222,7 @@ def prediction_plan(network, rows: int, gradient: bool, tangents: bool = False) 
         *network.layer_ops(fuse=not (gradient or tangents)),
         *network.output_ops()[:-1],
     ]
-    ops = [replace(op, penalties=(0.0, 0.0)) for op in ops]
+    ops = change_ops(ops, lambda op: replace(op, penalties=(0.0, 0.0)))
     try:
         return _lower(network, ops, rows, gradient, gradient and is_differentiable(ops))
     except ValueError as error:

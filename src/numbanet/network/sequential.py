@@ -1019,8 +1019,9 @@ class Sequential(KnownArguments, KnownAttributes):
         y, names_of = names.encode(self, y, labels[1]), (labels[1], labels[0])
         lengths = self.check_lengths(lengths, len(x))
         if self.output_steps:
+            steps, outputs = self.output_shape
             y, classes = validation.check_step_targets(
-                y, len(x), *self.output_shape, self.dtype, lengths, *names_of
+                y, len(x), steps, outputs, self.dtype, lengths, *names_of
             )
         else:
             outputs = size(self.output_shape)
