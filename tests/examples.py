@@ -76,6 +76,7 @@ LAYERS = [
     Example("leaky relu", lambda: [nn.LeakyReLU(0.2)], (11,)),
     Example("identity", lambda: [nn.Identity()], (5,)),
     Example("softmax", lambda: [nn.Softmax()], (6,)),
+    Example("softmax over time", lambda: [nn.Softmax()], (3, 4)),
     Example(
         "per neuron",
         lambda: [nn.PerNeuron([nn.LeakyReLU(0.3), "tanh", "identity", "relu", "sigmoid"])],
@@ -177,6 +178,21 @@ LAYERS = [
     Example("rnn in both directions", lambda: [nn.Bidirectional(nn.RNN(3))], (4, 2)),
     Example("lstm in both directions", lambda: [nn.Bidirectional(nn.LSTM(3, True))], (4, 2)),
     Example("gru in both directions", lambda: [nn.Bidirectional(nn.GRU(3, True, True))], (4, 2)),
+    Example("rnn from a trained state", lambda: [nn.RNN(3, initial_state="trained")], (3, 2)),
+    Example(
+        "lstm from a trained state",
+        lambda: [nn.LSTM(17, True, True, initial_state="trained")],
+        (3, 2),
+    ),
+    Example("gru from a trained state", lambda: [nn.GRU(4, initial_state="trained")], (4, 3)),
+    Example(
+        "both directions from a trained state",
+        lambda: [
+            nn.Bidirectional(nn.RNN(2, True, initial_state="trained")),
+            nn.Bidirectional(nn.LSTM(3, initial_state="trained")),
+        ],
+        (4, 2),
+    ),
     Example("embedding", lambda: [nn.Embedding(11, 3)], (4,), first=True, vocabulary=11),
     Example(
         "embedding before a gru",
@@ -322,7 +338,7 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
     for k, built in enumerate(net.layers):
         generator = np.random.default_rng([seed, k])
         for name, values in built.parameters.items():
-            if name.endswith("bias"):
+            if name.endswith("bias") or "initial" in name:
                 values[...] = generator.uniform(-0.5, 0.5, values.shape)
         for values in built.buffers.values():
             values[...] = generator.uniform(0.5, 1.5, values.shape)

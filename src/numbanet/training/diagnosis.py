@@ -97,7 +97,9 @@ class Run:
         """
         if first - last >= STUCK_DROP * first:
             return None
-        constant = constant_loss(self.loss, self.y, self.network.output_shape[0])
+        constant = None
+        if self.network.output_steps is None:
+            constant = constant_loss(self.loss, self.y, self.network.output_shape[0])
         if constant is not None and last < CONSTANT_SHARE * constant:
             return None
         beside = "" if constant is None else f"; a constant prediction gives {constant:.3g}"
