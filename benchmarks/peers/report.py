@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+from benchmarks.peers import work
+
 OURS = "numbanet"
 TOLD = ("fma", "avx", "avx2", "avx512f", "amx_tile")
 """Vector features that the header names; the JSON has all."""
@@ -124,7 +126,7 @@ def table(results: list[dict], abouts: dict) -> str:
 def scores(result: dict, abouts: dict) -> str:
     """Accuracy (or R²) after one epoch, ours first."""
     found = {peer: score for peer, score in result["scores"].items() if score is not None}
-    kind = "R² " if result["line"].startswith("8-") else ""
+    kind = "" if work.line(result["line"]).has_classes else "R² "
     return (
         kind + ", ".join(f"{abouts[peer]['name']} {score:.2%}" for peer, score in found.items())
         if found
