@@ -56,6 +56,7 @@ LAYERS = [
     Example("dense long", lambda: [nn.Dense(3)], (41,)),
     Example("dense without bias", lambda: [nn.Dense(4, bias=False)], (6,)),
     Example("dense of one unit", lambda: [nn.Dense(1)], (9,)),
+    Example("dense of one unit, many inputs", lambda: [nn.Dense(1)], (45,)),
     Example("dense on one input", lambda: [nn.Dense(6)], (1,)),
     Example("dense over time", lambda: [nn.Dense(5, activation="tanh")], (7, 3)),
     Example("dense over time without bias", lambda: [nn.Dense(3, bias=False)], (2, 41)),
