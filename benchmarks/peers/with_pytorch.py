@@ -41,6 +41,8 @@ def forward(line: work.Line, weights, x, logits: bool):
             x = F.max_pool2d(x, own[0])
         elif kind == "lp_pool":
             x = F.lp_pool2d(x, 2.0, own[0])
+        elif kind == "avg_pool":
+            x = F.avg_pool2d(x, own[0])
         elif kind == "flatten":
             x = x.flatten(1)
         else:
@@ -52,7 +54,10 @@ def forward(line: work.Line, weights, x, logits: bool):
             if kind == "layer_norm":
                 x = F.layer_norm(x, w.shape, w, b)
                 continue
-            x = F.linear(x, w, b) if kind == "dense" else F.conv2d(x, w, b)
+            if kind == "dense":
+                x = F.linear(x, w, b)
+            else:
+                x = F.conv2d(x, w, b, groups=x.shape[1] // w.shape[1])
             if own[-1] != "softmax":
                 x = ACTIVATIONS[own[-1]](x)
             elif not (logits and i == last):

@@ -23,7 +23,8 @@ class Line:
     kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row,
                from compiled code)
     layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
-               ("flatten",); and, in training, ("lp_pool", size) of p = 2, ("batch_norm",), and
+               ("flatten",); and, in training, ("depthwise", window, activation), which keeps the
+               number of maps, ("lp_pool", size) of p = 2, ("avg_pool", size), ("batch_norm",), and
                ("layer_norm",) of vectors
     loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
                over the batch
@@ -84,7 +85,7 @@ class Line:
 
 SAMPLES = {"mnist": 50_000, "regression": 40_000}
 IMAGE = (28, 28, 1)
-POOLS = ("pool", "lp_pool")
+POOLS = ("pool", "lp_pool", "avg_pool")
 
 LENET = (
     ("conv", 6, 5, "relu"),
@@ -123,7 +124,7 @@ LINES = (
         "quadratic",
         ("sgd", 3.0),
         10,
-        3,
+        4.5,
     ),
     _train(
         "784-100-10",
@@ -134,7 +135,7 @@ LINES = (
         "cross_entropy",
         ("adam", 1e-3),
         32,
-        3,
+        3.2,
     ),
     _train(
         "784-512-512-10",
@@ -145,7 +146,7 @@ LINES = (
         "cross_entropy",
         ("sgd", 0.1),
         128,
-        2,
+        1.6,
     ),
     _train(
         "8-64-64-1",
@@ -195,7 +196,7 @@ LINES = (
         "cross_entropy",
         ("sgd", 0.1),
         10,
-        8,
+        5.5,
     ),
     _train(
         "batch-norm",
@@ -241,12 +242,51 @@ LINES = (
         64,
         1.5,
     ),
+    _train(
+        "avg-pool",
+        "16 maps of 3×3, average pool, Adam, batch 64",
+        "mnist",
+        IMAGE,
+        (("conv", 16, 3, "relu"), ("avg_pool", 2), ("flatten",), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
+    _train(
+        "depthwise",
+        "16 maps of 3×3, depthwise 3×3, max-pool, Adam, batch 64",
+        "mnist",
+        IMAGE,
+        (
+            ("conv", 16, 3, "relu"),
+            ("depthwise", 3, "relu"),
+            ("pool", 2),
+            ("flatten",),
+            ("dense", 10, "softmax"),
+        ),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
+    _train(
+        "softmax-1000",
+        "784-1000 softmax, cross-entropy, SGD, batch 64",
+        "mnist",
+        (784,),
+        (("dense", 1000, "softmax"),),
+        "cross_entropy",
+        ("sgd", 0.1),
+        64,
+        1.5,
+    ),
     _predict("one", "8-64-64-1", "regression", (8,), SMALL, 2),
-    _predict("one", "784-100-10", "mnist", (784,), WIDE, 2),
+    _predict("one", "784-100-10", "mnist", (784,), WIDE, 1.3),
     _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
-    _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.2),
-    _predict("many", "784-100-10", "mnist", (784,), WIDE, 1),
-    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2),
+    _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.5),
+    _predict("many", "784-100-10", "mnist", (784,), WIDE, 1.2),
+    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2.2),
     _predict("inside", "8-64-64-1", "regression", (8,), SMALL, None),
 )
 """In the order of the table; a line may be asked for by its number, from 1, or by its name."""
@@ -276,6 +316,12 @@ def shapes(line: Line) -> list[tuple]:
             maps, window, activation = own
             after = (shape[0] - window + 1, shape[1] - window + 1, maps)
             kernel = (window, window, shape[2], maps)
+            found.append((kernel, prod(kernel), after[0] * after[1], activation, shape))
+            shape = after
+        elif kind == "depthwise":
+            window, activation = own
+            after = (shape[0] - window + 1, shape[1] - window + 1, shape[2])
+            kernel = (window, window, 1, shape[2])
             found.append((kernel, prod(kernel), after[0] * after[1], activation, shape))
             shape = after
         elif kind in POOLS:
@@ -458,6 +504,8 @@ def before_flatten(line: Line) -> tuple | None:
     for kind, *own in line.layers:
         if kind == "conv":
             shape = (shape[0] - own[1] + 1, shape[1] - own[1] + 1, own[0])
+        elif kind == "depthwise":
+            shape = (shape[0] - own[0] + 1, shape[1] - own[0] + 1, shape[2])
         elif kind in POOLS:
             shape = (shape[0] // own[0], shape[1] // own[0], shape[2])
     return shape
