@@ -63,7 +63,7 @@ def test_every_ratio_that_is_asked_has_a_line():
     wanted = {"784-30-10": 4.5, "lenet5-2048": 8, "batch-norm": 1.5, "one-lenet5": 2}
     wanted |= {"many-784-100-10": 1.2, "many-lenet5": 2.2, "784-512-512-10": 1.6, "conv20": 5.5}
     assert wanted.items() <= asked.items()
-    assert {"layer-norm", "lp-pool", "avg-pool", "softmax-1000", "depthwise"} <= set(asked)
+    assert {"layer-norm", "lp-pool", "avg-pool", "softmax-1000"} <= set(asked)
 
 
 def test_a_row_has_the_ratio_beside_the_one_asked_and_the_peaks():

@@ -35,9 +35,6 @@ def network(line: work.Line, dtype: str = "float32") -> nn.Sequential:
             layers.append(nn.Dense(own[0], activation=own[1] or None))
         elif kind == "conv":
             layers.append(nn.Conv2D(own[0], own[1], activation=own[2]))
-        elif kind == "depthwise":
-            maps = layers[-1].filters
-            layers.append(nn.Conv2D(maps, own[0], activation=own[1], groups=maps))
         else:
             layers.append(OTHER_LAYERS[kind](*own))
     return nn.Sequential(layers, line.input_shape, dtype=dtype, seed=work.SEED)

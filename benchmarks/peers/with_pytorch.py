@@ -54,10 +54,7 @@ def forward(line: work.Line, weights, x, logits: bool):
             if kind == "layer_norm":
                 x = F.layer_norm(x, w.shape, w, b)
                 continue
-            if kind == "dense":
-                x = F.linear(x, w, b)
-            else:
-                x = F.conv2d(x, w, b, groups=x.shape[1] // w.shape[1])
+            x = F.linear(x, w, b) if kind == "dense" else F.conv2d(x, w, b)
             if own[-1] != "softmax":
                 x = ACTIVATIONS[own[-1]](x)
             elif not (logits and i == last):

@@ -23,9 +23,8 @@ class Line:
     kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row,
                from compiled code)
     layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
-               ("flatten",); and, in training, ("depthwise", window, activation), which keeps the
-               number of maps, ("lp_pool", size) of p = 2, ("avg_pool", size), ("batch_norm",), and
-               ("layer_norm",) of vectors
+               ("flatten",); and, in training, ("lp_pool", size) of p = 2, ("avg_pool", size),
+               ("batch_norm",), and ("layer_norm",) of vectors
     loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
                over the batch
     optimizer  ("sgd", rate) or ("adam", rate), the other numbers as in Kingma and Ba
@@ -254,23 +253,6 @@ LINES = (
         1.5,
     ),
     _train(
-        "depthwise",
-        "16 maps of 3×3, depthwise 3×3, max-pool, Adam, batch 64",
-        "mnist",
-        IMAGE,
-        (
-            ("conv", 16, 3, "relu"),
-            ("depthwise", 3, "relu"),
-            ("pool", 2),
-            ("flatten",),
-            ("dense", 10, "softmax"),
-        ),
-        "cross_entropy",
-        ("adam", 1e-3),
-        64,
-        1.5,
-    ),
-    _train(
         "softmax-1000",
         "784-1000 softmax, cross-entropy, SGD, batch 64",
         "mnist",
@@ -316,12 +298,6 @@ def shapes(line: Line) -> list[tuple]:
             maps, window, activation = own
             after = (shape[0] - window + 1, shape[1] - window + 1, maps)
             kernel = (window, window, shape[2], maps)
-            found.append((kernel, prod(kernel), after[0] * after[1], activation, shape))
-            shape = after
-        elif kind == "depthwise":
-            window, activation = own
-            after = (shape[0] - window + 1, shape[1] - window + 1, shape[2])
-            kernel = (window, window, 1, shape[2])
             found.append((kernel, prod(kernel), after[0] * after[1], activation, shape))
             shape = after
         elif kind in POOLS:
@@ -504,8 +480,6 @@ def before_flatten(line: Line) -> tuple | None:
     for kind, *own in line.layers:
         if kind == "conv":
             shape = (shape[0] - own[1] + 1, shape[1] - own[1] + 1, own[0])
-        elif kind == "depthwise":
-            shape = (shape[0] - own[0] + 1, shape[1] - own[0] + 1, shape[2])
         elif kind in POOLS:
             shape = (shape[0] // own[0], shape[1] // own[0], shape[2])
     return shape
