@@ -979,6 +979,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 f"the network's output has shape {self.output_shape}; "
                 "end it with Flatten() to apply a loss"
             )
+        loss.check_outputs(self.output_shape[-1])
         final, needed = type(self.layers[-1].layer).__name__, loss.fused_activation
         if needed and final != needed:
             name = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}.get(needed, needed)
