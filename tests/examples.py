@@ -41,13 +41,19 @@ class Example:
 class LossExample:
     """A loss, the last activation before it, and its targets.
 
-    These are real, unit (0 … 1), distribution, labels or bits.
+    targets    real, unit (0 … 1), distribution, labels or bits
+    multiple   outputs are a multiple of it
     """
 
     name: str
     loss: nn.Loss
     activation: str | None
     targets: str
+    multiple: int = 1
+
+    def outputs(self, least):
+        """The number of outputs that the loss takes, from `least` on."""
+        return -(-least // self.multiple) * self.multiple
 
 
 LAYERS = [
@@ -56,6 +62,7 @@ LAYERS = [
     Example("dense long", lambda: [nn.Dense(3)], (41,)),
     Example("dense without bias", lambda: [nn.Dense(4, bias=False)], (6,)),
     Example("dense of one unit", lambda: [nn.Dense(1)], (9,)),
+    Example("dense of one unit, many inputs", lambda: [nn.Dense(1)], (45,)),
     Example("dense on one input", lambda: [nn.Dense(6)], (1,)),
     Example("dense over time", lambda: [nn.Dense(5, activation="tanh")], (7, 3)),
     Example("dense over time without bias", lambda: [nn.Dense(3, bias=False)], (2, 41)),
@@ -257,6 +264,8 @@ LOSSES = [
     ),
     LossExample("mean absolute error", nn.MeanAbsoluteError(), None, "real"),
     LossExample("huber", nn.Huber(0.4), "leaky_relu", "real"),
+    LossExample("quantile", nn.Quantile(0.7), None, "real"),
+    LossExample("quantiles of two levels", nn.Quantile((0.9, 0.2)), "tanh", "real", multiple=2),
     LossExample("binary cross-entropy", nn.BinaryCrossEntropy(), "sigmoid", "unit"),
     LossExample("binary cross-entropy of bits", nn.BinaryCrossEntropy(), "sigmoid", "bits"),
     LossExample("poisson", nn.Poisson(), "exp", "unit"),
@@ -330,7 +339,7 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
 
     Neither biases nor running means are zero.
     """
-    head = [nn.Dense(width, activation=loss.activation)] if loss else []
+    head = [nn.Dense(loss.outputs(width), activation=loss.activation)] if loss else []
     before = [Scale()] if example.trains and not example.first else []
     net = nn.Sequential(
         [*before, *example.layers(), nn.Flatten(), *head], example.input_shape, dtype, seed, penalty
@@ -360,6 +369,7 @@ def inputs(example, samples, seed=2, dtype="float64"):
 
 def targets(loss, samples, width=3, seed=3):
     """Targets as the loss wants them."""
+    width = loss.outputs(width)
     generator = np.random.default_rng([seed, samples, width])
     if loss.targets == "labels":
         return generator.integers(0, width, samples)

@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.nn.losses import CORRECT, HUBER, MISSING, STEPS
+from numbanet.nn.losses import CORRECT, HUBER, MISSING, QUANTILE, STEPS
 from numbanet.plan.columns import AUX, N_IN, N_OUT, SAMPLES, WEIGHTS, X, Y
 from reference.data import sample_index, sequence_length
 
@@ -71,6 +71,31 @@ def huber_backward(op, params, grads, acts, deltas, lo, hi):
             deltas,
             i,
             [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)],
+        )
+
+
+def _level(op, j):
+    """The level of output j."""
+    return op.float_attr(QUANTILE.first_level + j % op[QUANTILE.n_levels])
+
+
+def quantile_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        pairs = enumerate(_pairs(op, acts, i))
+        total = sum(
+            max(_level(op, j) * (y - a), (1 - _level(op, j)) * (a - y)) for j, (a, y) in pairs
+        )
+        acts[op[Y] + i] = total / op[N_IN]
+
+
+def quantile_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        pairs = enumerate(_pairs(op, acts, i))
+        _store(
+            op,
+            deltas,
+            i,
+            [((a > y) - _level(op, j)) * (a != y) / op[N_IN] for j, (a, y) in pairs],
         )
 
 

@@ -948,15 +948,19 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return export(self, path)
 
-    def profile(self, x, y, loss=None, batch_size: int = 128) -> Table:
-        """Return a table of the cost of each kernel of a training step.
+    def profile(self, x, y, loss=None, batch_size: int = 128, optimizer=None, threads=None):
+        """Measure where the time of a training step goes; return a profile that shows itself.
 
-        Columns: time, operations, bytes, fraction of the peak, and what limits the speed. It is a
-        string, and an HTML table in a notebook.
+        Its first table has the cost of each kernel alone: time, operations, bytes, fraction of the
+        peak, and what limits the speed. The second has whole steps on all threads: microseconds in
+        each kernel, waiting for the other threads, and between the kernels.
+        optimizer, threads   as in fit
+        The network stays as it is. `costs` and `step` are the data. Raises ArithmeticError where
+        the loss of the first batch is not finite.
         """
         from numbanet.network.profiler import profile
 
-        return profile(self, x, y, loss, batch_size).table()
+        return profile(self, x, y, loss, batch_size, optimizer, threads)
 
     @known_arguments(OF_DIAGNOSE)
     def diagnose(self, x, y, *, loss=None, validation_data=None):
@@ -1063,6 +1067,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 f"the network's output has shape {self.output_shape}; "
                 "end it with Flatten() to apply a loss"
             )
+        loss.check_outputs(self.output_shape[-1])
         final, needed = type(self.layers[-1].layer).__name__, loss.fused_activation
         if needed and final != needed:
             name = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}.get(needed, needed)

@@ -4,6 +4,7 @@
     mean_squared_error     1/m Σⱼ (a − y)²                                 da = 2 (a − y) / m
     mean_absolute_error    1/m Σⱼ |a − y|                                  da = sign(a − y) / m
     huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m
+    quantile               1/m Σⱼ (1 − τ) r where r > 0, else − τ r         da = (1 − τ, − τ) / m
     poisson                Σⱼ a − y + y log (y / a)                        dz = a − y
     binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y
     cross_entropy          − Σⱼ y log a                                    dz = a − y
@@ -16,7 +17,8 @@ The cross-entropies and the Poisson loss are fused with the last activation in t
 (binary), a softmax or an exponential: they work on z (the logits), so they neither overflow nor
 lose digits where a is near 0 or 1.
 
-Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964; Koenker, Bassett
+         1978 (quantiles)
 """
 
 from dataclasses import dataclass, fields
@@ -29,7 +31,7 @@ from numbanet.backend import elementary
 from numbanet.backend.intrinsics import as_pointer, const_like, float_attr
 from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.attributes import Description, instance
-from numbanet.io.fields import Real, check, shown
+from numbanet.io.fields import Real, Reals, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.builtin_ops import copy_forward
 from numbanet.plan.columns import (
@@ -116,8 +118,11 @@ class Loss(Description):
 
     @property
     def attrs(self) -> tuple:
-        """The loss's fields as floats, in their order, for the columns from ATTRS on."""
+        """The values of the columns from ATTRS on: the loss's fields as floats, in their order."""
         return tuple(float(getattr(self, f.name)) for f in fields(self))
+
+    def check_outputs(self, n_outputs: int) -> None:
+        """ValueError for a number of outputs that the loss cannot have; here none."""
 
     def op(self, n_outputs: int, targets: Op, steps: int | None = None) -> Op:
         """Return the row of the plan; with `steps`, that of a sequence of n_outputs in each."""
@@ -261,6 +266,75 @@ class Huber(Loss):
     forward, backward, neutral = huber_forward, huber_backward, 0.0
 
 
+# --- quantiles --------------------------------------------------------------------------------
+
+QUANTILE = Attrs("n_levels first_level")
+"""How many levels there are, and the column of the first."""
+
+
+@kernel(independent=True)
+def quantile_forward(op, params, grads, acts, deltas, lo, hi):
+    """1/m Σ of (1 − τ) (a − y) where a > y, else τ (y − a)"""
+    n, levels, zero = op[N_IN], op[QUANTILE.n_levels], const_like(acts, 0)
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[AUX] + i * n
+        total = zero
+        for first in range(0, n, levels):
+            for k in range(levels):
+                level = float_attr(op, QUANTILE.first_level + k)
+                r = acts[a + first + k] - acts[y + first + k]
+                total += r * const_like(acts, 1 - level if r > zero else -level)
+        acts[op[Y] + i] = total / const_like(acts, n)
+
+
+@kernel(independent=True)
+def quantile_backward(op, params, grads, acts, deltas, lo, hi):
+    """da = (1 − τ) / (m samples) where a > y, − τ / (m samples) where a < y, 0 where a = y"""
+    n, levels, zero = op[N_IN], op[QUANTILE.n_levels], const_like(acts, 0)
+    scale = 1 / (n * context(op, SAMPLES))
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[AUX] + i * n
+        for first in range(0, n, levels):
+            for k in range(levels):
+                level = float_attr(op, QUANTILE.first_level + k)
+                above, below = (
+                    const_like(acts, scale * (1 - level)),
+                    const_like(acts, -scale * level),
+                )
+                r = acts[a + first + k] - acts[y + first + k]
+                deltas[a + first + k] = above if r > zero else (below if r < zero else r)
+
+
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """The quantile loss, or pinball loss: output j learns the value below which y lies in a
+    fraction `levels[j]` of the cases.
+
+    levels   one level, or several, each above 0 and below 1. Of several, an output for each: three
+             outputs of levels (0.1, 0.5, 0.9) are a median in an interval of 80 %. More targets
+             have their levels one after another
+    Targets are as many as outputs: each is repeated for its levels. Raises ValueError where the
+    outputs are no multiple of the levels.
+    """
+
+    levels: Annotated[
+        Any, Reals(Real(above=0, below=1, says="{label} must be above 0 and below 1, got {got}"))
+    ] = (0.5,)
+    forward, backward, neutral = quantile_forward, quantile_backward, 0.0
+
+    @property
+    def attrs(self) -> tuple:
+        first, *others = (float(level) for level in self.levels)
+        return (*QUANTILE.pack(n_levels=len(self.levels), first_level=first), *others)
+
+    def check_outputs(self, n_outputs: int) -> None:
+        if n_outputs % len(self.levels):
+            raise ValueError(
+                f"Quantile has {len(self.levels)} levels and the network {n_outputs} outputs; "
+                "give it one for every level of every target, and the targets as often"
+            )
+
+
 # --- cross-entropies --------------------------------------------------------------------------
 
 
@@ -381,6 +455,7 @@ NAMES = {
     "mean_squared_error": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
     "huber": Huber,
+    "quantile": Quantile,
     "binary_cross_entropy": BinaryCrossEntropy,
     "cross_entropy": CrossEntropy,
     "poisson": Poisson,
@@ -396,6 +471,9 @@ SYNONYMS = {
     "l1_loss": "mean_absolute_error",
     "huber_loss": "huber",
     "smooth_l1_loss": "huber",
+    "quantile_loss": "quantile",
+    "pinball": "quantile",
+    "pinball_loss": "quantile",
     "bce": "binary_cross_entropy",
     "bce_loss": "binary_cross_entropy",
     "categorical_cross_entropy": "cross_entropy",
