@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -223,7 +224,7 @@ def check_takes_lengths(layers: list[BuiltLayer]) -> None:
         *((last + 1, b) for b in behind if not (to_end or isinstance(b.layer, Flatten))),
     ]
     for k in recurrent:
-        layer = layers[k].layer
+        layer: Any = layers[k].layer
         one = layer.layer if isinstance(layer, Bidirectional) else layer
         if one.initial_state == "trained" and (one is not layer or one.reverse):
             raise ValueError(

@@ -244,8 +244,8 @@ def _step_columns(network, program, place: int) -> tuple[dict[str, int], list[in
 
     place   where the rows of START begin
     """
-    names = "n_carried", "n_step_in", "n_step_out", "n_starts", "starts"
-    columns, starts = dict.fromkeys(names, 0), []
+    columns = dict.fromkeys(("n_carried", "n_step_in", "n_step_out", "n_starts", "starts"), 0)
+    starts: list[int] = []
     if program is None:
         return columns, starts
     n_carried = 0

@@ -1,5 +1,7 @@
 """One sequence, step by step, from Python."""
 
+from typing import Any
+
 import numpy as np
 
 from numbanet.io import arrays, validation
@@ -14,7 +16,7 @@ class Stream(KnownAttributes):
     The network may be trained meanwhile: a step is taken with its parameters of that moment.
     """
 
-    _network: object
+    _network: Any
     _model: np.ndarray
     _state: np.ndarray
     _work: np.ndarray
