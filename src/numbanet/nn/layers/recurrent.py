@@ -153,12 +153,12 @@ def _lstm_vjp(op, y, before, dy, dbefore, j, n, m):
     units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
     i, f = get(y, z, n), get(y, z + units, n)
     g, o = get(y, z + 2 * units, n), get(y, z + 3 * units, n)
-    one, cell_tanh, dh = const_like(i, 1), tanh(get(y, c, n)), get(dy, op[CELL.state] + j, n)
-    dc = get(dy, c, n) + dh * o * (one - cell_tanh * cell_tanh)
+    one, h, dh = const_like(i, 1), get(y, op[CELL.state] + j, n), get(dy, op[CELL.state] + j, n)
+    dc = get(dy, c, n) + dh * (o - h * h / o)  # h / o is tanh c
     put(dy, z, dc * g * i * (one - i), n)
     put(dy, z + units, dc * get(before, c, m) * f * (one - f), n)
     put(dy, z + 2 * units, dc * i * (one - g * g), n)
-    put(dy, z + 3 * units, dh * cell_tanh * o * (one - o), n)
+    put(dy, z + 3 * units, dh * h * (one - o), n)
     put(dbefore, c, get(dbefore, c, m) + dc * f, m)
 
 
@@ -586,9 +586,8 @@ class Recurrent(Layer):
         )
         rows = steps if self.return_sequences else 1
         n_out = rows * directions * units
-        ops.append(
-            Op("States", steps * columns, n_out, states_forward, states_backward, attrs=attrs)
-        )
+        kernels = states_forward, states_backward
+        ops.append(Op("States", steps * columns, n_out, *kernels, parts=rows, attrs=attrs))
         return ops
 
     def _recurrence(self, steps: int, columns: int, attrs: tuple) -> Op:
@@ -602,6 +601,7 @@ class Recurrent(Layer):
             backward,
             accumulate_gradient=accumulate_gradient,
             in_place=True,
+            parts=steps,
             param_rows=width + self.gates - self.summed,
             param_cols=units,
             n_weights=units * width,
