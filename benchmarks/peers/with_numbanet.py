@@ -14,6 +14,7 @@ NAME, PACKAGES = "numbanet", ("numba", "numpy")
 OTHER_LAYERS = {
     "pool": nn.MaxPool2D,
     "lp_pool": nn.LpPool2D,
+    "avg_pool": nn.AvgPool2D,
     "batch_norm": nn.BatchNorm,
     "layer_norm": nn.LayerNorm,
     "flatten": nn.Flatten,
@@ -193,10 +194,6 @@ class Training(Contender):
                 threads=1,
             )
 
-    def peak(self) -> dict:
-        """Multiply-adds per second on this process's threads, in floating-point operations."""
-        return peak(self.threads)
-
 
 class Predicting(Contender):
     """A call of predict."""
@@ -210,9 +207,6 @@ class Predicting(Contender):
 
     def outputs(self) -> np.ndarray:
         return self.net.predict(self.x, threads=self.threads)
-
-    def peak(self) -> dict:
-        return peak(self.threads)
 
 
 class Inside(Predicting):
@@ -241,12 +235,6 @@ class Inside(Predicting):
         row = self.x[0].copy()
         self.calls(row, self.out, 1)
         return self.out[None].copy()
-
-
-def peak(threads: int) -> dict:
-    from benchmarks.peers.peak import peak as measure
-
-    return {"peak": measure(threads)}
 
 
 def start(case: work.Case, variant: str, threads: int):

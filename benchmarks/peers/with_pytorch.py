@@ -41,6 +41,8 @@ def forward(line: work.Line, weights, x, logits: bool):
             x = F.max_pool2d(x, own[0])
         elif kind == "lp_pool":
             x = F.lp_pool2d(x, 2.0, own[0])
+        elif kind == "avg_pool":
+            x = F.avg_pool2d(x, own[0])
         elif kind == "flatten":
             x = x.flatten(1)
         elif kind in work.RECURRENT:

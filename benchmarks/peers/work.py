@@ -24,8 +24,8 @@ class Line:
                from compiled code)
     layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
                ("flatten",), ("lstm", units) and ("gru", units), whose output is the last state;
-               and, in training, ("lp_pool", size) of p = 2, ("batch_norm",), and
-               ("layer_norm",) of vectors
+               and, in training, ("lp_pool", size) of p = 2, ("avg_pool", size), ("batch_norm",),
+               and ("layer_norm",) of vectors
     loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
                over the batch
     optimizer  ("sgd", rate) or ("adam", rate), the other numbers as in Kingma and Ba
@@ -92,7 +92,7 @@ IMAGE, ROWS = (28, 28, 1), (28, 28)
 PLAIN = ("dense", "conv", "pool", "flatten")
 RECURRENT = {"lstm": 4, "gru": 3}
 """The gates of each."""
-POOLS = ("pool", "lp_pool")
+POOLS = ("pool", "lp_pool", "avg_pool")
 
 LENET = (
     ("conv", 6, 5, "relu"),
@@ -106,7 +106,7 @@ LENET = (
 )
 WIDE = (("dense", 100, "relu"), ("dense", 10, "softmax"))
 SMALL = (("dense", 64, "tanh"), ("dense", 64, "tanh"), ("dense", 1, ""))
-LSTM = (("lstm", 64), ("dense", 10, "softmax"))
+LSTM, GRU = (((kind, 64), ("dense", 10, "softmax")) for kind in RECURRENT)
 
 
 def _train(name, title, data, shape, layers, loss, optimizer, batch, asked):
@@ -132,7 +132,7 @@ LINES = (
         "quadratic",
         ("sgd", 3.0),
         10,
-        3,
+        4.5,
     ),
     _train(
         "784-100-10",
@@ -143,7 +143,7 @@ LINES = (
         "cross_entropy",
         ("adam", 1e-3),
         32,
-        3,
+        3.2,
     ),
     _train(
         "784-512-512-10",
@@ -154,7 +154,7 @@ LINES = (
         "cross_entropy",
         ("sgd", 0.1),
         128,
-        2,
+        1.6,
     ),
     _train(
         "8-64-64-1",
@@ -204,7 +204,7 @@ LINES = (
         "cross_entropy",
         ("sgd", 0.1),
         10,
-        8,
+        5.5,
     ),
     _train(
         "batch-norm",
@@ -266,7 +266,7 @@ LINES = (
         "GRU of 64 units, 28 steps of 28, Adam, batch 64",
         "mnist",
         ROWS,
-        (("gru", 64), ("dense", 10, "softmax")),
+        GRU,
         "cross_entropy",
         ("adam", 1e-3),
         64,
@@ -294,13 +294,36 @@ LINES = (
         32,
         5,
     ),
+    _train(
+        "avg-pool",
+        "16 maps of 3×3, average pool, Adam, batch 64",
+        "mnist",
+        IMAGE,
+        (("conv", 16, 3, "relu"), ("avg_pool", 2), ("flatten",), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
+    _train(
+        "softmax-1000",
+        "784-1000 softmax, cross-entropy, SGD, batch 64",
+        "mnist",
+        (784,),
+        (("dense", 1000, "softmax"),),
+        "cross_entropy",
+        ("sgd", 0.1),
+        64,
+        1.5,
+    ),
     _predict("one", "8-64-64-1", "regression", (8,), SMALL, 2),
-    _predict("one", "784-100-10", "mnist", (784,), WIDE, 2),
+    _predict("one", "784-100-10", "mnist", (784,), WIDE, 1.3),
     _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
     _predict("one", "lstm-64", "mnist", ROWS, LSTM, 3),
-    _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.2),
-    _predict("many", "784-100-10", "mnist", (784,), WIDE, 1),
-    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2),
+    _predict("one", "gru-64", "mnist", ROWS, GRU, 3),
+    _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.5),
+    _predict("many", "784-100-10", "mnist", (784,), WIDE, 1.2),
+    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2.2),
     _predict("inside", "8-64-64-1", "regression", (8,), SMALL, None),
 )
 """In the order of the table; a line may be asked for by its number, from 1, or by its name."""
