@@ -72,7 +72,7 @@ from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.fields import By, Choice, Count, Flag, shown
 from numbanet.nn.initializers import INITIALIZER, Columns, Zeros
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.nn.layers.dense import dense_op
+from numbanet.nn.layers.dense import add_rows, dense_op
 from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import (
     AUX,
@@ -452,9 +452,8 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
         rest, dq, du_q = width - summed, ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
         brgemm_tn(units, rest, steps - 1, hi - lo, h, columns, n, dq, columns, n, 1, du_q, width)
         db = ptr_add(du, op[N_WEIGHTS])
-        for p in range(op[Y] + lo * n + op[CELL.kept], op[Y] + hi * n, columns):
-            for j in range(rest):
-                db[j] += deltas[p + j]
+        all_dq = ptr_add(deltas, op[Y] + lo * n + op[CELL.kept])
+        add_rows((hi - lo) * steps, rest, all_dq, columns, 1, db)
 
 
 @accumulate_gradient.cuda
