@@ -8,6 +8,7 @@ import pytest
 from checkers import close
 
 import numbanet as nn
+from numbanet.plan.lower import lower
 
 STEPS, CHANNELS, UNITS = 6, 3, 5
 LAYERS = {
@@ -184,6 +185,21 @@ def test_the_shapes_of_outputs_and_parameters(make):
         assert len(built) == 1 and built[0].output_shape == shape
         assert built[0].weights.shape == (CHANNELS, width) and built[0].bias.shape == (width,)
         assert built[0].recurrent_weights.shape == (UNITS, gates * UNITS)
+
+
+@pytest.mark.parametrize(
+    ("layers", "steps", "batch", "samples"),
+    [
+        ([nn.LSTM(128)], 28, 128, 16),  # all steps of five samples would fit the cache
+        ([nn.GRU(64, return_sequences=True), nn.GRU(64)], 500, 128, 16),
+        ([nn.GRU(64)], 500, 10, 10),
+        ([nn.LSTM(2)], 3, 128, 64),
+    ],
+)
+def test_a_micro_batch_fills_two_tiles_where_one_step_fits_the_cache(layers, steps, batch, samples):
+    net = nn.Sequential([*layers, nn.Dense(2)], (steps, 3))
+    ops, *_ = net.loss_ops(nn.MeanSquaredError(), net.dtype, net.dtype, False, training=True)
+    assert lower(ops, net.dtype, batch=batch, threads=1, train=True).micro_batch == samples
 
 
 def test_initial_values_are_drawn_gate_by_gate():

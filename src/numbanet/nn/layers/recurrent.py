@@ -72,7 +72,7 @@ from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.fields import By, Choice, Count, Flag, shown
 from numbanet.nn.initializers import INITIALIZER, Columns, Zeros
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.nn.layers.dense import dense_op
+from numbanet.nn.layers.dense import add_rows, dense_op
 from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import (
     AUX,
@@ -182,12 +182,12 @@ def _lstm_vjp(op, y, before, dy, dbefore, j, n, m):
     units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
     i, f = get(y, z, n), get(y, z + units, n)
     g, o = get(y, z + 2 * units, n), get(y, z + 3 * units, n)
-    one, cell_tanh, dh = const_like(i, 1), tanh(get(y, c, n)), get(dy, op[CELL.state] + j, n)
-    dc = get(dy, c, n) + dh * o * (one - cell_tanh * cell_tanh)
+    one, h, dh = const_like(i, 1), get(y, op[CELL.state] + j, n), get(dy, op[CELL.state] + j, n)
+    dc = get(dy, c, n) + dh * (o - h * h / o)  # h / o is tanh c
     put(dy, z, dc * g * i * (one - i), n)
     put(dy, z + units, dc * get(before, c, m) * f * (one - f), n)
     put(dy, z + 2 * units, dc * i * (one - g * g), n)
-    put(dy, z + 3 * units, dh * cell_tanh * o * (one - o), n)
+    put(dy, z + 3 * units, dh * h * (one - o), n)
     put(dbefore, c, get(dbefore, c, m) + dc * f, m)
 
 
@@ -504,9 +504,8 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
         rest, dq, du_q = width - summed, ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
         brgemm_tn(units, rest, steps - 1, hi - lo, h, columns, n, dq, columns, n, 1, du_q, width)
         db = ptr_add(du, op[N_WEIGHTS])
-        for p in range(op[Y] + lo * n + op[CELL.kept], op[Y] + hi * n, columns):
-            for j in range(rest):
-                db[j] += deltas[p + j]
+        all_dq = ptr_add(deltas, op[Y] + lo * n + op[CELL.kept])
+        add_rows((hi - lo) * steps, rest, all_dq, columns, 1, db)
 
 
 @accumulate_gradient.cuda
@@ -829,9 +828,8 @@ class Recurrent(Layer):
         )
         rows = steps if self.return_sequences else 1
         n_out = rows * directions * units
-        ops.append(
-            Op("States", steps * columns, n_out, states_forward, states_backward, attrs=attrs)
-        )
+        kernels = states_forward, states_backward
+        ops.append(Op("States", steps * columns, n_out, *kernels, parts=rows, attrs=attrs))
         return ops
 
     def _initial_state(self, n_in: int, columns: int, attrs: tuple) -> Op | None:
@@ -859,6 +857,7 @@ class Recurrent(Layer):
             backward,
             accumulate_gradient=accumulate_gradient,
             in_place=True,
+            parts=steps,
             aux=before,
             param_rows=width + self.gates - self.summed,
             param_cols=units,
