@@ -205,8 +205,9 @@ def test_the_quota_of_a_container_is_read(files, cpus, tmp_path):
 def test_a_process_on_one_cpu_has_one_worker_though_more_threads_are_asked_for():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-        "from numbanet.backend.threads import max_threads, usable_cpus; "
-        "print(usable_cpus(), max_threads())"
+        "import numbanet as nn; from numbanet.backend.threads import max_threads, usable_cpus; "
+        "net = nn.Sequential([nn.Dense(2)], 3); "
+        "print(usable_cpus(), max_threads(), net.executors.threads(4, 0))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -218,7 +219,7 @@ def test_a_process_on_one_cpu_has_one_worker_though_more_threads_are_asked_for()
             "NUMBA_NUM_THREADS": "4",
         },
     )
-    assert run.stdout.split() == ["1", "1"], run.stderr
+    assert run.stdout.split() == ["1", "1", "1"], run.stderr
 
 
 # --- threads are really used -------------------------------------------------------------------
