@@ -754,7 +754,7 @@ def test_what_a_first_epoch_has_learned_is_not_called_stuck():
 def test_the_loss_of_the_best_constant(loss):
     """No constant on a grid is better, and one is as good."""
     y = np.random.default_rng(3).random((200, 1)) if loss != "cross_entropy" else CLASSES_OF_X
-    chosen = losses.NAMES[loss]()
+    chosen = nn.Quantile(0.2) if loss == "quantile" else losses.NAMES[loss]()
     last = {
         "binary_cross_entropy": nn.Sigmoid,
         "cross_entropy": nn.Softmax,
@@ -768,6 +768,28 @@ def test_the_loss_of_the_best_constant(loss):
     ]
     found = diagnosis.constant_loss(chosen, y, net.output_shape[0])
     assert found == pytest.approx(min(values), rel=0.02) and found > 0
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        nn.SGD(0.1, momentum=0.9),
+        nn.SGD(0.1, momentum=0.9, nesterov=True),
+        nn.RMSprop(momentum=0.9),
+        nn.Adam(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_mean_that_decays_becomes_zero(optimizer, dtype):
+    net, x, least = network(dtype=dtype), np.zeros((300, 4)), np.finfo(dtype).tiny
+    y = np.arange(300) % 3
+    options = {"optimizer": optimizer, "batch_size": 1, "verbose": 0}
+    net.fit(x, y, **options)
+    net.optimizer_state[:] = 1.02 * least
+    net.fit(x, y, **options)
+    found = np.abs(net.optimizer_state)
+    assert (found == 0).any() and not ((found > 0) & (found < least)).any()
 
 
 def test_the_default_optimizer_is_adam():

@@ -5,6 +5,8 @@ import platform
 from pathlib import Path
 from statistics import median
 
+from benchmarks.peers import work
+
 OURS = "numbanet"
 PACKAGE_OF = {
     "pytorch": "torch",
@@ -161,7 +163,7 @@ def readme(record: dict) -> str:
 def scores(result: dict, abouts: dict) -> str:
     """Accuracy (or R²) after one epoch, ours first."""
     found = {peer: score for peer, score in result["scores"].items() if score is not None}
-    kind = "R² " if result["line"].startswith("8-") else ""
+    kind = "" if work.line(result["line"]).has_classes else "R² "
     return (
         kind + ", ".join(f"{abouts[peer]['name']} {score:.2%}" for peer, score in found.items())
         if found

@@ -18,7 +18,11 @@ OTHER_LAYERS = {
     "batch_norm": nn.BatchNorm,
     "layer_norm": nn.LayerNorm,
     "flatten": nn.Flatten,
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
 }
+DRAWN = {"regression": work.regression, "sequences": work.sequences}
+"""Data that are made here."""
 RUNNING_BATCHES = 100
 """Training batches whose statistics become the running means of a network that is scored."""
 
@@ -46,7 +50,7 @@ def optimizer(line: work.Line):
 
 
 def weights(net) -> list[np.ndarray]:
-    """Copies of the parameters, [w, b, …]."""
+    """Copies of the parameters, in the order of work.Case."""
     return [values.copy() for built in net.layers for values in built.parameters.values()]
 
 
@@ -97,8 +101,8 @@ def _data(line, folder) -> str:
     """Write the data set's arrays; a note where they are not the real ones."""
     missing = folder / "mnist.missing"
     if not (folder / f"{line.data}.y_test.npy").exists():
-        if line.data == "regression":
-            arrays = work.regression()
+        if line.data in DRAWN:
+            arrays = DRAWN[line.data]()
         else:
             try:
                 data = nn.datasets.mnist(dtype="float32")
