@@ -102,11 +102,12 @@ def sample(
     network: nn.Sequential, vocabulary: list[str], start: str, length: int, temperature: float
 ) -> str:
     """Continue a text by so many characters, drawn from pᵏ / Σ pᵏ with k = 1 / temperature."""
-    codes, generator = [vocabulary.index(one) for one in start], np.random.default_rng(1)
+    codes = [vocabulary.index(one) for one in start]
+    stream, generator = network.stream(), np.random.default_rng(1)
+    for code in codes[:-1]:
+        stream.step(code)
     for _ in range(length):
-        seen = np.array(codes[-STEPS:])
-        window = np.pad(seen, (0, STEPS - len(seen)))[None]
-        p = network.predict(window, lengths=[len(seen)])[0, len(seen) - 1].astype(np.float64)
+        p = stream.step(codes[-1]).astype(np.float64)
         p = (p / p.max()) ** (1 / temperature)
         codes.append(int(generator.choice(len(p), p=p / p.sum())))
     return "".join(vocabulary[code] for code in codes)

@@ -166,6 +166,9 @@ class Kernel:
 
         It is compiled or read from the cache on first use.
         """
+        compiled = self._compiled.get(dtype)
+        if compiled is not None:
+            return compiled.address
         key = str(dtype)
         if key not in self._compiled:
             for helper in _external_dependencies(self.function, set()):
@@ -173,6 +176,7 @@ class Kernel:
             memory = types.CPointer(getattr(types, key))
             arguments = (types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
             self._compiled[key] = _compile(self.function, arguments)
+        self._compiled[dtype] = self._compiled[key]  # a NumPy dtype takes long to become a string
         return self._compiled[key].address
 
     def __repr__(self):
