@@ -1,10 +1,14 @@
 """Recurrent layers: against PyTorch, their initial values, what they learn, and their errors."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from checkers import close
 
 import numbanet as nn
+from numbanet.plan.lower import lower
 
 STEPS, CHANNELS, UNITS = 6, 3, 5
 LAYERS = {
@@ -44,7 +48,7 @@ class Theirs:
                 self.add(built, built.layer.layer, ("", "reverse_"))
             elif hasattr(built.layer, "recurrent_initializer"):
                 self.add(built, built.layer, ("",))
-        last = net.layers[-1]
+        last = [built for built in net.layers if built.n_parameters][-1]
         self.dense = [self.leaf(last.weights), self.leaf(last.bias)]
 
     def leaf(self, values):
@@ -82,7 +86,8 @@ class Theirs:
         inside = [p for module, _ in self.modules for p in module.parameters()]
         return [*inside, *self.dense]
 
-    def __call__(self, x):
+    def states(self, x):
+        """What the recurrent layers give."""
         torch = self.torch
         h = torch.tensor(x)
         for module, layer in self.modules:
@@ -95,7 +100,14 @@ class Theirs:
                 parts = [h[:, ahead, : layer.units]]
                 parts += [h[:, back, layer.units :]] * (directions - 1)
                 h = torch.cat(parts, dim=1)
-        return h.flatten(1) @ self.dense[0] + self.dense[1]
+        return h
+
+    def __call__(self, x):
+        return self.states(x).flatten(1) @ self.dense[0] + self.dense[1]
+
+    def over_time(self, x):
+        """The same with the dense layer at every step, (samples, steps, outputs)."""
+        return self.states(x) @ self.dense[0] + self.dense[1]
 
     def flat(self, of):
         """A vector of `of(parameter)` in the order of ours."""
@@ -173,6 +185,21 @@ def test_the_shapes_of_outputs_and_parameters(make):
         assert len(built) == 1 and built[0].output_shape == shape
         assert built[0].weights.shape == (CHANNELS, width) and built[0].bias.shape == (width,)
         assert built[0].recurrent_weights.shape == (UNITS, gates * UNITS)
+
+
+@pytest.mark.parametrize(
+    ("layers", "steps", "batch", "samples"),
+    [
+        ([nn.LSTM(128)], 28, 128, 16),  # all steps of five samples would fit the cache
+        ([nn.GRU(64, return_sequences=True), nn.GRU(64)], 500, 128, 16),
+        ([nn.GRU(64)], 500, 10, 10),
+        ([nn.LSTM(2)], 3, 128, 64),
+    ],
+)
+def test_a_micro_batch_fills_two_tiles_where_one_step_fits_the_cache(layers, steps, batch, samples):
+    net = nn.Sequential([*layers, nn.Dense(2)], (steps, 3))
+    ops, *_ = net.loss_ops(nn.MeanSquaredError(), net.dtype, net.dtype, False, training=True)
+    assert lower(ops, net.dtype, batch=batch, threads=1, train=True).micro_batch == samples
 
 
 def test_initial_values_are_drawn_gate_by_gate():
@@ -440,3 +467,553 @@ def test_wrong_lengths_are_refused(layers, lengths, message):
     for call in calls:
         with pytest.raises(ValueError, match=message):
             call(x, lengths=lengths)
+
+
+# --- targets for every step -----------------------------------------------------------------------
+
+CLASSES = 4
+OVER_TIME = {
+    "classes": ("softmax", "cross_entropy"),
+    "numbers": (None, "mean_squared_error"),
+    "several labels": ("sigmoid", "binary_cross_entropy"),
+}
+
+
+def tagger(activation=None, dtype="float64", classes=CLASSES):
+    """A network that gives `classes` outputs at every step, no parameter zero."""
+    layers = [nn.LSTM(4, return_sequences=True), nn.GRU(3, return_sequences=True)]
+    net = nn.Sequential(
+        [*layers, nn.Dense(classes, activation=activation)], (STEPS, CHANNELS), dtype, seed=3
+    )
+    net.parameters += np.random.default_rng(1).uniform(-0.2, 0.2, net.parameters.size)
+    return net
+
+
+def step_targets(kind, samples=7, padding=0):
+    """Targets for every step; those behind the lengths are `padding`."""
+    generator, shape = np.random.default_rng(4), (samples, STEPS)
+    if kind == "classes":
+        y = generator.integers(0, CLASSES, shape)
+    elif kind == "numbers":
+        y = generator.normal(size=(*shape, CLASSES))
+    else:
+        y = generator.integers(0, 2, (*shape, CLASSES)).astype("float64")
+    for one, length in zip(y, np.resize(LENGTHS, samples), strict=True):
+        one[length:] = padding
+    return y
+
+
+def torch_loss(torch, kind, outputs, y, lengths):
+    """PyTorch's mean over the steps that count."""
+    inside = torch.tensor(np.arange(STEPS) < np.asarray(lengths)[:, None])
+    if kind == "classes":
+        labels = torch.where(inside, torch.tensor(y), -100)
+        return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
+    z, y = outputs[inside], torch.tensor(y)[inside]
+    if kind == "numbers":
+        return ((z - y) ** 2).mean()
+    each = torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
+    return each.sum(1).mean()
+
+
+@pytest.mark.parametrize("kind", OVER_TIME)
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_the_loss_over_steps_is_that_of_torch(kind, lengths):
+    activation, loss = OVER_TIME[kind]
+    net, x = tagger(activation), padded(3.0)
+    y = step_targets(kind, padding=0 if lengths is None else -1)
+    theirs = Theirs(net)
+    counts = np.full(7, STEPS) if lengths is None else lengths
+    value = torch_loss(theirs.torch, kind, theirs.over_time(x), y, counts)
+    value.backward()
+    expected = theirs.flat(lambda p: p.grad.numpy())
+    found = net.evaluate(x, y, lengths=lengths, loss=loss)
+    close(found["loss"], value.item(), 1e-13)
+    for training in (False, True):
+        options = {"lengths": lengths, "training": training}
+        close(net.loss(x, y, loss, **options), value.item(), 1e-13)
+        close(net.gradient(x, y, loss, **options), expected, 1e-12)
+    outputs, inside = net.predict(x, lengths=lengths), np.arange(STEPS) < counts[:, None]
+    if kind == "classes":
+        right = (outputs.argmax(-1) == y)[inside]
+        assert (net.predict_classes(x, lengths=lengths) == outputs.argmax(-1)).all()
+        assert found["mistakes"] == (~right).sum()
+        close(found["accuracy"], right.mean(), 1e-13)
+        metrics = net.evaluate(x, y, lengths=lengths, metrics=["top_2", "f1"])
+        close(metrics["f1"], nn.metrics.f1(y[inside], outputs[inside]), 1e-13)
+    if kind == "numbers":
+        close(found["rmse"], np.sqrt(((outputs - y)[inside] ** 2).mean()), 1e-13)
+
+
+@pytest.mark.parametrize("kind", OVER_TIME)
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_steps_on_targets_over_time_are_those_of_torch(kind, optimizer):
+    activation, loss = OVER_TIME[kind]
+    net, x, y = tagger(activation), sequences(24), step_targets(kind, 24)
+    lengths, theirs = np.resize(LENGTHS, 24), Theirs(net)
+    step = getattr(theirs.torch.optim, optimizer)(theirs.parameters(), 0.1)
+    for _ in range(10):
+        for k in range(0, 24, 8):
+            part = slice(k, k + 8)
+            step.zero_grad()
+            outputs = theirs.over_time(x[part])
+            torch_loss(theirs.torch, kind, outputs, y[part], lengths[part]).backward()
+            step.step()
+    options = {"loss": loss, "batch_size": 8, "epochs": 10, "shuffle": False, "verbose": 0}
+    net.fit(x, y, lengths=lengths, optimizer=getattr(nn, optimizer)(0.1), **options)
+    close(net.parameters, theirs.flat(lambda p: p.detach().numpy()), 1e-9)
+
+
+def test_weights_of_sequences_weigh_their_steps():
+    net, x, y = tagger("softmax"), sequences(), step_targets("classes")
+    weights = np.random.default_rng(5).uniform(0.5, 2, 7)
+    inside = np.arange(STEPS) < LENGTHS[:, None]
+    p = np.take_along_axis(net.predict(x, lengths=LENGTHS), y[:, :, None], 2)[:, :, 0]
+    steps = np.repeat(weights, LENGTHS)
+    options = {"lengths": LENGTHS, "sample_weight": weights}
+    close(net.loss(x, y, **options), np.average(-np.log(p[inside]), weights=steps), 1e-13)
+    found = net.evaluate(x, y, metrics="f1", **options)
+    outputs = net.predict(x, lengths=LENGTHS)
+    close(found["f1"], nn.metrics.f1(y[inside], outputs[inside], steps), 1e-13)
+    close(found["accuracy"], np.average((outputs.argmax(-1) == y)[inside], weights=steps), 1e-13)
+
+
+def test_targets_over_time_in_a_fit_with_validation_and_the_rate_finder():
+    net, x, y = tagger("softmax", "float32"), sequences(24), step_targets("classes", 24, -1)
+    lengths = np.resize(LENGTHS, 24)
+    found = net.fit(
+        x, y, lengths=lengths, validation_split=0.25, epochs=2, metrics="top_2", verbose=0
+    )
+    last = found.history["val_accuracy"][-1], found.history["val_top_2"][-1]
+    measured = net.evaluate(x[18:], y[18:], lengths=lengths[18:], metrics="top_2")
+    np.testing.assert_allclose(last, (measured["accuracy"], measured["top_2"]), rtol=1e-6)
+    given = {"x": x, "y": y, "lengths": lengths}
+    again = net.fit(x, y, lengths=lengths, validation_data=given, verbose=0).history
+    np.testing.assert_allclose(again["val_loss"][0], net.loss(x, y, lengths=lengths), rtol=1e-5)
+    assert len(net.find_learning_rate(x, y, lengths=lengths, steps=20).losses)
+
+
+def test_targets_over_time_do_not_depend_on_the_threads():
+    trained = []
+    for threads in (1, 2):
+        net, x, y = tagger("softmax", "float32"), sequences(40), step_targets("classes", 40)
+        lengths = np.resize(LENGTHS, 40)
+        net.fit(x, y, lengths=lengths, batch_size=16, epochs=2, threads=threads, verbose=0)
+        trained.append(net.parameters.tobytes())
+    assert trained[0] == trained[1]
+
+
+def test_one_output_at_every_step():
+    net, x = tagger("sigmoid", classes=1), sequences()
+    y = np.random.default_rng(0).integers(0, 2, (7, STEPS))
+    for given in (y, y[:, :, None], y.astype("float64")):
+        found = net.evaluate(x, given, lengths=LENGTHS)
+        inside = np.arange(STEPS) < LENGTHS[:, None]
+        close(found["accuracy"], ((net.predict(x)[:, :, 0] > 0.5) == y)[inside].mean(), 1e-13)
+
+
+def test_masked_targets_over_time_are_left_out():
+    net, x, y = tagger(), sequences(), step_targets("numbers")
+    masked = np.ma.array(y, mask=np.random.default_rng(0).uniform(size=y.shape) < 0.3)
+    outputs, inside = net.predict(x, lengths=LENGTHS), np.arange(STEPS) < LENGTHS[:, None]
+    errors = np.where(masked.mask, 0, outputs - y)[inside]
+    close(net.loss(x, masked, lengths=LENGTHS), (errors**2).mean(), 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        (np.zeros((7, 5), int), {}, r"6 steps, shape \(7, 6\) of labels, or \(7, 6, 4\), got"),
+        (np.zeros((7, 6, 3)), {}, r"or \(7, 6, 4\), got \(7, 6, 3\); for one target of a whole"),
+        (np.zeros(7, int), {}, r"got \(7,\); for one target of a whole sequence"),
+        (np.zeros((6, 6), int), {}, "x has 7 samples and y has 6"),
+        (np.full((7, 6), 4), {}, r"y has label 4 at \[0, 0\], but the network's 4 outputs"),
+        (np.full((7, 6), -1), {}, r"y has label -1 at \[0, 0\]"),
+        (np.full((7, 6), 0.5), {}, r"fractional label 0\.5 at \[0, 0\]"),
+        (np.full((7, 6, 4), np.nan), {}, r"y has NaN at \[0, 0, 0\]"),
+        (np.zeros((7, 6), int), {"class_weight": "balanced"}, "class_weight weighs samples, and"),
+        (np.ma.masked_equal(np.eye(7, 6, dtype=int), 1), {}, r"masks 6 labels, .* \[0, 0\]"),
+    ],
+)
+def test_wrong_targets_over_time_are_refused(y, options, message):
+    net, x = tagger("softmax"), sequences()
+    calls = [lambda f=f: f(x, y, **options) for f in (net.fit, net.evaluate, net.loss)]
+    for call in [*calls, lambda: net.gradient(x, y, **options)]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_targets_over_time_are_not_scaled():
+    net = tagger()
+    with pytest.raises(ValueError, match="every step of a sample has some; scale them before fit"):
+        net.fit(sequences(), step_targets("numbers"), scale_targets=True)
+
+
+@pytest.mark.parametrize("combine", ["mean", "vote"])
+def test_an_ensemble_takes_lengths_and_targets_over_time(combine):
+    x, y, nets = sequences(), step_targets("classes"), [tagger("softmax") for _ in range(3)]
+    for k, net in enumerate(nets):
+        net.parameters += np.random.default_rng(k).uniform(-1, 1, net.parameters.size)
+    both, inside = nn.Ensemble(nets, combine), np.arange(STEPS) < LENGTHS[:, None]
+    outputs = [net.predict(x, lengths=LENGTHS) for net in nets]
+    mean = both.predict(x, lengths=LENGTHS)
+    close(mean, np.mean(outputs, axis=0), 1e-13)
+    given = both.predict_classes(x, lengths=LENGTHS)
+    assert given.shape == (7, STEPS)
+    if combine == "mean":
+        assert (given == mean.argmax(-1)).all()
+    found = both.evaluate(x, y, lengths=LENGTHS)
+    p = np.take_along_axis(mean, y[:, :, None], 2)[:, :, 0]
+    close(found["loss"], -np.log(p[inside]).mean(), 1e-12)
+    close(found["accuracy"], (given == y)[inside].mean(), 1e-13)
+    assert found["mistakes"] == (given != y)[inside].sum()
+
+
+def test_what_examines_samples_refuses_targets_over_time():
+    net, x, y = tagger("softmax"), sequences(), step_targets("classes")
+    for call in (net.diagnose, lambda x, y: nn.diagnostics.importance(net, x, y)):
+        with pytest.raises(ValueError, match=r"gives outputs \(6, 4\) with targets for each step"):
+            call(x, y)
+    assert "LSTM" in net.profile(x, y)
+
+
+# --- the state before the first step --------------------------------------------------------------
+
+
+class FromState(Theirs):
+    """PyTorch's modules with the states before their first steps: (h,) or (h, c) of each."""
+
+    def __init__(self, net, trained=False):
+        super().__init__(net)
+        self.initial = []
+        for built in net.layers if trained else ():
+            names = [f"initial_{name}" for name in getattr(built.layer, "carries", ())]
+            self.initial += [[self.leaf(getattr(built, n)) for n in reversed(names)]] * bool(names)
+
+    def chunk(self, x, states):
+        """The outputs, and the states after the last steps."""
+        torch = self.torch
+        h, after = torch.tensor(x), []
+        for k, (module, layer) in enumerate(self.modules):
+            given = states[k] if states else None
+            if self.initial:
+                given = [one.expand(1, len(x), -1).contiguous() for one in self.initial[k]]
+            if given is not None:
+                given = given[0] if len(given) == 1 else tuple(given)
+            h, last = module(h, given)
+            after.append([last] if torch.is_tensor(last) else list(last))
+            h = h if layer.return_sequences else h[:, -1]
+        return h.flatten(1) @ self.dense[0] + self.dense[1], after
+
+
+STATEFUL = {
+    "rnn": lambda **options: [nn.RNN(4, **options)],
+    "lstm": lambda **options: [nn.LSTM(4, **options)],
+    "gru and lstm": lambda **options: [nn.GRU(4, True, **options), nn.LSTM(3, **options)],
+}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_trained_initial_state_is_that_of_torch(name):
+    net = network(STATEFUL[name](initial_state="trained"))
+    x, y = sequences(), sequences()[:, 0, :2]
+    theirs = FromState(net, trained=True)
+    outputs = theirs.chunk(x, None)[0]
+    close(net.predict(x), outputs.detach().numpy(), 1e-13)
+    ((outputs - theirs.torch.tensor(y)) ** 2).mean().backward()
+    gradient, start, k = net.gradient(x, y), 0, 0
+    for built in net.layers:
+        names = list(built.parameters)
+        for name, values in built.parameters.items():
+            if name.startswith("initial"):
+                found = gradient[start : start + values.size]
+                expected = theirs.initial[k][-1 if name == "initial_c" else 0].grad
+                close(found, expected.numpy(), 1e-12)
+            start += values.size
+        k += any(name.startswith("initial") for name in names)
+    assert k == len(theirs.initial) > 0
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_chunks_of_sequences_are_those_of_torch(name, kind):
+    net, x, y = network(STATEFUL[name](stateful=True)), sequences(24), sequences(24)[:, 0, :2]
+    theirs, states = FromState(net), None
+    optimizer = getattr(theirs.torch.optim, kind)(theirs.parameters(), 0.01)
+    for _ in range(10):
+        for k in range(0, 24, 8):
+            optimizer.zero_grad()
+            outputs, after = theirs.chunk(x[k : k + 8], states)
+            ((outputs - theirs.torch.tensor(y[k : k + 8])) ** 2).mean().backward()
+            optimizer.step()
+            states = [[one.detach() for one in layer] for layer in after]
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    net.fit(x, y, optimizer=getattr(nn, kind)(0.01), epochs=10, **options)
+    close(net.parameters, theirs.flat(lambda p: p.detach().numpy()), 1e-9)
+    with theirs.torch.no_grad():
+        expected, after = theirs.chunk(x[:8], states)
+        more = theirs.chunk(x[8:16], after)[0]
+    close(net.predict(x[:16]), np.concatenate([expected, more]), 1e-9)
+
+
+def stateful(**options):
+    return network(STATEFUL["gru and lstm"](stateful=True), **options)
+
+
+def test_batches_of_a_stateful_network_are_one_long_sequence():
+    long = network([nn.GRU(4), nn.Dense(3)], (3 * STEPS, CHANNELS))
+    x = sequences(5, (3 * STEPS, CHANNELS))
+    short = network([nn.GRU(4, stateful=True), nn.Dense(3)])
+    short.parameters = long.parameters
+    chunks = np.concatenate(np.split(x, 3, axis=1))
+    for _ in range(2):
+        outputs = [short.predict(chunks[k : k + 5]) for k in (0, 5, 10)]
+        close(outputs[-1], long.predict(x), 1e-13)
+        short.reset_state()
+    close(short.predict(chunks[:5]), outputs[0], 0)
+    close(short.predict(chunks[5:]), np.concatenate(outputs[1:]), 0)
+    short.reset_state()
+    y = np.random.default_rng(0).normal(size=(15, 2))
+    first = short.evaluate(chunks[:5], y[:5], metrics=["r2", "mean_absolute_error"])
+    close(first["loss"], ((outputs[0] - y[:5]) ** 2).mean(), 1e-13)
+    close(first["mean_absolute_error"], abs(outputs[0] - y[:5]).mean(), 1e-13)
+    expected = ((outputs[1] - y[5:10]) ** 2).mean()
+    for _ in range(2):
+        close(short.loss(chunks[5:10], y[5:10]), expected, 1e-13)
+        close(short.loss(chunks[5:10], y[5:10], training=True), expected, 1e-13)
+        short.gradient(chunks[5:10], y[5:10])
+    close(short.predict(chunks[5:10]), outputs[1], 0)
+
+
+def test_the_state_does_not_depend_on_the_threads_and_lasts_over_files_and_pickles(tmp_path):
+    x, y, found = sequences(160), sequences(160)[:, 0, :2], []
+    options = {"batch_size": 80, "shuffle": False, "verbose": 0}
+    for threads in (1, 2):
+        net = stateful()
+        net.fit(x, y, epochs=2, threads=threads, **options)
+        found.append((net.parameters.tobytes(), net.predict(x, threads=threads).tobytes()))
+    assert found[0] == found[1]
+    net.save(tmp_path / "net")
+    away = [nn.load(tmp_path / "net"), pickle.loads(pickle.dumps(net)), copy.deepcopy(net)]
+    net.fit(x, y, **options)
+    for other in away:
+        other.fit(x, y, **options)
+        assert other.parameters.tobytes() == net.parameters.tobytes()
+    expected = net.predict(x).tobytes()
+    assert all(other.predict(x).tobytes() == expected for other in away)
+
+
+def test_a_stateful_fit_goes_on_from_a_checkpoint(tmp_path):
+    x, y, nets = sequences(40), sequences(40)[:, 0, :2], [stateful(), stateful()]
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    nets[0].fit(x, y, epochs=3, **options)
+    nets[1].fit(x, y, epochs=2, callbacks=nn.callbacks.Checkpoint(tmp_path), **options)
+    resumed = stateful()
+    resumed.fit(x, y, epochs=3, resume=tmp_path, **options)
+    assert resumed.parameters.tobytes() == nets[0].parameters.tobytes()
+
+
+class ResetEveryEpoch(nn.callbacks.Callback):
+    def on_epoch_begin(self, epoch, network):
+        network.reset_state()
+
+
+def test_a_callback_resets_the_state_and_predicts_beside_the_training():
+    x, y, nets = sequences(24), sequences(24)[:, 0, :2], [stateful() for _ in range(3)]
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    for _ in range(3):
+        nets[0].reset_state()
+        nets[0].fit(x, y, **options)
+
+    class Predict(nn.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs, network):
+            network.predict(x)
+
+    nets[1].fit(x, y, epochs=3, callbacks=[ResetEveryEpoch(), Predict()], **options)
+    assert nets[1].parameters.tobytes() == nets[0].parameters.tobytes()
+    validated = {"validation_data": (x[:16], y[:16]), "metrics": "rmse"}
+    history = nets[2].fit(x, y, epochs=3, callbacks=ResetEveryEpoch(), **validated, **options)
+    assert nets[2].parameters.tobytes() == nets[0].parameters.tobytes()
+    nets[2].reset_state()
+    expected = nets[2].predict(x[:8]), nets[2].predict(x[8:16])
+    close(history.history["val_loss"][-1], ((np.concatenate(expected) - y[:16]) ** 2).mean(), 1e-12)
+
+
+def test_a_stateful_network_on_a_gpu_is_that_of_the_cpu():
+    pytest.importorskip("numba_cuda")
+    make = lambda: network([nn.LSTM(3, stateful=True)], (3, CHANNELS))  # noqa: E731
+    cpu, cuda, x = make(), make().to("cuda"), sequences(8, (3, CHANNELS))
+    y = x[:, 0, :2]
+    for net in (cpu, cuda):
+        net.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    close(cuda.parameters, cpu.parameters, 1e-11)
+    close(cuda.predict(x), cpu.predict(x), 1e-11)
+    close(cuda.predict(x[:4]), cpu.predict(x[:4]), 1e-11)
+
+
+def fitted_stateful():
+    net = stateful()
+    net.fit(sequences(8), sequences(8)[:, 0, :2], batch_size=4, shuffle=False, verbose=0)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net, x, y: net.fit(x, y, batch_size=4), "order of the samples; pass shuffle=False"),
+        (
+            lambda net, x, y: net.fit(x[:7], y[:7], batch_size=4, shuffle=False),
+            "7 samples in batches of 4 leave one of 3: pass a multiple of 4 samples",
+        ),
+        (
+            lambda net, x, y: net.fit(x, y, batch_size=2, shuffle=False),
+            r"state is that of 4 sequences, and a batch has 2 .* network\.reset_state\(\) first",
+        ),
+        (lambda net, x, y: net.predict(x[:6]), "6 samples in batches of 4 leave one of 2"),
+        (lambda net, x, y: net.evaluate(x[:2], y[:2]), r"or call network\.reset_state\(\) before"),
+        (lambda net, x, y: net.loss(x[:5], y[:5]), "5 samples in batches of 4 leave one of 1"),
+        (lambda net, x, y: net.gradient(x, y), "that of 4 sequences, and a batch has 8 samples"),
+        (
+            lambda net, x, y: net.fit(
+                x, y, batch_size=4, shuffle=False, validation_data=(x[:6], y[:6])
+            ),
+            "6 validation samples are no multiple of 4",
+        ),
+        (
+            lambda net, x, y: net.fit(lambda: iter([(x, y)]), batch_size=4, shuffle=False),
+            r"data in blocks have batches of any size; call network\.partial_fit",
+        ),
+        (
+            lambda net, x, y: net.fit(x, y, batch_size=None, optimizer=nn.LBFGS(), shuffle=False),
+            "L-BFGS takes one batch many times",
+        ),
+        (lambda net, x, y: net.find_learning_rate(x, y), "without stateful=True"),
+        (lambda net, x, y: nn.Population([net, stateful()]), "network 0 is stateful"),
+    ],
+)
+def test_what_parts_the_sequences_of_a_stateful_network_is_refused(call, message):
+    net = fitted_stateful()
+    before, x, y = net.parameters.copy(), sequences(8), sequences(8)[:, 0, :2]
+    with pytest.raises(ValueError, match=message):
+        call(net, x, y)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_layers_that_cannot_go_on_are_refused():
+    for make, message in (
+        (lambda: nn.LSTM(3, reverse=True, stateful=True), "LSTM: reverse=True ends with the first"),
+        (
+            lambda: nn.GRU(3, stateful=True, initial_state="trained"),
+            "GRU: a stateful layer goes on .* choose one",
+        ),
+        (lambda: nn.Bidirectional(nn.RNN(3, stateful=True)), "Bidirectional: its second direction"),
+        (lambda: nn.RNN(3, initial_state="ones"), 'initial_state is "zeros" or "trained"'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    net = network([nn.Bidirectional(nn.GRU(3, initial_state="trained"))])
+    with pytest.raises(ValueError, match=r"layer 0 \(Bidirectional\) begins at the end with a"):
+        net.predict(sequences(), lengths=LENGTHS)
+
+
+# --- one step at a time ---------------------------------------------------------------------------
+
+STREAMED = {
+    "rnn": lambda: [nn.RNN(5, True), nn.Dense(2, activation="tanh")],
+    "two layers": lambda: [
+        nn.LSTM(5, True, initial_state="trained"),
+        nn.LayerNorm(),
+        nn.BatchNorm(),
+        nn.GRU(19, True),
+        nn.Dropout(0.3, inverted=False),
+        nn.Dense(2, activation="softmax"),
+    ],
+    "last state": lambda: [
+        nn.Rescale(0.5),
+        nn.Dense(4, activation="relu"),
+        nn.GRU(7, stateful=True),
+        nn.Flatten(),
+        nn.Dense(2),
+    ],
+    "words": lambda: [nn.Embedding(7, 4), nn.LSTM(8, True), nn.LSTM(33), nn.Dense(3)],
+}
+
+
+def streamed(name, dtype="float64"):
+    """A network that goes step by step, no parameter zero, and five sequences for it."""
+    net = nn.Sequential(STREAMED[name](), STEPS if name == "words" else (STEPS, 3), dtype, seed=1)
+    generator = np.random.default_rng(0)
+    net.parameters += generator.uniform(-0.2, 0.2, net.parameters.size)
+    if name == "words":
+        return net, generator.integers(0, 7, (5, STEPS))
+    return net, generator.normal(size=(5, STEPS, 3)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_sequence_step_by_step_is_what_predict_gives(name, dtype):
+    net, x = streamed(name, dtype)
+    stream, expected = net.stream(), net.predict(x)
+    for one, outputs in zip(x, expected, strict=True):
+        stream.reset()
+        found = [stream.step(row) for row in one]
+        assert found[0].dtype == net.dtype
+        found = found if net.output_steps else found[-1]
+        assert np.array(found).tobytes() == outputs.tobytes()
+
+
+def test_the_state_of_a_stream_is_copied_and_set_and_its_network_is_trained_meanwhile():
+    net, x = streamed("two layers")
+    stream = net.stream()
+    stream.step(x[0, 0])
+    state = stream.state
+    expected = stream.step(x[0, 1])
+    again = pickle.loads(pickle.dumps(stream))
+    again.state = stream.state = state
+    assert (stream.step(x[0, 1]) == expected).all() and (again.step(x[0, 1]) == expected).all()
+    assert state.shape == (5 + 5 + 19,) and not (state == stream.state).all()
+    other = net.stream()
+    net.parameters *= 0.5
+    other.reset()
+    assert (other.step(x[0, 0]) == net.predict(x[:1])[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Dense(3)], "the network has no recurrent layer, so a step depends on none before it"),
+        ([nn.Bidirectional(nn.GRU(3))], r"layer 0 \(Bidirectional\) begins with the last step"),
+        ([nn.LSTM(3, reverse=True)], r"layer 0 \(LSTM\) begins with the last step"),
+        ([nn.Conv1D(2, 2), nn.GRU(3)], r"layer 0 \(Conv1D\) needs more than one step at a time"),
+        ([nn.GRU(3, True), nn.Flatten()], r"layer 1 \(Flatten\) needs more than one step"),
+    ],
+)
+def test_layers_that_do_not_go_step_by_step_are_refused(layers, message):
+    net = nn.Sequential(layers, (STEPS, 3))
+    for call in (net.stream, lambda: net.handle(step=True)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_what_a_stream_cannot_read_is_refused():
+    net, x = streamed("rnn")
+    stream = net.stream()
+    expected = stream.step(x[0, 0])
+    stream.reset()
+    bad = np.array([0.0, np.nan, 0.0])
+    for row, message in (
+        (x[0], r"row must be one step of the network's inputs, of shape \(3,\), got \(6, 3\)"),
+        (x[0, 0, :2], r"got \(2,\)"),
+        (bad, "row has NaN at"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.step(row)
+    for state, message in (
+        (np.zeros(4), r"has shape \(5,\), got \(4,\)"),
+        (bad[[0, 1, 0, 0, 0]], "N"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.state = state
+    assert (stream.step(x[0, 0]) == expected).all()
+    with pytest.raises(ValueError, match=r"row has 7(\.0)? at \[0, 0\]; Embedding takes integers"):
+        streamed("words")[0].stream().step(7)

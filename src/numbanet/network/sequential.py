@@ -29,7 +29,7 @@ from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.nn.schedules import Schedule
-from numbanet.plan.columns import EPOCH, LENGTHS, OUTPUTS, SEED, TARGETS, WEIGHTS
+from numbanet.plan.columns import EPOCH, LENGTHS, OUTPUTS, SEED, STATE, TARGETS, WEIGHTS
 from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.training.data import check_last_batch
 from numbanet.training.fit import fit
@@ -147,6 +147,8 @@ class Sequential(KnownArguments, KnownAttributes):
     target_scaling: built_layer.BuiltLayer
     target_name: str
     _checks_inputs: bool
+    _state: np.ndarray | None
+    _state_size: int
     _class_names: tuple[str, ...]
     _feature_names: tuple[str, ...]
     _parameters: np.ndarray
@@ -183,6 +185,7 @@ class Sequential(KnownArguments, KnownAttributes):
         scaling.check_layers(self.layers)
         built_layer.check_first(self.layers)
         self._checks_inputs = checks_inputs(self.layers[0].layer)
+        self._state, self._state_size = None, sum(op.state for op in self.layer_ops())
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
@@ -271,6 +274,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self.optimizer_state = np.zeros(0, self.dtype)
         self.optimizer_steps = 0
         self.schedule_state = ()
+        self._state = None
 
     @property
     def parameters(self) -> np.ndarray:
@@ -335,6 +339,7 @@ class Sequential(KnownArguments, KnownAttributes):
             small_batch = self.executors.small_batch.get(x.dtype)
             if (
                 small_batch is not None
+                and not self._state_size
                 and x.shape[1:] == self.input_shape
                 and 0 < len(x) <= small_batch.most
                 and x.flags.c_contiguous
@@ -352,10 +357,13 @@ class Sequential(KnownArguments, KnownAttributes):
         with self.executors.lock:
             if isinstance(x, np.ndarray):
                 self.executors.build_small_batch(x.dtype)
-            executor = self.executors.inference(data.layout(x), len(x), threads)
+            state = self.begin_state(len(x))
+            batch = None if state is None else len(state)
+            executor = self.executors.inference(data.layout(x), len(x), threads, batch)
             data.bind_inputs(executor, x)
             executor.bind(OUTPUTS, outputs)
             executor.bind(LENGTHS, lengths)
+            executor.bind(STATE, state)
             try:
                 if not executor.checks_finite:
                     validation.assert_all_finite(x, "x", self.dtype)
@@ -364,6 +372,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 executor.release()
         if executor.checks_finite and not executor.inputs_finite():
             validation.assert_all_finite(x, "x", self.dtype)
+        self.keep_state(state)
         self._warn_of_overflow(outputs)
         return outputs
 
@@ -384,13 +393,79 @@ class Sequential(KnownArguments, KnownAttributes):
             stacklevel=3,
         )
 
+    @property
+    def is_stateful(self) -> bool:
+        """Whether a layer goes on from the state of the batch before."""
+        return self._state_size > 0
+
+    def reset_state(self) -> None:
+        """Let the next batch begin with sequences, of a stateful network; others have no state.
+
+        After it the batches may have another size, except in a callback of fit.
+        """
+        if self._trained_by is None or self._state is None:
+            self._state = None
+        else:
+            self._state[:] = 0  # that of the training that is under way
+
+    def begin_state(
+        self, samples: int, batch: int | None = None, keep: bool = False
+    ) -> np.ndarray | None:
+        """Return a copy of the state of a stateful network, zeros for a new one, else None.
+
+        batch   samples of a batch, by default as many as the state has, or all
+        keep    the copy becomes the state; else it does so where `keep_state` is given it
+        Raises ValueError where the batches are not all of the state's size.
+        """
+        if not self.is_stateful:
+            return None
+        known = None if self._state is None else len(self._state)
+        wanted = batch or known or samples
+        if samples % wanted:
+            raise ValueError(
+                f"a stateful network takes batches of one size, and {samples} samples in batches "
+                f"of {wanted} leave one of {samples % wanted}: pass a multiple of {wanted} samples"
+                + ("" if batch else ", or call network.reset_state() before sequences of another")
+            )
+        if known not in (None, wanted):
+            raise ValueError(
+                f"the network's state is that of {known} sequences, and a batch has {wanted} "
+                f"samples: take {known} for a batch, or call network.reset_state() first"
+            )
+        state = np.zeros((wanted, self._state_size), self.dtype)
+        if self._state is not None:
+            state[:] = self._state
+        if keep:
+            self._state = state
+        return state
+
+    def keep_state(self, state: np.ndarray | None) -> None:
+        """Let this be the state from now on, except while fit runs, whose own goes on."""
+        if self._trained_by is None:
+            self._state = state
+
+    @contextmanager
+    def other_sequences(self, batch: int):
+        """A context in which batches of so many other sequences begin, and the state is kept."""
+        before = self._state
+        if self.is_stateful:
+            self._state = np.zeros((batch, self._state_size), self.dtype)
+        try:
+            yield
+        finally:
+            self._state = before
+
     def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
-        """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
+        """Return labels (samples,): the largest output; of a single output whether it is > 0.5.
+
+        Where every step has outputs (steps, classes), they are (samples, steps).
+        """
         outputs = self.predict(x, lengths=lengths, threads=threads)
-        outputs = outputs.reshape(len(outputs), -1)
-        if outputs.shape[1] > 1:
-            return outputs.argmax(axis=1)
-        return (outputs[:, 0] > 0.5).astype(np.int64)
+        if self.output_steps is None:
+            outputs = outputs.reshape(len(outputs), -1)
+        if outputs.shape[-1] > 1:
+            return outputs.argmax(axis=-1)
+        return (outputs[..., 0] > 0.5).astype(np.int64)
 
     def freeze(self, *layers) -> None:
         """Leave these layers as they are in training, from the next fit on; without any, all.
@@ -482,18 +557,25 @@ class Sequential(KnownArguments, KnownAttributes):
         `metrics` and the weights are as in fit.
         """
         chosen, wanted = self.resolve_loss(loss), measures.metrics(metrics)
-        x, y, classes = self.check_data(x, y, chosen)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
         lengths = self.check_lengths(lengths, len(x))
-        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
+        before = self._state
         value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights)
         found: dict[str, float] = {"loss": value}
         if accuracy is not None:
-            right = accuracy
+            right, answers = accuracy, len(x) * (self.output_steps or 1)
+            alike = self.check_weights(y, classes, None, None, lengths)
             if weights is not None:
-                right = self.score(x, y, classes, chosen, threads, lengths)[1] or 0.0
-            found |= {"accuracy": accuracy, "mistakes": round((1 - right) * len(x))}
+                self._state = before
+                right = self.score(x, y, classes, chosen, threads, lengths, alike)[1] or 0.0
+            if self.output_steps and lengths is not None:
+                answers = int(lengths.sum())
+            found |= {"accuracy": accuracy, "mistakes": round((1 - right) * answers)}
         else:
             wanted = measures.metrics(["rmse", "r2"]) | wanted
+        if wanted:
+            self._state = before
         return found | self.measure(wanted, x, y, lengths, weights, threads)
 
     def measure(self, metrics, x, y, lengths, weights, threads=None) -> dict[str, float]:
@@ -501,7 +583,25 @@ class Sequential(KnownArguments, KnownAttributes):
         if not metrics:
             return {}
         outputs = self.predict(x, lengths=lengths, threads=threads)
-        return measures.measure(metrics, self.unscale_targets(y), outputs, weights)
+        return measures.measure(metrics, *self.answers(y, outputs, lengths, weights))
+
+    def answers(self, y, outputs, lengths=None, weights=None) -> tuple:
+        """Return what metrics compare: targets in their own unit, outputs and weights.
+
+        y, lengths, weights   checked ones
+        outputs               of `predict`
+        Of a sequence with targets for every step, each step up to the last one counts by itself.
+        """
+        y = self.unscale_targets(y)
+        if self.output_steps is None:
+            return y, outputs, weights
+        steps, n = self.output_shape
+        y = y.reshape(len(y), steps, *([n] if y.dtype.kind == "f" else []))
+        counts = np.full(len(y), steps) if lengths is None else lengths
+        inside = np.arange(steps) < counts[:, None]
+        if weights is not None:  # of sequences: their lengths are in them
+            weights = np.repeat(weights / counts, counts)
+        return y[inside], outputs[inside], weights
 
     def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
         """Return the sum of all penalties, for a training set of that many samples and batches."""
@@ -537,13 +637,15 @@ class Sequential(KnownArguments, KnownAttributes):
                    and variance. The network, its running means too, stays as it is.
         """
         chosen = self.resolve_loss(loss)
-        x, y, classes = self.check_data(x, y, chosen)
-        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
+        lengths = self.check_lengths(lengths, len(x))
+        weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
         if fields.Flag()(training, "training"):
             value = self._differentiate(x, y, lengths, weights, chosen, None, True)[0]
         else:
-            lengths = self.check_lengths(lengths, len(x))
+            before = self._state
             value = self.score(x, y, classes, chosen, None, lengths, weights)[0]
+            self._state = before
         return value + self.penalty_value(len(x), 1)
 
     def gradient(
@@ -563,15 +665,16 @@ class Sequential(KnownArguments, KnownAttributes):
         It is a new vector in their order.
         """
         chosen, training = self.resolve_loss(loss), fields.Flag()(training, "training")
-        x, y, classes = self.check_data(x, y, chosen)
-        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
+        lengths = self.check_lengths(lengths, len(x))
+        weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
         return self._differentiate(x, y, lengths, weights, chosen, threads, training)[1]
 
     def _differentiate(
         self, x, y, lengths, weights, loss, threads, training: bool
     ) -> tuple[float, np.ndarray]:
         """The mean loss of checked data without penalties, and the gradient with them."""
-        memory, lengths = self.memory, self.check_lengths(lengths, len(x))
+        memory = self.memory
         if training:
             check_last_batch(self, len(x), len(x))
             memory = memory.copy()  # training writes the running means
@@ -582,6 +685,7 @@ class Sequential(KnownArguments, KnownAttributes):
             data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
+            executor.bind(STATE, self.begin_state(len(x), len(x)))
             if weights is not None:
                 executor.bind(WEIGHTS, relative_weights(weights, None, len(x))[0])
             try:
@@ -633,7 +737,9 @@ class Sequential(KnownArguments, KnownAttributes):
                            an optimiser of the same class
         batch_size         samples per step; None for all of them
         epochs             passes over the data
-        shuffle            a new order every epoch, a function of seed and epoch
+        shuffle            a new order every epoch, a function of seed and epoch; False for a
+                           stateful network, whose sample i of a batch goes on where that of the
+                           batch before ended, also from epoch to epoch: see `reset_state`
         validation_data    (x, y), or a dict of x, y and, if need be, lengths and sample_weight:
                            measured after every epoch, with the averaged parameters where the
                            optimizer has an `average`
@@ -652,7 +758,10 @@ class Sequential(KnownArguments, KnownAttributes):
                            2 prints a line for each epoch, in a log too; 0 shows nothing
         y                  labels (samples,), or rows (samples, outputs). Rows may be a masked array
                            of NumPy: a masked target adds 0 to the sum over the outputs, or to their
-                           mean over all of them, and nothing is learned from it
+                           mean over all of them, and nothing is learned from it. A network that
+                           gives (steps, outputs) takes a target for every step, (samples, steps) or
+                           (samples, steps, outputs); the loss of a batch is then the mean over all
+                           steps of its sequences, up to their lengths
         sample_weight      a weight of at least 0 for every sample of x; loss and accuracy of a
                            batch are the weighted means over its samples
         class_weight       a dict of weights by label or class name, 1 for what it leaves out; an
@@ -769,6 +878,7 @@ class Sequential(KnownArguments, KnownAttributes):
         gradient: bool = True,
         jvp: bool = False,
         hvp: bool = False,
+        step: bool = False,
     ):
         """Return the network as an array of integers for the functions of `numbanet.compiled`.
 
@@ -778,18 +888,25 @@ class Sequential(KnownArguments, KnownAttributes):
         gradient    False leaves `vjp` out: less work memory, and layers without a derivative
         jvp, hvp    True: the function of that name can be called, with more work memory; hvp
                     includes jvp
+        step        True: sequences can go step by step (`step`), with a state that the caller keeps
         It holds no parameters, and is valid in this process and its forks alone. Raises ValueError
         for layers that have not the derivatives asked for, and for a loss that does not fit.
         """
         from numbanet.network.handle import make_handle
 
-        gradient, jvp, hvp = (
-            fields.Flag()(given, name)
-            for given, name in ((gradient, "gradient"), (jvp, "jvp"), (hvp, "hvp"))
-        )
-        return make_handle(
-            self, optimizer=optimizer, loss=loss, rows=rows, gradient=gradient, jvp=jvp, hvp=hvp
-        )
+        flags = {"gradient": gradient, "jvp": jvp, "hvp": hvp, "step": step}
+        flags = {name: fields.Flag()(given, name) for name, given in flags.items()}
+        return make_handle(self, optimizer=optimizer, loss=loss, rows=rows, **flags)
+
+    def stream(self):
+        """Return one sequence that is read step by step, beginning with its first one.
+
+        See `network.stepping.Stream`: step, reset, state. Raises ValueError for layers that need
+        more than one step at a time, and for no recurrent layer.
+        """
+        from numbanet.network.stepping import Stream
+
+        return Stream(self)
 
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now as a function `f(row, out)` for the user's compiled code.
@@ -831,15 +948,19 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return export(self, path)
 
-    def profile(self, x, y, loss=None, batch_size: int = 128) -> Table:
-        """Return a table of the cost of each kernel of a training step.
+    def profile(self, x, y, loss=None, batch_size: int = 128, optimizer=None, threads=None):
+        """Measure where the time of a training step goes; return a profile that shows itself.
 
-        Columns: time, operations, bytes, fraction of the peak, and what limits the speed. It is a
-        string, and an HTML table in a notebook.
+        Its first table has the cost of each kernel alone: time, operations, bytes, fraction of the
+        peak, and what limits the speed. The second has whole steps on all threads: microseconds in
+        each kernel, waiting for the other threads, and between the kernels.
+        optimizer, threads   as in fit
+        The network stays as it is. `costs` and `step` are the data. Raises ArithmeticError where
+        the loss of the first batch is not finite.
         """
         from numbanet.network.profiler import profile
 
-        return profile(self, x, y, loss, batch_size).table()
+        return profile(self, x, y, loss, batch_size, optimizer, threads)
 
     @known_arguments(OF_DIAGNOSE)
     def diagnose(self, x, y, *, loss=None, validation_data=None):
@@ -916,13 +1037,13 @@ class Sequential(KnownArguments, KnownAttributes):
         `missing`, targets that are NaN are left out.
         """
         self._check_loss(loss)
-        n = self.output_shape[0]
+        n, steps = size(self.output_shape), self.output_steps
         fused = bool(loss.fused_activation)
         scale, done = (1.0, 0) if augment else self.input_scale()
-        targets = data.targets(n, y_dtype)
+        targets = data.targets(n, y_dtype, steps or 1)
         threshold = 0.0 if fused else 0.5
-        correct_op = losses.correct_op(n, targets, threshold) if classes else None
-        loss_op = loss.op(n, targets)
+        correct_op = losses.correct_op(n, targets, threshold, steps or 1) if classes else None
+        loss_op = end = loss.op(self.output_shape[-1], targets, steps)
         ops = [data.inputs(size(self.input_shape), layout, scale)]
         if augment:
             ops.append(augment.op(self.input_shape))
@@ -933,15 +1054,20 @@ class Sequential(KnownArguments, KnownAttributes):
             ops.append(losses.missing_op(loss, n, targets))
         if correct_op is not None:
             ops.append(correct_op)
-        return [*ops, loss_op, after] if weighted else [*ops, loss_op], loss_op, correct_op
+        ends = [loss_op]
+        if steps:
+            average, end = losses.steps_ops(n, steps, loss_op)
+            ends = [average, loss_op, end]
+        return [*ops, *ends, after] if weighted else [*ops, *ends], end, correct_op
 
     def _check_loss(self, loss: losses.Loss) -> None:
         """ValueError for a loss that the network's outputs or its last activation do not fit."""
-        if len(self.output_shape) != 1:
+        if len(self.output_shape) not in (1, 2):
             raise ValueError(
                 f"the network's output has shape {self.output_shape}; "
                 "end it with Flatten() to apply a loss"
             )
+        loss.check_outputs(self.output_shape[-1])
         final, needed = type(self.layers[-1].layer).__name__, loss.fused_activation
         if needed and final != needed:
             name = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}.get(needed, needed)
@@ -965,24 +1091,36 @@ class Sequential(KnownArguments, KnownAttributes):
             }.get(type(self.layers[-1].layer).__name__, "mean_squared_error")
         return losses.loss(given)
 
-    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[Any, np.ndarray, bool]:
+    @property
+    def output_steps(self) -> int | None:
+        """The steps of the output where each has targets of its own, else None."""
+        return self.output_shape[0] if len(self.output_shape) == 2 else None
+
+    def check_data(
+        self, x, y, loss, labels=("x", "y"), lengths=None
+    ) -> tuple[Any, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes.
 
+        lengths   of sequences, as given: targets behind the last step do not matter and become 0
+        Labels are int64 (samples,), or (samples, steps) where every step has one; rows are
+        (samples, outputs), those of all steps one after the other.
         Raises ValueError or TypeError for data that do not fit; `labels` stand in the messages.
         """
         names.check_columns(self, x, labels[0])
         x = validation.check_inputs(x, self.input_shape, self.dtype, labels[0])
         self.layers[0].layer.check_inputs(x, labels[0])
-        y, classes = validation.check_targets(
-            names.encode(self, y, labels[1]),
-            len(x),
-            size(self.output_shape),
-            self.dtype,
-            labels[1],
-            labels[0],
-        )
+        y, names_of = names.encode(self, y, labels[1]), (labels[1], labels[0])
+        lengths = self.check_lengths(lengths, len(x))
+        if self.output_steps:
+            steps, outputs = self.output_shape
+            y, classes = validation.check_step_targets(
+                y, len(x), steps, outputs, self.dtype, lengths, *names_of
+            )
+        else:
+            outputs = size(self.output_shape)
+            y, classes = validation.check_targets(y, len(x), outputs, self.dtype, *names_of)
         last = self.layers[-1].layer
-        if size(self.output_shape) == 1 and (
+        if self.output_shape[-1] == 1 and (
             isinstance(last, Identity) or not isinstance(last, Activation)
         ):
             classes = False  # real targets that happen to be 0 and 1
@@ -1017,12 +1155,22 @@ class Sequential(KnownArguments, KnownAttributes):
         built_layer.check_takes_lengths(self.layers)
         return validation.check_lengths(lengths, samples, self.input_shape[0], name)
 
-    def check_weights(self, y, classes, sample_weight, class_weight) -> np.ndarray | None:
-        """Return the weights of the samples of checked targets, float64 (samples,), or None."""
+    def check_weights(
+        self, y, classes, sample_weight, class_weight, lengths=None
+    ) -> np.ndarray | None:
+        """Return the weights of the samples of checked targets, float64 (samples,), or None.
+
+        lengths   checked ones; where every step has a target, a sample weighs as much as it has
+        """
         given = None
         if sample_weight is not None:
             given = validation.check_weights(sample_weight, len(y))
-        return sample_weights(y, given, class_weights(self, class_weight, y, classes))
+        by_class = class_weights(self, class_weight, y, classes)
+        return sample_weights(y, given, by_class, steps=self.weighing_steps(lengths))
+
+    def weighing_steps(self, lengths) -> np.ndarray | None:
+        """Return the lengths where the samples weigh as much as they have steps, else None."""
+        return None if self.output_steps is None else lengths
 
     def score(
         self, x, y, classes, loss, threads=None, lengths=None, weights=None
@@ -1032,6 +1180,7 @@ class Sequential(KnownArguments, KnownAttributes):
         Both are weighted where the samples have weights.
         """
         with self.executors.lock:
+            state = self.begin_state(len(x))
             executor = self.executors.evaluation(
                 loss,
                 data.layout(x),
@@ -1039,6 +1188,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 classes,
                 len(x),
                 threads,
+                batch=None if state is None else len(state),
                 weighted=weights is not None,
                 missing=validation.has_missing(y),
             )
@@ -1047,10 +1197,12 @@ class Sequential(KnownArguments, KnownAttributes):
             data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
+            executor.bind(STATE, state)
             try:
                 total, correct = executor.infer(self.memory, len(x))
             finally:
                 executor.release()
+            self.keep_state(state)
         return total / len(x), correct / len(x) if classes else None
 
     def learn_scalings(self, x, y, loss, scale_targets: bool, whole: bool = True) -> bool:
@@ -1094,6 +1246,7 @@ class Sequential(KnownArguments, KnownAttributes):
             setattr(self, name, getattr(other, name))
         self.scales_targets = other.scales_targets
         self.optimizer_state = other.optimizer_state.copy()
+        self._state = None if other._state is None else other._state.copy()
         for built, source in zip(self.layers, other.layers, strict=True):
             built.copy_settings(source)
         self.executors.clear()
@@ -1144,10 +1297,15 @@ class Sequential(KnownArguments, KnownAttributes):
         vectors = np.reshape(state, (-1, self.parameters.size)) if state.size else ()
         for name, vector in zip(names, vectors, strict=True):
             views[f"optimizer.{name}"] = vector
+        if self._state is not None:
+            views["state"] = self._state
         return views
 
-    def _tensor_shapes(self, optimizer) -> dict[str, Shape]:
-        """The shapes of `tensors` by name, before there is memory for them."""
+    def _tensor_shapes(self, optimizer, state) -> dict[str, Shape]:
+        """The shapes of `tensors` by name, before there is memory for them.
+
+        state   that of a file, or None
+        """
         shapes = {
             f"{i}.{name}": shape
             for i, built in enumerate(self.layers)
@@ -1158,6 +1316,8 @@ class Sequential(KnownArguments, KnownAttributes):
         n_parameters = sum(built.n_parameters for built in self.layers)
         for name in getattr(optimizer, "vectors", ()):
             shapes[f"optimizer.{name}"] = (n_parameters,)
+        if self.is_stateful and state is not None and len(state.shape) == 2 and len(state):
+            shapes["state"] = (len(state), self._state_size)
         return shapes
 
     @classmethod
@@ -1204,11 +1364,14 @@ class Sequential(KnownArguments, KnownAttributes):
                 scaling.check_last_layer(network)
         except Exception as error:
             raise ValueError(f"{where}: {error}") from error
-        config.check_tensors(where, tensors, network._tensor_shapes(optimizer), network.dtype)
+        shapes = network._tensor_shapes(optimizer, tensors.get("state"))
+        config.check_tensors(where, tensors, shapes, network.dtype)
         scales_targets = network.scales_targets
         network._allocate()
         network.initialize()
         network.scales_targets = scales_targets
+        if "state" in shapes:
+            network._state = np.zeros(shapes["state"], network.dtype)
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps

@@ -9,10 +9,13 @@ all parameters. `acts` holds a slot for the output of every op, `deltas` the der
 by the same elements at the same offsets.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from numbanet.backend.ahead import Unit, compile_ahead
+from numbanet.backend.jit import units
 from numbanet.plan.allocate import allocate_slots, assign_offsets, micro_batch
 from numbanet.plan.builtin_ops import copy_op, reduce_chunks
 from numbanet.plan.columns import (
@@ -44,6 +47,8 @@ from numbanet.plan.columns import (
     SAMPLE_STRIDE_Y,
     SCRATCH,
     SPLIT_K,
+    STATE_OFFSET,
+    STATE_SIZE,
     STATISTICS,
     W,
     X,
@@ -75,6 +80,7 @@ def lower(
     train: bool,
     target: str = "cpu",
     input_gradient: bool = False,
+    also: Sequence[Unit] = (),
 ) -> Plan:
     """Make a plan of ops: assign every offset.
 
@@ -86,10 +92,14 @@ def lower(
     target    "cpu" or "cuda"; "embedded" for the user's compiled code: a whole batch is one
               micro-batch and one chunk, whose gradient is added to the caller's
     input_gradient   with `train` the first op with parameters, and those before it, get one too
+    also      what else the caller needs compiled, beside the kernels of the ops
     Raises ValueError where one has none, with the reason.
     """
     cuda = target == "cuda"
     ops, verbs, chunks = _choose_verbs(ops, batch, threads, train, target, input_gradient)
+    if not cuda:
+        kernels = [kernel for found in verbs.values() for kernel in found.values()]
+        compile_ahead([*also, *units(kernels, dtype)])
     by_chunk = any(STATISTICS in found for found in verbs.values())
     first_trained = _first_differentiated(ops, input_gradient)
     places, slots = allocate_slots(ops, first_trained, train)
@@ -114,7 +124,8 @@ def lower(
     offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
     scratch = 0 if cuda else max(op.scratch for op in ops)
     scratch_start, n_acts = n_acts, n_acts + scratch * threads
-    w, buffers = 0, sum(op.n_params for op in ops)
+    w, buffers, n_state = 0, sum(op.n_params for op in ops), 0
+    states: dict[Op | None, int] = {}
     for k, op in enumerate(ops):
         row = tables[:, rows[op] :].reshape(threads, -1)
         for column, kernel in verbs[op].items():
@@ -124,6 +135,7 @@ def lower(
         row[:, INDEX], row[:, W], row[:, BUFFERS] = rows[op], w, buffers
         row[:, OPTIMIZER_ROW] = first_group + groups.index(op.group) if op.trained else 0
         row[:, AUX] = offsets[op.aux] if op.aux else 0
+        row[:, STATE_OFFSET] = states[op] = states.get(op.aux, n_state)
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
         row[:, READER] = next(
             (rows[ops[j]] for j in range(k + 1, len(ops)) if places[j][0] is places[k][1]), 0
@@ -132,7 +144,8 @@ def lower(
         row[:, PARTIAL_GRADS], row[:, PARTIAL_STRIDE] = n_acts, stride
         n_acts += stride * copies
         w += op.n_params
-        buffers += op.buffers
+        buffers, n_state = buffers + op.buffers, n_state + op.state
+    tables[:, 0, STATE_SIZE] = n_state
     steps, phases = schedule({rows[op]: set(verbs[op]) for op in ops})
     tasks, task_bounds = partition_parameters(
         ops if train else [], rows, threads, TILE_ROWS[target]

@@ -63,11 +63,13 @@ class Data(NamedTuple):
         by_class = class_weights(network, class_weight, self.y, self.classes)
         validation = self.validation
         if validation is not None:
-            found = sample_weights(validation.y, validation.weights, by_class, "validation")
+            steps = network.weighing_steps(validation.lengths)
+            found = sample_weights(validation.y, validation.weights, by_class, "validation", steps)
             validation = validation._replace(weights=found)
         weights = self.weights
         if self.stream is None:
-            weights = sample_weights(self.y, weights, by_class, "training")
+            steps = network.weighing_steps(self.lengths)
+            weights = sample_weights(self.y, weights, by_class, "training", steps)
         return self._replace(weights=weights, validation=validation)
 
     def scaled(self, network, loss, scale_targets: bool) -> "Data":
@@ -125,7 +127,7 @@ def read(
         if steps_per_epoch is not None:
             raise ValueError("steps_per_epoch is for data in blocks; x and y are all of them")
         network.learn_names(x, y)
-        x, y, classes = network.check_data(x, y, loss)
+        x, y, classes = network.check_data(x, y, loss, lengths=lengths)
         lengths = network.check_lengths(lengths, len(x))
         if sample_weight is not None:
             weights = check_weights(sample_weight, len(x))
@@ -179,7 +181,11 @@ def _validation_data(network, given, validation_split, loss) -> Validation:
             f"sample_weight, got {shown(given)}{way}"
         )
     x, y, classes = network.check_data(
-        given["x"], given["y"], loss, labels=("validation x", "validation y")
+        given["x"],
+        given["y"],
+        loss,
+        labels=("validation x", "validation y"),
+        lengths=given.get("lengths"),
     )
     lengths = network.check_lengths(given.get("lengths"), len(x), "validation lengths")
     weights = given.get("sample_weight")
@@ -211,21 +217,53 @@ def check_last_batch(network, samples: int, batch: int) -> None:
             )
 
 
+def check_stateful(network, data: Data, batch: int, shuffle: bool, optimizer) -> None:
+    """ValueError for what would part the sequences of a stateful network."""
+    if not network.is_stateful:
+        return
+    if data.stream is not None:
+        raise ValueError(
+            "a stateful network goes on from batch to batch, and data in blocks have batches of "
+            "any size; call network.partial_fit(x, y, shuffle=False, batch_size=…) for each block"
+        )
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("L-BFGS takes one batch many times, which has no state of a batch before")
+    if shuffle:
+        raise ValueError(
+            "a stateful network goes on from batch to batch, and shuffle=True changes the order of "
+            "the samples; pass shuffle=False"
+        )
+    network.begin_state(len(data.x), batch)
+    validation = data.validation
+    if validation is not None and len(validation.x) % batch:
+        raise ValueError(
+            f"a stateful network takes batches of one size, and {len(validation.x)} validation "
+            f"samples are no multiple of {batch}"
+        )
+
+
 def try_metrics(network, metrics, validation: Validation) -> None:
     """Measure a few samples: a metric that does not fit fails before training."""
+    if network.is_stateful:
+        return  # it takes whole batches alone
     x, y, _, *rest = validation
     some = (None if one is None else one[:TRIED_SAMPLES] for one in rest)
     network.measure(metrics, x[:TRIED_SAMPLES], y[:TRIED_SAMPLES], *some)
 
 
-def validate(network, validation, loss, penalty: float, metrics) -> dict[str, float]:
-    """Loss, with the penalty, accuracy and other metrics on the validation data."""
+def validate(network, validation, loss, penalty: float, metrics, batch: int) -> dict[str, float]:
+    """Loss, with the penalty, accuracy and other metrics on the validation data.
+
+    batch   samples of a batch, for a stateful network
+    """
     x, y, classes, lengths, weights = validation
-    value, accuracy = network.score(x, y, classes, loss, None, lengths, weights)
+    with network.other_sequences(batch):
+        value, accuracy = network.score(x, y, classes, loss, None, lengths, weights)
     logs = {"val_loss": value + penalty}
     if accuracy is not None:
         logs["val_accuracy"] = accuracy
     if metrics:
-        found = network.measure(metrics, x, y, lengths, weights)
+        with network.other_sequences(batch):
+            found = network.measure(metrics, x, y, lengths, weights)
         logs |= {f"val_{name}": value for name, value in found.items()}
     return logs

@@ -17,6 +17,11 @@ Gates stand in the order of PyTorch: i f g o and r u n. A layer lowers to
                   cell; for Bidirectional a second one that begins at the end
     States        the states of all steps, or that of the last one
 
+and where the state before the first step is not zero
+
+    InitialState  beside them, before the Recurrence: rows with what was there before the first step
+    CarriedState  behind it: the state after the last step, for the next batch (`stateful`)
+
 The slot of the first two has a row for each step, with the columns
 
     z or gates (gates · units) · c or q (units, LSTM and GRU) · h (units)
@@ -28,6 +33,10 @@ product over all samples and steps.
 
 Beyond the end of a sequence that is shorter than the input (LENGTHS in the context) gates, cells
 and states are zero, and so are their deltas: nothing is learned there.
+
+A row of InitialState has the columns of a step, of which only those of c (LSTM) and h are used: the
+*carried* ones, the last of a row. They are parameters, or come from the state of the batch before
+(STATE in the context).
 
 A cell is a pair of functions of one step, `value` and `vjp`, on vector registers or scalars; the
 kernels are made from them.
@@ -43,11 +52,13 @@ import numpy as np
 
 from numbanet.backend.elementary import sigmoid, tanh
 from numbanet.backend.intrinsics import (
+    as_pointer,
     brgemm_tn,
     const_like,
     div_u32,
     gemm,
     gemm_bias,
+    gemm_tn,
     lanes,
     load,
     num_threads,
@@ -61,19 +72,37 @@ from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.fields import By, Choice, Count, Flag, shown
 from numbanet.nn.initializers import INITIALIZER, Columns, Zeros
 from numbanet.nn.layers.base import Layer, Shape
-from numbanet.nn.layers.dense import dense_op
+from numbanet.nn.layers.dense import add_rows, dense_op
 from numbanet.nn.regularizers import PENALTY
-from numbanet.plan.columns import N_OUT, N_WEIGHTS, SCRATCH, Attrs, W, X, Y, sequence_length
+from numbanet.plan.columns import (
+    AUX,
+    N_OUT,
+    N_WEIGHTS,
+    SCRATCH,
+    STATE,
+    STATE_OFFSET,
+    STATE_SIZE,
+    Attrs,
+    W,
+    X,
+    Y,
+    context,
+    sequence_length,
+)
 from numbanet.plan.op import Op
 
-CELL = Attrs("units steps columns gates kept state width summed reverse")
+CELL = Attrs("units steps columns gates kept state width summed reverse carried initial")
 """
 units, steps          of the layer and of a sample
 columns               elements of a step in the slot
 gates, kept, state    the first column of z, of c or q, and of h, for this direction
 width, summed         columns of U, and how many of them are added to z; the others give q
 reverse               1 where the last step comes first
+carried               the first column of what a step hands to the next one
+initial               1 where a row at AUX stands before the first step, else zeros do
 """
+CARRY = Attrs("steps columns carried count")
+"""As in CELL; `count` is the number of carried columns, of all directions."""
 FORGET_GATE = 1
 """Its place among the gates of an LSTM."""
 BOTH = ("", "reverse_")
@@ -153,12 +182,12 @@ def _lstm_vjp(op, y, before, dy, dbefore, j, n, m):
     units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
     i, f = get(y, z, n), get(y, z + units, n)
     g, o = get(y, z + 2 * units, n), get(y, z + 3 * units, n)
-    one, cell_tanh, dh = const_like(i, 1), tanh(get(y, c, n)), get(dy, op[CELL.state] + j, n)
-    dc = get(dy, c, n) + dh * o * (one - cell_tanh * cell_tanh)
+    one, h, dh = const_like(i, 1), get(y, op[CELL.state] + j, n), get(dy, op[CELL.state] + j, n)
+    dc = get(dy, c, n) + dh * (o - h * h / o)  # h / o is tanh c
     put(dy, z, dc * g * i * (one - i), n)
     put(dy, z + units, dc * get(before, c, m) * f * (one - f), n)
     put(dy, z + 2 * units, dc * i * (one - g * g), n)
-    put(dy, z + 3 * units, dh * cell_tanh * o * (one - o), n)
+    put(dy, z + 3 * units, dh * h * (one - o), n)
     put(dbefore, c, get(dbefore, c, m) + dc * f, m)
 
 
@@ -201,6 +230,21 @@ def _steps(op, s):
 
 
 @inline
+def _known(op, s):
+    """How many states there are before step number s: `units`, or none."""
+    return op[CELL.units] if s or op[CELL.initial] else 0
+
+
+@inline
+def _clear_carried(op, row):
+    """Set to zero what this direction hands on in a row."""
+    for j in range(op[CELL.units]):
+        row[op[CELL.state] + j] = const_like(row, 0)
+        if op[CELL.carried] <= op[CELL.kept] < op[CELL.state]:
+            row[op[CELL.kept] + j] = const_like(row, 0)
+
+
+@inline
 def _clear(op, row):
     """Set to zero what a step beyond the end of a sequence has in this direction."""
     units, zero = op[CELL.units], const_like(row, 0)
@@ -221,14 +265,16 @@ def _forward(op, params, grads, acts, deltas, lo, hi):
     for s in range(steps):
         t, t_before = _steps(op, s)
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-        known = units if s else 0
+        known, n_before = _known(op, s), n
+        if s == 0 and known:
+            y_before, n_before = ptr_add(acts, op[AUX] + lo * columns), columns
         h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
-        gemm(hi - lo, summed, known, h, n, u, width, 1, z, n)
+        gemm(hi - lo, summed, known, h, n_before, u, width, 1, z, n)
         if width > summed:
             q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
-            gemm_bias(hi - lo, width - summed, known, h, n, u_q, width, bias, 1, q, n)
+            gemm_bias(hi - lo, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
         for i in range(hi - lo):
-            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
             if t < sequence_length(op, lo + i, steps):
                 for j in range(0, units, lanes(acts)):
                     value(op, row, row_before, j, units - j, known - j)
@@ -251,10 +297,15 @@ def _backward(op, params, grads, acts, deltas, lo, hi):
         t, t_before = _steps(op, s)
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
         dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
-        known = units if s else 0
+        known, n_before = _known(op, s), n
+        if s == 0 and known:
+            y_before, n_before = ptr_add(acts, op[AUX] + lo * columns), columns
+            d_before = ptr_add(deltas, op[AUX] + lo * columns)
         for i in range(hi - lo):
-            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
-            d_row, d_row_before = ptr_add(dy, i * n), ptr_add(d_before, i * n)
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+            d_row, d_row_before = ptr_add(dy, i * n), ptr_add(d_before, i * n_before)
+            if s == 0 and known:
+                _clear_carried(op, d_row_before)
             if t < sequence_length(op, lo + i, steps):
                 for j in range(0, units, lanes(acts)):
                     vjp(op, row, row_before, d_row, d_row_before, j, units - j, known - j)
@@ -262,9 +313,60 @@ def _backward(op, params, grads, acts, deltas, lo, hi):
                 _clear(op, d_row)
         dz, dq = ptr_add(dy, op[CELL.gates]), ptr_add(dy, op[CELL.kept])
         dh = ptr_add(d_before, op[CELL.state])
-        gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n)
+        gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n_before)
         if width > summed:
-            gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n)
+            gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n_before)
+
+
+def _step(op, params, grads, acts, deltas, lo, hi):
+    """Take one step with samples lo ≤ i < hi, in the user's compiled code
+
+    The state stands in the place of grads and becomes that after the step.
+    acts[x]   z becomes gates and h        acts[y] = h
+    """
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    columns, size, carried = op[CELL.columns], context(op, STATE_SIZE), op[CELL.carried]
+    x, before = ptr_add(acts, op[X] + lo * columns), _state_rows(op, grads, lo)
+    h, z, u = ptr_add(before, op[CELL.state]), ptr_add(x, op[CELL.gates]), ptr_add(params, op[W])
+    gemm(hi - lo, summed, units, h, size, u, width, 1, z, columns)
+    if width > summed:
+        q, u_q, bias = ptr_add(x, op[CELL.kept]), ptr_add(u, summed), ptr_add(u, op[N_WEIGHTS])
+        gemm_bias(hi - lo, width - summed, units, h, size, u_q, width, bias, 1, q, columns)
+    for i in range(hi - lo):
+        row, row_before = ptr_add(x, i * columns), ptr_add(before, i * size)
+        for j in range(0, units, lanes(acts)):
+            value(op, row, row_before, j, units - j, units - j)
+        for j in range(carried, columns):
+            row_before[j] = row[j]
+        for j in range(units):
+            acts[op[Y] + (lo + i) * units + j] = row[op[CELL.state] + j]
+
+
+@inline
+def _state_rows(op, state, lo):
+    """The state of sample lo, seen as the row of a step that has the columns of the slot."""
+    return ptr_add(state, lo * context(op, STATE_SIZE) + op[STATE_OFFSET] - op[CELL.carried])
+
+
+def _step_cuda(op, params, grads, acts, deltas, lo, hi):
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        row, before = ptr_add(acts, op[X] + i * op[CELL.columns]), _state_rows(op, grads, i)
+        for c in range(width):
+            total = const_like(acts, 0)
+            if c < summed:
+                total = row[op[CELL.gates] + c]
+            else:
+                total = params[op[W] + op[N_WEIGHTS] + c - summed]
+            for k in range(units):
+                total += before[op[CELL.state] + k] * params[op[W] + k * width + c]
+            row[_u_column(op, c)] = total
+        for j in range(units):
+            value(op, row, before, j, units - j, units - j)
+        for j in range(op[CELL.carried], op[CELL.columns]):
+            before[j] = row[j]
+        for j in range(units):
+            acts[op[Y] + i * units + j] = row[op[CELL.state] + j]
 
 
 @inline
@@ -282,7 +384,9 @@ def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
         for s in range(steps):
             t, t_before = _steps(op, s)
             y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-            known = units if s else 0
+            known = _known(op, s)
+            if s == 0 and known:
+                y_before = ptr_add(acts, op[AUX] + i * columns)
             for c in range(width):
                 total = const_like(acts, 0)
                 if c < summed:
@@ -313,7 +417,11 @@ def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
             t, t_before = _steps(op, s)
             y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
             dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
-            known = units if s else 0
+            known = _known(op, s)
+            if s == 0 and known:
+                y_before = ptr_add(acts, op[AUX] + i * columns)
+                d_before = ptr_add(deltas, op[AUX] + i * columns)
+                _clear_carried(op, d_before)
             if t < sequence_length(op, i, steps):
                 for j in range(units):
                     vjp(op, y, y_before, dy, d_before, j, units - j, known - j)
@@ -326,12 +434,13 @@ def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
                 d_before[op[CELL.state] + k] = total
 
 
-def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel]:
-    """The kernels `name_forward` and `name_backward` of a cell, for CPU and GPU."""
+def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel, Kernel]:
+    """The kernels `name_forward`, `name_backward` and `name_step` of a cell, for CPU and GPU."""
     made = []
     for verb, cell, cpu, cuda in (
         ("forward", value, _forward, _forward_cuda),
         ("backward", vjp, _backward, _backward_cuda),
+        ("step", value, _step, _step_cuda),
     ):
         what = cell.__name__.rpartition("_")[2]
         vectors, scalars = (
@@ -340,13 +449,13 @@ def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel]:
         )
         one = kernel(specialize(cpu, f"{name}_{verb}", **{what: vectors}))
         made.append(one.cuda(specialize(cuda, f"{name}_{verb}", **{what: scalars})))
-    return made[0], made[1]
+    return made[0], made[1], made[2]
 
 
-tanh_forward, tanh_backward = _make_kernels("tanh", _tanh_value, _tanh_vjp)
-relu_forward, relu_backward = _make_kernels("relu", _relu_value, _relu_vjp)
-lstm_forward, lstm_backward = _make_kernels("lstm", _lstm_value, _lstm_vjp)
-gru_forward, gru_backward = _make_kernels("gru", _gru_value, _gru_vjp)
+tanh_forward, tanh_backward, tanh_step = _make_kernels("tanh", _tanh_value, _tanh_vjp)
+relu_forward, relu_backward, relu_step = _make_kernels("relu", _relu_value, _relu_vjp)
+lstm_forward, lstm_backward, lstm_step = _make_kernels("lstm", _lstm_value, _lstm_vjp)
+gru_forward, gru_backward, gru_step = _make_kernels("gru", _gru_value, _gru_vjp)
 
 
 @inline
@@ -357,9 +466,28 @@ def _pairs(op):
     return 0, op[CELL.columns]
 
 
+@inline
+def _first_row(op, i):
+    """Where the row of the first step of sample i begins."""
+    first = op[CELL.steps] - 1 if op[CELL.reverse] else 0
+    return op[Y] + i * op[N_OUT] + first * op[CELL.columns]
+
+
+@inline
+def _accumulate_first(op, acts, deltas, lo, hi, du):
+    """dU += Σ h'ᵀ dz of the first step, where h' is the initial state."""
+    units, width, summed, n = op[CELL.units], op[CELL.width], op[CELL.summed], op[N_OUT]
+    columns, dy = op[CELL.columns], ptr_add(deltas, _first_row(op, lo))
+    h, dz = ptr_add(acts, op[AUX] + lo * columns + op[CELL.state]), ptr_add(dy, op[CELL.gates])
+    gemm_tn(units, summed, hi - lo, h, columns, dz, n, 1, du, width)
+    if width > summed:
+        dq, du_q = ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
+        gemm_tn(units, width - summed, hi - lo, h, columns, dq, n, 1, du_q, width)
+
+
 @kernel
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
-    """dU += Σ h'ᵀ dz over samples lo ≤ i < hi and all steps but the first; db_n += Σ dq
+    """dU += Σ h'ᵀ dz over samples lo ≤ i < hi and all steps that have an h'; db_n += Σ dq
 
     grads[W] added to
     """
@@ -370,13 +498,14 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     dy = ptr_add(deltas, op[Y] + lo * n + to_row)
     dz = ptr_add(dy, op[CELL.gates])
     brgemm_tn(units, summed, steps - 1, hi - lo, h, columns, n, dz, columns, n, 1, du, width)
+    if op[CELL.initial]:
+        _accumulate_first(op, acts, deltas, lo, hi, du)
     if width > summed:
         rest, dq, du_q = width - summed, ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
         brgemm_tn(units, rest, steps - 1, hi - lo, h, columns, n, dq, columns, n, 1, du_q, width)
         db = ptr_add(du, op[N_WEIGHTS])
-        for p in range(op[Y] + lo * n + op[CELL.kept], op[Y] + hi * n, columns):
-            for j in range(rest):
-                db[j] += deltas[p + j]
+        all_dq = ptr_add(deltas, op[Y] + lo * n + op[CELL.kept])
+        add_rows((hi - lo) * steps, rest, all_dq, columns, 1, db)
 
 
 @accumulate_gradient.cuda
@@ -392,10 +521,69 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
                 h, dz = i + from_row + op[CELL.state] + k, i + to_row + _u_column(op, c)
                 for t in range(0, (steps - 1) * columns, columns):
                     total += acts[h + t] * deltas[dz + t]
+                if op[CELL.initial]:
+                    sample = lo + div_u32(i - op[Y] - lo * n, n)
+                    h = op[AUX] + sample * columns + op[CELL.state] + k
+                    total += acts[h] * deltas[_first_row(op, sample) + _u_column(op, c)]
             else:
                 for t in range(0, steps * columns, columns):
                     total += deltas[i + t + op[CELL.kept] + c]
         grads[op[W] + e] += total
+
+
+# --- the state before the first step, and after the last ----------------------------------------
+
+
+@kernel(independent=True)
+def trained_state(op, params, grads, acts, deltas, lo, hi):
+    """The carried columns of acts[y] = the parameters, for samples lo ≤ i < hi"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            acts[y + j] = params[op[W] + j]
+
+
+@kernel
+def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
+    """The sum of the carried columns of deltas[y] over samples        grads[W] added to"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            grads[op[W] + j] += deltas[y + j]
+
+
+@trained_state_gradient.cuda
+def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
+    for j in range(thread_rank(), op[CARRY.count], num_threads()):
+        for i in range(lo, hi):
+            y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+            grads[op[W] + j] += deltas[y + j]
+
+
+@inline
+def _state_of(op, acts, i):
+    """Where the state of sample i of the batch begins."""
+    place = i * context(op, STATE_SIZE) + op[STATE_OFFSET]
+    return ptr_add(as_pointer(context(op, STATE), acts), place)
+
+
+@kernel(independent=True)
+def read_state(op, params, grads, acts, deltas, lo, hi):
+    """The carried columns of acts[y] = the state, or 0 where there is none"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            acts[y + j] = _state_of(op, acts, i)[j] if context(op, STATE) else const_like(acts, 0)
+
+
+@kernel(independent=True)
+def write_state(op, params, grads, acts, deltas, lo, hi):
+    """The state = the carried columns of the step that came last, in acts[y]"""
+    for i in range(lo if context(op, STATE) else hi, hi):
+        last = sequence_length(op, i, op[CARRY.steps]) - 1
+        y = op[Y] + i * op[N_OUT] + last * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            _state_of(op, acts, i)[j] = acts[y + j]
 
 
 # --- the states that the next layer sees --------------------------------------------------------
@@ -468,8 +656,12 @@ class Recurrent(Layer):
     recurrent_initializer   of U (units, gates · units), by default orthogonal
     bias_initializer        of b (gates · units,), by default zeros, and 1 for the forget gate
     penalty            L1(…), L2(…) or a list of them, on W and U and not on the bias
-    Initialisers draw gate by gate. The state before the first step is zero. Raises ValueError for
-    an input that is not a sequence.
+    initial_state      the state before the first step: "zeros", or "trained": parameters
+                       `initial_h`, and `initial_c` of an LSTM
+    stateful           True: the state after the last step is the one before the first step of the
+                       sample at the same place of the next batch, until `network.reset_state()`;
+                       its derivative ends there (truncated back-propagation)
+    Initialisers draw gate by gate. Raises ValueError for an input that is not a sequence.
     """
 
     units: Annotated[int, Count()]
@@ -479,6 +671,8 @@ class Recurrent(Layer):
     recurrent_initializer: Annotated[Any, INITIALIZER] = "orthogonal"
     bias_initializer: Annotated[Any, INITIALIZER] = None
     penalty: Annotated[Any, PENALTY] = None
+    initial_state: Annotated[str, Choice(("zeros", "trained"))] = "zeros"
+    stateful: Annotated[bool, Flag()] = False
 
     gates: ClassVar[int] = 1
     """Blocks of columns in W and U."""
@@ -487,6 +681,21 @@ class Recurrent(Layer):
     instead, `recurrent_bias`."""
     kept: ClassVar[int] = 0
     """Blocks of columns in the slot besides the gates and h."""
+    carries: ClassVar[tuple[str, ...]] = ("h",)
+    """What a step hands to the next one, in the order of the columns."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stateful and self.reverse:
+            raise ValueError(
+                f"{type(self).__name__}: reverse=True ends with the first step, which the next "
+                "batch cannot go on from; a stateful layer begins with it"
+            )
+        if self.stateful and self.initial_state != "zeros":
+            raise ValueError(
+                f"{type(self).__name__}: a stateful layer goes on from the state of the batch "
+                "before, and initial_state='trained' begins every sequence anew; choose one"
+            )
 
     def output_shape(self, shape: Shape) -> Shape:
         return self.direction_shape(shape, 1)
@@ -507,9 +716,30 @@ class Recurrent(Layer):
         """Return the initialisers of the gates' biases."""
         return ("zeros",) * self.gates
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
-        """Return the forward and the backward pass of the cell over time."""
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        """Return the forward and the backward pass of the cell over time, and one step of it."""
         raise NotImplementedError
+
+    def step_ops(self, shape: Shape) -> list[Op]:
+        """Return the ops of one step (1, n_in), whose state the caller of compiled code keeps."""
+        dense, *rest = self.direction_ops((1, shape[-1]), 1)
+        cell = next(op for op in rest if op.in_place)
+        unused = [  # parameters in front of the cell's
+            Op(op.name, op.n_in, 0, None, param_rows=op.param_rows, param_cols=op.param_cols)
+            for op in rest[: rest.index(cell)]
+        ]
+        step = Op(
+            cell.name,
+            cell.n_in,
+            self.units,
+            self.kernels()[2],
+            state=len(self.carries) * self.units,
+            param_rows=cell.param_rows,
+            param_cols=cell.param_cols,
+            n_weights=cell.n_weights,
+            attrs=cell.attrs,
+        )
+        return [dense, *unused, step]
 
     # --- for one direction or two ---
 
@@ -535,6 +765,9 @@ class Recurrent(Layer):
             "weights": (shape[1], len(prefixes) * width),
             "bias": (len(prefixes) * width,),
         }
+        if self.initial_state == "trained":
+            for name in self.carries:
+                shapes |= {f"{prefix}initial_{name}": (self.units,) for prefix in prefixes}
         for prefix in prefixes:
             shapes[f"{prefix}recurrent_weights"] = (self.units, width)
             if self.summed < self.gates:
@@ -562,6 +795,10 @@ class Recurrent(Layer):
         states = 0 if overlay else directions * (self.gates + self.kept) * units
         columns = states + directions * units
         ops = [dense_op(n_in, directions * width, True, steps, columns)]
+        count = len(self.carries) * directions * units
+        carry = CARRY.pack(steps=steps, columns=columns, carried=columns - count, count=count)
+        before = self._initial_state(steps * columns, columns, carry)
+        ops += [before] if before else []
         for d in range(directions):
             attrs = CELL.pack(
                 units=units,
@@ -573,8 +810,13 @@ class Recurrent(Layer):
                 width=width,
                 summed=self.summed * units,
                 reverse=int(self.reverse) ^ d,
+                carried=columns - count,
+                initial=int(before is not None),
             )
-            ops.append(self._recurrence(steps, columns, attrs))
+            ops.append(self._recurrence(steps, columns, attrs, before))
+        if self.stateful:
+            options: dict[str, Any] = {"in_place": True, "aux": before, "attrs": carry}
+            ops.append(Op("CarriedState", 0, steps * columns, write_state, **options))
         attrs = STATES.pack(
             units=units,
             steps=steps,
@@ -586,13 +828,26 @@ class Recurrent(Layer):
         )
         rows = steps if self.return_sequences else 1
         n_out = rows * directions * units
-        ops.append(
-            Op("States", steps * columns, n_out, states_forward, states_backward, attrs=attrs)
-        )
+        kernels = states_forward, states_backward
+        ops.append(Op("States", steps * columns, n_out, *kernels, parts=rows, attrs=attrs))
         return ops
 
-    def _recurrence(self, steps: int, columns: int, attrs: tuple) -> Op:
-        forward, backward = self.kernels()
+    def _initial_state(self, n_in: int, columns: int, attrs: tuple) -> Op | None:
+        """The op of the rows before the first step, None where these are zero."""
+        count = attrs[CARRY.count - CARRY.steps]
+        options: dict[str, Any] = {"side_output": True, "side_delta": True, "attrs": attrs}
+        if self.stateful:
+            return Op("InitialState", n_in, columns, read_state, state=count, **options)
+        if self.initial_state == "zeros":
+            return None
+        options |= {"param_rows": count, "param_cols": 1}
+        gradient = trained_state_gradient
+        return Op(
+            "InitialState", n_in, columns, trained_state, accumulate_gradient=gradient, **options
+        )
+
+    def _recurrence(self, steps: int, columns: int, attrs: tuple, before: Op | None) -> Op:
+        forward, backward, _ = self.kernels()
         units, width = self.units, self.gates * self.units
         return Op(
             type(self).__name__,
@@ -602,6 +857,8 @@ class Recurrent(Layer):
             backward,
             accumulate_gradient=accumulate_gradient,
             in_place=True,
+            parts=steps,
+            aux=before,
             param_rows=width + self.gates - self.summed,
             param_cols=units,
             n_weights=units * width,
@@ -621,10 +878,10 @@ class RNN(Recurrent):
 
     activation: Annotated[str, Choice(("tanh", "relu"))] = "tanh"
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
         if self.activation == "relu":
-            return relu_forward, relu_backward
-        return tanh_forward, tanh_backward
+            return relu_forward, relu_backward, relu_step
+        return tanh_forward, tanh_backward, tanh_step
 
 
 class LSTM(Recurrent):
@@ -633,15 +890,15 @@ class LSTM(Recurrent):
     The bias of the forget gate begins at 1. The arguments are those of Recurrent.
     """
 
-    gates, summed, kept = 4, 4, 1
+    gates, summed, kept, carries = 4, 4, 1, ("c", "h")
 
     def initial_bias(self) -> tuple:
         gates = list(super().initial_bias())
         gates[FORGET_GATE] = "ones"
         return tuple(gates)
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
-        return lstm_forward, lstm_backward
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        return lstm_forward, lstm_backward, lstm_step
 
 
 class GRU(Recurrent):
@@ -653,8 +910,8 @@ class GRU(Recurrent):
 
     gates, summed, kept = 3, 2, 1
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
-        return gru_forward, gru_backward
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        return gru_forward, gru_backward, gru_step
 
 
 def _recurrent(given) -> None:
@@ -667,12 +924,20 @@ class Bidirectional(Layer):
     """A recurrent layer that reads a sequence in both directions: twice as many outputs.
 
     layer   RNN(…), LSTM(…) or GRU(…): its states, then those of a second one that begins at the
-            other end
+            other end; not a stateful one
     The parameters of the second one are `reverse_recurrent_weights` and, for a GRU,
     `reverse_recurrent_bias`; in weights and bias its columns follow those of the first.
     """
 
     layer: Annotated[Any, By(_recurrent)]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.layer.stateful:
+            raise ValueError(
+                "Bidirectional: its second direction begins at the end, which the next batch "
+                "cannot go on from; take a layer that is not stateful"
+            )
 
     @property
     def penalty(self):
