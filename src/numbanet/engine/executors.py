@@ -236,9 +236,9 @@ class ExecutorCache:
         key = ("gradient", loss, data_key, threads, training, settings)
         return self._get_or_build(key, build)
 
-    def inference(self, layout, samples: int, threads=None) -> InferenceExecutor:
-        """For the outputs of any number of samples."""
-        batch = self._evaluation_batch(samples)
+    def inference(self, layout, samples: int, threads=None, batch=None) -> InferenceExecutor:
+        """For the outputs of any number of samples, in batches of `batch` where that matters."""
+        batch = batch or self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
@@ -257,14 +257,16 @@ class ExecutorCache:
         samples: int,
         threads=None,
         *,
+        batch: int | None = None,
         weighted: bool = False,
         missing: bool = False,
     ) -> InferenceExecutor:
         """For loss and correct answers of any number of samples.
 
+        batch               samples of a batch, where that matters
         weighted, missing   whether samples have weights, and whether targets are missing
         """
-        batch = self._evaluation_batch(samples)
+        batch = batch or self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
