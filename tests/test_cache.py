@@ -408,6 +408,7 @@ def test_a_helper_is_compiled_into_its_callers_and_not_by_itself():
 def missing(monkeypatch):
     """Two kernels that are not in the cache, and a machine that compiles them in two processes."""
     monkeypatch.setattr(ahead, "processes", lambda: 2)
+    monkeypatch.setattr(ahead, "LEAST", 2)
     kernels = [nn.kernel(one.function) for one in (adagrad, dense.forward)]
     for name in ("optimizers.adagrad-*", "dense.forward-*"):
         for path in cache.cache_directory().glob(name):
@@ -450,6 +451,13 @@ def test_children_compile_and_this_process_reads(missing, monkeypatch):
     assert calls == []
     ahead.compile_ahead(jit.units([nn.kernel(one.function) for one in missing], "float32"))
     assert cache.notice.compiled - before == len(done)  # nothing was missing
+
+
+@needs_fork
+def test_children_are_not_forked_for_a_few_kernels(missing, monkeypatch):
+    monkeypatch.setattr(ahead, "LEAST", 9)
+    ahead.compile_ahead(jit.units(missing, "float32"))
+    assert not any(unit.is_cached for unit in jit.units(missing, "float32")[-2:])
 
 
 @needs_fork

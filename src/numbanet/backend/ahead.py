@@ -24,6 +24,8 @@ from numba.core.registry import cpu_target
 from numbanet.backend.cache import cache_directory, notice
 from numbanet.backend.threads import max_threads
 
+LEAST = 6
+"""Units for which children are worth it: each one prepares Numba and compiles its helpers anew."""
 PATIENCE = 60.0
 """Seconds without any unit compiled after which the children count as lost."""
 RECORD = 4
@@ -66,11 +68,9 @@ def compile_ahead(units: Iterable[Unit], done: Callable[[Unit], None] | None = N
     done   is called with each unit that is compiled
     The first ones are begun first: long ones should come first.
     """
-    if processes() < 2:
-        return
-    missing = [unit for unit in units if not unit.is_cached]
-    n = min(processes(), len(missing))
-    if n < 2:
+    n = processes()
+    missing = [unit for unit in units if not unit.is_cached] if n > 1 else []
+    if len(missing) < LEAST:
         return
     with global_compiler_lock:
         cpu_target.target_context.refresh()  # what every child would do
@@ -82,7 +82,7 @@ def compile_ahead(units: Iterable[Unit], done: Callable[[Unit], None] | None = N
     notice.begin(missing)
     try:
         with suppress(OSError), global_compiler_lock:
-            for _ in range(n):
+            for _ in range(min(n, len(missing))):
                 children.append(_fork(missing, todo, report))
         os.close(report)
         report = -1
