@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -26,6 +27,8 @@ from numbanet.backend.threads import max_threads
 
 PATIENCE = 60.0
 """Seconds without any unit compiled after which the children count as lost."""
+ONE_AT_A_TIME = threading.Lock()
+"""So that threads which need the same code compile it once."""
 RECORD = 4
 """Bytes of a unit's number in a pipe, which are read and written as one."""
 
@@ -68,10 +71,14 @@ def compile_ahead(units: Iterable[Unit], done: Callable[[Unit], None] | None = N
     """
     if processes() < 2:
         return
-    missing = [unit for unit in units if not unit.is_cached]
-    n = min(processes(), len(missing))
-    if n < 2:
-        return
+    with ONE_AT_A_TIME:
+        missing = [unit for unit in units if not unit.is_cached]
+        if len(missing) > 1:
+            _compile_in_children(missing, min(processes(), len(missing)), done)
+
+
+def _compile_in_children(missing: list[Unit], n: int, done) -> None:
+    """Let n processes compile these units."""
     with global_compiler_lock:
         cpu_target.target_context.refresh()  # what every child would do
     todo, fill = os.pipe()
