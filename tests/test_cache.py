@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -458,6 +459,26 @@ def test_children_are_not_forked_for_a_few_kernels(missing, monkeypatch):
     monkeypatch.setattr(ahead, "LEAST", 9)
     ahead.compile_ahead(jit.units(missing, "float32"))
     assert not any(unit.is_cached for unit in jit.units(missing, "float32")[-2:])
+
+
+@needs_fork
+def test_threads_that_need_the_same_code_compile_it_once(missing):
+    done, units = [], [jit.units(missing, "float32") for _ in range(2)]
+    threads = [
+        threading.Thread(target=ahead.compile_ahead, args=(one, done.append)) for one in units
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == len(set(map(repr, done))) >= 2 and no_children()
+
+
+def test_what_is_compiled_is_not_looked_at_again(monkeypatch):
+    dense.forward.address(np.dtype("float64"))
+    monkeypatch.setattr(jit.Kernel, "helpers", lambda self: 1 / 0)
+    for dtype in ("float64", np.dtype("float64")):
+        assert jit.units([dense.forward], dtype) == []
 
 
 @needs_fork

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -29,6 +30,8 @@ LEAST = 6
 """Units for which children are worth it: each one prepares Numba and compiles its helpers anew."""
 PATIENCE = 60.0
 """Seconds without any unit compiled after which the children count as lost."""
+ONE_AT_A_TIME = threading.Lock()
+"""So that threads which need the same code compile it once."""
 RECORD = 4
 """Bytes of a unit's number in a pipe, which are read and written as one."""
 
@@ -71,10 +74,16 @@ def compile_ahead(units: Iterable[Unit], done: Callable[[Unit], None] | None = N
     done   is called with each unit that a child has compiled
     The first ones are begun first: long ones should come first.
     """
-    n = processes()
-    missing = [unit for unit in units if not unit.is_cached] if n > 1 else []
-    if len(missing) < LEAST:
+    if processes() < 2:
         return
+    with ONE_AT_A_TIME:
+        missing = [unit for unit in units if not unit.is_cached]
+        if len(missing) >= LEAST:
+            _compile_in_children(missing, done)
+
+
+def _compile_in_children(missing: list[Unit], done) -> None:
+    """Let several processes compile these units."""
     with global_compiler_lock:
         cpu_target.target_context.refresh()  # what every child would do
     todo = [_queue(missing, linked) for linked in (True, False)]
@@ -83,7 +92,7 @@ def compile_ahead(units: Iterable[Unit], done: Callable[[Unit], None] | None = N
     notice.begin(missing)
     try:
         with suppress(OSError), global_compiler_lock:
-            for _ in range(min(n, len(missing)) - 1):
+            for _ in range(min(processes(), len(missing)) - 1):
                 children.append(_fork(missing, todo, report))
         os.close(report)
         report = -1

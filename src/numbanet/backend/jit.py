@@ -204,15 +204,19 @@ class Kernel:
         arguments = (types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
         return types.void(*arguments)
 
+    def is_compiled(self, dtype) -> bool:
+        """Return whether it is, with its helpers, for a dtype."""
+        return dtype in self._compiled or str(dtype) in self._compiled
+
     def helpers(self) -> set:
         """Return the helpers that it calls by their names."""
         return set(_external_dependencies(self.function, set()))
 
     def units(self, dtype) -> list[Unit]:
         """Return what has to be compiled for a dtype, beside the helpers."""
-        key = str(dtype)
-        if key in self._compiled:
+        if self.is_compiled(dtype):
             return []
+        key = str(dtype)
         signature = self._signature(key)
         compiled, helpers = _c_function(self.function, signature), self.helpers()
 
@@ -239,7 +243,7 @@ def kernel(function=None, *, independent=False):
 
 def units(kernels, dtype) -> list[Unit]:
     """Return what has to be compiled for kernels and a dtype, each once, helpers first."""
-    kernels = dict.fromkeys(kernels)
+    kernels = [one for one in dict.fromkeys(kernels) if not one.is_compiled(dtype)]
     helpers = dict.fromkeys(helper for kernel in kernels for helper in kernel.helpers())
     return [unit for one in (*helpers, *kernels) for unit in one.units(dtype)]
 
