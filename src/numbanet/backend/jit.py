@@ -187,11 +187,15 @@ class Kernel:
 
         It is compiled or read from the cache on first use.
         """
+        compiled = self._compiled.get(dtype)
+        if compiled is not None:
+            return compiled.address
         key = str(dtype)
         if key not in self._compiled:
             for helper in self.helpers():
                 helper.address(dtype)
             self._compiled[key] = c_function(self.function, self._signature(key))
+        self._compiled[dtype] = self._compiled[key]  # a NumPy dtype takes long to become a string
         return self._compiled[key].address
 
     @staticmethod
