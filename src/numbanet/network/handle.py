@@ -22,7 +22,8 @@ where it is given other pointers. An op whose output is linear in its input need
                             Ḣ += ȧᵀ dz              gradient with the acts' tangents, without b
 
 What a kernel overwrites with parameters' tangents, z and da, is written again afterwards. Other ops
-give what is different: `tangent`, `second_backward` and `second_gradient` (plan/op.py).
+give what is different: `tangent`, `second_backward` and `second_gradient` (plan/op.py). All kernels
+that give no gradient are handed the parameters' tangents as `grads`, or a null pointer.
 """
 
 import weakref
@@ -381,7 +382,7 @@ class TangentProgram(Program):
     def __init__(self, plan: Plan, dtype: np.dtype, hvp: bool):
         self.dtype, self.hvp = dtype, hvp
         for op in plan.ops:
-            if op.n_in and not (op.linear or op.tangent):
+            if op.n_in and not (op.tangent or (op.linear and not op.nonlinear)):
                 raise ValueError(
                     f"{op.name} has no tangent, so the handle cannot have jvp or hvp; the layers "
                     "that have one stand in docs/compiled.md"
@@ -411,14 +412,15 @@ class TangentProgram(Program):
 
     def _forward(self, row: int) -> None:
         op, tangents = self.plan.by_row[row], self.tangents
-        if not op.n_params:  # perhaps in place, with a tangent that reads the output
+        first = op.in_place or not op.n_params  # its tangent may read the output
+        if first:
             super()._forward(row)
         if op.tangent:
             self._step(row, FORWARD, kernel=self._address(op.tangent), deltas=tangents)
         else:
             there = {"acts": tangents, "deltas": tangents}
             self._step(row, FORWARD, table_row=self._without_offset(row), **there)
-        if op.n_params:
+        if not first:
             self._step(row, FORWARD, FROM_PARAMS, params=1, add=Y)
             super()._forward(row)
 
@@ -426,10 +428,13 @@ class TangentProgram(Program):
         if not self.hvp:
             return
         op, needs, deltas = self.plan.by_row[row], self._needs(row), self.deltas
-        self._step(row, BACKWARD, needs, deltas=deltas + self.tangents)
+        if not op.nonlinear:
+            self._step(row, BACKWARD, needs, deltas=deltas + self.tangents)
         if op.second_backward:
             kernel = self._address(op.second_backward)
             self._step(row, BACKWARD, needs, kernel=kernel, deltas=deltas)
+        if op.nonlinear:
+            return
         if op.n_params:
             self._step(row, BACKWARD, needs | FROM_PARAMS, params=1, deltas=deltas, add=X)
         super()._backward(row)
