@@ -5,15 +5,16 @@ Work memory is filled with NaN before each call: what a function reads it has wr
 
 import numpy as np
 import pytest
-from checkers import _CALL, Kink, close, difference
+from checkers import _CALL, Kink, close, difference, directions
 from reference import REFERENCES
 
 import numbanet as nn
 from examples import (
     LAYERS,
     LOSSES,
-    OPTIMIZERS,
     PENALTIES,
+    SMOOTH,
+    STEPPED,
     TRAINABLE,
     example_named,
     inputs,
@@ -24,16 +25,10 @@ from examples import (
 )
 from numbanet import compiled as c
 from numbanet.engine.reference import Row, kernel_name
-from numbanet.network.handle import STEP, TangentProgram, prediction_plan
-from numbanet.nn.schedules import Schedule
+from numbanet.network.handle import TangentProgram, prediction_plan
 from numbanet.plan.columns import ROW_SIZE, SCRATCH
 
 LOSS = loss_named("mean squared error")
-STEPPED = {
-    name: one
-    for name, one in OPTIMIZERS.items()
-    if not (isinstance(one.learning_rate, Schedule) or one.around)
-}
 
 
 def work_for(model, dtype="float64"):
@@ -126,30 +121,6 @@ def test_vjp_is_the_gradient_of_the_network(example, dtype):
 
 
 # --- jvp and hvp ----------------------------------------------------------------------------------
-
-WITHOUT_SECOND = {
-    *(nn.MaxPool2D, nn.MaxPool1D, nn.GlobalMaxPool2D, nn.GlobalMaxPool1D),
-    *(nn.ReLU, nn.LeakyReLU),
-}
-
-
-def is_smooth(example):
-    """Whether no layer, and no activation of a single neuron, has an edge."""
-    layers = [built.layer for built in network(example, LOSS).layers]
-    layers += [one for layer in layers for one in getattr(layer, "activations", ())]
-    edges = [getattr(one, "p", 2) < 2 or getattr(one, "activation", 0) == "relu" for one in layers]
-    return not (any(edges) or {type(layer) for layer in layers} & WITHOUT_SECOND)
-
-
-SMOOTH = [one for one in TRAINABLE if is_smooth(one)]
-
-
-def directions(net, x, seed=0):
-    """A direction of the inputs, empty where they are indices, and one of the parameters."""
-    generator = np.random.default_rng(seed)
-    indices = isinstance(net.layers[0].layer, nn.Embedding)
-    vrow = generator.normal(size=(0,) if indices else x.shape).astype(net.dtype)
-    return vrow, generator.normal(size=net.parameters.size).astype(net.dtype)
 
 
 def outputs_and_tangents(net, model, x, drow, dparams):
@@ -254,10 +225,7 @@ class Replayed:
 
     def __init__(self, net, rows, hvp):
         plan = prediction_plan(net, rows, True, True)
-        self.program = TangentProgram(plan, net.dtype, hvp)
-        ops = plan.ops
-        given = [*self.program.kernels, *(k for op in ops for k in op.embedded_verbs.values())]
-        self.kernels = {one.address(net.dtype): one for one in given if one}
+        self.program, self.dtype = TangentProgram(plan, hvp), net.dtype
         generator = np.random.default_rng(3)
         sizes = [net.memory.size, net.parameters.size, self.program.work_size]
         self.params, self.grads, self.work = (generator.uniform(0.1, 0.9, n) for n in sizes)
@@ -266,20 +234,21 @@ class Replayed:
         copies = [one.copy() for one in (self.params, self.grads, self.work)]
         return copies, [
             *copies[:2],
-            copies[2][step[STEP.acts] :],
-            copies[2][step[STEP.deltas] :],
+            copies[2][step.acts :],
+            copies[2][step.deltas :],
         ]
 
     def both(self, step):
         """What the kernel of a step, and its reference, leave in the three memories."""
-        step = STEP._make(int(value) for value in step)
-        kernel, end = self.kernels[step.kernel], step.end
+        kernel, end = step.kernel, step.end
         row, found = Row(self.program.table, step.row // ROW_SIZE, {}), []
         for compiled in (True, False):
             copies, given = self.memories(step)
             if compiled:
                 place = self.program.table.ctypes.data + step.row * 8
-                _CALL(step.kernel)(place, *(one.ctypes.data for one in given), 0, end)
+                _CALL(kernel.address(self.dtype))(
+                    place, *(one.ctypes.data for one in given), 0, end
+                )
             else:
                 REFERENCES[kernel_name(kernel)](row, *given, 0, end)
             found.append(copies)

@@ -769,6 +769,7 @@ class Sequential(KnownArguments, KnownAttributes):
         gradient: bool = True,
         jvp: bool = False,
         hvp: bool = False,
+        device: str = "cpu",
     ):
         """Return the network as an array of integers for the functions of `numbanet.compiled`.
 
@@ -778,18 +779,23 @@ class Sequential(KnownArguments, KnownAttributes):
         gradient    False leaves `vjp` out: less work memory, and layers without a derivative
         jvp, hvp    True: the function of that name can be called, with more work memory; hvp
                     includes jvp
+        device      "cuda": a CudaHandle instead, whose functions single threads of a GPU call in
+                    `@cuda.jit` code: see `network.compiled_cuda.CudaHandle`
         It holds no parameters, and is valid in this process and its forks alone. Raises ValueError
         for layers that have not the derivatives asked for, and for a loss that does not fit.
         """
-        from numbanet.network.handle import make_handle
-
         gradient, jvp, hvp = (
             fields.Flag()(given, name)
             for given, name in ((gradient, "gradient"), (jvp, "jvp"), (hvp, "hvp"))
         )
-        return make_handle(
-            self, optimizer=optimizer, loss=loss, rows=rows, gradient=gradient, jvp=jvp, hvp=hvp
-        )
+        options = {"gradient": gradient, "jvp": jvp, "hvp": hvp}
+        if _device(device) == "cuda":
+            from numbanet.network.compiled_cuda import CudaHandle
+
+            return CudaHandle(self, optimizer=optimizer, loss=loss, rows=rows, **options)
+        from numbanet.network.handle import make_handle
+
+        return make_handle(self, optimizer=optimizer, loss=loss, rows=rows, **options)
 
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now as a function `f(row, out)` for the user's compiled code.

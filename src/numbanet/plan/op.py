@@ -124,6 +124,10 @@ class Op:
             SPLIT_K: self.split_k,
         }
 
+    def substitutes(self, batch: int) -> dict[int, Kernel]:
+        """Return the kernels that take the place of others in the user's code, for this batch."""
+        return self.embedded_verbs | (self.row_verbs if batch == 1 else {})
+
     @property
     def n_params(self) -> int:
         """How many parameters the op has."""
