@@ -42,13 +42,19 @@ class Example:
 class LossExample:
     """A loss, the last activation before it, and its targets.
 
-    These are real, unit (0 … 1), distribution, labels or bits.
+    targets    real, unit (0 … 1), distribution, labels or bits
+    multiple   outputs are a multiple of it
     """
 
     name: str
     loss: nn.Loss
     activation: str | None
     targets: str
+    multiple: int = 1
+
+    def outputs(self, least):
+        """The number of outputs that the loss takes, from `least` on."""
+        return -(-least // self.multiple) * self.multiple
 
 
 LAYERS = [
@@ -57,6 +63,7 @@ LAYERS = [
     Example("dense long", lambda: [nn.Dense(3)], (41,)),
     Example("dense without bias", lambda: [nn.Dense(4, bias=False)], (6,)),
     Example("dense of one unit", lambda: [nn.Dense(1)], (9,)),
+    Example("dense of one unit, many inputs", lambda: [nn.Dense(1)], (45,)),
     Example("dense on one input", lambda: [nn.Dense(6)], (1,)),
     Example("dense over time", lambda: [nn.Dense(5, activation="tanh")], (7, 3)),
     Example("dense over time without bias", lambda: [nn.Dense(3, bias=False)], (2, 41)),
@@ -77,6 +84,7 @@ LAYERS = [
     Example("leaky relu", lambda: [nn.LeakyReLU(0.2)], (11,)),
     Example("identity", lambda: [nn.Identity()], (5,)),
     Example("softmax", lambda: [nn.Softmax()], (6,)),
+    Example("softmax over time", lambda: [nn.Softmax()], (3, 4)),
     Example(
         "per neuron",
         lambda: [nn.PerNeuron([nn.LeakyReLU(0.3), "tanh", "identity", "relu", "sigmoid"])],
@@ -178,6 +186,21 @@ LAYERS = [
     Example("rnn in both directions", lambda: [nn.Bidirectional(nn.RNN(3))], (4, 2)),
     Example("lstm in both directions", lambda: [nn.Bidirectional(nn.LSTM(3, True))], (4, 2)),
     Example("gru in both directions", lambda: [nn.Bidirectional(nn.GRU(3, True, True))], (4, 2)),
+    Example("rnn from a trained state", lambda: [nn.RNN(3, initial_state="trained")], (3, 2)),
+    Example(
+        "lstm from a trained state",
+        lambda: [nn.LSTM(17, True, True, initial_state="trained")],
+        (3, 2),
+    ),
+    Example("gru from a trained state", lambda: [nn.GRU(4, initial_state="trained")], (4, 3)),
+    Example(
+        "both directions from a trained state",
+        lambda: [
+            nn.Bidirectional(nn.RNN(2, True, initial_state="trained")),
+            nn.Bidirectional(nn.LSTM(3, initial_state="trained")),
+        ],
+        (4, 2),
+    ),
     Example("embedding", lambda: [nn.Embedding(11, 3)], (4,), first=True, vocabulary=11),
     Example(
         "embedding before a gru",
@@ -242,6 +265,8 @@ LOSSES = [
     ),
     LossExample("mean absolute error", nn.MeanAbsoluteError(), None, "real"),
     LossExample("huber", nn.Huber(0.4), "leaky_relu", "real"),
+    LossExample("quantile", nn.Quantile(0.7), None, "real"),
+    LossExample("quantiles of two levels", nn.Quantile((0.9, 0.2)), "tanh", "real", multiple=2),
     LossExample("binary cross-entropy", nn.BinaryCrossEntropy(), "sigmoid", "unit"),
     LossExample("binary cross-entropy of bits", nn.BinaryCrossEntropy(), "sigmoid", "bits"),
     LossExample("poisson", nn.Poisson(), "exp", "unit"),
@@ -322,7 +347,7 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
 
     Neither biases nor running means are zero.
     """
-    head = [nn.Dense(width, activation=loss.activation)] if loss else []
+    head = [nn.Dense(loss.outputs(width), activation=loss.activation)] if loss else []
     before = [Scale()] if example.trains and not example.first else []
     net = nn.Sequential(
         [*before, *example.layers(), nn.Flatten(), *head], example.input_shape, dtype, seed, penalty
@@ -330,7 +355,7 @@ def network(example, loss=None, *, width=3, penalty=None, dtype="float64", seed=
     for k, built in enumerate(net.layers):
         generator = np.random.default_rng([seed, k])
         for name, values in built.parameters.items():
-            if name.endswith("bias"):
+            if name.endswith("bias") or "initial" in name:
                 values[...] = generator.uniform(-0.5, 0.5, values.shape)
         for values in built.buffers.values():
             values[...] = generator.uniform(0.5, 1.5, values.shape)
@@ -352,6 +377,7 @@ def inputs(example, samples, seed=2, dtype="float64"):
 
 def targets(loss, samples, width=3, seed=3):
     """Targets as the loss wants them."""
+    width = loss.outputs(width)
     generator = np.random.default_rng([seed, samples, width])
     if loss.targets == "labels":
         return generator.integers(0, width, samples)

@@ -469,6 +469,7 @@ def test_losses_that_need_another_last_activation(last, loss, message):
             nn.CrossEntropy,
         ),
         (["Huber", "smooth_l1_loss", nn.Huber], losses.loss, nn.Huber),
+        (["quantile", "pinball_loss", nn.Quantile], losses.loss, nn.Quantile),
         (["linear", "Identity"], activation, nn.Identity),
         (["LeakyReLU", "leaky-relu", nn.LeakyReLU], activation, nn.LeakyReLU),
         (["RMSProp", nn.RMSprop], optimizer, nn.RMSprop),
@@ -492,6 +493,18 @@ def test_one_callback_or_none():
         net.fit(X, LABELS, callbacks=callbacks, verbose=0)
     net.fit(X, LABELS, callbacks=nn.callbacks.EarlyStopping("loss"), augment=None, verbose=0)
     assert seen == [1, 2]
+
+
+def test_quantiles_that_the_outputs_do_not_fit():
+    net = network(None)
+    message = f"Quantile has 2 levels and the network {net.output_shape[0]} outputs; give it one"
+    loss = nn.Quantile((0.1, 0.9))
+    for call in (
+        lambda: net.fit(X, np.ones((len(X), *net.output_shape)), loss=loss, verbose=0),
+        lambda: net.evaluate(X, np.ones((len(X), *net.output_shape)), loss=loss),
+        lambda: net.handle(loss=loss),
+    ):
+        refused(ValueError, message, net, call)
 
 
 def test_a_loss_on_images():
@@ -609,6 +622,9 @@ def test_images_in_another_layout(x, hint):
         (lambda: nn.SGD(0.1, nesterov=True), ValueError, "nesterov needs a momentum"),
         (lambda: nn.Adam(beta_1=1.0), ValueError, "Adam: beta_1 must be below 1"),
         (lambda: nn.Huber(0), ValueError, "Huber needs a positive delta, got 0"),
+        (lambda: nn.Quantile(1), ValueError, "Quantile: levels must be below 1, got 1"),
+        (lambda: nn.Quantile((0.1, NAN)), ValueError, "must be above 0 and below 1, got nan"),
+        (lambda: nn.Quantile([]), ValueError, r"levels must have at least one number, got \[\]"),
         (lambda: nn.LeakyReLU(-1), ValueError, "LeakyReLU needs a slope of at least 0, got -1"),
     ],
 )

@@ -41,6 +41,16 @@ def test_digits_row_by_row():
     assert main("row_by_row", epochs=15) > 0.95
 
 
+def test_a_forecast_with_intervals():
+    inside, error = main("forecast", epochs=5)
+    assert (inside > 0.65).all() and (inside < 0.9).all() and (error < 1).all()
+
+
+def test_thresholds_learned_by_evolution():
+    pytest.importorskip("sklearn")
+    assert main("evolution", generations=60) > 0.9
+
+
 def test_a_network_inside_njit():
     assert main("inside_njit", epochs=40) < 0.1
 
@@ -91,6 +101,8 @@ def test_every_example_is_tested():
         "cartpole",
         "digits",
         "energy",
+        "evolution",
+        "forecast",
         "inside_njit",
         "learning_while_simulating",
         "own_layer",

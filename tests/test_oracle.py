@@ -307,6 +307,12 @@ def each(function, **options):
     return lambda a, y: function(a, y, reduction="none", **options)
 
 
+def quantiles(a, y):
+    """The quantile losses of five outputs, each with a level of its own: torch has none."""
+    levels = tensor([0.1, 0.3, 0.5, 0.6, 0.9])
+    return torch.maximum(levels * (y - a), (levels - 1) * (y - a)).mean(dim=1)
+
+
 LOSSES = {
     "quadratic": (
         "quadratic",
@@ -328,6 +334,7 @@ LOSSES = {
         None,
         lambda a, y: each(functional.huber_loss, delta=0.7)(a, y).mean(dim=1),
     ),
+    "quantile": (nn.Quantile((0.1, 0.3, 0.5, 0.6, 0.9)), None, lambda a, y: quantiles(a, y)),
     "binary_cross_entropy": (
         "binary_cross_entropy",
         "sigmoid",
@@ -382,7 +389,7 @@ def compare(activation, name, reference, weights=None, missing=None):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    "name", ["quadratic", "mean_squared_error", "mean_absolute_error", "huber"]
+    "name", ["quadratic", "mean_squared_error", "mean_absolute_error", "huber", "quantile"]
 )
 def test_a_loss_after_any_activation_is_that_of_torch(name, activation):
     given, _, reference = LOSSES[name]

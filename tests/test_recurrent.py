@@ -45,7 +45,7 @@ class Theirs:
                 self.add(built, built.layer.layer, ("", "reverse_"))
             elif hasattr(built.layer, "recurrent_initializer"):
                 self.add(built, built.layer, ("",))
-        last = net.layers[-1]
+        last = [built for built in net.layers if built.n_parameters][-1]
         self.dense = [self.leaf(last.weights), self.leaf(last.bias)]
 
     def leaf(self, values):
@@ -83,7 +83,8 @@ class Theirs:
         inside = [p for module, _ in self.modules for p in module.parameters()]
         return [*inside, *self.dense]
 
-    def __call__(self, x):
+    def states(self, x):
+        """What the recurrent layers give."""
         torch = self.torch
         h = torch.as_tensor(x)
         for module, layer in self.modules:
@@ -96,7 +97,14 @@ class Theirs:
                 parts = [h[:, ahead, : layer.units]]
                 parts += [h[:, back, layer.units :]] * (directions - 1)
                 h = torch.cat(parts, dim=1)
-        return h.flatten(1) @ self.dense[0] + self.dense[1]
+        return h
+
+    def __call__(self, x):
+        return self.states(x).flatten(1) @ self.dense[0] + self.dense[1]
+
+    def over_time(self, x):
+        """The same with the dense layer at every step, (samples, steps, outputs)."""
+        return self.states(x) @ self.dense[0] + self.dense[1]
 
     def flat(self, of):
         """A vector of `of(parameter)` in the order of ours."""
@@ -469,3 +477,211 @@ def test_wrong_lengths_are_refused(layers, lengths, message):
     for call in calls:
         with pytest.raises(ValueError, match=message):
             call(x, lengths=lengths)
+
+
+# --- targets for every step -----------------------------------------------------------------------
+
+CLASSES = 4
+OVER_TIME = {
+    "classes": ("softmax", "cross_entropy"),
+    "numbers": (None, "mean_squared_error"),
+    "several labels": ("sigmoid", "binary_cross_entropy"),
+}
+
+
+def tagger(activation=None, dtype="float64", classes=CLASSES):
+    """A network that gives `classes` outputs at every step, no parameter zero."""
+    layers = [nn.LSTM(4, return_sequences=True), nn.GRU(3, return_sequences=True)]
+    net = nn.Sequential(
+        [*layers, nn.Dense(classes, activation=activation)], (STEPS, CHANNELS), dtype, seed=3
+    )
+    net.parameters += np.random.default_rng(1).uniform(-0.2, 0.2, net.parameters.size)
+    return net
+
+
+def step_targets(kind, samples=7, padding=0):
+    """Targets for every step; those behind the lengths are `padding`."""
+    generator, shape = np.random.default_rng(4), (samples, STEPS)
+    if kind == "classes":
+        y = generator.integers(0, CLASSES, shape)
+    elif kind == "numbers":
+        y = generator.normal(size=(*shape, CLASSES))
+    else:
+        y = generator.integers(0, 2, (*shape, CLASSES)).astype("float64")
+    for one, length in zip(y, np.resize(LENGTHS, samples), strict=True):
+        one[length:] = padding
+    return y
+
+
+def torch_loss(torch, kind, outputs, y, lengths):
+    """PyTorch's mean over the steps that count."""
+    inside = torch.tensor(np.arange(STEPS) < np.asarray(lengths)[:, None])
+    if kind == "classes":
+        labels = torch.where(inside, torch.tensor(y), -100)
+        return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
+    z, y = outputs[inside], torch.tensor(y)[inside]
+    if kind == "numbers":
+        return ((z - y) ** 2).mean()
+    each = torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
+    return each.sum(1).mean()
+
+
+@pytest.mark.parametrize("kind", OVER_TIME)
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_the_loss_over_steps_is_that_of_torch(kind, lengths):
+    activation, loss = OVER_TIME[kind]
+    net, x = tagger(activation), padded(3.0)
+    y = step_targets(kind, padding=0 if lengths is None else -1)
+    theirs = Theirs(net)
+    counts = np.full(7, STEPS) if lengths is None else lengths
+    value = torch_loss(theirs.torch, kind, theirs.over_time(x), y, counts)
+    value.backward()
+    expected = theirs.flat(lambda p: p.grad.numpy())
+    found = net.evaluate(x, y, lengths=lengths, loss=loss)
+    close(found["loss"], value.item(), 1e-13)
+    for training in (False, True):
+        options = {"lengths": lengths, "training": training}
+        close(net.loss(x, y, loss, **options), value.item(), 1e-13)
+        close(net.gradient(x, y, loss, **options), expected, 1e-12)
+    outputs, inside = net.predict(x, lengths=lengths), np.arange(STEPS) < counts[:, None]
+    if kind == "classes":
+        right = (outputs.argmax(-1) == y)[inside]
+        assert (net.predict_classes(x, lengths=lengths) == outputs.argmax(-1)).all()
+        assert found["mistakes"] == (~right).sum()
+        close(found["accuracy"], right.mean(), 1e-13)
+        metrics = net.evaluate(x, y, lengths=lengths, metrics=["top_2", "f1"])
+        close(metrics["f1"], nn.metrics.f1(y[inside], outputs[inside]), 1e-13)
+    if kind == "numbers":
+        close(found["rmse"], np.sqrt(((outputs - y)[inside] ** 2).mean()), 1e-13)
+
+
+@pytest.mark.parametrize("kind", OVER_TIME)
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_steps_on_targets_over_time_are_those_of_torch(kind, optimizer):
+    activation, loss = OVER_TIME[kind]
+    net, x, y = tagger(activation), sequences(24), step_targets(kind, 24)
+    lengths, theirs = np.resize(LENGTHS, 24), Theirs(net)
+    step = getattr(theirs.torch.optim, optimizer)(theirs.parameters(), 0.1)
+    for _ in range(10):
+        for k in range(0, 24, 8):
+            part = slice(k, k + 8)
+            step.zero_grad()
+            outputs = theirs.over_time(x[part])
+            torch_loss(theirs.torch, kind, outputs, y[part], lengths[part]).backward()
+            step.step()
+    options = {"loss": loss, "batch_size": 8, "epochs": 10, "shuffle": False, "verbose": 0}
+    net.fit(x, y, lengths=lengths, optimizer=getattr(nn, optimizer)(0.1), **options)
+    close(net.parameters, theirs.flat(lambda p: p.detach().numpy()), 1e-9)
+
+
+def test_weights_of_sequences_weigh_their_steps():
+    net, x, y = tagger("softmax"), sequences(), step_targets("classes")
+    weights = np.random.default_rng(5).uniform(0.5, 2, 7)
+    inside = np.arange(STEPS) < LENGTHS[:, None]
+    p = np.take_along_axis(net.predict(x, lengths=LENGTHS), y[:, :, None], 2)[:, :, 0]
+    steps = np.repeat(weights, LENGTHS)
+    options = {"lengths": LENGTHS, "sample_weight": weights}
+    close(net.loss(x, y, **options), np.average(-np.log(p[inside]), weights=steps), 1e-13)
+    found = net.evaluate(x, y, metrics="f1", **options)
+    outputs = net.predict(x, lengths=LENGTHS)
+    close(found["f1"], nn.metrics.f1(y[inside], outputs[inside], steps), 1e-13)
+    close(found["accuracy"], np.average((outputs.argmax(-1) == y)[inside], weights=steps), 1e-13)
+
+
+def test_targets_over_time_in_a_fit_with_validation_and_the_rate_finder():
+    net, x, y = tagger("softmax", "float32"), sequences(24), step_targets("classes", 24, -1)
+    lengths = np.resize(LENGTHS, 24)
+    found = net.fit(
+        x, y, lengths=lengths, validation_split=0.25, epochs=2, metrics="top_2", verbose=0
+    )
+    last = found.history["val_accuracy"][-1], found.history["val_top_2"][-1]
+    measured = net.evaluate(x[18:], y[18:], lengths=lengths[18:], metrics="top_2")
+    np.testing.assert_allclose(last, (measured["accuracy"], measured["top_2"]), rtol=1e-6)
+    given = {"x": x, "y": y, "lengths": lengths}
+    again = net.fit(x, y, lengths=lengths, validation_data=given, verbose=0).history
+    np.testing.assert_allclose(again["val_loss"][0], net.loss(x, y, lengths=lengths), rtol=1e-5)
+    assert len(net.find_learning_rate(x, y, lengths=lengths, steps=20).losses)
+
+
+def test_targets_over_time_do_not_depend_on_the_threads():
+    trained = []
+    for threads in (1, 2):
+        net, x, y = tagger("softmax", "float32"), sequences(40), step_targets("classes", 40)
+        lengths = np.resize(LENGTHS, 40)
+        net.fit(x, y, lengths=lengths, batch_size=16, epochs=2, threads=threads, verbose=0)
+        trained.append(net.parameters.tobytes())
+    assert trained[0] == trained[1]
+
+
+def test_one_output_at_every_step():
+    net, x = tagger("sigmoid", classes=1), sequences()
+    y = np.random.default_rng(0).integers(0, 2, (7, STEPS))
+    for given in (y, y[:, :, None], y.astype("float64")):
+        found = net.evaluate(x, given, lengths=LENGTHS)
+        inside = np.arange(STEPS) < LENGTHS[:, None]
+        close(found["accuracy"], ((net.predict(x)[:, :, 0] > 0.5) == y)[inside].mean(), 1e-13)
+
+
+def test_masked_targets_over_time_are_left_out():
+    net, x, y = tagger(), sequences(), step_targets("numbers")
+    masked = np.ma.array(y, mask=np.random.default_rng(0).uniform(size=y.shape) < 0.3)
+    outputs, inside = net.predict(x, lengths=LENGTHS), np.arange(STEPS) < LENGTHS[:, None]
+    errors = np.where(masked.mask, 0, outputs - y)[inside]
+    close(net.loss(x, masked, lengths=LENGTHS), (errors**2).mean(), 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        (np.zeros((7, 5), int), {}, r"6 steps, shape \(7, 6\) of labels, or \(7, 6, 4\), got"),
+        (np.zeros((7, 6, 3)), {}, r"or \(7, 6, 4\), got \(7, 6, 3\); for one target of a whole"),
+        (np.zeros(7, int), {}, r"got \(7,\); for one target of a whole sequence"),
+        (np.zeros((6, 6), int), {}, "x has 7 samples and y has 6"),
+        (np.full((7, 6), 4), {}, r"y has label 4 at \[0, 0\], but the network's 4 outputs"),
+        (np.full((7, 6), -1), {}, r"y has label -1 at \[0, 0\]"),
+        (np.full((7, 6), 0.5), {}, r"fractional label 0\.5 at \[0, 0\]"),
+        (np.full((7, 6, 4), np.nan), {}, r"y has NaN at \[0, 0, 0\]"),
+        (np.zeros((7, 6), int), {"class_weight": "balanced"}, "class_weight weighs samples, and"),
+        (np.ma.masked_equal(np.eye(7, 6, dtype=int), 1), {}, r"masks 6 labels, .* \[0, 0\]"),
+    ],
+)
+def test_wrong_targets_over_time_are_refused(y, options, message):
+    net, x = tagger("softmax"), sequences()
+    calls = [lambda f=f: f(x, y, **options) for f in (net.fit, net.evaluate, net.loss)]
+    for call in [*calls, lambda: net.gradient(x, y, **options)]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_targets_over_time_are_not_scaled():
+    net = tagger()
+    with pytest.raises(ValueError, match="every step of a sample has some; scale them before fit"):
+        net.fit(sequences(), step_targets("numbers"), scale_targets=True)
+
+
+@pytest.mark.parametrize("combine", ["mean", "vote"])
+def test_an_ensemble_takes_lengths_and_targets_over_time(combine):
+    x, y, nets = sequences(), step_targets("classes"), [tagger("softmax") for _ in range(3)]
+    for k, net in enumerate(nets):
+        net.parameters += np.random.default_rng(k).uniform(-1, 1, net.parameters.size)
+    both, inside = nn.Ensemble(nets, combine), np.arange(STEPS) < LENGTHS[:, None]
+    outputs = [net.predict(x, lengths=LENGTHS) for net in nets]
+    mean = both.predict(x, lengths=LENGTHS)
+    close(mean, np.mean(outputs, axis=0), 1e-13)
+    given = both.predict_classes(x, lengths=LENGTHS)
+    assert given.shape == (7, STEPS)
+    if combine == "mean":
+        assert (given == mean.argmax(-1)).all()
+    found = both.evaluate(x, y, lengths=LENGTHS)
+    p = np.take_along_axis(mean, y[:, :, None], 2)[:, :, 0]
+    close(found["loss"], -np.log(p[inside]).mean(), 1e-12)
+    close(found["accuracy"], (given == y)[inside].mean(), 1e-13)
+    assert found["mistakes"] == (given != y)[inside].sum()
+
+
+def test_what_examines_samples_refuses_targets_over_time():
+    net, x, y = tagger("softmax"), sequences(), step_targets("classes")
+    for call in (net.diagnose, lambda x, y: nn.diagnostics.importance(net, x, y)):
+        with pytest.raises(ValueError, match=r"gives outputs \(6, 4\) with targets for each step"):
+            call(x, y)
+    assert "LSTM" in net.profile(x, y)

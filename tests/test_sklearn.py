@@ -1,32 +1,37 @@
 """The estimators: scikit-learn's own checks, and the same results as scikit-learn's classes."""
 
+import copy
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import warnings
+from typing import ClassVar
 
+import numba
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
 from sklearn import neural_network
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
 from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, ParameterSampler, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import estimator_checks
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import numbanet as nn
 from numbanet import sklearn as ours
+from numbanet.nn.optimizers import AdamEpsilonHat
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -43,29 +48,9 @@ ESTIMATORS = [
 ]
 
 
-def expected_failures(estimator):
-    """Checks that cannot pass: a weight of 2 is two copies only where all samples are one batch."""
-    if not isinstance(estimator, (ours.NetworkClassifier, ours.NetworkRegressor)):
-        return {}
-    name = "check_sample_weight_equivalence_on_{}_data"
-    return {name.format(kind): "copies fall into other batches" for kind in ("dense", "sparse")}
-
-
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
+@parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_has_nothing_to_object_to(estimator, check):
     check(estimator)
-
-
-@pytest.mark.parametrize("kind", [ours.NetworkClassifier, ours.NetworkRegressor])
-@pytest.mark.parametrize("sparse", [False, True])
-def test_a_weight_is_so_many_copies_in_one_batch(kind, sparse):
-    estimator = kind(batch_size=None, dtype="float64")
-    check = (
-        estimator_checks.check_sample_weight_equivalence_on_sparse_data
-        if sparse
-        else estimator_checks.check_sample_weight_equivalence_on_dense_data
-    )
-    check(kind.__name__, estimator)
 
 
 # --- the same as scikit-learn's classes --------------------------------------------------------
@@ -122,14 +107,18 @@ ATTRIBUTES = [
 ]
 
 
+def perceptron(y, **parameters):
+    """Our estimator for such targets."""
+    kind = ours.MLPRegressor if y.dtype.kind == "f" else ours.MLPClassifier
+    return kind(**{"random_state": 4, "max_iter": 25, **parameters})
+
+
 def both(y, **parameters):
     """scikit-learn's estimator and ours, for such targets."""
-    real = y.dtype.kind == "f"
-    name = "MLPRegressor" if real else "MLPClassifier"
-    parameters = {"random_state": 4, "max_iter": 25, **parameters}
-    mine = getattr(ours, name)(**parameters)
+    mine = perceptron(y, **parameters)
+    theirs = getattr(neural_network, type(mine).__name__)(random_state=4, max_iter=25)
     parameters.pop("dtype", None)
-    return getattr(neural_network, name)(**parameters), mine
+    return theirs.set_params(**parameters), mine
 
 
 def same(found, expected, rel):
@@ -274,6 +263,245 @@ def test_it_works_inside_scikit_learns_tools():
     assert stack.score(x, y) > 0.8
 
 
+# --- beyond scikit-learn -----------------------------------------------------------------------
+
+
+class Keep(nn.callbacks.Callback):
+    """Keeps the metrics, and copies of the network as it was before training and after epochs."""
+
+    def on_fit_begin(self, network):
+        self.networks, self.logs = [copy.deepcopy(network)], []
+
+    def on_epoch_end(self, epoch, logs, network):
+        assert epoch == len(self.networks) == network.epoch
+        self.networks.append(copy.deepcopy(network))
+        self.logs.append(logs)
+
+
+BEYOND = {
+    "activations": (
+        CLASSES,
+        {"hidden_layer_sizes": (6, 5), "activation": ["tanh", nn.LeakyReLU(0.1)]},
+        {},
+    ),
+    "dropout": (CLASSES, {"hidden_layer_sizes": (9, 8), "dropout": [0.0, 0.4]}, {}),
+    "batch normalisation": (TARGETS, {"batch_norm": True, "dropout": 0.1}, {"loss": "quadratic"}),
+    "mean absolute error": (
+        SEVERAL,
+        {"loss": "mean_absolute_error"},
+        {"loss": "mean_absolute_error"},
+    ),
+    "Huber": (TARGETS, {"loss": nn.Huber(0.5)}, {"loss": nn.Huber(0.5)}),
+    "squares of probabilities": (CLASSES, {"loss": "quadratic"}, {"loss": "quadratic"}),
+    "AdamW": (BINARY, {"solver": "adamw", "beta_1": 0.8}, {"optimizer": nn.AdamW(0.01, 0.8)}),
+    "RMSprop": (CLASSES, {"solver": "rmsprop"}, {"optimizer": nn.RMSprop(0.01)}),
+    "a schedule": (
+        TARGETS,
+        {"solver": nn.SGD(nn.schedules.OneCycle(0.1), clip_norm=1.0)},
+        {"loss": "quadratic", "optimizer": nn.SGD(nn.schedules.OneCycle(0.1), clip_norm=1.0)},
+    ),
+    "weights of classes": (
+        CLASSES,
+        {"class_weight": {0: 3.0, 2: 0.5}},
+        {"class_weight": {0: 3.0, 2: 0.5}},
+    ),
+    "balanced classes": (BINARY, {"class_weight": "balanced"}, {"class_weight": "balanced"}),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_goes_beyond_scikit_learn_is_that_of_a_network(case):
+    (x, y), parameters, of_fit = BEYOND[case]
+    kept = Keep()
+    parameters = {"learning_rate_init": 0.01, "callbacks": kept, **parameters}
+    parameters |= {"max_iter": 6, "alpha": 0, "batch_size": 40, "shuffle": False}
+    mine = perceptron(y, **parameters).fit(x, y)
+    alone = kept.networks[0]
+    options = {"optimizer": AdamEpsilonHat(0.01), **of_fit}
+    history = alone.fit(x, y, epochs=6, batch_size=40, shuffle=False, verbose=0, **options)
+    np.testing.assert_allclose(mine.network_.parameters, alone.parameters, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(mine.loss_curve_, history.history["loss"], rtol=1e-9)
+    assert kept.logs == [{"loss": value} for value in mine.loss_curve_]
+    again = pickle.loads(pickle.dumps(mine))
+    assert np.array_equal(again.predict(x), mine.predict(x))
+    assert clone(mine).set_params(callbacks=None).fit(x, y).loss_curve_ == mine.loss_curve_
+
+
+def test_layers_of_a_perceptron():
+    x, y = CLASSES
+    found = ours.MLPClassifier(
+        (6, 5), ["tanh", "sigmoid"], dropout=0.2, batch_norm=True, max_iter=2, random_state=0
+    ).fit(x, y)
+    kinds = [type(built.layer).__name__ for built in found.network_.layers]
+    assert kinds == [
+        *("Dense", "BatchNorm", "Tanh", "Dropout"),
+        *("Dense", "BatchNorm", "Sigmoid", "Dropout"),
+        *("Dense", "Softmax"),
+    ]
+    assert [w.shape for w in found.coefs_] == [(7, 6), (6, 5), (5, 3)] and found.n_layers_ == 4
+    assert found.validation_loss_curve_ is None
+    lbfgs = ours.MLPClassifier((6,), ["tanh"], solver="lbfgs", max_iter=20, class_weight="balanced")
+    theirs, alike = both(y, activation="tanh", hidden_layer_sizes=(6,), solver="lbfgs", max_iter=20)
+    weights = compute_sample_weight("balanced", y)
+    agree(theirs.fit(x, y, sample_weight=weights), lbfgs.set_params(random_state=4).fit(x, y), x)
+    assert alike.fit(x, y, weights).loss_ == lbfgs.loss_
+
+
+@pytest.mark.parametrize("data", [CLASSES, BINARY, LABELS, SEVERAL], ids=len)
+def test_the_validation_part_has_a_loss_of_every_epoch(data):
+    x, y = data
+    kept, parts, real = Keep(), [], y.dtype.kind == "f"
+    mine = perceptron(y, early_stopping=True, max_iter=4, callbacks=kept)
+    if not real:
+        mine.set_params(class_weight="balanced")
+    split = mine._split
+    mine._split = lambda *given: parts.append(split(*given)) or parts[0]
+    mine.fit(x, y)
+    x_val, y_val, *rest = parts[0][-1]
+    loss, weights = "mean_squared_error" if real else None, rest[0] if rest else None
+    for network, value in zip(kept.networks[1:], mine.validation_loss_curve_, strict=True):
+        found = network.evaluate(x_val, y_val, loss=loss, sample_weight=weights)["loss"]
+        assert value == pytest.approx(found / 2 if loss else found, rel=1e-12)
+    name = "val_r2" if real else "val_accuracy"
+    assert [logs[name] for logs in kept.logs] == mine.validation_scores_
+    assert [logs["val_loss"] for logs in kept.logs] == mine.validation_loss_curve_
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_callbacks_end_a_training(solver):
+    x, y = CLASSES
+    stop = ours.MLPClassifier(solver=solver, callbacks=lambda epoch, logs, network: epoch == 3)
+    assert stop.fit(x, y).n_iter_ == 3 == stop.network_.epoch
+    watch = nn.callbacks.EarlyStopping("loss", patience=1, min_delta=1e9)
+    best = ours.MLPClassifier(solver=solver, callbacks=watch, random_state=0).fit(x, y)
+    first = ours.MLPClassifier(solver=solver, max_iter=1, random_state=0).fit(x, y)
+    assert best.network_.parameters.tobytes() == first.network_.parameters.tobytes()
+
+
+# --- many fits at once -------------------------------------------------------------------------
+
+
+def second(results):
+    return 1
+
+
+SEARCHES = {
+    "early stopping": (
+        CLASSES,
+        ours.MLPClassifier(max_iter=30, random_state=0, early_stopping=True, n_iter_no_change=3),
+        {"hidden_layer_sizes": [(4,), (9, 5)], "learning_rate_init": [0.01, 0.05]},
+        {},
+    ),
+    "a pipeline": (
+        BINARY,
+        make_pipeline(StandardScaler(), ours.MLPClassifier(max_iter=20, random_state=0)),
+        [{"mlpclassifier__alpha": [1e-4, 1.0]}, {"mlpclassifier__solver": ["lbfgs", nn.AdamW()]}],
+        {"return_train_score": True},
+    ),
+    "several scores": (
+        TARGETS,
+        ours.MLPRegressor(max_iter=20, random_state=0, solver="sgd"),
+        {"tol": [1e-4, 0.1], "batch_size": [16, 30], "dtype": [None, "float32"]},
+        {"scoring": ["r2", "neg_mean_absolute_error"], "refit": "r2"},
+    ),
+    "layers": (
+        CLASSES,
+        ours.NetworkClassifier([nn.Dense(5, activation="tanh")], epochs=5, random_state=0),
+        {"layers__0__units": [2, 7], "optimizer": [nn.SGD(0.1), "adam"]},
+        {"refit": second},
+    ),
+    "some that fail": (
+        CLASSES,
+        ours.MLPClassifier(max_iter=5, random_state=0),
+        {"hidden_layer_sizes": [(0,), (4,)]},
+        {"error_score": -1.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SEARCHES)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+def test_a_search_is_that_of_grid_search(case):
+    (x, y), estimator, grid, options = SEARCHES[case]
+    weights = {} if case in ("a pipeline",) else {"sample_weight": WEIGHTS}
+    theirs = GridSearchCV(estimator, grid, cv=3, **options).fit(x, y, **weights)
+    found = ours.PopulationSearchCV(estimator, grid, cv=3, threads=2, **options)
+    found.fit(x, y, **weights)
+    assert list(found.cv_results_) == list(theirs.cv_results_)
+    for name, expected in theirs.cv_results_.items():
+        if not name.endswith("_time"):
+            assert list(found.cv_results_[name]) == list(expected), name
+    for name in ("best_index_", "best_params_", "best_score_", "n_splits_", "multimetric_"):
+        assert getattr(found, name, None) == getattr(theirs, name, None)
+    assert np.array_equal(found.predict(x), theirs.predict(x))
+    assert found.score(x, y) == theirs.score(x, y)
+    if hasattr(theirs, "predict_proba"):
+        assert np.array_equal(found.predict_proba(x), theirs.predict_proba(x))
+        assert found.classes_.tolist() == theirs.classes_.tolist()
+    assert pickle.loads(pickle.dumps(found)).best_index_ == theirs.best_index_
+
+
+class Noting(ClassifierMixin, BaseEstimator):
+    """Notes where it is fitted, and with how many of Numba's threads."""
+
+    seen: ClassVar[list] = []
+
+    def __init__(self, number=0):
+        self.number = number
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        time.sleep(0.05)
+        self.seen.append((threading.get_ident(), numba.get_num_threads()))
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[0])
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_fits_of_a_search_run_at_once_with_a_thread_each():
+    x, y = BINARY
+    before, filters = numba.get_num_threads(), list(warnings.filters)
+    for threads in (1, 2):
+        Noting.seen.clear()
+        ours.PopulationSearchCV(Noting(), {"number": range(4)}, cv=2, threads=threads).fit(x, y)
+        *fits, refit = Noting.seen
+        assert len(fits) == 8 and len({thread for thread, _ in fits}) == threads
+        assert {n for _, n in fits} == {1} and refit == (threading.get_ident(), threads)
+    assert numba.get_num_threads() == before and warnings.filters == filters
+
+
+def test_a_search_takes_what_a_sampler_draws():
+    x, y = BINARY
+    estimator = ours.MLPClassifier((4,), max_iter=5, random_state=0)
+    ranges = {"alpha": np.logspace(-5, 1, 50), "learning_rate_init": [0.01, 0.1]}
+    sampler = ParameterSampler(ranges, 4, random_state=1)
+    search = clone(ours.PopulationSearchCV(estimator, sampler, cv=2, refit=False)).fit(x, y)
+    assert search.cv_results_["params"] == list(sampler)
+    assert not hasattr(search, "predict")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"param_grid": {"layers": [1]}}, ValueError, "Invalid parameter 'layers'"),
+        ({"param_grid": {"alpha": 1.0}}, TypeError, "needs to be a list or a numpy array"),
+        ({"param_grid": "alpha"}, ValueError, "The 'param_grid' parameter of PopulationSearchCV"),
+        ({"threads": 0}, ValueError, "The 'threads' parameter of PopulationSearchCV"),
+        (
+            {"param_grid": {"alpha": [-1.0]}, "error_score": "raise"},
+            ValueError,
+            "The 'alpha' parameter of MLPClassifier",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be(change, error, message):
+    search = ours.PopulationSearchCV(ours.MLPClassifier(max_iter=2), {"alpha": [1.0]})
+    with pytest.raises(error, match=message):
+        search.set_params(**change).fit(*BINARY)
+
+
 # --- any layers --------------------------------------------------------------------------------
 
 
@@ -352,6 +580,18 @@ def test_a_network_estimator_goes_on_and_refuses_what_does_not_fit():
             (CLASSES[0][:5], CLASSES[1][:5]),
             "The validation set is too small",
         ),
+        ({"dropout": [0.1, 0.2]}, CLASSES, "dropout has 2 entries, for 1 hidden layers"),
+        ({"activation": ["tanhh"]}, CLASSES, "tanh"),
+        ({"activation": "tanhh"}, CLASSES, "The 'activation' parameter of MLPClassifier"),
+        ({"solver": "adan"}, CLASSES, "The 'solver' parameter of MLPClassifier must be a str"),
+        ({"loss": "cross_entropy"}, BINARY, "CrossEntropy needs a network that ends in softmax"),
+        ({"class_weight": {0: 0, 1: 0}}, BINARY, "leaves every sample a weight of 0"),
+        ({"batch_norm": True, "batch_size": 89}, CLASSES, "BatchNorm needs at least 2 samples"),
+        (
+            {"callbacks": nn.callbacks.Checkpoint("folder", every_steps=2)},
+            CLASSES,
+            "MLPClassifier calls callbacks after epochs, not after steps as Checkpoint asks",
+        ),
     ],
 )
 def test_what_cannot_be_fitted(change, data, message):
@@ -382,6 +622,8 @@ def test_bad_calls_of_partial_fit():
         ours.MLPClassifier().partial_fit(x, y)
     with pytest.raises(ValueError, match="does not support early_stopping"):
         ours.MLPClassifier(early_stopping=True).partial_fit(x, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="class_weight='balanced' counts the classes in all"):
+        ours.MLPClassifier(class_weight="balanced").partial_fit(x, y, classes=[0, 1, 2])
     assert not hasattr(ours.MLPClassifier(solver="lbfgs"), "partial_fit")
     started = ours.MLPClassifier(max_iter=2).partial_fit(x, y, classes=[0, 1, 2])
     with pytest.raises(ValueError, match=r"has classes not in `self.classes_`"):

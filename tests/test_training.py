@@ -754,7 +754,7 @@ def test_what_a_first_epoch_has_learned_is_not_called_stuck():
 def test_the_loss_of_the_best_constant(loss):
     """No constant on a grid is better, and one is as good."""
     y = np.random.default_rng(3).random((200, 1)) if loss != "cross_entropy" else CLASSES_OF_X
-    chosen = losses.NAMES[loss]()
+    chosen = nn.Quantile(0.2) if loss == "quantile" else losses.NAMES[loss]()
     last = {
         "binary_cross_entropy": nn.Sigmoid,
         "cross_entropy": nn.Softmax,
@@ -768,6 +768,28 @@ def test_the_loss_of_the_best_constant(loss):
     ]
     found = diagnosis.constant_loss(chosen, y, net.output_shape[0])
     assert found == pytest.approx(min(values), rel=0.02) and found > 0
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        nn.SGD(0.1, momentum=0.9),
+        nn.SGD(0.1, momentum=0.9, nesterov=True),
+        nn.RMSprop(momentum=0.9),
+        nn.Adam(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_mean_that_decays_becomes_zero(optimizer, dtype):
+    net, x, least = network(dtype=dtype), np.zeros((300, 4)), np.finfo(dtype).tiny
+    y = np.arange(300) % 3
+    options = {"optimizer": optimizer, "batch_size": 1, "verbose": 0}
+    net.fit(x, y, **options)
+    net.optimizer_state[:] = 1.02 * least
+    net.fit(x, y, **options)
+    found = np.abs(net.optimizer_state)
+    assert (found == 0).any() and not ((found > 0) & (found < least)).any()
 
 
 def test_the_default_optimizer_is_adam():
@@ -1289,6 +1311,65 @@ def test_the_keyboard_stops_within_an_epoch():
     assert time.monotonic() - sent < 1.5
     assert process.stdout.readline() == "True\n"
     assert process.wait() == 0
+
+
+def simulated(step_seconds, ends, most_steps=1 << 40):
+    """Calls of a ThreadTuner of two threads by a simulated clock: (time, size, seconds, steps).
+
+    step_seconds(size, time, since)   how long a step takes that begins `since` seconds after the
+                                      size was changed
+    most_steps                        of a call: those of an epoch
+    """
+    tuner, now, changed, calls, before = ThreadTuner(2), 0.0, 0.0, [], None
+    while now < ends:
+        steps = min(most_steps, tuner.steps_per_call())
+        if tuner.size != before:
+            before, changed = tuner.size, now
+        began, left = now, steps
+        while left:  # in pieces of the same speed
+            piece = min(left, 1 + steps // 100)
+            now += piece * step_seconds(tuner.size, now, now - changed)
+            left -= piece
+        tuner.record((now - began) / steps, steps)
+        calls.append((began, tuner.size, now - began, steps))
+    return calls
+
+
+def busy_from_2_to_4(size, now, since):
+    quiet, busy = {1: (3e-6, 6e-6), 2: (2e-6, 2e-5)}[size]
+    return busy if 2 <= now < 4 else quiet
+
+
+def cold_for_a_while(size, now, since):
+    """Steps take five times as long within a millisecond after a change; two threads are faster
+    from 2 s on."""
+    seconds = {1: 10e-6, 2: 14e-6 if now < 2 else 8e-6}[size]
+    return seconds * (5 if since < 1e-3 else 1)
+
+
+def long_steps(size, now, since):
+    return {1: 18e-3, 2: 30e-3 if 2 <= now < 4 else 11e-3}[size]
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "choices", "most_steps"),
+    [
+        (busy_from_2_to_4, {2.0: 2, 4.0: 1, 8.0: 2}, 1 << 40),
+        (busy_from_2_to_4, {2.0: 2, 4.0: 1, 8.0: 2}, 40),
+        (cold_for_a_while, {2.0: 1, 6.0: 2}, 1 << 40),
+        (long_steps, {2.0: 2, 4.0: 1, 8.0: 2}, 1 << 40),
+    ],
+    ids=["busy", "busy, short epochs", "cold caches", "long steps"],
+)
+def test_the_faster_choice_is_found_within_half_a_second(step_seconds, choices, most_steps):
+    calls, begins = simulated(step_seconds, max(choices), most_steps), 0.0
+    for ends, right in choices.items():
+        settled = [call for call in calls if begins + 0.5 <= call[0] and call[0] + call[2] <= ends]
+        trials = [call for call in settled if call[1] != right]
+        whole = sum(call[2] for call in settled)
+        best = sum(call[3] * step_seconds(right, call[0], 1.0) for call in settled)
+        assert sum(call[2] for call in trials) < 0.07 * whole and whole < 1.03 * best
+        begins = ends
 
 
 def test_a_call_grows_at_most_twofold_and_is_short_on_a_machine_that_becomes_busy():

@@ -3,9 +3,12 @@
     python -m benchmarks.peers                  every line, every peer that is installed
     python -m benchmarks.peers --lines 1,4,lenet5-128 --peers pytorch,jax --seconds 4
     python -m benchmarks.peers --json peers.json --plot peers.png
+    python -m benchmarks.peers --isa avx2       every contender held to AVX2
+    python -m benchmarks.peers --readme peers.json                   README's table, from that file
 
 Run it from the root of a checkout, on a machine that does nothing else. `pip install
-numbanet[peers]` brings the peers; one that is missing is left out with a note.
+numbanet[peers]` brings the peers; one that is missing is left out with a note. A line is printed
+when it is done. Ctrl-C ends with what there is, and exit status 130.
 
 How each side gets the same work
   start      numbanet draws the weights once; everybody begins with these, float32
@@ -29,6 +32,10 @@ How each side is measured at its best
              others
   rounds     A B C A B C …: what disturbs the machine disturbs all. Before each turn the weights are
              set back, so nobody is timed on a network that has long learned everything
+  peak       the FMA peak of one thread and of all, immediately before and after every turn. Where
+             all threads together have less than 0.85 of so many cores, as on a virtual machine
+             whose cores are shared, the turn is repeated, twice at most, and the one of the highest
+             peak counts. The table has the ratio of the peaks, the JSON that of every turn
   time       `perf_counter` inside the process, around a piece of work that was run once before; a
              training figure is the time of such a piece over its steps. For numbanet and
              scikit-learn that is a whole call of `fit` of some epochs, with its checks of the data;
@@ -37,6 +44,9 @@ How each side is measured at its best
              numbanet's epochs alone took, by the history that fit returns, which is the closer
              comparison with these two. A prediction is a call from Python, arrays or tensors in
              memory to outputs
+
+No line: depthwise convolutions. numbanet computes them as Conv2D with as many groups as channels,
+a product for each group, at about 1 % of the FMA peak; it has no kernel of their own.
 
 Files: `work` the lines as data · `with_*` one contender each · `worker` the process around a
 contender · `rounds` asks them in turn · `report` table and plot · `peak` what the processor could

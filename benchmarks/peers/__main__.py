@@ -1,6 +1,7 @@
-"""Measure numbanet beside its peers and print a Markdown table.
+"""Measure numbanet beside its peers and print a Markdown table, line by line.
 
     python -m benchmarks.peers --lines 1,4,lenet5-128 --seconds 4 --json peers.json
+    python -m benchmarks.peers --readme peers.json
 
 See the docstring of `benchmarks.peers` for what is compared and how.
 """
@@ -44,6 +45,15 @@ def arguments():
         default="1,2",
         help="every contender runs with each; its best counts (default: 1,2)",
     )
+    parser.add_argument(
+        "--isa",
+        choices=list(rounds.INSTRUCTIONS),
+        default="native",
+        help="hold every contender to these vector instructions (default: native)",
+    )
+    parser.add_argument(
+        "--readme", type=Path, help="measure nothing: print README's table of a file of --json"
+    )
     parser.add_argument("--json", type=Path, help="write all figures there, after every line")
     parser.add_argument("--plot", type=Path, help="draw bars there (PNG; needs matplotlib)")
     given = parser.parse_args()
@@ -67,12 +77,15 @@ def arguments():
 
 def main() -> None:
     given = arguments()
+    if given.readme:
+        print(report.readme(json.loads(given.readme.read_text())))
+        return
     began = time.perf_counter()
 
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - began:6.0f} s] {text}", file=sys.stderr, flush=True)
 
-    facts = report.machine()
+    facts, results, stopped = report.machine(), [], False
     abouts = {peer: rounds.once("about", peer) for peer in [report.OURS, *given.peers]}
     missing = {peer: about["missing"] for peer, about in abouts.items() if "missing" in about}
     if report.OURS in missing:
@@ -84,40 +97,53 @@ def main() -> None:
     versions = {
         name: version for about in abouts.values() for name, version in about["versions"].items()
     }
-    results: list[dict] = []
+    print(report.header(facts, versions, given.threads, given.seconds, given.isa), end="\n\n")
+    print(report.heads(abouts), flush=True)
     with tempfile.TemporaryDirectory(prefix="numbanet-peers-") as folder:
         for line in given.lines:
             try:
-                results.append(
-                    rounds.measure(
-                        line, abouts, given.threads, given.seconds, given.rounds, Path(folder), say
-                    )
+                result = rounds.measure(
+                    line,
+                    abouts,
+                    given.threads,
+                    given.seconds,
+                    given.rounds,
+                    Path(folder),
+                    say,
+                    given.isa,
                 )
             except KeyboardInterrupt:
-                say(f"{line.name}: stopped; what was measured before follows")
+                say(f"{line.name}: stopped")
+                stopped = True
                 break
+            results.append(result)
+            print(report.table_row(result, abouts), flush=True)
             if given.json:
                 everything = {
                     "machine": facts | {"load after": report.load()},
+                    "names": {peer: about["name"] for peer, about in abouts.items()},
                     "versions": versions,
                     "threads": given.threads,
                     "seconds": given.seconds,
                     "rounds": given.rounds,
+                    "isa": given.isa,
                     "missing": missing,
                     "lines": results,
                 }
                 given.json.write_text(json.dumps(everything, indent=1))
-    print(report.header(facts, versions, given.threads, given.seconds), end="\n\n")
-    print(report.table(results, abouts))
-    peaks = {n: max(result["peaks"].get(n, 0) for result in results) for n in given.threads}
-    print(
-        "\nFMA peak: "
-        + ", ".join(f"{peak / 1e9:.0f} GFLOP/s on {n} t" for n, peak in peaks.items() if peak)
-    )
-    for note in report.notes(results, missing):
+    peaks: dict[int, float] = {}
+    for result in results:
+        for n, peak in result["peaks"].items():
+            peaks[n] = max(peaks.get(n, 0.0), peak)
+    if peaks:
+        found = ", ".join(f"{peak / 1e9:.0f} GFLOP/s on {n} t" for n, peak in peaks.items())
+        print(f"\nFMA peak: {found}")
+    for note in report.notes(results, missing, given.isa):
         print(f"\nNote: {note}")
-    if given.plot:
+    if given.plot and results:
         report.plot(results, abouts, given.plot)
+    if stopped:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

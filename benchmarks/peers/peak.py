@@ -63,7 +63,7 @@ def burst(count):
     return _burst(count)
 
 
-def peak(threads: int, seconds: float = 0.1) -> float:
+def peak(threads: int, seconds: float = 0.01) -> float:
     """Floating-point operations per second of that many threads together; the best of three."""
     count, operations = 10_000, 2 * LANES * CHAINS * UNROLLED
     burst(count)

@@ -1,10 +1,20 @@
-"""The table, its header, and the plot, from the records of `rounds.measure`."""
+"""The table line by line, README's table, and the plot, from the records of `rounds.measure`."""
 
 import os
 import platform
 from pathlib import Path
+from statistics import median
+
+from benchmarks.peers import work
 
 OURS = "numbanet"
+PACKAGE_OF = {
+    "pytorch": "torch",
+    "jax": "jax",
+    "sklearn": "scikit-learn",
+    "onnxruntime": "onnxruntime",
+}
+"""Whose version README gives."""
 TOLD = ("fma", "avx", "avx2", "avx512f", "amx_tile")
 """Vector features that the header names; the JSON has all."""
 
@@ -48,14 +58,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def header(facts: dict, versions: dict, threads: list, seconds: float) -> str:
+def header(facts: dict, versions: dict, threads: list, seconds: float, isa: str) -> str:
     """Machine, versions, threads; one paragraph."""
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     features = " ".join(name for name in facts["features"] if name in TOLD)
+    held = "" if isa == "native" else f", all held to {isa.upper()}"
     loads = f", load {facts['load']:.2f} before" if facts["load"] is not None else ""
     return (
         f"{facts['processor']}, {facts['cores']} cores ({features}), "
-        f"{facts['system']}{loads}; Python {facts['python']}, "
+        f"{facts['system']}{held}{loads}; Python {facts['python']}, "
         f"{packages}; float32, threads {' and '.join(map(str, threads))}, the best counts; "
         f"{seconds:g} s a measurement."
     )
@@ -82,49 +93,77 @@ def cell(row: dict, single: bool) -> str:
     return f"{duration(row['quartiles'][1])} ({how})"
 
 
-def table(results: list[dict], abouts: dict) -> str:
-    """The Markdown table of all lines."""
-    peers = [peer for peer in abouts if peer != OURS]
-    heads = [
+def heads(abouts: dict) -> str:
+    """The first two lines of the Markdown table."""
+    names = [
         "line",
         "numbanet: median (quartiles)",
         "its epochs alone",
-        *(abouts[peer]["name"] for peer in peers),
+        *(abouts[peer]["name"] for peer in abouts if peer != OURS),
         "best peer / numbanet",
         "asked",
         "share of FMA peak",
+        "peak of all threads / of one: median (lowest)",
         "after one epoch",
     ]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for result in results:
-        rows, best = result["contenders"], result["best"]
-        cells = [result["title"]]
-        if OURS in best:
-            row = rows[best[OURS]]
-            low, _, high = row["quartiles"]
-            cells.append(f"{cell(row, True)} ({duration(low)} – {duration(high)})")
-        else:
-            cells.append("-")
-        inside = rows[best[OURS]]["inside"] if OURS in best else None
-        cells.append(duration(inside) if inside else "-")
-        for peer in peers:
+    return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
+
+
+def table_row(result: dict, abouts: dict) -> str:
+    """A line of the Markdown table."""
+    rows, best = result["contenders"], result["best"]
+    cells = [result["title"]]
+    if OURS in best:
+        row = rows[best[OURS]]
+        low, _, high = row["quartiles"]
+        cells.append(f"{cell(row, True)} ({duration(low)} – {duration(high)})")
+    else:
+        cells.append("-")
+    inside = rows[best[OURS]]["inside"] if OURS in best else None
+    cells.append(duration(inside) if inside else "-")
+    for peer in abouts:
+        if peer != OURS:
             single = len(abouts[peer]["variants"][result["line"]]) == 1
             cells.append(cell(rows[best[peer]], single) if peer in best else "-")
-        found, part = ratio(result), share(result)
-        cells += [
-            f"{found:.2f}×" if found else "-",
-            f"{result['asked']}×" if result["asked"] else "≤ 1 µs",
-            f"{part:.1%}" if part else "-",
-            scores(result, abouts),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+    found, part = ratio(result), share(result)
+    cells += [
+        f"{found:.2f}×" if found else "-",
+        f"{result['asked']}×" if result["asked"] else "≤ 1 µs",
+        f"{part:.1%}" if part else "-",
+        f"{median(result['ratios']):.2f} ({min(result['ratios']):.2f})"
+        if result["ratios"]
+        else "-",
+        scores(result, abouts),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def readme(record: dict) -> str:
+    """README's table, from a record that --json wrote: the time of each library at its best."""
+    names = {peer: name for peer, name in record["names"].items() if peer != OURS}
+    versions = record["versions"]
+    heads = [
+        f"{name} {'.'.join(versions[PACKAGE_OF[peer]].split('.')[:2])}"
+        for peer, name in names.items()
+    ]
+    lines = ["| | numbanet | " + " | ".join(heads) + " | best other / numbanet |"]
+    lines.append("|" + "---|" * (len(heads) + 3))
+    for result in record["lines"]:
+        rows, best = result["contenders"], result["best"]
+        times = {peer: duration(rows[k]["quartiles"][1]) for peer, k in best.items()}
+        found = ratio(result)
+        cells = [f"**{times[OURS]}**" if OURS in times else "–"]
+        cells += [times.get(peer, "–") for peer in names]
+        lines.append(
+            f"| {result['title']} | {' | '.join(cells)} | {f'{found:.1f}' if found else '–'} |"
+        )
     return "\n".join(lines)
 
 
 def scores(result: dict, abouts: dict) -> str:
     """Accuracy (or R²) after one epoch, ours first."""
     found = {peer: score for peer, score in result["scores"].items() if score is not None}
-    kind = "R² " if result["line"].startswith("8-") else ""
+    kind = "" if work.line(result["line"]).has_classes else "R² "
     return (
         kind + ", ".join(f"{abouts[peer]['name']} {score:.2%}" for peer, score in found.items())
         if found
@@ -132,11 +171,18 @@ def scores(result: dict, abouts: dict) -> str:
     )
 
 
-def notes(results: list[dict], missing: dict) -> list[str]:
-    """What was left out, and why."""
+def notes(results: list[dict], missing: dict, isa: str) -> list[str]:
+    """What was left out, and why; what was measured again."""
     found = [f"{peer} is not installed ({why}), it was left out" for peer, why in missing.items()]
+    if isa != "native" and "onnxruntime" not in missing:
+        found.append(f"ONNX Runtime cannot be held to {isa.upper()}: it used all the processor has")
     found += sorted({result["note"] for result in results if result["note"]})
     for result in results:
+        if result["repeated"]:
+            found.append(
+                f"{result['line']}: {result['repeated']} turns were measured again, because the "
+                "peak of all threads around them was low"
+            )
         for row in result["contenders"]:
             if row["note"]:
                 who = f"{row['peer']} ({row['variant']}, {row['threads']} t)"

@@ -1,6 +1,8 @@
 """Ask the contenders of a line in turn, round after round.
 
-One process each, and only the one that is asked runs.
+One process each, and only the one that is asked runs. Around every figure a gauge measures the
+peak of the processor, on one thread and on several: a virtual machine may give its threads less
+than a core each, for minutes, and figures of that time are measured again.
 """
 
 import contextlib
@@ -26,11 +28,35 @@ LOSS_OFF, WEIGHTS_OFF, OUTPUTS_OFF = 1e-4, 1e-2, 1e-4
 """What a contender may be off: of the loss, of the way the weights went, of the largest output."""
 EPOCH_SECONDS = 15
 """An epoch for the accuracy is not run by a peer that would take longer."""
+LOW_RATIO = 0.85
+"""A turn is repeated where the peak of n threads is below this times n that of one: 1.7 for two."""
+REPEATS = 2
+"""How often a turn is repeated at most; that of the highest peak counts."""
+FEATURES = ("avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt", "xsave")
+INSTRUCTIONS: dict[str, dict[str, str]] = {
+    "native": {},
+    "avx2": {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in FEATURES),
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "OPENBLAS_CORETYPE": "Haswell",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+    },
+}
+"""The settings by which each library is held to older vector instructions; ONNX Runtime has none,
+and NumPy's own loops keep what they are compiled for."""
 
 
-def environment(threads: int) -> dict:
-    """The settings by which each library learns how many threads it has."""
-    env = dict(os.environ)
+def cores() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def environment(threads: int, isa: str = "native") -> dict:
+    """The settings by which each library learns its threads and its vector instructions."""
+    env = dict(os.environ) | INSTRUCTIONS[isa]
     for name in (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
@@ -39,8 +65,9 @@ def environment(threads: int) -> dict:
         "NPROC",
     ):
         env[name] = str(threads)
-    if threads == 1:
-        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+    flags = [os.environ.get("XLA_FLAGS", ""), INSTRUCTIONS[isa].get("XLA_FLAGS", "")]
+    flags += ["--xla_cpu_multi_thread_eigen=false"] * (threads == 1)
+    env["XLA_FLAGS"] = " ".join(filter(None, flags))
     env["JAX_PLATFORMS"], env["CUDA_VISIBLE_DEVICES"] = "cpu", ""
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
     return env
@@ -54,26 +81,16 @@ def once(*arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
-@dataclass
-class Contender:
-    """A peer in one variant with one number of threads, and what it said."""
+class Process:
+    """A worker that is halted while it is not asked. `note` says why it is of no use, else ""."""
 
-    peer: str
-    variant: str
-    threads: int
-    step: float = 0.0
-    figures: list = field(default_factory=list)
-    inside: list = field(default_factory=list)
-    cores: list = field(default_factory=list)
-    check: dict = field(default_factory=dict)
     note: str = ""
 
-    def begin(self, line: work.Line, folder: Path) -> None:
-        """Start the process; it loads its data and makes itself ready."""
-        command = [*WORKER, self.peer, self.variant, str(self.threads), line.name, str(folder)]
+    def start(self, arguments: list[str], env: dict) -> None:
+        """Start the process; it makes itself ready."""
         self.process = subprocess.Popen(
-            command,
-            env=environment(self.threads),
+            [*WORKER, *arguments],
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -120,6 +137,52 @@ class Contender:
             self.process.kill()
             self.process.wait()
 
+
+class Gauge(Process):
+    """What the processor can do at the moment: the FMA peak on one thread and on `most`."""
+
+    def __init__(self, most: int):
+        self.threads = sorted({1, most})
+
+    def begin(self, isa: str) -> None:
+        """Start the process and let it compile."""
+        self.start(["gauge"], environment(self.threads[-1], isa))
+        self.measure()
+
+    def measure(self) -> dict[int, float]:
+        """Operations per second by the number of threads. RuntimeError where it fails."""
+        found = self.ask("peak", threads=self.threads)
+        if self.note:
+            raise RuntimeError(f"the peak of the processor cannot be measured: {self.note}")
+        return {int(n): peak for n, peak in found.items()}
+
+
+def peak_ratio(peaks: list[dict[int, float]]) -> float:
+    """The lowest of the peaks of the most threads over those of one thread."""
+    return min(peak[max(peak)] / peak[1] for peak in peaks)
+
+
+@dataclass
+class Contender(Process):
+    """A peer in one variant with one number of threads, and what it said."""
+
+    peer: str
+    variant: str
+    threads: int
+    step: float = 0.0
+    figures: list = field(default_factory=list)
+    inside: list = field(default_factory=list)
+    cores: list = field(default_factory=list)
+    ratios: list = field(default_factory=list)
+    repeated: int = 0
+    check: dict = field(default_factory=dict)
+    note: str = ""
+
+    def begin(self, line: work.Line, folder: Path, isa: str) -> None:
+        """Start the process; it loads its data and makes itself ready."""
+        arguments = [self.peer, self.variant, str(self.threads), line.name, str(folder)]
+        self.start(arguments, environment(self.threads, isa))
+
     def agree(self, line: work.Line) -> None:
         """Compare with numbanet in float64; note it where they differ."""
         found = self.check = self.ask("check")
@@ -135,6 +198,27 @@ class Contender:
                 )
         elif not found["off"] <= OUTPUTS_OFF:
             self.note = f"disagrees: outputs off by {found['off']:.2g}"
+
+    def take_turn(self, gauge: "Gauge", seconds: float, peaks: list[dict[int, float]]) -> None:
+        """Take figures for so many seconds, again where the peaks around them are too low.
+
+        peaks   what the gauge has found until now; the last of them just before. Grows
+        """
+        kept: tuple[float, dict] | None = None
+        for repeat in range(1 + REPEATS):
+            self.repeated += repeat > 0
+            time.sleep(0.02)  # threads that still wait for the last one's work come to rest
+            answer = self.ask("time", seconds=seconds)
+            peaks.append(gauge.measure())
+            found = peak_ratio(peaks[-2:])
+            if kept is None or found > kept[0]:
+                kept = found, answer
+            if found >= LOW_RATIO * gauge.threads[-1]:
+                break
+        self.ratios.append(kept[0])
+        for name in ("figures", "inside"):
+            getattr(self, name).extend(kept[1].get(name, []))
+        self.cores += [kept[1]["cores"]] if "cores" in kept[1] else []
 
     @property
     def label(self) -> str:
@@ -153,6 +237,7 @@ def measure(
     rounds: int,
     folder: Path,
     say,
+    isa: str = "native",
 ) -> dict:
     """Measure one line: figures, the peaks of the processor and the accuracies, as plain data."""
     prepared = once("prepare", line.name, str(folder))
@@ -162,36 +247,30 @@ def measure(
         for variant in about["variants"][line.name]
         for n in (threads if line.kind != "inside" else [1])
     ]
-    turn = seconds / rounds
-    peaks: dict[int, float] = {}
+    turn, gauge = seconds / rounds, Gauge(min(max(threads), cores()))
     try:
+        gauge.begin(isa)
         for one in everybody:
             say(f"{line.name}: {one.label}, begins")
-            one.begin(line, folder)
+            one.begin(line, folder, isa)
             one.agree(line)
             one.step = one.ask("warm", seconds=turn).get("step", 0.0)
             if one.note:
                 say(f"{line.name}: {one.label} left out, {one.note}")
                 one.end()
         running = [one for one in everybody if not one.note]
+        peaks = [gauge.measure()]
         for number in range(rounds):
             say(f"{line.name}: round {number + 1} of {rounds}, {len(running)} contenders")
             for one in running:
-                if one.peer == "numbanet":
-                    found = one.ask("peak")
-                    peaks[one.threads] = max(peaks.get(one.threads, 0.0), found.get("peak", 0.0))
-                time.sleep(0.02)  # threads that still wait for the last one's work come to rest
-                answer = one.ask("time", seconds=turn)
-                one.figures += answer.get("figures", [])
-                one.inside += answer.get("inside", [])
-                one.cores += [answer["cores"]] if "cores" in answer else []
+                one.take_turn(gauge, turn, peaks)
         best = {}
         for one in running:
             if one.figures and (one.peer not in best or one.median < best[one.peer].median):
                 best[one.peer] = one
         scores = accuracies(line, best, folder) if line.trains else {}
     finally:
-        for one in everybody:
+        for one in [gauge, *everybody]:
             one.end()
     return {
         "line": line.name,
@@ -199,7 +278,9 @@ def measure(
         "asked": line.asked,
         "flops": line.flops,
         "note": prepared["note"],
-        "peaks": peaks,
+        "peaks": {n: max(peak.get(n, 0.0) for peak in peaks) for n in gauge.threads},
+        "ratios": [found for one in running for found in one.ratios],
+        "repeated": sum(one.repeated for one in running),
         "scores": scores,
         "best": {peer: everybody.index(one) for peer, one in best.items()},
         "contenders": [record(one) for one in everybody],
@@ -235,6 +316,8 @@ def record(one: Contender) -> dict:
         "note": one.note,
         "check": one.check,
         "figures": one.figures,
+        "ratios": one.ratios,
+        "repeated": one.repeated,
         "cores": float(np.median(one.cores)) if one.cores else None,
         "inside": float(np.median(one.inside)) if one.inside else None,
     }

@@ -5,6 +5,7 @@ The data lie on the device; the batches are taken by index inside.
     scan                   XLA's own convolution and window maximum
     scan, shifted          convolution as a matrix product with shifted images, pooling by reshape:
                            often faster on a CPU
+    scan, unrolled         of a recurrent layer, which is a scan of its own, four steps in a round
 The number of threads is set by the environment before this file is imported.
 """
 
@@ -18,6 +19,8 @@ from benchmarks.peers.worker import Contender
 
 NAME, PACKAGES = "JAX", ("jax", "jaxlib")
 ACTIVATIONS = {"": lambda z: z, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
+UNROLLED = 4
+"""Steps in a round of the unrolled scan."""
 LONGEST = 2.0
 """Seconds that a scan over an epoch may last; a longer one is cut."""
 
@@ -26,6 +29,8 @@ def variants(line: work.Line) -> tuple[str, ...]:
     if line.kind == "inside" or not line.is_plain:
         return ()
     name = "scan" if line.trains else "jit"
+    if line.is_recurrent:
+        return (name, f"{name}, unrolled")
     return (name, f"{name}, shifted") if line.has_images else (name,)
 
 
@@ -59,18 +64,48 @@ def pool(x, size: int, shifted: bool):
     )
 
 
-def forward(line: work.Line, weights, x, logits: bool, shifted: bool):
-    """The outputs; with `logits` without the last softmax, which the loss contains."""
-    place, last = 0, len(line.layers) - 1
+def recurrent(kind: str, x, values, unrolled: bool):
+    """The last state: x·W for all steps at once, then a scan over time."""
+    w, b, u = next(values), next(values), next(values)
+
+    def lstm(state, z):
+        h, c = state
+        i, f, g, o = jnp.split(z + h @ u, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+    def gru(state, z):
+        (h,) = state
+        (r, k, n), (q_r, q_k, q) = jnp.split(z, 3, -1), jnp.split(h @ u, 3, -1)
+        r, k = jax.nn.sigmoid(r + q_r), jax.nn.sigmoid(k + q_k)
+        n = jnp.tanh(n + r * (q + inner))
+        return (n + k * (h - n),), None
+
+    if kind == "lstm":
+        cell, states = lstm, 2
+    else:
+        cell, states, inner = gru, 1, next(values)
+    start = (jnp.zeros((len(x), len(u)), x.dtype),) * states
+    z = jnp.swapaxes(x @ w + b, 0, 1)
+    return lax.scan(cell, start, z, unroll=UNROLLED if unrolled else 1)[0][0]
+
+
+def forward(line: work.Line, weights, x, logits: bool, other: bool):
+    """The outputs; with `logits` without the last softmax, which the loss contains.
+
+    other   in the second way: shifted images, an unrolled scan
+    """
+    values, last = iter(weights), len(line.layers) - 1
     for i, (kind, *own) in enumerate(line.layers):
         if kind == "pool":
-            x = pool(x, own[0], shifted)
+            x = pool(x, own[0], other)
         elif kind == "flatten":
             x = x.reshape(len(x), -1)
+        elif kind in work.RECURRENT:
+            x = recurrent(kind, x, values, other)
         else:
-            w, b = weights[place], weights[place + 1]
-            place += 2
-            x = x @ w + b if kind == "dense" else convolve(x, w, b, shifted)
+            w, b = next(values), next(values)
+            x = x @ w + b if kind == "dense" else convolve(x, w, b, other)
             if own[-1] != "softmax":
                 x = ACTIVATIONS[own[-1]](x)
             elif not (logits and i == last):
@@ -78,8 +113,8 @@ def forward(line: work.Line, weights, x, logits: bool, shifted: bool):
     return x
 
 
-def loss(line, weights, x, y, shifted):
-    outputs = forward(line, weights, x, True, shifted)
+def loss(line, weights, x, y, other):
+    outputs = forward(line, weights, x, True, other)
     if line.loss == "cross_entropy":
         return -jnp.take_along_axis(jax.nn.log_softmax(outputs), y[:, None], 1).mean()
     return 0.5 * jnp.square(outputs - y).sum() / len(y)
@@ -107,16 +142,16 @@ class Training(Contender):
 
     first = 8
 
-    def __init__(self, case: work.Case, shifted: bool):
+    def __init__(self, case: work.Case, other: bool):
         self.case, line = case, case.line
         self.x, self.y = jnp.asarray(case.x), jnp.asarray(case.targets())
         self.batches = work.Batches(line)
 
         def step(carried, chosen, x, y):
             weights, state = carried
-            value, grads = jax.value_and_grad(
-                lambda w: loss(line, w, x[chosen], y[chosen], shifted)
-            )(weights)
+            value, grads = jax.value_and_grad(lambda w: loss(line, w, x[chosen], y[chosen], other))(
+                weights
+            )
             return update(line, weights, state, grads), value
 
         def steps(carried, chosen, x, y):
@@ -153,10 +188,10 @@ class Predicting(Contender):
     The weights are constants in it.
     """
 
-    def __init__(self, case: work.Case, shifted: bool):
+    def __init__(self, case: work.Case, other: bool):
         weights, line = [jnp.asarray(w) for w in case.weights], case.line
         self.x = jnp.asarray(case.x)
-        self.net = jax.jit(lambda x: forward(line, weights, x, False, shifted))
+        self.net = jax.jit(lambda x: forward(line, weights, x, False, other))
 
     def call(self) -> None:
         self.net(self.x).block_until_ready()
@@ -167,4 +202,4 @@ class Predicting(Contender):
 
 def start(case: work.Case, variant: str, threads: int):
     """A contender for the line."""
-    return (Training if case.line.trains else Predicting)(case, variant.endswith("shifted"))
+    return (Training if case.line.trains else Predicting)(case, "," in variant)

@@ -14,10 +14,15 @@ NAME, PACKAGES = "numbanet", ("numba", "numpy")
 OTHER_LAYERS = {
     "pool": nn.MaxPool2D,
     "lp_pool": nn.LpPool2D,
+    "avg_pool": nn.AvgPool2D,
     "batch_norm": nn.BatchNorm,
     "layer_norm": nn.LayerNorm,
     "flatten": nn.Flatten,
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
 }
+DRAWN = {"regression": work.regression, "sequences": work.sequences}
+"""Data that are made here."""
 RUNNING_BATCHES = 100
 """Training batches whose statistics become the running means of a network that is scored."""
 
@@ -45,7 +50,7 @@ def optimizer(line: work.Line):
 
 
 def weights(net) -> list[np.ndarray]:
-    """Copies of the parameters, [w, b, …]."""
+    """Copies of the parameters, in the order of work.Case."""
     return [values.copy() for built in net.layers for values in built.parameters.values()]
 
 
@@ -96,8 +101,8 @@ def _data(line, folder) -> str:
     """Write the data set's arrays; a note where they are not the real ones."""
     missing = folder / "mnist.missing"
     if not (folder / f"{line.data}.y_test.npy").exists():
-        if line.data == "regression":
-            arrays = work.regression()
+        if line.data in DRAWN:
+            arrays = DRAWN[line.data]()
         else:
             try:
                 data = nn.datasets.mnist(dtype="float32")
@@ -189,10 +194,6 @@ class Training(Contender):
                 threads=1,
             )
 
-    def peak(self) -> dict:
-        """Multiply-adds per second on this process's threads, in floating-point operations."""
-        return peak(self.threads)
-
 
 class Predicting(Contender):
     """A call of predict."""
@@ -206,9 +207,6 @@ class Predicting(Contender):
 
     def outputs(self) -> np.ndarray:
         return self.net.predict(self.x, threads=self.threads)
-
-    def peak(self) -> dict:
-        return peak(self.threads)
 
 
 class Inside(Predicting):
@@ -237,12 +235,6 @@ class Inside(Predicting):
         row = self.x[0].copy()
         self.calls(row, self.out, 1)
         return self.out[None].copy()
-
-
-def peak(threads: int) -> dict:
-    from benchmarks.peers.peak import peak as measure
-
-    return {"peak": measure(threads)}
 
 
 def start(case: work.Case, variant: str, threads: int):

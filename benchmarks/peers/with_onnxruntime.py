@@ -15,6 +15,8 @@ from benchmarks.peers.worker import Contender
 NAME, PACKAGES = "ONNX Runtime", ("onnxruntime", "onnx")
 ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "Softmax"}
 OPSET = 17
+GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
+"""Our places of its gates: i o f g, and u r n."""
 
 
 def variants(line: work.Line) -> tuple[str, ...]:
@@ -26,9 +28,10 @@ def model(case: work.Case) -> onnx.ModelProto:
     line, nodes, constants, name = case.line, [], [], "x"
     values = iter(work.channels_first(line, case.weights))
 
-    def add(kind, inputs, **attributes):
-        nodes.append(helper.make_node(kind, inputs, [f"n{len(nodes)}"], **attributes))
-        return nodes[-1].output[0]
+    def add(kind, inputs, place=0, **attributes):
+        outputs = [""] * place + [f"n{len(nodes)}"]
+        nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
+        return outputs[place]
 
     def constant(array):
         constants.append(numpy_helper.from_array(np.ascontiguousarray(array), f"c{len(constants)}"))
@@ -39,6 +42,13 @@ def model(case: work.Case) -> onnx.ModelProto:
             name = add("MaxPool", [name], kernel_shape=[own[0]] * 2, strides=[own[0]] * 2)
         elif kind == "flatten":
             name = add("Flatten", [name])
+        elif kind in GATES:
+            given = recurrent(kind, own[0], values)
+            name = add("Transpose", [name], perm=[1, 0, 2])
+            reset = {"linear_before_reset": 1} if kind == "gru" else {}
+            inputs = [name, *map(constant, given)]
+            name = add(kind.upper(), inputs, place=1, hidden_size=own[0], **reset)
+            name = add("Squeeze", [name, constant(np.zeros(1, np.int64))])
         else:
             w, b = next(values), next(values)
             if kind == "conv":
@@ -62,6 +72,16 @@ def model(case: work.Case) -> onnx.ModelProto:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(made)
     return made
+
+
+def recurrent(kind: str, units: int, values) -> list[np.ndarray]:
+    """W and U (1, gates · units, …) and both biases, with the gates in the order of ONNX."""
+    order = np.concatenate([np.arange(units) + gate * units for gate in GATES[kind]])
+    w, b, u = (next(values)[order] for _ in range(3))
+    inner = np.zeros_like(b)
+    if kind == "gru":
+        inner[-units:] = next(values)
+    return [w[None], u[None], np.concatenate([b, inner])[None]]
 
 
 class Predicting(Contender):

@@ -35,17 +35,20 @@ def variants(line: work.Line) -> tuple[str, ...]:
 
 def forward(line: work.Line, weights, x, logits: bool):
     """The outputs; with `logits` without the last softmax, which the loss contains."""
-    place, last = 0, len(line.layers) - 1
+    values, last = iter(weights), len(line.layers) - 1
     for i, (kind, *own) in enumerate(line.layers):
         if kind == "pool":
             x = F.max_pool2d(x, own[0])
         elif kind == "lp_pool":
             x = F.lp_pool2d(x, 2.0, own[0])
+        elif kind == "avg_pool":
+            x = F.avg_pool2d(x, own[0])
         elif kind == "flatten":
             x = x.flatten(1)
+        elif kind in work.RECURRENT:
+            x = recurrent(kind, x, values)
         else:
-            w, b = weights[place], weights[place + 1]
-            place += 2
+            w, b = next(values), next(values)
             if kind == "batch_norm":  # without running means: less work than a module does
                 x = F.batch_norm(x, None, None, w, b, training=True)
                 continue
@@ -58,6 +61,21 @@ def forward(line: work.Line, weights, x, logits: bool):
             elif not (logits and i == last):
                 x = torch.softmax(x, 1)
     return x
+
+
+def recurrent(kind: str, x, values):
+    """The last state, by PyTorch's own layer.
+
+    It has two biases, whose sum counts: the second one is zero and is not trained, but for what a
+    GRU adds inside the reset.
+    """
+    w, b, u = next(values), next(values), next(values)
+    start, options = x.new_zeros(1, len(x), u.shape[1]), (1, 0.0, torch.is_grad_enabled(), False)
+    if kind == "lstm":
+        layer = [w, u, b, torch.zeros_like(b)]
+        return torch.lstm(x, (start, start), layer, True, *options, True)[1][0]
+    inner = torch.cat([b.new_zeros(len(b) - u.shape[1]), next(values)])
+    return torch.gru(x, start, [w, u, b, inner], True, *options, True)[1][0]
 
 
 def samples_first(case: work.Case) -> torch.Tensor:

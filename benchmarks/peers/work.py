@@ -23,8 +23,9 @@ class Line:
     kind       "train", "one" (predict a row from Python), "many" (1,024 rows) or "inside" (a row,
                from compiled code)
     layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
-               ("flatten",); and, in training, ("lp_pool", size) of p = 2, ("batch_norm",), and
-               ("layer_norm",) of vectors
+               ("flatten",), ("lstm", units) and ("gru", units), whose output is the last state;
+               and, in training, ("lp_pool", size) of p = 2, ("avg_pool", size), ("batch_norm",),
+               and ("layer_norm",) of vectors
     loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
                over the batch
     optimizer  ("sgd", rate) or ("adam", rate), the other numbers as in Kingma and Ba
@@ -53,7 +54,11 @@ class Line:
     @property
     def is_plain(self) -> bool:
         """Whether its layers are those that every peer describes."""
-        return {kind for kind, *_ in self.layers} <= {"dense", "conv", "pool", "flatten"}
+        return {kind for kind, *_ in self.layers} <= {*PLAIN, *RECURRENT}
+
+    @property
+    def is_recurrent(self) -> bool:
+        return any(kind in RECURRENT for kind, *_ in self.layers)
 
     @property
     def has_classes(self) -> bool:
@@ -82,9 +87,12 @@ class Line:
         return self.rows * sum(passes)
 
 
-SAMPLES = {"mnist": 50_000, "regression": 40_000}
-IMAGE = (28, 28, 1)
-POOLS = ("pool", "lp_pool")
+SAMPLES = {"mnist": 50_000, "regression": 40_000, "sequences": 8_192}
+IMAGE, ROWS = (28, 28, 1), (28, 28)
+PLAIN = ("dense", "conv", "pool", "flatten")
+RECURRENT = {"lstm": 4, "gru": 3}
+"""The gates of each."""
+POOLS = ("pool", "lp_pool", "avg_pool")
 
 LENET = (
     ("conv", 6, 5, "relu"),
@@ -98,6 +106,7 @@ LENET = (
 )
 WIDE = (("dense", 100, "relu"), ("dense", 10, "softmax"))
 SMALL = (("dense", 64, "tanh"), ("dense", 64, "tanh"), ("dense", 1, ""))
+LSTM = (("lstm", 64), ("dense", 10, "softmax"))
 
 
 def _train(name, title, data, shape, layers, loss, optimizer, batch, asked):
@@ -123,7 +132,7 @@ LINES = (
         "quadratic",
         ("sgd", 3.0),
         10,
-        3,
+        4.5,
     ),
     _train(
         "784-100-10",
@@ -134,7 +143,7 @@ LINES = (
         "cross_entropy",
         ("adam", 1e-3),
         32,
-        3,
+        3.2,
     ),
     _train(
         "784-512-512-10",
@@ -145,7 +154,7 @@ LINES = (
         "cross_entropy",
         ("sgd", 0.1),
         128,
-        2,
+        1.6,
     ),
     _train(
         "8-64-64-1",
@@ -195,7 +204,7 @@ LINES = (
         "cross_entropy",
         ("sgd", 0.1),
         10,
-        8,
+        5.5,
     ),
     _train(
         "batch-norm",
@@ -241,12 +250,79 @@ LINES = (
         64,
         1.5,
     ),
+    _train(
+        "lstm-64",
+        "LSTM of 64 units, 28 steps of 28, Adam, batch 64",
+        "mnist",
+        ROWS,
+        LSTM,
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        3,
+    ),
+    _train(
+        "gru-64",
+        "GRU of 64 units, 28 steps of 28, Adam, batch 64",
+        "mnist",
+        ROWS,
+        (("gru", 64), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        4,
+    ),
+    _train(
+        "lstm-128",
+        "LSTM of 128 units, 28 steps of 28, Adam, batch 128",
+        "mnist",
+        ROWS,
+        (("lstm", 128), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("adam", 1e-3),
+        128,
+        1.8,
+    ),
+    _train(
+        "gru-32",
+        "GRU of 32 units, 100 steps of 8, quadratic, Adam, batch 32",
+        "sequences",
+        (100, 8),
+        (("gru", 32), ("dense", 1, "")),
+        "quadratic",
+        ("adam", 1e-3),
+        32,
+        5,
+    ),
+    _train(
+        "avg-pool",
+        "16 maps of 3×3, average pool, Adam, batch 64",
+        "mnist",
+        IMAGE,
+        (("conv", 16, 3, "relu"), ("avg_pool", 2), ("flatten",), ("dense", 10, "softmax")),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
+    _train(
+        "softmax-1000",
+        "784-1000 softmax, cross-entropy, SGD, batch 64",
+        "mnist",
+        (784,),
+        (("dense", 1000, "softmax"),),
+        "cross_entropy",
+        ("sgd", 0.1),
+        64,
+        1.5,
+    ),
     _predict("one", "8-64-64-1", "regression", (8,), SMALL, 2),
-    _predict("one", "784-100-10", "mnist", (784,), WIDE, 2),
+    _predict("one", "784-100-10", "mnist", (784,), WIDE, 1.3),
     _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
-    _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.2),
-    _predict("many", "784-100-10", "mnist", (784,), WIDE, 1),
-    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2),
+    _predict("one", "lstm-64", "mnist", ROWS, LSTM, 3),
+    _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.5),
+    _predict("many", "784-100-10", "mnist", (784,), WIDE, 1.2),
+    _predict("many", "lenet5", "mnist", IMAGE, LENET, 2.2),
     _predict("inside", "8-64-64-1", "regression", (8,), SMALL, None),
 )
 """In the order of the table; a line may be asked for by its number, from 1, or by its name."""
@@ -263,7 +339,7 @@ def line(given: str) -> Line:
 
 
 def shapes(line: Line) -> list[tuple]:
-    """A tuple for each dense layer and each convolution.
+    """A tuple for each dense layer and each convolution, and two for each recurrent layer.
 
     (shape of the weights, how many, places in a sample that use each, activation, input shape)
     """
@@ -278,6 +354,12 @@ def shapes(line: Line) -> list[tuple]:
             kernel = (window, window, shape[2], maps)
             found.append((kernel, prod(kernel), after[0] * after[1], activation, shape))
             shape = after
+        elif kind in RECURRENT:
+            (steps, n_in), units = shape, own[0]
+            width = RECURRENT[kind] * units
+            for rows in (n_in, units):
+                found.append(((rows, width), rows * width, steps, "", shape))
+            shape = (units,)
         elif kind in POOLS:
             shape = (shape[0] // own[0], shape[1] // own[0], shape[2])
         elif kind == "flatten":
@@ -329,7 +411,8 @@ class Case:
     x, y      training: the samples, float32, and labels (n,) int64 or targets (n, outputs) float32
               · prediction: x has the rows
     weights   [w, b, w, b, …] at the start: dense (n_in, n_out), kernels (rows, columns, c_in,
-              c_out), norms (c,)
+              c_out), norms (c,); recurrent w (n_in, gates · units), b, u (units, gates · units),
+              and for a GRU the bias of its last gate's product with u
     expected  training: the same after CHECKED_STEPS steps in float64 · prediction: [outputs]
     loss      the mean loss of these steps
     """
@@ -369,6 +452,21 @@ def regression() -> tuple:
     )
     y = (y[:, None] + 0.05 * rng.standard_normal((n, 1))).astype(np.float32)
     cut = SAMPLES["regression"]
+    return x[:cut], y[:cut], x[cut:], y[cut:]
+
+
+def sequences() -> tuple:
+    """x, y, x_test, y_test of a fading sum over one channel, switched on by another, with noise.
+
+    Inputs and noise are drawn, seeded.
+    """
+    rng = np.random.default_rng(SEED)
+    cut = SAMPLES["sequences"]
+    x = rng.uniform(-1, 1, (cut + 2_048, 100, 8)).astype(np.float32)
+    total = np.zeros(len(x))
+    for t in range(x.shape[1]):
+        total = 0.95 * total + x[:, t, 0] * (x[:, t, 1] > 0)
+    y = (total[:, None] + 0.05 * rng.standard_normal((len(x), 1))).astype(np.float32)
     return x[:cut], y[:cut], x[cut:], y[cut:]
 
 
@@ -418,24 +516,24 @@ def read(path: Path) -> list[np.ndarray]:
 def channels_first(line: Line, weights: list) -> list[np.ndarray]:
     """[w, b, …] for images (c, height, width).
 
-    Kernels are (c_out, c_in, rows, columns), dense weights (n_out, n_in), norms as they are.
+    Kernels are (c_out, c_in, rows, columns), other matrices (n_out, n_in), vectors as they are.
     """
     turned, before = [], before_flatten(line)
-    for w, b in zip(weights[0::2], weights[1::2], strict=True):
+    for w in weights:
         if w.ndim == 4:
             w = w.transpose(3, 2, 0, 1)
         else:
             if before and w.ndim == 2 and len(w) == prod(before):
                 w, before = w.reshape(*before, -1).transpose(2, 0, 1, 3).reshape(len(w), -1), None
             w = w.T
-        turned += [np.array(w, np.float32, order="C"), np.array(b, np.float32)]
+        turned.append(np.array(w, np.float32, order="C"))
     return turned
 
 
 def channels_last(line: Line, turned: list) -> list[np.ndarray]:
     """Back from `channels_first`."""
     weights, before = [], before_flatten(line)
-    for w, b in zip(turned[0::2], turned[1::2], strict=True):
+    for w in turned:
         if w.ndim == 4:
             w = w.transpose(2, 3, 1, 0)
         else:
@@ -446,7 +544,7 @@ def channels_last(line: Line, turned: list) -> list[np.ndarray]:
                     w.reshape(c, height, width, -1).transpose(1, 2, 0, 3).reshape(len(w), -1),
                     None,
                 )
-        weights += [np.ascontiguousarray(w), b]
+        weights.append(np.ascontiguousarray(w))
     return weights
 
 

@@ -4,13 +4,14 @@ python -m benchmarks.peers.worker PEER VARIANT THREADS LINE FOLDER
 python -m benchmarks.peers.worker prepare LINE FOLDER        numbanet writes the case
 python -m benchmarks.peers.worker about PEER
                                   name, versions, and variants of each line
+python -m benchmarks.peers.worker gauge                      only answers to peak
 
 check   a few steps or one prediction, and how far they are from numbanet in float64
 warm    run until compiled; choose how much work one figure covers
 time    work for so many seconds; seconds per step or call, one figure for each piece of work
 epoch   one epoch from the start; leaves the weights in a file
 score   (numbanet) the test set, with the weights of a file
-peak    (numbanet) the processor's multiply-adds per second
+peak    (gauge) the processor's operations per second, on each number of threads
 """
 
 import json
@@ -179,13 +180,22 @@ def about(peer: str) -> dict:
     return {"name": found.NAME, "versions": versions, "variants": variants}
 
 
+class Gauge:
+    """Measures what the processor can do at the moment."""
+
+    def peak(self, threads: list[int]) -> dict:
+        from benchmarks.peers.peak import peak
+
+        return {n: peak(n) for n in threads}
+
+
 def answer(measured, contender, request: dict) -> dict:
     do = request["do"]
     if do in ("check", "warm", "time", "epoch"):
         return getattr(measured, do)(
             *[request[key] for key in ("seconds", "file") if key in request]
         )
-    return getattr(contender, do)(*[request["file"]] if "file" in request else [])
+    return getattr(contender, do)(*[request[key] for key in ("file", "threads") if key in request])
 
 
 def main() -> None:
@@ -201,11 +211,15 @@ def main() -> None:
     if sys.argv[1] == "about":
         say(about(sys.argv[2]))
         return
-    peer, variant, threads, name, folder = sys.argv[1:]
+    measured = None
     try:
-        case = work.load(Path(folder), work.line(name))
-        contender = module(peer).start(case, variant, int(threads))
-        measured = (Training if case.line.trains else Predicting)(contender, case)
+        if sys.argv[1] == "gauge":
+            contender = Gauge()
+        else:
+            peer, variant, threads, name, folder = sys.argv[1:]
+            case = work.load(Path(folder), work.line(name))
+            contender = module(peer).start(case, variant, int(threads))
+            measured = (Training if case.line.trains else Predicting)(contender, case)
     except Exception as error:
         say({"error": f"{type(error).__name__}: {error}"})
         return

@@ -61,6 +61,7 @@ from numbanet.nn.losses import (  # noqa: E402
     MeanSquaredError,
     Poisson,
     Quadratic,
+    Quantile,
 )
 from numbanet.nn.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop  # noqa: E402
 from numbanet.nn.regularizers import L1, L2  # noqa: E402
@@ -127,6 +128,7 @@ __all__ = [
     "Poisson",
     "Population",
     "Quadratic",
+    "Quantile",
     "RMSprop",
     "ReLU",
     "Rescale",

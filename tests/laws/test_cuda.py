@@ -168,6 +168,19 @@ def test_losses_correct_answers_and_gradients_agree(loss):
     close(cuda.gradient(x, y, loss.loss), cpu.gradient(x, y, loss.loss), ROUNDING)
 
 
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+def test_targets_over_time_agree(loss):
+    layers = [nn.RNN(2, return_sequences=True), nn.Dense(4, activation=loss.activation)]
+    cpu, cuda = (nn.Sequential(layers, (3, 2), "float64", device=d) for d in ("cpu", "cuda"))
+    x, lengths = np.random.default_rng(0).normal(size=(5, 3, 2)), np.array([3, 1, 2, 3, 2])
+    y = targets(loss, 15, 4)
+    options = {"loss": loss.loss, "lengths": lengths}
+    y = y.reshape(5, 3, *y.shape[1:])
+    found, expected = (net.evaluate(x, y, **options) for net in (cuda, cpu))
+    close(list(found.values()), list(expected.values()), ROUNDING)
+    close(cuda.gradient(x, y, **options), cpu.gradient(x, y, **options), ROUNDING)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
 def test_inputs_of_every_type_agree(dtype):
     cpu, cuda = twice(example_named("dense wide"), LOSS)

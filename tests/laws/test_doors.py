@@ -104,7 +104,7 @@ def test_a_network_that_was_away_trains_on_as_if_it_had_stayed(example, tmp_path
 def test_a_profile_names_the_layers_and_leaves_the_network_alone(example):
     net, x, y = network(example, LOSS), inputs(example, 6), targets(LOSS, 6)
     before = net.predict(x).tobytes(), net.gradient(x, y, LOSS.loss).tobytes()
-    assert "Dense" in net.profile(x, y, LOSS.loss, batch_size=4)
+    assert "Dense" in str(net.profile(x, y, LOSS.loss, batch_size=4))
     assert (net.predict(x).tobytes(), net.gradient(x, y, LOSS.loss).tobytes()) == before
 
 

@@ -66,6 +66,24 @@ def test_losses_gradients_and_correct_answers_agree(loss, samples):
     assert found.get("accuracy", 0) == correct
 
 
+@pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_losses_gradients_and_correct_answers_agree_for_targets_over_time(loss, threads):
+    steps, width = 3, 4
+    layers = [nn.Dense(5, activation="tanh"), nn.Dense(width, activation=loss.activation)]
+    net = nn.Sequential(layers, (steps, 2), "float64", seed=1)
+    x = np.random.default_rng(0).normal(size=(11, steps, 2))
+    y = targets(loss, 11 * steps, width)
+    y = y.reshape(11, steps, *y.shape[1:])
+    gradient, value = reference_gradient(net, x, y, loss.loss, threads=threads)
+    found = net.evaluate(x, y, loss=loss.loss, threads=threads)
+    close(net.gradient(x, y, loss.loss, threads=threads), gradient, ROUNDING)
+    close(found["loss"], value, ROUNDING)
+    mean, correct = reference_evaluate(net, x, y, loss.loss, threads=threads)
+    close(found["loss"], mean, ROUNDING)
+    close(found.get("accuracy", 0), correct, ROUNDING)
+
+
 @pytest.mark.parametrize("bits", ["labels", "bits"])
 def test_correct_answers_of_a_single_output_agree(bits):
     x = inputs(example_named("dense"), 19)

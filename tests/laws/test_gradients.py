@@ -154,6 +154,11 @@ def test_the_absolute_error_pulls_nowhere_where_it_is_nought():
     assert [bias_gradient("mean_absolute_error", a, 0.5) for a in (0.5, 0.75, 0.25)] == [0, 1, -1]
 
 
+def test_a_quantile_pulls_by_its_level_and_nowhere_where_it_is_met():
+    found = [bias_gradient(nn.Quantile(0.75), a, 0.5) for a in (0.5, 0.75, 0.25)]
+    assert found == [0, 0.25, -0.75]
+
+
 def test_huber_is_smooth_where_its_parts_meet():
     assert [bias_gradient(nn.Huber(0.25), a, 0.5) for a in (0.75, 0.25, 0.625, 3.0, -3.0)] == [
         0.25,

@@ -2,7 +2,7 @@
 
 import math
 
-from numbanet.nn.layers.activations import SLOPE
+from numbanet.nn.layers.activations import SLOPE, SOFTMAX
 from numbanet.plan.columns import N_OUT, TANGENTS, Y
 
 
@@ -69,10 +69,14 @@ def step_forward(op, params, grads, acts, deltas, lo, hi):
         acts[i] = 1 if acts[i] > 0 else 0
 
 
+def rows(op, lo, hi):
+    """Where each row of a softmax begins: a sample, or a step of one."""
+    return range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT], op[SOFTMAX.classes])
+
+
 def softmax_forward(op, params, grads, acts, deltas, lo, hi):
-    n = op[N_OUT]
-    for i in range(lo, hi):
-        here = range(op[Y] + i * n, op[Y] + i * n + n)
+    for first in rows(op, lo, hi):
+        here = range(first, first + op[SOFTMAX.classes])
         z_max = max(acts[j] for j in here)
         powers = [math.exp(acts[j] - z_max) for j in here]
         for j, power in zip(here, powers, strict=True):
@@ -81,9 +85,8 @@ def softmax_forward(op, params, grads, acts, deltas, lo, hi):
 
 def softmax_backward(op, params, grads, acts, deltas, lo, hi):
     """dzⱼ = Σₖ daₖ aₖ (δⱼₖ − aⱼ), the Jacobian written out."""
-    n = op[N_OUT]
-    for i in range(lo, hi):
-        first = op[Y] + i * n
+    n = op[SOFTMAX.classes]
+    for first in rows(op, lo, hi):
         dz = [0.0] * n
         for j in range(n):
             for k in range(n):
@@ -113,9 +116,8 @@ def exp_second_backward(op, params, grads, acts, deltas, lo, hi):
 
 def softmax_second_backward(op, params, grads, acts, deltas, lo, hi):
     """The tangent of the Jacobian, aₖ (δⱼₖ − aⱼ), written out."""
-    n, tangents = op[N_OUT], op.context(TANGENTS)
-    for i in range(lo, hi):
-        first = op[Y] + i * n
+    n, tangents = op[SOFTMAX.classes], op.context(TANGENTS)
+    for first in rows(op, lo, hi):
         for j in range(first, first + n):
             for k in range(first, first + n):
                 change = acts[tangents + k] * ((j == k) - acts[j]) - acts[k] * acts[tangents + j]

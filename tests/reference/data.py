@@ -1,9 +1,10 @@
 """References of the kernels in nn/data.py. They read the data as arrays, in op.data."""
 
 from numbanet.io.sparse import SparseRows
-from numbanet.nn.data import COPY
+from numbanet.nn.data import COPY, LABELS
 from numbanet.plan.columns import (
     INPUTS,
+    LENGTHS,
     N_IN,
     N_OUT,
     OUTPUTS,
@@ -20,6 +21,12 @@ def sample_index(op, i):
     """Which sample of the data is sample i of the batch."""
     place = op.context(START) + i
     return place if op.data[PERMUTATION] is None else int(op.data[PERMUTATION][place])
+
+
+def sequence_length(op, i, steps):
+    """The number of steps of sample i of the batch."""
+    lengths = op.data.get(LENGTHS)
+    return steps if lengths is None else int(lengths[sample_index(op, i)])
 
 
 def _row(op, i):
@@ -100,11 +107,12 @@ def targets_float64(op, params, grads, acts, deltas, lo, hi):
 
 
 def targets_int64(op, params, grads, acts, deltas, lo, hi):
-    n = op[N_OUT]
+    n = op[N_OUT] // op[LABELS.labels]
     for i in range(lo, hi):
-        label = int(op.data[TARGETS][sample_index(op, i)])
-        for j in range(n):
-            acts[op[Y] + i * n + j] = label if n == 1 else float(j == label)
+        for s, label in enumerate(_targets(op, i).tolist()):
+            for j in range(n):
+                place = op[Y] + i * op[N_OUT] + s * n + j
+                acts[place] = label if n == 1 else float(j == label)
 
 
 def write_outputs(op, params, grads, acts, deltas, lo, hi):

@@ -2,9 +2,9 @@
 
 import math
 
-from numbanet.nn.losses import CORRECT, HUBER, MISSING
-from numbanet.plan.columns import AUX, N_IN, SAMPLES, WEIGHTS, X, Y
-from reference.data import sample_index
+from numbanet.nn.losses import CORRECT, HUBER, MISSING, QUANTILE, STEPS
+from numbanet.plan.columns import AUX, N_IN, N_OUT, SAMPLES, WEIGHTS, X, Y
+from reference.data import sample_index, sequence_length
 
 
 def _pairs(op, acts, i):
@@ -71,6 +71,31 @@ def huber_backward(op, params, grads, acts, deltas, lo, hi):
             deltas,
             i,
             [min(max(a - y, -delta), delta) / op[N_IN] for a, y in _pairs(op, acts, i)],
+        )
+
+
+def _level(op, j):
+    """The level of output j."""
+    return op.float_attr(QUANTILE.first_level + j % op[QUANTILE.n_levels])
+
+
+def quantile_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        pairs = enumerate(_pairs(op, acts, i))
+        total = sum(
+            max(_level(op, j) * (y - a), (1 - _level(op, j)) * (a - y)) for j, (a, y) in pairs
+        )
+        acts[op[Y] + i] = total / op[N_IN]
+
+
+def quantile_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        pairs = enumerate(_pairs(op, acts, i))
+        _store(
+            op,
+            deltas,
+            i,
+            [((a > y) - _level(op, j)) * (a != y) / op[N_IN] for j, (a, y) in pairs],
         )
 
 
@@ -148,13 +173,55 @@ def weigh_losses(op, params, grads, acts, deltas, lo, hi):
         acts[op[Y] + i] *= op.data[WEIGHTS][sample_index(op, i)]
 
 
+def average_deltas(op, params, grads, acts, deltas, lo, hi):
+    n, steps = op[N_IN], op[STEPS.steps]
+    for i in range(lo, hi):
+        length = sequence_length(op, i, steps)
+        for j in range(n):
+            inside = j < length * n // steps
+            deltas[op[X] + i * n + j] = deltas[op[Y] + i * n + j] / length if inside else 0
+
+
+def average_losses(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        first = op[AUX] + i * op[STEPS.steps]
+        acts[op[Y] + i] = acts[first : first + sequence_length(op, i, op[STEPS.steps])].mean()
+
+
 def count_correct(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        outputs, targets = zip(*_pairs(op, acts, i), strict=True)
-        if len(outputs) == 1:
-            correct = (outputs[0] > op.float_attr(CORRECT.threshold)) == (targets[0] > 0.5)
-        else:
-            correct = outputs.index(max(outputs)) == targets.index(max(targets))
+        pairs, n = _pairs(op, acts, i), op[N_IN] // op[CORRECT.steps]
+        length = sequence_length(op, i, op[CORRECT.steps]) if op[CORRECT.steps] > 1 else 1
+        correct = [_is_correct(op, pairs[s * n : s * n + n]) for s in range(length)]
         weights = op.data.get(WEIGHTS)
         weight = 1 if weights is None else weights[sample_index(op, i)]
-        acts[op[Y] + i] = weight if correct else 0
+        acts[op[Y] + i] = weight * sum(correct) / length
+
+
+def _is_correct(op, pairs):
+    outputs, targets = zip(*pairs, strict=True)
+    if len(outputs) == 1:
+        return (outputs[0] > op.float_attr(CORRECT.threshold)) == (targets[0] > 0.5)
+    return outputs.index(max(outputs)) == targets.index(max(targets))
+
+
+def _over_time(reference):
+    def over_time(op, params, grads, acts, deltas, lo, hi):
+        steps = op[N_OUT]
+        reference(op, params, grads, acts, deltas, lo * steps, hi * steps)
+
+    return over_time
+
+
+for _name in (
+    "quadratic",
+    "mean_squared",
+    "mean_absolute",
+    "huber",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "poisson",
+):
+    for _verb in ("forward", "backward"):
+        _stem = f"{_name}_{_verb}"
+        globals()[f"{_stem}_over_time"] = _over_time(globals()[_stem])

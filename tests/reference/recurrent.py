@@ -6,8 +6,20 @@ those of the formulas.
 
 import numpy as np
 
-from numbanet.nn.layers.recurrent import CELL, STATES
-from numbanet.plan.columns import N_IN, N_OUT, N_WEIGHTS, TANGENTS, W, X, Y
+from numbanet.nn.layers.recurrent import CARRY, CELL, STATES
+from numbanet.plan.columns import (
+    AUX,
+    N_IN,
+    N_OUT,
+    N_WEIGHTS,
+    STATE,
+    STATE_OFFSET,
+    TANGENTS,
+    W,
+    X,
+    Y,
+)
+from reference.data import sequence_length
 
 
 def sigmoid(z):
@@ -18,7 +30,10 @@ class _Row:
     """The columns of one step of one sample, by name."""
 
     def __init__(self, op, memory, i, t):
-        self.units, begin = op[CELL.units], op[Y] + i * op[N_OUT] + t * op[CELL.columns]
+        begin = op[Y] + i * op[N_OUT] + (t or 0) * op[CELL.columns]
+        if t is None:  # before the first step
+            begin = op[AUX] + i * op[CELL.columns]
+        self.units = op[CELL.units]
         n_gates = op[CELL.width] // op[CELL.units]
         self.gates = [self._view(memory, begin + op[CELL.gates], k) for k in range(n_gates)]
         self.kept = self._view(memory, begin + op[CELL.kept], 0)
@@ -38,6 +53,11 @@ def _times(op):
     return list(zip(steps, [None, *steps[:-1]], strict=True))
 
 
+def _before(op, memory, i, t):
+    """The row of the step before, None where that is zero."""
+    return None if t is None and not op[CELL.initial] else _Row(op, memory, i, t)
+
+
 def _u(op, params):
     """U as one matrix for each gate, and the bias of the last one."""
     units, width = op[CELL.units], op[CELL.width]
@@ -53,7 +73,7 @@ def _forward(cell):
         for i in range(lo, hi):
             for t, before in _times(op):
                 row, zero = _Row(op, acts, i, t), np.zeros(op[CELL.units])
-                last = _Row(op, acts, i, before) if before is not None else None
+                last = _before(op, acts, i, before)
                 h = zero if last is None else last.h
                 for k, out in enumerate(row.products):
                     out[:] = (out if k < n_summed else bias) + h @ u[k]
@@ -68,12 +88,16 @@ def _backward(cell):
         for i in range(lo, hi):
             for t, before in reversed(_times(op)):
                 row, drow, zero = _Row(op, acts, i, t), _Row(op, deltas, i, t), np.zeros_like
-                last = _Row(op, acts, i, before) if before is not None else None
+                last = _before(op, acts, i, before)
                 h, kept = (zero(row.h), zero(row.h)) if last is None else (last.h, last.kept)
                 dh, dkept = cell(row, drow, h, kept)
                 dh = dh + sum(out @ u[k].T for k, out in enumerate(drow.products))
                 if last is not None:
                     dlast = _Row(op, deltas, i, before)
+                    if before is None:
+                        dlast.h[:] = 0
+                        if dkept is not None:
+                            dlast.kept[:] = 0
                     dlast.h[:] += dh
                     if dkept is not None:
                         dlast.kept[:] += dkept
@@ -151,9 +175,9 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         for t, before in _times(op):
             drow = _Row(op, deltas, i, t)
-            if before is not None:
-                h = _Row(op, acts, i, before).h
-                du += np.outer(h, np.concatenate(drow.products))
+            last = _before(op, acts, i, before)
+            if last is not None:
+                du += np.outer(last.h, np.concatenate(drow.products))
             if len(db):
                 db += drow.kept
 
@@ -169,8 +193,10 @@ def _tangent(cell):
         n_summed = op[CELL.summed] // op[CELL.units]
         for i in range(lo, hi):
             for t, before in _times(op):
-                (row, change), zero = _pair(op, acts, deltas, i, t), np.zeros(op[CELL.units])
-                last = None if before is None else _pair(op, acts, deltas, i, before)
+                row, change = _Row(op, acts, i, t), _Row(op, deltas, i, t)
+                zero = np.zeros(op[CELL.units])
+                last = [_before(op, memory, i, before) for memory in (acts, deltas)]
+                last = last if last[0] else None
                 h, dh = (zero, zero) if last is None else (one.h for one in last)
                 for k, out in enumerate(change.products):
                     out += dh @ u[k] + h @ du[k] + (0 if k < n_summed else dbias)
@@ -178,10 +204,6 @@ def _tangent(cell):
                 cell(row, change, (h, dh), tuple(kept))
 
     return tangent
-
-
-def _pair(op, memory, tangents, i, t):
-    return _Row(op, memory, i, t), _Row(op, tangents, i, t)
 
 
 def _tanh_tangent(row, change, h, kept):
@@ -222,14 +244,16 @@ def _second_backward(backward):
     """The derivative of a backward pass along the tangents of all that it reads."""
 
     def second_backward(op, params, grads, acts, deltas, lo, hi):
-        tangents, first, end = op.context(TANGENTS), op[Y], op[Y] + hi * op[N_OUT]
+        slots = [np.arange(op[Y], op[Y] + hi * op[N_OUT])]
+        if op[CELL.initial]:
+            slots.append(np.arange(op[AUX], op[AUX] + hi * op[CELL.columns]))
+        places, tangents = np.concatenate(slots), op.context(TANGENTS)
         u, y, dy = params + 0j, acts + 0j, deltas + 0j
         u[: len(grads)] += 1j * STEP * grads
         for memory, source in ((y, acts), (dy, deltas)):
-            memory[first:end] += 1j * STEP * source[tangents + first : tangents + end]
+            memory[places] += 1j * STEP * source[tangents + places]
         backward(op, u, grads, y, dy, lo, hi)
-        deltas[first:end] = dy[first:end].real
-        deltas[tangents + first : tangents + end] = dy[first:end].imag / STEP
+        deltas[places], deltas[tangents + places] = dy[places].real, dy[places].imag / STEP
 
     return second_backward
 
@@ -244,9 +268,48 @@ def second_gradient(op, params, grads, acts, deltas, lo, hi):
     du = grads[op[W] : op[W] + units * width].reshape(units, width)
     for i in range(lo, hi):
         for t, before in _times(op):
-            if before is not None:
-                drow = _Row(op, deltas, i, t)
-                du += np.outer(_Row(op, tangents, i, before).h, np.concatenate(drow.products))
+            last = _before(op, tangents, i, before)
+            if last is not None:
+                products = np.concatenate(_Row(op, deltas, i, t).products)
+                du += np.outer(last.h, products)
+
+
+def state_tangent(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        _carried(op, deltas, i, op[N_OUT])[:] = 0
+
+
+def _carried(op, memory, i, n, row=0):
+    """The carried columns of a row of sample i."""
+    first = op[Y] + i * n + row * op[CARRY.columns] + op[CARRY.carried]
+    return memory[first : first + op[CARRY.count]]
+
+
+def trained_state(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        _carried(op, acts, i, op[N_OUT])[:] = params[op[W] : op[W] + op[CARRY.count]]
+
+
+def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        grads[op[W] : op[W] + op[CARRY.count]] += _carried(op, deltas, i, op[N_OUT])
+
+
+def _state(op, i):
+    state = op.data[STATE][i, op[STATE_OFFSET] :]
+    return state[: op[CARRY.count]]
+
+
+def read_state(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        known = op.data.get(STATE) is not None
+        _carried(op, acts, i, op[N_OUT])[:] = _state(op, i) if known else 0
+
+
+def write_state(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi) if op.data.get(STATE) is not None else ():
+        last = sequence_length(op, i, op[CARRY.steps]) - 1
+        _state(op, i)[:] = _carried(op, acts, i, op[N_OUT], last)
 
 
 def _places(op, i):

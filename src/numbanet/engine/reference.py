@@ -7,8 +7,8 @@ memories begin as NaN, so that an element used before it was written shows.
 The reference of a kernel has its arguments, `reference(op, params, grads, acts, deltas, lo, hi)`,
 with arrays for the memories and a `Row` for op. References are found by the kernel's module and
 name. Python cannot read through the addresses in the context, so those of the ends of the plan find
-the data as arrays in `op.data[INPUTS]`, `TARGETS`, `PERMUTATION` (or None), `OUTPUTS` and
-`WEIGHTS`.
+the data as arrays in `op.data[INPUTS]`, `TARGETS`, `PERMUTATION` (or None), `OUTPUTS`,
+`WEIGHTS`, `LENGTHS` and `STATE`.
 """
 
 import struct
@@ -29,6 +29,7 @@ from numbanet.plan.columns import (
     INPUTS,
     L1_STRENGTH,
     L2_STRENGTH,
+    LENGTHS,
     N_OUT,
     N_SPLIT_K,
     N_WEIGHTS,
@@ -43,6 +44,7 @@ from numbanet.plan.columns import (
     SAMPLES,
     SPLIT_K,
     START,
+    STATE,
     STATISTICS,
     STEP,
     TARGETS,
@@ -96,6 +98,8 @@ class Reference:
     inputs … outputs    the arrays that the ends of the plan read and write
     rates               the learning rate of every batch, if it is not constant
     weights             the weights of the samples, where the plan reads them
+    lengths             the numbers of steps of the samples, if not all
+    state               the state of the samples, where they have one; written
     penalty_factors     what every batch multiplies the penalties by, if not by 1
     """
 
@@ -114,6 +118,8 @@ class Reference:
         outputs=None,
         rates=None,
         weights=None,
+        lengths=None,
+        state=None,
         penalty_factors=None,
     ):
         self.plan, self.references, self.optimizer = plan, references, optimizer
@@ -121,7 +127,7 @@ class Reference:
         self.tables, self.ops = plan.tables.copy(), plan.by_row
         self.penalty_factors = penalty_factors
         self.data = {INPUTS: inputs, TARGETS: targets, PERMUTATION: permutation, OUTPUTS: outputs}
-        self.data[WEIGHTS] = weights
+        self.data |= {WEIGHTS: weights, LENGTHS: lengths, STATE: state}
         sizes = plan.n_acts, plan.n_deltas, plan.n_params
         self.acts, self.deltas, self.grads = (np.full(n, np.nan, dtype) for n in sizes)
         self.total_grads = self.grads  # of the batches of an update

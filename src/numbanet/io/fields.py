@@ -229,6 +229,24 @@ class Real(Kind):
 
 
 @dataclass(frozen=True)
+class Reals(Kind):
+    """A number of a kind, or several of them: a tuple with at least one."""
+
+    each: Real
+
+    def __call__(self, value, name, owner=""):
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            value = tuple(value)
+        if not isinstance(value, (tuple, list)):
+            value = (value,)
+        if not value:
+            raise self.refuse(
+                value, name, owner, "{label} must have at least one number, got {got}"
+            )
+        return tuple(self.each(one, name, owner) for one in value)
+
+
+@dataclass(frozen=True)
 class Flag(Kind):
     """True or False, and nothing that only counts as one of them."""
 

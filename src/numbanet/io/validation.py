@@ -206,10 +206,71 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
         if missing.all():
             raise ValueError(f"{name} masks all targets: there is nothing to learn or to measure")
         return np.where(missing.reshape(rows.shape), rows.dtype.type(np.nan), rows), False
+    return np.ascontiguousarray(rows), _name_classes(rows)
+
+
+def _name_classes(rows: np.ndarray) -> bool:
+    """Whether rows of targets hold a single one among zeros, or of single targets zeros and ones"""
     classes = bool(((rows == 0) | (rows == 1)).all())
-    if classes and outputs > 1:
-        classes = bool((rows.sum(axis=1) == 1).all())
-    return np.ascontiguousarray(rows), classes
+    return classes and (rows.shape[1] == 1 or bool((rows.sum(axis=1) == 1).all()))
+
+
+def check_step_targets(
+    y, samples: int, steps: int, outputs: int, dtype, lengths, name: str = "y", x_name: str = "x"
+):
+    """Return the targets of every step as kernels read them, and whether they name classes.
+
+    y         labels (samples, steps), or rows (samples, steps, outputs); for one output (samples,
+              steps) too
+    lengths   the checked lengths of the sequences, or None; what stands behind the last step does
+              not matter and becomes 0
+    The result is int64 labels (samples, steps), or rows (samples, steps · outputs) of float32 or
+    float64. Raises ValueError as `check_targets`.
+    """
+    missing = np.ma.getmaskarray(y) if np.ma.is_masked(y) else None
+    y = arrays.as_numbers(y if missing is None else y.filled(0), name, labels=True)
+    if y.ndim == 0 or len(y) != samples:
+        raise ValueError(
+            f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
+            "they must be as many"
+        )
+    labels = outputs > 1 and y.shape[1:] in ((steps,), (steps, 1))
+    if not labels and y.shape[1:] not in ((steps, outputs), *([(steps,)] if outputs == 1 else [])):
+        either = f"({samples}, {steps}, {outputs})"
+        if outputs > 1:
+            either = f"({samples}, {steps}) of labels, or {either}"
+        raise ValueError(
+            f"{name} must have targets for each of {steps} steps, shape {either}, got {y.shape}; "
+            "for one target of a whole sequence, the last recurrent layer has "
+            "return_sequences=False"
+        )
+    inside = np.ones((samples, steps), bool)
+    if lengths is not None:
+        inside = np.arange(steps) < lengths[:, None]
+        y = y.reshape(samples, steps, -1).copy()
+        y[~inside] = 0
+    y = y.reshape((samples, steps) if labels else (samples, steps, outputs))
+    assert_all_finite(y, name, dtype, FILL_OR_MASK)
+    if missing is not None:
+        missing = missing.reshape(y.shape) & (inside if labels else inside[:, :, None])
+    if labels:
+        if missing is not None and missing.any():
+            place = np.argwhere(missing)[0].tolist()
+            raise ValueError(
+                f"{name} masks {int(missing.sum())} labels, the first at {place}; shorten such "
+                "sequences by lengths, or pass rows of targets"
+            )
+        return _check_labels(y, outputs, name), True
+    rows = y
+    if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
+        rows = y.astype(dtype)
+    if missing is not None and missing.any():
+        if missing[inside].all():
+            raise ValueError(f"{name} masks all targets: there is nothing to learn or to measure")
+        rows, classes = np.where(missing, rows.dtype.type(np.nan), rows), False
+    else:
+        classes = _name_classes(rows[inside])
+    return np.ascontiguousarray(rows.reshape(samples, steps * outputs)), classes
 
 
 def has_missing(y: np.ndarray) -> bool:
@@ -219,7 +280,7 @@ def has_missing(y: np.ndarray) -> bool:
 
 def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     """Return labels 0 … outputs − 1 as int64; ValueError for others."""
-    wrong = np.flatnonzero((y < 0) | (y >= outputs))
+    wrong = np.argwhere((y < 0) | (y >= outputs))
     if len(wrong):
         if y.min() == 1 and y.max() == outputs and (y == np.floor(y)).all():
             raise ValueError(
@@ -227,14 +288,14 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
                 f"labels 0 … {outputs - 1}; subtract 1, or use more outputs"
             )
         raise ValueError(
-            f"{name} has label {y[wrong[0]]} at [{wrong[0]}], "
+            f"{name} has label {y[tuple(wrong[0])]} at {wrong[0].tolist()}, "
             f"but the network's {outputs} outputs stand for labels 0 … {outputs - 1}"
         )
     labels = y.astype(np.int64)
-    wrong = np.flatnonzero(labels != y)
+    wrong = np.argwhere(labels != y)
     if len(wrong):
         raise ValueError(
-            f"{name} has the fractional label {y[wrong[0]]} at [{wrong[0]}]; "
+            f"{name} has the fractional label {y[tuple(wrong[0])]} at {wrong[0].tolist()}; "
             f"the network has {outputs} outputs, "
             f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets"
         )

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -19,14 +20,13 @@ from numbanet.nn.layers import (
     Identity,
     LayerNorm,
     Rescale,
-    Softmax,
     activation,
     conv2d_channels_first,
 )
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.recurrent import Recurrent
 from numbanet.nn.regularizers import penalties
-from numbanet.plan.op import DEFAULT_GROUP, Group, Op
+from numbanet.plan.op import DEFAULT_GROUP, Group, Op, change_ops
 
 RECURRENT = Recurrent, Bidirectional
 STEP_BY_STEP = (*RECURRENT, Embedding, Dense, Activation, Dropout, LayerNorm, Rescale)
@@ -214,21 +214,27 @@ def check_takes_lengths(layers: list[BuiltLayer]) -> None:
     if not recurrent:
         raise ValueError("lengths are for recurrent layers, and the network has none; drop them")
     last = recurrent[-1]
+    to_end = len(layers[-1].output_shape) == 2  # every step has outputs
     behind = layers[last + 1 : last + 2] if len(layers[last].output_shape) == 2 else []
+    checked = range(len(layers) if to_end else last)
     wrong = [
-        *((k, layers[k]) for k in range(last) if not _treats_steps_alone(layers[k].layer)),
-        *((last + 1, built) for built in behind if not isinstance(built.layer, Flatten)),
+        *((k, layers[k]) for k in checked if not isinstance(layers[k].layer, STEP_BY_STEP)),
+        *((last + 1, b) for b in behind if not (to_end or isinstance(b.layer, Flatten))),
     ]
+    for k in recurrent:
+        layer = layers[k].layer
+        one = layer.layer if isinstance(layer, Bidirectional) else layer
+        if one.initial_state == "trained" and (one is not layer or one.reverse):
+            raise ValueError(
+                f"layer {k} ({type(layer).__name__}) begins at the end with a trained state, which "
+                "padding would separate from the last step; take initial_state='zeros' with lengths"
+            )
     for k, built in wrong:
         raise ValueError(
             f"layer {k} ({type(built.layer).__name__}) does not know lengths, so padding would "
             "count; use layers that treat every step alone, and a last recurrent layer that "
             "returns its last state"
         )
-
-
-def _treats_steps_alone(layer: Layer) -> bool:
-    return isinstance(layer, STEP_BY_STEP) and not isinstance(layer, Softmax)
 
 
 def _check_channels_last(shape: Shape) -> None:
@@ -262,12 +268,18 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training, fus
             ops = lower(built.input_shape)
         _check_ops(layers[k : k + n_fused], ops)
         strengths = _penalty_strengths(built, penalty, samples, batches)
-        ops = [replace(op, penalties=strengths) if op.n_weights else op for op in ops]
-        if training and built.group != DEFAULT_GROUP:
-            ops = [replace(op, group=built.group) if op.n_params else op for op in ops]
-        result += [_frozen(op) for op in ops] if training and not built.trainable else ops
+        group = built.group if training else DEFAULT_GROUP
+        frozen = training and not built.trainable
+        result += change_ops(ops, partial(_settled, strengths, group, frozen))
         k += n_fused
     return result
+
+
+def _settled(penalties, group: Group, frozen: bool, op: Op) -> Op:
+    """The op with what is set for its layer."""
+    op = replace(op, penalties=penalties) if op.n_weights else op
+    op = replace(op, group=group) if op.n_params and group != DEFAULT_GROUP else op
+    return _frozen(op) if frozen else op
 
 
 def _frozen(op: Op) -> Op:

@@ -117,14 +117,24 @@ class Ensemble(KnownArguments, KnownAttributes):
                     )
         return [network.fit(x, y, **options) for network in self.networks]
 
-    def _outputs(self, x, threads: int | None) -> list[np.ndarray]:
-        return [network.predict(x, threads=threads) for network in self.networks]
+    def _outputs(self, x, lengths, threads: int | None) -> list[np.ndarray]:
+        given = {"lengths": lengths, "threads": threads}
+        return [network.predict(x, **given) for network in self.networks]
 
     def _mean(self, outputs) -> np.ndarray:
         return np.mean(outputs, axis=0, dtype=np.float64).astype(self.dtype)
 
     def _classes(self, outputs) -> np.ndarray:
-        """The class of every sample, from the members' outputs."""
+        """The class of every sample, or of every step, from the members' outputs."""
+        if self.networks[0].output_steps:
+            shape = outputs[0].shape
+            return self._of_samples([one.reshape(-1, shape[-1]) for one in outputs]).reshape(
+                shape[:-1]
+            )
+        return self._of_samples(outputs)
+
+    def _of_samples(self, outputs) -> np.ndarray:
+        """The class of every sample."""
         total = np.sum(outputs, axis=0, dtype=np.float64).reshape(len(outputs[0]), -1)
         binary = total.shape[1] == 1
         if binary:  # both classes of a single output: 1 − p, p
@@ -140,19 +150,20 @@ class Ensemble(KnownArguments, KnownAttributes):
         most = votes.max(axis=1, keepdims=True)
         return np.where(votes == most, total, -np.inf).argmax(axis=1)
 
-    def predict(self, x, *, threads: int | None = None) -> np.ndarray:
+    def predict(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return the mean of the networks' outputs (samples, *output_shape), for any `combine`."""
-        return self._mean(self._outputs(x, threads))
+        return self._mean(self._outputs(x, lengths, threads))
 
-    def predict_classes(self, x, *, threads: int | None = None) -> np.ndarray:
+    def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,) from the mean of the outputs or by vote, as `combine` says."""
-        return self._classes(self._outputs(x, threads))
+        return self._classes(self._outputs(x, lengths, threads))
 
     def evaluate(
         self,
         x,
         y,
         *,
+        lengths=None,
         loss=None,
         metrics=(),
         sample_weight=None,
@@ -166,21 +177,24 @@ class Ensemble(KnownArguments, KnownAttributes):
         """
         first = self.networks[0]
         chosen = first.resolve_loss(loss)
-        _, y, classes = first.check_data(x, y, chosen)
-        weights = first.check_weights(y, classes, sample_weight, class_weight)
+        _, y, classes = first.check_data(x, y, chosen, lengths=lengths)
+        lengths = first.check_lengths(lengths, len(y))
+        weights = first.check_weights(y, classes, sample_weight, class_weight, lengths)
         self._check_last_layers(chosen)
-        outputs = self._outputs(x, threads)
-        mean = self._mean(outputs).reshape(len(outputs[0]), -1)
-        found = {"loss": _loss_of_outputs(first.scale_targets(mean), y, chosen, weights)}
+        outputs = self._outputs(x, lengths, threads)
+        true, mean, each = first.answers(y, self._mean(outputs), lengths, weights)
+        mean = mean.reshape(len(mean), -1)
+        targets = true if first.output_steps else y
+        found = {"loss": _loss_of_outputs(first.scale_targets(mean), targets, chosen, each)}
         wanted = measures.metrics(metrics)
         if classes:
             given = self._classes(outputs)
-            found["accuracy"] = measures.accuracy(y, given, weights)
-            found["mistakes"] = measures.mistakes(y, given)
+            _, given, _ = first.answers(y, given, lengths)
+            found["accuracy"] = measures.accuracy(true, given, each)
+            found["mistakes"] = measures.mistakes(true, given)
         else:
             wanted = measures.metrics(["rmse", "r2"]) | wanted
-        measured = measures.measure(wanted, first.unscale_targets(y), mean, weights)
-        return found | measured | found
+        return found | measures.measure(wanted, true, mean, each) | found
 
     def _check_last_layers(self, loss) -> None:
         """ValueError where a network does not end in the activation that the loss needs."""

@@ -56,7 +56,7 @@ from numbanet.plan.columns import (
     float64_bits,
 )
 from numbanet.plan.lower import lower
-from numbanet.plan.op import DEFAULT_GROUP, Op
+from numbanet.plan.op import DEFAULT_GROUP, Op, change_ops
 from numbanet.plan.plan import Plan
 
 HEADER = Attrs(
@@ -233,7 +233,7 @@ def prediction_plan(
         *network.layer_ops(fuse=not (gradient or tangents)),
         *network.output_ops()[:-1],
     ]
-    ops = [replace(op, penalties=(0.0, 0.0)) for op in ops]
+    ops = change_ops(ops, lambda op: replace(op, penalties=(0.0, 0.0)))
     try:
         return _lower(network, ops, rows, gradient, gradient and is_differentiable(ops), target)
     except ValueError as error:
@@ -255,8 +255,9 @@ def _loss_plan(network, loss, rows: int, target: str) -> tuple[Plan, float, Op]:
             "a handle without a loss, and use vjp with the gradient of a loss of your own"
         )
     chosen = network.resolve_loss(loss)
-    ops, loss_op, _ = network.loss_ops(chosen, network.dtype, network.dtype, False, rows)
-    return _lower(network, ops, rows, True, False, target), ops[0].attrs[0], loss_op.aux
+    ops, _, _ = network.loss_ops(chosen, network.dtype, network.dtype, False, rows)
+    (targets,) = (op for op in ops if op.name == "Targets")
+    return _lower(network, ops, rows, True, False, target), ops[0].attrs[0], targets
 
 
 def _lower(

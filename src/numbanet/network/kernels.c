@@ -300,23 +300,29 @@ static void activations_step_forward(const op_t *op, const memory_t *m) {
         m->acts[i] = m->acts[i] > 0 ? 1 : 0;
 }
 
+/* a: classes */
 static void activations_softmax_forward(const op_t *op, const memory_t *m) {
-    real *y = m->acts + op->y, most = y[0], total = 0;
-    for (long j = 0; j < op->n_out; j++)
-        most = y[j] > most ? y[j] : most;
-    for (long j = 0; j < op->n_out; j++)
-        total += y[j] = EXP(y[j] - most);
-    for (long j = 0; j < op->n_out; j++)
-        y[j] /= total;
+    const long n = (long)op->a[0];
+    for (real *y = m->acts + op->y; y < m->acts + op->y + op->n_out; y += n) {
+        real most = y[0], total = 0;
+        for (long j = 0; j < n; j++)
+            most = y[j] > most ? y[j] : most;
+        for (long j = 0; j < n; j++)
+            total += y[j] = EXP(y[j] - most);
+        for (long j = 0; j < n; j++)
+            y[j] /= total;
+    }
 }
 
 static void activations_softmax_backward(const op_t *op, const memory_t *m) {
-    const real *y = m->acts + op->y;
-    real *dy = m->deltas + op->y, mean = 0;
-    for (long j = 0; j < op->n_out; j++)
-        mean += y[j] * dy[j];
-    for (long j = 0; j < op->n_out; j++)
-        dy[j] = y[j] * (dy[j] - mean);
+    const long n = (long)op->a[0];
+    for (long i = op->y; i < op->y + op->n_out; i += n) {
+        real mean = 0;
+        for (long j = i; j < i + n; j++)
+            mean += m->acts[j] * m->deltas[j];
+        for (long j = i; j < i + n; j++)
+            m->deltas[j] = m->acts[j] * (m->deltas[j] - mean);
+    }
 }
 
 /* a: scale offset */

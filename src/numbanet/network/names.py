@@ -70,4 +70,5 @@ def encode(network, y, name: str):
 
 def n_classes(network) -> int:
     """How many classes the network's outputs can name."""
-    return max(2, size(network.output_shape))
+    shape = network.output_shape
+    return max(2, shape[-1] if network.output_steps else size(shape))

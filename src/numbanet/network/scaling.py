@@ -133,6 +133,11 @@ def check_last_layer(network) -> None:
 def check_targets(network, y, loss) -> None:
     """ValueError where targets cannot be standardised, or not any more."""
     check_last_layer(network)
+    if network.output_steps:
+        raise ValueError(
+            "scale_targets measures the targets of samples, and here every step of a sample has "
+            "some; scale them before fit"
+        )
     if loss.fused_activation or y.dtype.kind != "f":
         raise ValueError(
             "scale_targets is for real targets; these name classes, or the loss "

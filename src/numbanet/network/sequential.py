@@ -385,12 +385,16 @@ class Sequential(KnownArguments, KnownAttributes):
         )
 
     def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
-        """Return labels (samples,): the largest output; of a single output whether it is > 0.5."""
+        """Return labels (samples,): the largest output; of a single output whether it is > 0.5.
+
+        Where every step has outputs (steps, classes), they are (samples, steps).
+        """
         outputs = self.predict(x, lengths=lengths, threads=threads)
-        outputs = outputs.reshape(len(outputs), -1)
-        if outputs.shape[1] > 1:
-            return outputs.argmax(axis=1)
-        return (outputs[:, 0] > 0.5).astype(np.int64)
+        if self.output_steps is None:
+            outputs = outputs.reshape(len(outputs), -1)
+        if outputs.shape[-1] > 1:
+            return outputs.argmax(axis=-1)
+        return (outputs[..., 0] > 0.5).astype(np.int64)
 
     def freeze(self, *layers) -> None:
         """Leave these layers as they are in training, from the next fit on; without any, all.
@@ -482,16 +486,19 @@ class Sequential(KnownArguments, KnownAttributes):
         `metrics` and the weights are as in fit.
         """
         chosen, wanted = self.resolve_loss(loss), measures.metrics(metrics)
-        x, y, classes = self.check_data(x, y, chosen)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
         lengths = self.check_lengths(lengths, len(x))
-        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
         value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights)
         found: dict[str, float] = {"loss": value}
         if accuracy is not None:
-            right = accuracy
+            right, answers = accuracy, len(x) * (self.output_steps or 1)
+            alike = self.check_weights(y, classes, None, None, lengths)
             if weights is not None:
-                right = self.score(x, y, classes, chosen, threads, lengths)[1] or 0.0
-            found |= {"accuracy": accuracy, "mistakes": round((1 - right) * len(x))}
+                right = self.score(x, y, classes, chosen, threads, lengths, alike)[1] or 0.0
+            if self.output_steps and lengths is not None:
+                answers = int(lengths.sum())
+            found |= {"accuracy": accuracy, "mistakes": round((1 - right) * answers)}
         else:
             wanted = measures.metrics(["rmse", "r2"]) | wanted
         return found | self.measure(wanted, x, y, lengths, weights, threads)
@@ -501,7 +508,25 @@ class Sequential(KnownArguments, KnownAttributes):
         if not metrics:
             return {}
         outputs = self.predict(x, lengths=lengths, threads=threads)
-        return measures.measure(metrics, self.unscale_targets(y), outputs, weights)
+        return measures.measure(metrics, *self.answers(y, outputs, lengths, weights))
+
+    def answers(self, y, outputs, lengths=None, weights=None) -> tuple:
+        """Return what metrics compare: targets in their own unit, outputs and weights.
+
+        y, lengths, weights   checked ones
+        outputs               of `predict`
+        Of a sequence with targets for every step, each step up to the last one counts by itself.
+        """
+        y = self.unscale_targets(y)
+        if self.output_steps is None:
+            return y, outputs, weights
+        steps, n = self.output_shape
+        y = y.reshape(len(y), steps, *([n] if y.dtype.kind == "f" else []))
+        counts = np.full(len(y), steps) if lengths is None else lengths
+        inside = np.arange(steps) < counts[:, None]
+        if weights is not None:  # of sequences: their lengths are in them
+            weights = np.repeat(weights / counts, counts)
+        return y[inside], outputs[inside], weights
 
     def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
         """Return the sum of all penalties, for a training set of that many samples and batches."""
@@ -537,12 +562,12 @@ class Sequential(KnownArguments, KnownAttributes):
                    and variance. The network, its running means too, stays as it is.
         """
         chosen = self.resolve_loss(loss)
-        x, y, classes = self.check_data(x, y, chosen)
-        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
+        lengths = self.check_lengths(lengths, len(x))
+        weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
         if fields.Flag()(training, "training"):
             value = self._differentiate(x, y, lengths, weights, chosen, None, True)[0]
         else:
-            lengths = self.check_lengths(lengths, len(x))
             value = self.score(x, y, classes, chosen, None, lengths, weights)[0]
         return value + self.penalty_value(len(x), 1)
 
@@ -563,15 +588,16 @@ class Sequential(KnownArguments, KnownAttributes):
         It is a new vector in their order.
         """
         chosen, training = self.resolve_loss(loss), fields.Flag()(training, "training")
-        x, y, classes = self.check_data(x, y, chosen)
-        weights = self.check_weights(y, classes, sample_weight, class_weight)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
+        lengths = self.check_lengths(lengths, len(x))
+        weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
         return self._differentiate(x, y, lengths, weights, chosen, threads, training)[1]
 
     def _differentiate(
         self, x, y, lengths, weights, loss, threads, training: bool
     ) -> tuple[float, np.ndarray]:
         """The mean loss of checked data without penalties, and the gradient with them."""
-        memory, lengths = self.memory, self.check_lengths(lengths, len(x))
+        memory = self.memory
         if training:
             check_last_batch(self, len(x), len(x))
             memory = memory.copy()  # training writes the running means
@@ -652,7 +678,10 @@ class Sequential(KnownArguments, KnownAttributes):
                            2 prints a line for each epoch, in a log too; 0 shows nothing
         y                  labels (samples,), or rows (samples, outputs). Rows may be a masked array
                            of NumPy: a masked target adds 0 to the sum over the outputs, or to their
-                           mean over all of them, and nothing is learned from it
+                           mean over all of them, and nothing is learned from it. A network that
+                           gives (steps, outputs) takes a target for every step, (samples, steps) or
+                           (samples, steps, outputs); the loss of a batch is then the mean over all
+                           steps of its sequences, up to their lengths
         sample_weight      a weight of at least 0 for every sample of x; loss and accuracy of a
                            batch are the weighted means over its samples
         class_weight       a dict of weights by label or class name, 1 for what it leaves out; an
@@ -837,15 +866,19 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return export(self, path)
 
-    def profile(self, x, y, loss=None, batch_size: int = 128) -> Table:
-        """Return a table of the cost of each kernel of a training step.
+    def profile(self, x, y, loss=None, batch_size: int = 128, optimizer=None, threads=None):
+        """Measure where the time of a training step goes; return a profile that shows itself.
 
-        Columns: time, operations, bytes, fraction of the peak, and what limits the speed. It is a
-        string, and an HTML table in a notebook.
+        Its first table has the cost of each kernel alone: time, operations, bytes, fraction of the
+        peak, and what limits the speed. The second has whole steps on all threads: microseconds in
+        each kernel, waiting for the other threads, and between the kernels.
+        optimizer, threads   as in fit
+        The network stays as it is. `costs` and `step` are the data. Raises ArithmeticError where
+        the loss of the first batch is not finite.
         """
         from numbanet.network.profiler import profile
 
-        return profile(self, x, y, loss, batch_size).table()
+        return profile(self, x, y, loss, batch_size, optimizer, threads)
 
     @known_arguments(OF_DIAGNOSE)
     def diagnose(self, x, y, *, loss=None, validation_data=None):
@@ -922,13 +955,13 @@ class Sequential(KnownArguments, KnownAttributes):
         `missing`, targets that are NaN are left out.
         """
         self._check_loss(loss)
-        n = self.output_shape[0]
+        n, steps = size(self.output_shape), self.output_steps
         fused = bool(loss.fused_activation)
         scale, done = (1.0, 0) if augment else self.input_scale()
-        targets = data.targets(n, y_dtype)
+        targets = data.targets(n, y_dtype, steps or 1)
         threshold = 0.0 if fused else 0.5
-        correct_op = losses.correct_op(n, targets, threshold) if classes else None
-        loss_op = loss.op(n, targets)
+        correct_op = losses.correct_op(n, targets, threshold, steps or 1) if classes else None
+        loss_op = end = loss.op(self.output_shape[-1], targets, steps)
         ops = [data.inputs(size(self.input_shape), layout, scale)]
         if augment:
             ops.append(augment.op(self.input_shape))
@@ -939,15 +972,20 @@ class Sequential(KnownArguments, KnownAttributes):
             ops.append(losses.missing_op(loss, n, targets))
         if correct_op is not None:
             ops.append(correct_op)
-        return [*ops, loss_op, after] if weighted else [*ops, loss_op], loss_op, correct_op
+        ends = [loss_op]
+        if steps:
+            average, end = losses.steps_ops(n, steps, loss_op)
+            ends = [average, loss_op, end]
+        return [*ops, *ends, after] if weighted else [*ops, *ends], end, correct_op
 
     def _check_loss(self, loss: losses.Loss) -> None:
         """ValueError for a loss that the network's outputs or its last activation do not fit."""
-        if len(self.output_shape) != 1:
+        if len(self.output_shape) not in (1, 2):
             raise ValueError(
                 f"the network's output has shape {self.output_shape}; "
                 "end it with Flatten() to apply a loss"
             )
+        loss.check_outputs(self.output_shape[-1])
         final, needed = type(self.layers[-1].layer).__name__, loss.fused_activation
         if needed and final != needed:
             name = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}.get(needed, needed)
@@ -971,24 +1009,36 @@ class Sequential(KnownArguments, KnownAttributes):
             }.get(type(self.layers[-1].layer).__name__, "mean_squared_error")
         return losses.loss(given)
 
-    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[Any, np.ndarray, bool]:
+    @property
+    def output_steps(self) -> int | None:
+        """The steps of the output where each has targets of its own, else None."""
+        return self.output_shape[0] if len(self.output_shape) == 2 else None
+
+    def check_data(
+        self, x, y, loss, labels=("x", "y"), lengths=None
+    ) -> tuple[Any, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes.
 
+        lengths   of sequences, as given: targets behind the last step do not matter and become 0
+        Labels are int64 (samples,), or (samples, steps) where every step has one; rows are
+        (samples, outputs), those of all steps one after the other.
         Raises ValueError or TypeError for data that do not fit; `labels` stand in the messages.
         """
         names.check_columns(self, x, labels[0])
         x = validation.check_inputs(x, self.input_shape, self.dtype, labels[0])
         self.layers[0].layer.check_inputs(x, labels[0])
-        y, classes = validation.check_targets(
-            names.encode(self, y, labels[1]),
-            len(x),
-            size(self.output_shape),
-            self.dtype,
-            labels[1],
-            labels[0],
-        )
+        y, names_of = names.encode(self, y, labels[1]), (labels[1], labels[0])
+        lengths = self.check_lengths(lengths, len(x))
+        if self.output_steps:
+            steps, outputs = self.output_shape
+            y, classes = validation.check_step_targets(
+                y, len(x), steps, outputs, self.dtype, lengths, *names_of
+            )
+        else:
+            outputs = size(self.output_shape)
+            y, classes = validation.check_targets(y, len(x), outputs, self.dtype, *names_of)
         last = self.layers[-1].layer
-        if size(self.output_shape) == 1 and (
+        if self.output_shape[-1] == 1 and (
             isinstance(last, Identity) or not isinstance(last, Activation)
         ):
             classes = False  # real targets that happen to be 0 and 1
@@ -1023,12 +1073,22 @@ class Sequential(KnownArguments, KnownAttributes):
         built_layer.check_takes_lengths(self.layers)
         return validation.check_lengths(lengths, samples, self.input_shape[0], name)
 
-    def check_weights(self, y, classes, sample_weight, class_weight) -> np.ndarray | None:
-        """Return the weights of the samples of checked targets, float64 (samples,), or None."""
+    def check_weights(
+        self, y, classes, sample_weight, class_weight, lengths=None
+    ) -> np.ndarray | None:
+        """Return the weights of the samples of checked targets, float64 (samples,), or None.
+
+        lengths   checked ones; where every step has a target, a sample weighs as much as it has
+        """
         given = None
         if sample_weight is not None:
             given = validation.check_weights(sample_weight, len(y))
-        return sample_weights(y, given, class_weights(self, class_weight, y, classes))
+        by_class = class_weights(self, class_weight, y, classes)
+        return sample_weights(y, given, by_class, steps=self.weighing_steps(lengths))
+
+    def weighing_steps(self, lengths) -> np.ndarray | None:
+        """Return the lengths where the samples weigh as much as they have steps, else None."""
+        return None if self.output_steps is None else lengths
 
     def score(
         self, x, y, classes, loss, threads=None, lengths=None, weights=None

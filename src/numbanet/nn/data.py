@@ -49,6 +49,8 @@ from numbanet.plan.columns import (
 from numbanet.plan.op import Op
 
 COPY = Attrs("scale")
+LABELS = Attrs("labels")
+"""How many labels a sample has: 1, or one for every step of a sequence."""
 ZERO_COPY = Attrs("nonfinite")
 NONFINITE = ZERO_COPY.nonfinite
 """1 when an input was not finite, for inputs that are read in place."""
@@ -236,13 +238,15 @@ def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
 @kernel(independent=True)
 def targets_int64(op, params, grads, acts, deltas, lo, hi):
     """Write class labels as one-hot rows; a single output takes the label 0 or 1 itself."""
-    labels, n = as_pointer(context(op, TARGETS), np.int64), op[N_OUT]
+    labels, count = as_pointer(context(op, TARGETS), np.int64), op[LABELS.labels]
+    n = op[N_OUT] // count
     for i in range(lo, hi):
-        label, y = labels[sample_index(op, i)], op[Y] + i * n
-        for j in range(n):
-            acts[y + j] = const_like(acts, 1) if j == label else const_like(acts, 0)
-        if n == 1:
-            acts[y] = const_like(acts, label)
+        for s in range(count):
+            label, y = labels[sample_index(op, i) * count + s], op[Y] + (i * count + s) * n
+            for j in range(n):
+                acts[y + j] = const_like(acts, 1) if j == label else const_like(acts, 0)
+            if n == 1:
+                acts[y] = const_like(acts, label)
 
 
 @kernel
@@ -318,9 +322,9 @@ def inference_inputs(n: int, kind, network_dtype, scale: float, next_op: Op) -> 
     return Op("Inputs", 0, n, inputs_zero_copy, attrs=ZERO_COPY.pack(nonfinite=0))
 
 
-def targets(n: int, dtype) -> Op:
-    """Return the op that copies in n targets per sample: rows (float) or labels (int64)."""
-    attrs = COPY.pack(scale=1.0)
+def targets(n: int, dtype, labels: int = 1) -> Op:
+    """Return the op that copies in n targets per sample: rows, or `labels` labels (int64)."""
+    attrs = LABELS.pack(labels=labels) if str(dtype) == "int64" else COPY.pack(scale=1.0)
     return Op("Targets", 0, n, _TARGETS[str(dtype)], side_output=True, attrs=attrs)
 
 

@@ -4,34 +4,40 @@
     mean_squared_error     1/m Σⱼ (a − y)²                                 da = 2 (a − y) / m
     mean_absolute_error    1/m Σⱼ |a − y|                                  da = sign(a − y) / m
     huber                  1/m Σⱼ ½ r² where |r| ≤ δ, else δ (|r| − δ/2)   da = clip(r, ±δ) / m
+    quantile               1/m Σⱼ (1 − τ) r where r > 0, else − τ r         da = (1 − τ, − τ) / m
     poisson                Σⱼ a − y + y log (y / a)                        dz = a − y
     binary_cross_entropy   − Σⱼ y log a + (1 − y) log (1 − a)              dz = a − y
     cross_entropy          − Σⱼ y log a                                    dz = a − y
 
 j runs over the m outputs, and r = a − y; the loss of a batch is the mean over its samples, weighted
-where samples have weights (`weights_ops`). The cross-entropies and the Poisson loss are fused with
-the last activation in training, a sigmoid (binary), a softmax or an exponential: they work on z
-(the logits), so they neither overflow nor lose digits where a is near 0 or 1.
+where samples have weights (`weights_ops`). Where every step of a sequence has a target, the loss of
+a sample is the mean over its steps (`steps_ops`), and a sample weighs as much as it has steps.
 
-Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964
+The cross-entropies and the Poisson loss are fused with the last activation in training, a sigmoid
+(binary), a softmax or an exponential: they work on z (the logits), so they neither overflow nor
+lose digits where a is near 0 or 1.
+
+Source   Nielsen, Neural Networks and Deep Learning, chapters 1 to 3; Huber 1964; Koenker, Bassett
+         1978 (quantiles)
 """
 
 from dataclasses import dataclass, fields
 from math import inf
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from numbanet.backend import elementary
 from numbanet.backend.intrinsics import as_pointer, const_like, float_attr
-from numbanet.backend.jit import Kernel, inline, kernel
+from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.attributes import Description, instance
-from numbanet.io.fields import Real, check, shown
+from numbanet.io.fields import Real, Reals, check, shown
 from numbanet.io.registry import lookup
 from numbanet.plan.builtin_ops import copy_forward
 from numbanet.plan.columns import (
     AUX,
     N_IN,
+    N_OUT,
     SAMPLES,
     WEIGHTS,
     Attrs,
@@ -39,6 +45,7 @@ from numbanet.plan.columns import (
     Y,
     context,
     sample_index,
+    sequence_length,
 )
 from numbanet.plan.op import Op
 
@@ -49,6 +56,27 @@ LOGITS = (
 """What to use instead of a loss of logits."""
 NO_LOGIT = -1e4
 """A logit z whose eᶻ and sigmoid are exactly 0."""
+
+
+verb: Any = None
+"""In the template: a kernel of a loss."""
+
+
+def _over_time(op, params, grads, acts, deltas, lo, hi):
+    """The same for every step of samples lo ≤ i < hi, as if it were a sample."""
+    verb(op, params, grads, acts, deltas, lo * op[N_OUT], hi * op[N_OUT])
+
+
+def _make_over_time(one: Kernel) -> Kernel:
+    """The kernel of a loss whose op has as many outputs as a sample has steps."""
+    name, module = f"{one.__name__}_over_time", one.function.__module__
+    made = kernel(
+        specialize(_over_time, name, module, verb=inline(one.function)),
+        independent=one.independent,
+    )
+    if one.cuda_kernel is not None:
+        made.cuda(specialize(_over_time, name, module, verb=inline(one.cuda_kernel)))
+    return made
 
 
 @dataclass(frozen=True)
@@ -64,6 +92,9 @@ class Loss(Description):
     `target_range`      the least and the largest target
     `neutral`           an output that has loss 0 and derivative 0 where the target is 0: it takes
                         the place of outputs without a target. None: all targets are needed
+
+    Of `forward` and `backward` those for the steps of sequences are made: there a sample of the
+    kernels is a step.
     """
 
     instead: ClassVar[dict[str, str]] = {"from_logits": LOGITS}
@@ -73,21 +104,33 @@ class Loss(Description):
     fused_activation: ClassVar[str] = ""
     target_range: ClassVar[tuple[float, float]] = (-inf, inf)
     neutral: ClassVar[float | None] = None
+    forward_over_time: ClassVar[Kernel]
+    backward_over_time: ClassVar[Kernel]
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        for name in ("forward", "backward"):
+            if isinstance(vars(cls).get(name), Kernel):
+                setattr(cls, f"{name}_over_time", _make_over_time(vars(cls)[name]))
 
     def __post_init__(self):
         check(self)
 
     @property
     def attrs(self) -> tuple:
-        """The loss's fields as floats, in their order, for the columns from ATTRS on."""
+        """The values of the columns from ATTRS on: the loss's fields as floats, in their order."""
         return tuple(float(getattr(self, f.name)) for f in fields(self))
 
-    def op(self, n_outputs: int, targets: Op) -> Op:
-        """Return the row of the plan."""
+    def check_outputs(self, n_outputs: int) -> None:
+        """ValueError for a number of outputs that the loss cannot have; here none."""
+
+    def op(self, n_outputs: int, targets: Op, steps: int | None = None) -> Op:
+        """Return the row of the plan; with `steps`, that of a sequence of n_outputs in each."""
         kind = type(self)
-        return Op(
-            kind.__name__, n_outputs, 1, kind.forward, kind.backward, aux=targets, attrs=self.attrs
-        )
+        verbs = kind.forward, kind.backward
+        if steps is not None:
+            verbs = kind.forward_over_time, kind.backward_over_time
+        return Op(kind.__name__, n_outputs, steps or 1, *verbs, aux=targets, attrs=self.attrs)
 
 
 # --- quadratic and mean squared ---------------------------------------------------------------
@@ -223,6 +266,75 @@ class Huber(Loss):
     forward, backward, neutral = huber_forward, huber_backward, 0.0
 
 
+# --- quantiles --------------------------------------------------------------------------------
+
+QUANTILE = Attrs("n_levels first_level")
+"""How many levels there are, and the column of the first."""
+
+
+@kernel(independent=True)
+def quantile_forward(op, params, grads, acts, deltas, lo, hi):
+    """1/m Σ of (1 − τ) (a − y) where a > y, else τ (y − a)"""
+    n, levels, zero = op[N_IN], op[QUANTILE.n_levels], const_like(acts, 0)
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[AUX] + i * n
+        total = zero
+        for first in range(0, n, levels):
+            for k in range(levels):
+                level = float_attr(op, QUANTILE.first_level + k)
+                r = acts[a + first + k] - acts[y + first + k]
+                total += r * const_like(acts, 1 - level if r > zero else -level)
+        acts[op[Y] + i] = total / const_like(acts, n)
+
+
+@kernel(independent=True)
+def quantile_backward(op, params, grads, acts, deltas, lo, hi):
+    """da = (1 − τ) / (m samples) where a > y, − τ / (m samples) where a < y, 0 where a = y"""
+    n, levels, zero = op[N_IN], op[QUANTILE.n_levels], const_like(acts, 0)
+    scale = 1 / (n * context(op, SAMPLES))
+    for i in range(lo, hi):
+        a, y = op[X] + i * n, op[AUX] + i * n
+        for first in range(0, n, levels):
+            for k in range(levels):
+                level = float_attr(op, QUANTILE.first_level + k)
+                above, below = (
+                    const_like(acts, scale * (1 - level)),
+                    const_like(acts, -scale * level),
+                )
+                r = acts[a + first + k] - acts[y + first + k]
+                deltas[a + first + k] = above if r > zero else (below if r < zero else r)
+
+
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """The quantile loss, or pinball loss: output j learns the value below which y lies in a
+    fraction `levels[j]` of the cases.
+
+    levels   one level, or several, each above 0 and below 1. Of several, an output for each: three
+             outputs of levels (0.1, 0.5, 0.9) are a median in an interval of 80 %. More targets
+             have their levels one after another
+    Targets are as many as outputs: each is repeated for its levels. Raises ValueError where the
+    outputs are no multiple of the levels.
+    """
+
+    levels: Annotated[
+        Any, Reals(Real(above=0, below=1, says="{label} must be above 0 and below 1, got {got}"))
+    ] = (0.5,)
+    forward, backward, neutral = quantile_forward, quantile_backward, 0.0
+
+    @property
+    def attrs(self) -> tuple:
+        first, *others = (float(level) for level in self.levels)
+        return (*QUANTILE.pack(n_levels=len(self.levels), first_level=first), *others)
+
+    def check_outputs(self, n_outputs: int) -> None:
+        if n_outputs % len(self.levels):
+            raise ValueError(
+                f"Quantile has {len(self.levels)} levels and the network {n_outputs} outputs; "
+                "give it one for every level of every target, and the targets as often"
+            )
+
+
 # --- cross-entropies --------------------------------------------------------------------------
 
 
@@ -343,6 +455,7 @@ NAMES = {
     "mean_squared_error": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
     "huber": Huber,
+    "quantile": Quantile,
     "binary_cross_entropy": BinaryCrossEntropy,
     "cross_entropy": CrossEntropy,
     "poisson": Poisson,
@@ -358,6 +471,9 @@ SYNONYMS = {
     "l1_loss": "mean_absolute_error",
     "huber_loss": "huber",
     "smooth_l1_loss": "huber",
+    "quantile_loss": "quantile",
+    "pinball": "quantile",
+    "pinball_loss": "quantile",
     "bce": "binary_cross_entropy",
     "bce_loss": "binary_cross_entropy",
     "categorical_cross_entropy": "cross_entropy",
@@ -452,33 +568,71 @@ def weights_ops(n_outputs: int) -> tuple[Op, Op]:
     return before, Op("WeighLosses", 0, 1, weigh_losses, in_place=True)
 
 
+# --- sequences of targets ---------------------------------------------------------------------
+
+STEPS = Attrs("steps")
+
+
+@kernel(independent=True)
+def average_deltas(op, params, grads, acts, deltas, lo, hi):
+    """deltas[x] = deltas[y] divided by the steps of the sample, 0 behind the last of them"""
+    n, steps = op[N_IN], op[STEPS.steps]
+    for i in range(lo, hi):
+        length = sequence_length(op, i, steps)
+        factor, end = const_like(deltas, 1 / length), i * n + n // steps * length
+        for j in range(i * n, i * n + n):
+            deltas[op[X] + j] = factor * deltas[op[Y] + j] if j < end else const_like(deltas, 0)
+
+
+@kernel(independent=True)
+def average_losses(op, params, grads, acts, deltas, lo, hi):
+    """acts[Y + i] = the mean of the losses of the steps of sample i"""
+    steps = op[STEPS.steps]
+    for i in range(lo, hi):
+        length, total = sequence_length(op, i, steps), const_like(acts, 0)
+        for s in range(op[AUX] + i * steps, op[AUX] + i * steps + length):
+            total += acts[s]
+        acts[op[Y] + i] = total / const_like(acts, length)
+
+
+def steps_ops(n_outputs: int, steps: int, loss_op: Op) -> tuple[Op, Op]:
+    """The ops before and after the loss of every step that make a mean over the steps of it."""
+    attrs = STEPS.pack(steps=steps)
+    before = Op("AverageSteps", n_outputs, n_outputs, copy_forward, average_deltas, attrs=attrs)
+    return before, Op("AverageLosses", 0, 1, average_losses, aux=loss_op, attrs=attrs)
+
+
 # --- correct answers --------------------------------------------------------------------------
 
-CORRECT = Attrs("threshold")
+CORRECT = Attrs("threshold steps")
 
 
 @kernel(independent=True)
 def count_correct(op, params, grads, acts, deltas, lo, hi):
-    """acts[Y + i] = the sample's weight, or 1, for a correct answer, else 0.
+    """acts[Y + i] = the sample's weight, or 1, times the share of its steps with a correct answer.
 
-    The largest output is that of the class, or the one output is on the target's side.
+    The largest output is that of the class, or the one output is on the target's side. A sample
+    that is no sequence is one step.
     """
-    n, threshold = op[N_IN], const_like(acts, float_attr(op, CORRECT.threshold))
-    zero = const_like(acts, 0)
+    steps, threshold = op[CORRECT.steps], const_like(acts, float_attr(op, CORRECT.threshold))
+    n = op[N_IN] // steps
     for i in range(lo, hi):
-        a, y = op[X] + i * n, op[AUX] + i * n
         weight = _weight(op, acts, i) if context(op, WEIGHTS) else const_like(acts, 1)
-        best = right = 0
-        for j in range(1, n):
-            best = j if acts[a + j] > acts[a + best] else best
-            right = j if acts[y + j] > acts[y + right] else right
-        same = best == right
-        if n == 1:
-            same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
-        acts[op[Y] + i] = weight if same else zero
+        length, count = sequence_length(op, i, steps) if steps > 1 else 1, 0
+        for s in range(length):
+            a, y = op[X] + i * op[N_IN] + s * n, op[AUX] + i * op[N_IN] + s * n
+            best = right = 0
+            for j in range(1, n):
+                best = j if acts[a + j] > acts[a + best] else best
+                right = j if acts[y + j] > acts[y + right] else right
+            same = best == right
+            if n == 1:
+                same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
+            count += 1 if same else 0
+        acts[op[Y] + i] = weight * (const_like(acts, count) / const_like(acts, length))
 
 
-def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:
+def correct_op(n_outputs: int, targets: Op, threshold: float, steps: int = 1) -> Op:
     """The op that marks the correct answers; a single output is compared with `threshold`."""
     return Op(
         "Correct",
@@ -487,5 +641,5 @@ def correct_op(n_outputs: int, targets: Op, threshold: float) -> Op:
         count_correct,
         side_output=True,
         aux=targets,
-        attrs=CORRECT.pack(threshold=float(threshold)),
+        attrs=CORRECT.pack(threshold=float(threshold), steps=steps),
     )

@@ -23,8 +23,14 @@ from typing import Annotated, ClassVar, TypeAlias
 
 import numpy as np
 
-from numbanet.backend.intrinsics import const_like, float_attr, set_float_attr
-from numbanet.backend.jit import Kernel, kernel
+from numbanet.backend.intrinsics import (
+    const_like,
+    float_attr,
+    is_float32,
+    set_float_attr,
+    where_greater,
+)
+from numbanet.backend.jit import Kernel, inline, kernel
 from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import Count, Flag, Real, check, shown
 from numbanet.io.registry import lookup
@@ -196,6 +202,19 @@ class Optimizer(Description):
         return self.schedule.epoch(epoch, batches, end, state) if self.schedule else None
 
 
+@inline
+def _normal(x):
+    """x, and 0 where it is subnormal.
+
+    Rounding keeps a mean that decays above 0 for ever, and arithmetic with subnormal numbers takes
+    several times as long.
+    """
+    least = (
+        const_like(x, 1.17549435e-38) if is_float32(x) else const_like(x, 2.2250738585072014e-308)
+    )
+    return where_greater(least, abs(x), const_like(x, 0), x)
+
+
 # --- SGD --------------------------------------------------------------------------------------
 
 
@@ -213,7 +232,7 @@ def sgd_momentum(op, params, grads, state, _, lo, hi):
     lr = const_like(params, float_attr(op, SGD_ROW.learning_rate))
     momentum = const_like(params, float_attr(op, SGD_ROW.momentum))
     for i in range(lo, hi):
-        state[i] = momentum * state[i] + grads[i]
+        state[i] = _normal(momentum * state[i] + grads[i])
         params[i] -= lr * state[i]
 
 
@@ -223,7 +242,7 @@ def sgd_nesterov(op, params, grads, state, _, lo, hi):
     lr = const_like(params, float_attr(op, SGD_ROW.learning_rate))
     momentum = const_like(params, float_attr(op, SGD_ROW.momentum))
     for i in range(lo, hi):
-        state[i] = momentum * state[i] + grads[i]
+        state[i] = _normal(momentum * state[i] + grads[i])
         params[i] -= lr * (grads[i] + momentum * state[i])
 
 
@@ -293,8 +312,9 @@ def rmsprop(op, params, grads, state, _, lo, hi):
     n = op[N_STATE]
     for i in range(lo, hi):
         g = grads[i]
-        state[i] = alpha * state[i] + one_minus_alpha * (g * g)
-        step = momentum * state[n + i] + g / (math.sqrt(state[i]) + eps)
+        squares = _normal(alpha * state[i] + one_minus_alpha * (g * g))
+        step = _normal(momentum * state[n + i] + g / (math.sqrt(squares) + eps))
+        state[i] = squares
         state[n + i] = step
         params[i] -= lr * step
 
@@ -343,8 +363,8 @@ def adam(op, params, grads, state, _, lo, hi):
     decay, n = const_like(params, 1 - weight_decay), op[N_STATE]
     for i in range(lo, hi):
         g = grads[i]
-        m = beta1 * state[i] + one_minus_beta1 * g
-        v = beta2 * state[n + i] + one_minus_beta2 * (g * g)
+        m = _normal(beta1 * state[i] + one_minus_beta1 * g)
+        v = _normal(beta2 * state[n + i] + one_minus_beta2 * (g * g))
         state[i] = m
         state[n + i] = v
         params[i] = decay * params[i] - lr * m / (math.sqrt(v) * v_correction + eps)

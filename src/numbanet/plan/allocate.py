@@ -40,7 +40,7 @@ def allocate_slots(ops: list[Op], first_trained: int, train: bool):
         if op.in_place:
             out = chain
         elif op.n_out:
-            has_delta = train and k >= first_trained and not op.side_output
+            has_delta = train and k >= first_trained and (op.side_delta or not op.side_output)
             out = Slot(op.n_out, op.side_output, has_delta, born=k)
             slots.append(out)
         places.append((chain if op.n_in else None, out))

@@ -48,7 +48,8 @@ FORWARD, BACKWARD, STATISTICS, ACCUMULATE, GRADIENT, SPLIT_K = VERBS
     PARTIAL_STRIDE,
     READER,
     OPTIMIZER_ROW,
-) = range(6, 27)
+    STATE_OFFSET,
+) = range(6, 28)
 """
 INDEX                        the row's own number
 X, Y                         offsets of sample 0 of the input and of the output, in acts and deltas
@@ -68,8 +69,9 @@ PARTIAL_GRADS                offset in acts of the first chunk's partial gradien
 PARTIAL_STRIDE               elements from one chunk's to the next
 READER                       the row of the op that reads the output
 OPTIMIZER_ROW                the row of the optimiser that updates the op's parameters
+STATE_OFFSET                 where the op's part of a sample's state begins
 """
-ATTRS = 27
+ATTRS = 28
 """First of the columns that belong to the kind of op.
 
 A row that needs more takes the rows after it.
@@ -128,7 +130,9 @@ class Attrs:
     INPUT_COLUMNS,
     INPUT_STARTS,
     TANGENTS,
-) = range(20)
+    STATE,
+    STATE_SIZE,
+) = range(22)
 """
 SAMPLES, START               samples in this batch, and where it begins in the epoch
 EPOCH, SEED                  of which random numbers are a function
@@ -149,6 +153,9 @@ FIRST_SAMPLE                 how many samples of the epoch came before the data,
                              them; else 0
 INPUT_COLUMNS, INPUT_STARTS  addresses of the columns of the values at INPUTS, int32, and of where
                              each row begins, int64, for inputs that are sparse
+STATE                        address of what a sample leaves to the one at its place in the next
+                             batch, (samples, STATE_SIZE); 0 where that is zero, and not kept
+STATE_SIZE                   elements of a sample's state
 TANGENTS                     from an element of acts, or of deltas, to its tangent, in the verbs
                              `second_backward` and `second_gradient`
 """

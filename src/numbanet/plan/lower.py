@@ -44,6 +44,8 @@ from numbanet.plan.columns import (
     SAMPLE_STRIDE_Y,
     SCRATCH,
     SPLIT_K,
+    STATE_OFFSET,
+    STATE_SIZE,
     STATISTICS,
     W,
     X,
@@ -122,7 +124,8 @@ def lower(
     offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
     scratch = 0 if gpu else max(op.scratch for op in ops)
     scratch_start, n_acts = n_acts, n_acts + scratch * threads
-    w, buffers = 0, sum(op.n_params for op in ops)
+    w, buffers, n_state = 0, sum(op.n_params for op in ops), 0
+    states: dict[Op | None, int] = {}
     for k, op in enumerate(ops):
         row = tables[:, rows[op] :].reshape(threads, -1)
         for column, kernel in verbs[op].items():
@@ -132,6 +135,7 @@ def lower(
         row[:, INDEX], row[:, W], row[:, BUFFERS] = rows[op], w, buffers
         row[:, OPTIMIZER_ROW] = first_group + groups.index(op.group) if op.trained else 0
         row[:, AUX] = offsets[op.aux] if op.aux else 0
+        row[:, STATE_OFFSET] = states[op] = states.get(op.aux, n_state)
         row[:, SCRATCH] = scratch_start + np.arange(threads) * scratch
         row[:, READER] = next(
             (rows[ops[j]] for j in range(k + 1, len(ops)) if places[j][0] is places[k][1]), 0
@@ -140,7 +144,8 @@ def lower(
         row[:, PARTIAL_GRADS], row[:, PARTIAL_STRIDE] = n_acts, stride
         n_acts += stride * copies
         w += op.n_params
-        buffers += op.buffers
+        buffers, n_state = buffers + op.buffers, n_state + op.state
+    tables[:, 0, STATE_SIZE] = n_state
     steps, phases = schedule({rows[op]: set(verbs[op]) for op in ops})
     tasks, task_bounds = partition_parameters(
         ops if train else [], rows, threads, TILE_ROWS[target]

@@ -1,6 +1,7 @@
 """Op: one row of the plan as a layer describes it, with kernels and sizes but no offsets yet."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from numbanet.backend.jit import Kernel
@@ -64,6 +65,7 @@ class Op:
     `keeps_output`         backward reads the op's own output, so no op in place may follow
     `side_output`          the output is not the next op's input (the targets, correct answers); it
                            is kept for the whole batch
+    `side_delta`           a side output that has a derivative, written by the op that reads it
     `aux`                  an op before it whose output it reads besides its input
 
     Memory and parameters:
@@ -73,6 +75,8 @@ class Op:
     `statistics_size`      elements behind a chunk's partial gradient, for `statistics`
     `buffers`              elements that are kept and saved with the network, but not trained
     `scratch`              elements that a thread needs for itself during a verb
+    `state`                elements of a sample's state, which outlives a batch; an op whose `aux`
+                           has one finds the same
     `frozen`               training leaves its parameters as they are
     `group`                the rate and the decay of its parameters
     `attrs`                integers or floats for the columns from ATTRS on
@@ -88,6 +92,7 @@ class Op:
     in_place: bool = False
     keeps_output: bool = False
     side_output: bool = False
+    side_delta: bool = False
     aux: "Op | None" = None
     statistics: Kernel | None = None
     split_k: Kernel | None = None
@@ -102,6 +107,7 @@ class Op:
     statistics_size: int = 0
     buffers: int = 0
     scratch: int = 0
+    state: int = 0
     param_rows: int = 0
     param_cols: int = 0
     n_weights: int = 0
@@ -147,3 +153,12 @@ class Op:
     def flops(self) -> int:
         """Floating-point operations of a forward pass per sample: two for each use of a weight."""
         return 2 * self.n_weights * self.weight_reuse + self.n_out
+
+
+def change_ops(ops: list[Op], change: Callable[[Op], Op]) -> list[Op]:
+    """Return what `change` makes of each op; an `aux` among them is the changed one."""
+    changed: dict[Op, Op] = {}
+    for op in ops:
+        new = change(op)
+        changed[op] = replace(new, aux=changed[op.aux]) if op.aux in changed else new
+    return list(changed.values())

@@ -8,7 +8,7 @@ from numbanet.plan.op import Op
 from numbanet.plan.plan import TASK_SIZE
 
 MAX_TASK = 4096
-MIN_TASK = 256
+MIN_TASK = 1024
 TASK_OVERHEAD = 64
 """What a task costs besides its parameters, in parameters."""
 

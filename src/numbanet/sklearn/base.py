@@ -4,15 +4,22 @@ A fitted estimator has its network as `network_`. Data are checked by scikit-lea
 so that errors are those that its users know.
 """
 
+from numbers import Integral
+from typing import Any
+
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_regressor
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 SPARSE = "csr"
 """The format that a sparse X comes in; scikit-learn converts others."""
+THREADS = [Interval(Integral, 1, None, closed="left"), None]
+"""What a number of threads may be."""
 
 
 class NetworkEstimator(BaseEstimator):
@@ -70,7 +77,22 @@ class NetworkEstimator(BaseEstimator):
 
 
 class ClassesMixin(ClassifierMixin):
-    """Labels of classes as a network's targets, and outputs as labels."""
+    """Labels of classes as a network's targets, and outputs as labels.
+
+    `class_weight`   a parameter of the estimator: weights by class, "balanced", or None
+    """
+
+    class_weight: Any = None
+
+    def _weigh_classes(self, y, sample_weight):
+        """The weights of the samples times those of their classes, if there are any."""
+        if self.class_weight is None:
+            return sample_weight
+        by_class = compute_sample_weight(self.class_weight, y)
+        weights = by_class if sample_weight is None else by_class * sample_weight
+        if not weights.any():
+            raise ValueError("class_weight leaves every sample a weight of 0")
+        return weights
 
     def _learn_classes(self, y) -> None:
         self._binarizer = LabelBinarizer().fit(y)
@@ -137,6 +159,9 @@ class ClassesMixin(ClassifierMixin):
 
 class TargetsMixin(RegressorMixin):
     """Real targets."""
+
+    def _weigh_classes(self, y, sample_weight):
+        return sample_weight
 
     def _encode(self, y, dtype) -> np.ndarray:
         return y.reshape(len(y), -1).astype(dtype, copy=False)

@@ -2,17 +2,17 @@
 
 Parameters, fitted attributes, initial weights, the order of the samples and the steps are
 scikit-learn's, so that the same `random_state` gives the same training but for rounding. What
-differs stands in docs/sklearn.md.
+differs, and what is offered beyond, stands in docs/sklearn.md.
 """
 
 import warnings
-from numbers import Integral
+from contextlib import ExitStack
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn import neural_network
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -22,30 +22,39 @@ from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight
 
 from numbanet.network.sequential import Sequential
-from numbanet.nn import losses
+from numbanet.nn import losses, optimizers
 from numbanet.nn.data import bind_inputs
-from numbanet.nn.layers import Dense
-from numbanet.nn.optimizers import SGD, AdamEpsilonHat
+from numbanet.nn.layers import BatchNorm, Dense, Dropout, Sigmoid, per_neuron
+from numbanet.nn.layers.base import Layer
+from numbanet.nn.optimizers import SGD, AdamEpsilonHat, AdamW, Optimizer
 from numbanet.nn.regularizers import L2, penalties
 from numbanet.plan.columns import PENALTY_FACTORS, TARGETS, WEIGHTS
-from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
+from numbanet.sklearn.base import THREADS, ClassesMixin, NetworkEstimator, TargetsMixin
 from numbanet.training import lbfgs
+from numbanet.training.callbacks import as_callbacks
+from numbanet.training.data import Validation, check_last_batch
 from numbanet.training.epoch import reuse_optimizer_state, take_epoch
 from numbanet.training.weights import relative_weights
 
-STOCHASTIC = ("sgd", "adam")
-"""Solvers that take steps by mini-batches."""
 STOP_AT = 1e-6
 """At this learning rate, learning_rate="adaptive" stops."""
 EXTRA_CONSTRAINTS = {
+    "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Layer, list, tuple],
+    "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer],
+    "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+    "batch_norm": ["boolean"],
     "dtype": [StrOptions({"float32", "float64"}), None],
-    "threads": [Interval(Integral, 1, None, closed="left"), None],
+    "threads": THREADS,
+    "device": [StrOptions({"cpu", "cuda"})],
 }
+LOSS = [StrOptions({*losses.NAMES, *losses.SYNONYMS}), losses.Loss]
+LAST_ACTIVATIONS = {"Sigmoid": "logistic", "Softmax": "softmax", "Exp": "exp", "": "identity"}
+"""scikit-learn's name of the last activation for the one that a loss is fused with."""
 
 
 def _stochastic(estimator) -> bool:
     """AttributeError unless the solver takes steps: what `partial_fit` needs."""
-    if estimator.solver not in STOCHASTIC:
+    if estimator.solver == "lbfgs":
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers. "
             f"{estimator.solver} is not stochastic."
@@ -59,6 +68,7 @@ class _Perceptron(NetworkEstimator):
     loss_curve_: list[float]
     best_loss_: Any
     validation_scores_: Any
+    validation_loss_curve_: Any
     best_validation_score_: Any
 
     def _keep(self, parameters: dict) -> None:
@@ -71,7 +81,7 @@ class _Perceptron(NetworkEstimator):
     def _dense_layers(self) -> list:
         if "network_" not in vars(self):
             raise AttributeError(f"this {type(self).__name__} is not fitted yet; call fit")
-        return [built for built in self.network_.layers if built.parameters]
+        return [built for built in self.network_.layers if isinstance(built.layer, Dense)]
 
     @property
     def coefs_(self) -> list[np.ndarray]:
@@ -101,22 +111,36 @@ class _Perceptron(NetworkEstimator):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        callbacks = as_callbacks(self.callbacks)
+        for callback in callbacks:
+            if callback.called_at_steps():
+                raise ValueError(
+                    f"{type(self).__name__} calls callbacks after epochs, not after steps as "
+                    f"{type(callback).__name__} asks; the estimators of any layers do"
+                )
         first = "network_" not in vars(self) or not (self.warm_start or incremental)
         X, y = self._check_X_y(X, y, first)
         dtype = np.dtype(self.dtype or X.dtype)
-        y = self._targets(y, incremental, dtype)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
+        sample_weight = self._weigh_classes(y, sample_weight)
+        y = self._targets(y, incremental, dtype)
         self._random_state = check_random_state(self.random_state)
         if first:
             self._initialize(X.shape[1], hidden, y, dtype)
-        if self.solver in STOCHASTIC:
-            self._fit_stochastic(X, y, sample_weight, incremental)
-        else:
-            self._fit_lbfgs(X, y, sample_weight)
-        if not np.isfinite(self.network_.parameters).all():
+        network = self.network_
+        with ExitStack() as at_end:
+            at_end.enter_context(network.in_training())
+            for callback in callbacks:
+                callback.on_fit_begin(network)
+                at_end.callback(callback.on_fit_end, network)
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(X, y, sample_weight, callbacks)
+            else:
+                self._fit_stochastic(X, y, sample_weight, incremental, callbacks)
+        if not np.isfinite(network.parameters).all():
             raise self._diverged()
         return self
 
@@ -129,57 +153,93 @@ class _Perceptron(NetworkEstimator):
     def _initialize(self, n_features: int, hidden: list[int], y, dtype) -> None:
         """Build the network; its initial weights are scikit-learn's for this random state."""
         self.out_activation_, self.n_outputs_ = self._last_layer(y)
-        units = [*hidden, self.n_outputs_]
-        activations = [self.activation] * len(hidden) + [self.out_activation_]
-        layers = [
-            Dense(n, activation=name, initializer="zeros")
-            for n, name in zip(units, activations, strict=True)
-        ]
-        self.network_ = Sequential(layers, n_features, dtype, threads=self.threads)
-        self.n_layers_ = len(units) + 1
-        factor = 2.0 if self.activation == "logistic" else 6.0
-        for weights, bias in zip(self.coefs_, self.intercepts_, strict=True):
-            bound = np.sqrt(factor / sum(weights.shape))
+        activations = self._each("activation", len(hidden))
+        rates = self._each("dropout", len(hidden))
+        layers: list[Layer] = []
+        for units, activation, rate in zip(hidden, activations, rates, strict=True):
+            if self.batch_norm:
+                own = per_neuron.activation(activation)
+                layers += [Dense(units, activation=None, initializer="zeros"), BatchNorm(), own]
+            else:
+                layers.append(Dense(units, activation=activation, initializer="zeros"))
+            layers += [Dropout(rate)] if rate else []
+        last = Dense(self.n_outputs_, activation=self.out_activation_, initializer="zeros")
+        self.network_ = network = Sequential(
+            [*layers, last], n_features, dtype, threads=self.threads, device=self.device
+        )
+        self.n_layers_ = len(hidden) + 2
+        activations.append(activations[-1] if activations else self.activation)
+        for weights, bias, activation in zip(
+            self.coefs_, self.intercepts_, activations, strict=True
+        ):
+            logistic = isinstance(per_neuron.activation(activation), Sigmoid)
+            bound = np.sqrt((2.0 if logistic else 6.0) / sum(weights.shape))
             weights[...] = self._random_state.uniform(-bound, bound, weights.shape)
             bias[...] = self._random_state.uniform(-bound, bound, bias.shape)
+        if any(isinstance(layer, Dropout) for layer in layers):
+            network.seed = int(self._random_state.randint(1 << 31))
         self.n_iter_ = self.t_ = 0
-        if self.solver in STOCHASTIC:
+        if self.solver != "lbfgs":
+            stops = self.early_stopping
             self.loss_curve_, self._without_improvement = [], 0
-            self.best_loss_ = None if self.early_stopping else np.inf
-            self.validation_scores_ = [] if self.early_stopping else None
-            self.best_validation_score_ = -np.inf if self.early_stopping else None
+            self.best_loss_ = None if stops else np.inf
+            self.validation_scores_ = [] if stops else None
+            self.validation_loss_curve_ = [] if stops else None
+            self.best_validation_score_ = -np.inf if stops else None
 
-    def _optimizer(self):
-        if self.solver == "adam":
-            return AdamEpsilonHat(self._rate, self.beta_1, self.beta_2, self.epsilon)
-        nesterov = self.nesterovs_momentum and self.momentum > 0
-        return SGD(self._rate, self.momentum, nesterov)
+    def _each(self, name: str, n: int) -> list:
+        """A parameter of the hidden layers: given once for all, or as a list, one for each."""
+        given = getattr(self, name)
+        each = list(given) if isinstance(given, (list, tuple)) else [given] * n
+        if len(each) != n:
+            raise ValueError(f"{name} has {len(each)} entries, for {n} hidden layers")
+        return each
 
-    def _fit_lbfgs(self, X, y, weights) -> None:
-        network, loss = self.network_, losses.loss(self._loss)
-        X, y, _ = network.check_data(X, y, loss)
+    def _optimizer(self) -> Optimizer:
+        """The optimiser that the solver stands for, at the learning rate of now."""
+        if isinstance(self.solver, Optimizer):
+            return self.solver
+        if self.solver == "sgd":
+            nesterov = self.nesterovs_momentum and self.momentum > 0
+            return SGD(self._rate, self.momentum, nesterov)
+        kinds = {"adam": AdamEpsilonHat, "adamw": AdamW}
+        if self.solver in kinds:
+            return kinds[self.solver](self._rate, self.beta_1, self.beta_2, self.epsilon)
+        return optimizers.NAMES[self.solver](self._rate)
+
+    def _fit_lbfgs(self, X, y, weights, callbacks) -> None:
+        network = self.network_
+
+        def end_iteration(value: float) -> bool:
+            network.epoch += 1
+            logs = {"loss": value}
+            return any([one.on_epoch_end(network.epoch, logs, network) for one in callbacks])
+
+        X, y, _ = network.check_data(X, y, self._loss)
         network.penalty = penalties(L2(self.alpha))
         network.executors.clear()
         found = lbfgs.minimize(
             network,
             X,
             y,
-            loss,
+            self._loss,
             tol=self.tol,
             max_iter=self.max_iter,
             max_fun=self.max_fun,
             weights=weights,
             penalty_factor=1 / (len(X) if weights is None else weights.sum()),
+            callback=end_iteration,
         )
         network.executors.clear()
         self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
         self.loss_ = float(found.fun)
 
-    def _fit_stochastic(self, X, y, weights, incremental: bool) -> None:
-        validation = None
+    def _fit_stochastic(self, X, y, weights, incremental: bool, callbacks) -> None:
+        network, loss, validation = self.network_, self._loss, None
         if self.early_stopping:
-            X, y, weights, validation = self._split(X, y, weights)
-        network, loss = self.network_, losses.loss(self._loss)
+            X, y, weights, (X_val, y_val, *rest) = self._split(X, y, weights)
+            found = network.check_data(X_val, y_val, loss)
+            validation = Validation(*found, lengths=None, weights=rest[0] if rest else None)
         X, y, _ = network.check_data(X, y, loss)
         samples = len(X)
         batch = min(200, samples) if self.batch_size == "auto" else self.batch_size
@@ -190,6 +250,7 @@ class _Perceptron(NetworkEstimator):
                 stacklevel=4,
             )
             batch = samples
+        check_last_batch(network, samples, batch)
         if not incremental or "_rate" not in vars(self):
             self._rate, network.optimizer = float(self.learning_rate_init), None
         optimizer = self._optimizer()
@@ -211,12 +272,20 @@ class _Perceptron(NetworkEstimator):
         bind_inputs(trainer, X)
         trainer.bind(TARGETS, y)
         try:
-            self._epochs(trainer, samples, weights, validation, incremental)
+            self._epochs(trainer, samples, weights, validation, incremental, callbacks)
         finally:
             trainer.release()
             network.executors.clear()
 
-    def _epochs(self, trainer, samples: int, weights, validation, incremental: bool) -> None:
+    def _epochs(
+        self,
+        trainer,
+        samples: int,
+        weights,
+        validation: Validation | None,
+        incremental: bool,
+        callbacks,
+    ) -> None:
         """Train until the loss or the validation score stops improving, or max_iter is reached.
 
         In the loss of an epoch, the norm of the weights is taken to go evenly from that before the
@@ -227,10 +296,16 @@ class _Perceptron(NetworkEstimator):
         counts = np.minimum(batch, samples - np.arange(0, samples, batch)).astype(np.float64)
         factors = 1 / counts
         trainer.bind(PENALTY_FACTORS, factors)
+        schedule = network.optimizer.schedule
+        end = network.epoch + (1 if incremental else self.max_iter)
         self.n_iter_ = 0
         norm = self._squared_norm()
         try:
             while self.n_iter_ < self.max_iter:
+                if schedule is not None and schedule.has_ended(network.schedule_state):
+                    break
+                for callback in callbacks:
+                    callback.on_epoch_begin(network.epoch + 1, network)
                 if self.shuffle:
                     order = order[self._random_state.permutation(samples)]
                 if weights is not None:
@@ -238,21 +313,28 @@ class _Perceptron(NetworkEstimator):
                     trainer.bind(WEIGHTS, relative)
                     factors = np.divide(1, sums, out=np.zeros(len(sums)), where=sums > 0)
                     trainer.bind(PENALTY_FACTORS, factors)
-                if take_epoch(network, trainer, samples, order, None) < len(counts):
+                rates = network.optimizer.rates(
+                    network.epoch, len(counts), end, network.schedule_state
+                )
+                if take_epoch(network, trainer, samples, order, rates) < len(counts):
                     raise self._diverged()
                 before, norm = norm, self._squared_norm()
                 mean = before + (norm - before) * (len(counts) - 1) / (2 * len(counts))
                 penalty = 0.5 * self.alpha * mean * float(np.vdot(factors, counts))
-                self._end_epoch(samples, float(trainer.metric_sums[0]), penalty)
-                improved = self._record(validation)
+                logs = self._end_epoch(samples, float(trainer.metric_sums[0]), penalty)
+                if validation is not None:
+                    logs |= self._validate(validation)
+                improved = self._record()
                 if improved and validation is not None:
                     best = network.memory.copy()
                 if self.solver == "sgd" and self.learning_rate == "invscaling":
                     rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
                     self._change_rate(trainer, rate)
-                if self._without_improvement > self.n_iter_no_change and self._stops(trainer):
-                    break
-                if incremental:
+                if schedule is not None:
+                    network.schedule_state = schedule.observe(network.schedule_state, logs)
+                stops = [one.on_epoch_end(network.epoch, logs, network) for one in callbacks]
+                stuck = self._without_improvement > self.n_iter_no_change
+                if (stuck and self._stops(trainer)) or any(stops) or incremental:
                     break
                 if self.n_iter_ == self.max_iter:
                     warnings.warn(
@@ -269,31 +351,42 @@ class _Perceptron(NetworkEstimator):
     def _squared_norm(self) -> float:
         return sum(float(np.vdot(weights, weights)) for weights in self.coefs_)
 
-    def _end_epoch(self, samples: int, loss: float, penalty: float) -> None:
-        """Record the epoch's loss and penalty, which are sums over its samples."""
+    def _end_epoch(self, samples: int, loss: float, penalty: float) -> dict[str, float]:
+        """Record the epoch's loss and penalty, which are sums over its samples; its metrics."""
         self.loss_ = (loss / self._loss_divisor() + penalty) / samples
         self.n_iter_ += 1
         self.t_ += samples
+        self.network_.epoch += 1
         self.loss_curve_.append(self.loss_)
         if self.verbose:
             print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
+        return {"loss": self.loss_}
 
     def _loss_divisor(self) -> int:
         return 1
 
-    def _record(self, validation) -> bool:
+    def _validate(self, validation: Validation) -> dict[str, float]:
+        """Record loss and score on the validation data; the same as metrics by their names."""
+        x, y, classes, lengths, weights = validation
+        loss, accuracy = self.network_.score(x, y, classes, self._loss, None, lengths, weights)
+        loss /= self._loss_divisor()
+        score = self._score(validation, accuracy)
+        self.validation_loss_curve_.append(loss)
+        self.validation_scores_.append(score)
+        if self.verbose:
+            print(f"Validation score: {score:f}")
+        return {"val_loss": loss, self._score_name: score}
+
+    def _record(self) -> bool:
         """Count epochs without improvement; whether this one is the best so far."""
-        if validation is None:
+        if self.early_stopping:
+            score, best = self.validation_scores_[-1], self.best_validation_score_
+            worse, better = score < best + self.tol, score > best
+            self.best_validation_score_ = score if better else best
+        else:
             loss, best = self.loss_, self.best_loss_
             worse, better = loss > best - self.tol, loss < best
             self.best_loss_ = min(best, loss)
-        else:
-            score, best = self._validation_score(*validation), self.best_validation_score_
-            self.validation_scores_.append(score)
-            if self.verbose:
-                print(f"Validation score: {score:f}")
-            worse, better = score < best + self.tol, score > best
-            self.best_validation_score_ = score if better else best
         self._without_improvement = self._without_improvement + 1 if worse else 0
         return better
 
@@ -346,19 +439,39 @@ class _Perceptron(NetworkEstimator):
 class MLPClassifier(ClassesMixin, _Perceptron):
     """scikit-learn's MLPClassifier, trained by numbanet.
 
-    Every parameter has scikit-learn's meaning and default. In addition:
+    Every parameter of scikit-learn has its meaning and default. In addition:
 
-    dtype     "float32", about twice as fast, or "float64"; None takes that of X
-    threads   most threads; by default Numba's number, fewer for little work
+    activation     any of numbanet's, by name or as a layer; or a list, one for each hidden layer
+    solver         any of numbanet's optimisers: "adamw", "rmsprop", "adagrad" at the rate
+                   learning_rate_init, or an Optimizer as it is, also with a schedule
+    loss           any of numbanet's that goes with the last activation, by name or as a Loss; by
+                   default a cross-entropy. The last activation is a softmax, and for two classes or
+                   several labels a logistic one
+    class_weight   weights by class, "balanced", or None, as in scikit-learn's other classifiers
+    dropout        the probability with which outputs of a hidden layer are dropped in training; or
+                   a list, one for each hidden layer
+    batch_norm     whether each hidden layer has a BatchNorm before its activation
+    callbacks      one or several of numbanet's, called around the training and its epochs, with
+                   loss and, with early_stopping, val_loss and val_accuracy as metrics
+    dtype          "float32", about twice as fast, or "float64"; None takes that of X
+    threads        most threads; by default Numba's number, fewer for little work
+    device         "cpu", or "cuda" for an NVIDIA GPU
 
     Fitted, it has scikit-learn's attributes, `coefs_` and `intercepts_` as views of the network's
-    parameters, and `network_`, the Sequential itself: to save, compile or profile.
+    parameters, and
+
+    network_                 the Sequential itself: to save, compile or profile
+    validation_loss_curve_   with early_stopping the mean loss of the validation part after every
+                             epoch, without the penalty; else None
     """
 
     _parameter_constraints: ClassVar[dict] = {
         **neural_network.MLPClassifier._parameter_constraints,
         **EXTRA_CONSTRAINTS,
+        "loss": [*LOSS, None],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
+    _score_name = "val_accuracy"
 
     def __init__(
         self,
@@ -386,8 +499,14 @@ class MLPClassifier(ClassesMixin, _Perceptron):
         epsilon=1e-8,
         n_iter_no_change=10,
         max_fun=15000,
+        loss=None,
+        class_weight=None,
+        dropout=0.0,
+        batch_norm=False,
+        callbacks=None,
         dtype=None,
         threads=None,
+        device="cpu",
     ):
         self._keep(locals())
 
@@ -398,6 +517,11 @@ class MLPClassifier(ClassesMixin, _Perceptron):
         classes   all classes that any call will see; the first call needs them
         The other arguments are those of `fit`.
         """
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                "class_weight='balanced' counts the classes in all samples, and partial_fit sees a "
+                "part of them; pass a dict of weights"
+            )
         if _check_partial_fit_first_call(self, classes):
             several = np.ndim(y) == 2 and np.shape(y)[1] > 1
             self._learn_classes(y if several else classes)
@@ -415,30 +539,35 @@ class MLPClassifier(ClassesMixin, _Perceptron):
         return "softmax" if exclusive else "logistic", self._n_outputs
 
     @property
-    def _loss(self) -> str:
-        return "cross_entropy" if self.out_activation_ == "softmax" else "binary_cross_entropy"
+    def _loss(self) -> losses.Loss:
+        default = "cross_entropy" if self.out_activation_ == "softmax" else "binary_cross_entropy"
+        return losses.loss(default if self.loss is None else self.loss)
 
     def _strata(self, y):
         return y if self.n_outputs_ == 1 else None
 
-    def _validation_score(self, X, y, weights=None) -> float:
-        outputs = self.network_.predict(X)
-        correct = self._decide(outputs) == y
-        correct = correct.all(axis=1) if correct.ndim == 2 else correct
-        return float(np.average(correct, weights=weights))
+    def _score(self, validation: Validation, accuracy) -> float:
+        if self._binarizer.y_type_.startswith("multilabel"):
+            correct = self._decide(self.network_.predict(validation.x)) == validation.y
+            accuracy = np.average(correct.all(axis=1), weights=validation.weights)
+        return float(accuracy)
 
 
 class MLPRegressor(TargetsMixin, _Perceptron):
     """scikit-learn's MLPRegressor, trained by numbanet.
 
-    Every parameter has scikit-learn's meaning and default; dtype, threads and the fitted attributes
-    are as for MLPClassifier.
+    Every parameter of scikit-learn has its meaning and default. `loss` may also be any other of
+    numbanet's, by name ("huber", "mean_absolute_error") or as a Loss; the last activation is the
+    one that it needs, mostly the identity. The other parameters and the fitted attributes are as
+    for MLPClassifier; the metrics of callbacks are loss, val_loss and val_r2.
     """
 
     _parameter_constraints: ClassVar[dict] = {
         **neural_network.MLPRegressor._parameter_constraints,
         **EXTRA_CONSTRAINTS,
+        "loss": LOSS,
     }
+    _score_name = "val_r2"
 
     def __init__(
         self,
@@ -467,8 +596,12 @@ class MLPRegressor(TargetsMixin, _Perceptron):
         epsilon=1e-8,
         n_iter_no_change=10,
         max_fun=15000,
+        dropout=0.0,
+        batch_norm=False,
+        callbacks=None,
         dtype=None,
         threads=None,
+        device="cpu",
     ):
         self._keep(locals())
 
@@ -484,17 +617,29 @@ class MLPRegressor(TargetsMixin, _Perceptron):
         return y
 
     def _last_layer(self, y) -> tuple[str, int]:
-        return "exp" if self.loss == "poisson" else "identity", y.shape[1]
+        return LAST_ACTIVATIONS[self._loss.fused_activation], y.shape[1]
 
     @property
-    def _loss(self) -> str:
-        return "poisson" if self.loss == "poisson" else "quadratic"
+    def _loss(self) -> losses.Loss:
+        return losses.loss("quadratic" if self.loss == "squared_error" else self.loss)
 
     def _loss_divisor(self) -> int:
         return self.n_outputs_ if self.loss == "squared_error" else 1
 
-    def _validation_score(self, X, y, weights=None) -> float:
-        outputs = self.network_.predict(X)
+    def _score(self, validation: Validation, accuracy) -> float:
+        outputs = self.network_.predict(validation.x)
         if not np.isfinite(outputs).all():
             return np.nan
-        return float(r2_score(y, outputs, sample_weight=weights))
+        return _r2(validation.y, outputs, validation.weights)
+
+
+def _r2(y, outputs, weights) -> float:
+    """The mean of R² over the targets; that of a constant one is 1 where it is met, else 0.
+
+    It is scikit-learn's `r2_score`, without its checks, which take longer than a small epoch.
+    """
+    errors = np.average((y - outputs) ** 2, axis=0, weights=weights)
+    spreads = np.average((y - np.average(y, axis=0, weights=weights)) ** 2, axis=0, weights=weights)
+    varies = spreads > 0
+    scores = np.where(varies, 1 - errors / np.where(varies, spreads, 1), errors == 0)
+    return float(scores.mean())

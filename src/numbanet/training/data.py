@@ -63,11 +63,13 @@ class Data(NamedTuple):
         by_class = class_weights(network, class_weight, self.y, self.classes)
         validation = self.validation
         if validation is not None:
-            found = sample_weights(validation.y, validation.weights, by_class, "validation")
+            steps = network.weighing_steps(validation.lengths)
+            found = sample_weights(validation.y, validation.weights, by_class, "validation", steps)
             validation = validation._replace(weights=found)
         weights = self.weights
         if self.stream is None:
-            weights = sample_weights(self.y, weights, by_class, "training")
+            steps = network.weighing_steps(self.lengths)
+            weights = sample_weights(self.y, weights, by_class, "training", steps)
         return self._replace(weights=weights, validation=validation)
 
     def scaled(self, network, loss, scale_targets: bool) -> "Data":
@@ -125,7 +127,7 @@ def read(
         if steps_per_epoch is not None:
             raise ValueError("steps_per_epoch is for data in blocks; x and y are all of them")
         network.learn_names(x, y)
-        x, y, classes = network.check_data(x, y, loss)
+        x, y, classes = network.check_data(x, y, loss, lengths=lengths)
         lengths = network.check_lengths(lengths, len(x))
         if sample_weight is not None:
             weights = check_weights(sample_weight, len(x))
@@ -179,7 +181,11 @@ def _validation_data(network, given, validation_split, loss) -> Validation:
             f"sample_weight, got {shown(given)}{way}"
         )
     x, y, classes = network.check_data(
-        given["x"], given["y"], loss, labels=("validation x", "validation y")
+        given["x"],
+        given["y"],
+        loss,
+        labels=("validation x", "validation y"),
+        lengths=given.get("lengths"),
     )
     lengths = network.check_lengths(given.get("lengths"), len(x), "validation lengths")
     weights = given.get("sample_weight")

@@ -97,7 +97,9 @@ class Run:
         """
         if first - last >= STUCK_DROP * first:
             return None
-        constant = constant_loss(self.loss, self.y, self.network.output_shape[0])
+        constant = None
+        if self.network.output_steps is None:
+            constant = constant_loss(self.loss, self.y, self.network.output_shape[0])
         if constant is not None and last < CONSTANT_SHARE * constant:
             return None
         beside = "" if constant is None else f"; a constant prediction gives {constant:.3g}"
@@ -259,6 +261,10 @@ def constant_loss(loss, y: np.ndarray, outputs: int) -> float | None:
         constants = mean if loss.delta > _rms(rows - mean).max() else np.median(rows, axis=0)
         r = abs(rows - constants)
         return float(np.where(r > loss.delta, loss.delta * (r - loss.delta / 2), r * r / 2).mean())
+    if kind is losses.Quantile:
+        levels = np.resize(loss.levels, outputs)
+        r = rows - [np.quantile(column, at) for column, at in zip(rows.T, levels, strict=True)]
+        return float(np.maximum(levels * r, (levels - 1) * r).mean())
     if kind is losses.Poisson:
         return float((rows * (_log(rows) - _log(mean))).mean(axis=0).sum())
     if kind in (losses.MeanSquaredError, losses.Quadratic):

@@ -87,9 +87,9 @@ def find_learning_rate(
     chosen = optimizers.optimizer(optimizer or network.optimizer or "adam")
     chosen = replace(chosen, learning_rate=lowest, accumulate=1, average=0.0)
     network.learn_names(x, y)
-    x, y, classes = network.check_data(x, y, loss)
+    x, y, classes = network.check_data(x, y, loss, lengths=lengths)
     lengths = network.check_lengths(lengths, len(x))
-    weights = network.check_weights(y, classes, sample_weight, class_weight)
+    weights = network.check_weights(y, classes, sample_weight, class_weight, lengths)
     batch = len(x) if batch_size is None else min(check_int(batch_size, "batch_size"), len(x))
     check_last_batch(network, len(x), batch)
     if network.learn_scalings(x, y, loss, Flag()(scale_targets, "scale_targets")):

@@ -22,6 +22,11 @@ def class_weights(network, class_weight, y: np.ndarray, classes: bool) -> np.nda
     """
     if class_weight is None:
         return None
+    if network.output_steps:
+        raise ValueError(
+            "class_weight weighs samples, and here every step of a sample has a class; pass "
+            "sample_weight"
+        )
     if not classes:
         raise ValueError(
             "class_weight needs targets that name one class for each sample; pass sample_weight"
@@ -75,17 +80,18 @@ def _labels(y: np.ndarray) -> np.ndarray:
     return y.argmax(axis=1) if y.shape[1] > 1 else (y[:, 0] > 0.5).astype(np.int64)
 
 
-def sample_weights(y: np.ndarray, given, by_class, part: str = "") -> np.ndarray | None:
+def sample_weights(y: np.ndarray, given, by_class, part: str = "", steps=None) -> np.ndarray | None:
     """Return the weights of samples, float64 (samples,): those given times those of their classes.
 
     y          checked targets
     given      checked weights (samples,), or None
     by_class   what `class_weights` returned
     part       which part of the data they are, for the message
+    steps      a further factor: the samples' numbers of steps, where each of these counts, or None
     Raises ValueError where all are 0.
     """
     if given is None and by_class is None:
-        return None
+        return None if steps is None else steps.astype(np.float64)
     if by_class is None:
         name, weights = "sample_weight", given
     elif given is None:
@@ -99,7 +105,7 @@ def sample_weights(y: np.ndarray, given, by_class, part: str = "") -> np.ndarray
     if not weights.any():
         where = f" of the {part} data" if part else ""
         raise ValueError(f"{name} is 0 for every sample{where}; there must be a weight above 0")
-    return weights
+    return weights if steps is None else arrays.near_one(weights) * steps
 
 
 def relative_weights(weights, order, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@
 `gemm` `transpose`  the matrix product and the transpose
 `random`            counter-based random numbers
 `barrier`           atomic counters, and the barrier made of them
+`clock`             ticks of the processor's clock
 `process`           which process this is
 `affinity`          on which CPU a thread runs
 `cuda_threads`      the threads of a GPU

@@ -223,7 +223,7 @@ def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth)
                 (r, v): builder.call(fma, [a_column[r], b_row[v], sums[r, v]]) for r, v in places
             }
 
-        return _loop(builder, operands["k"], sums, rank_one)
+        return _loop(builder, operands["k"], sums, rank_one, unroll=2 if vectors == 1 else 1)
 
     empty, full, ready = (builder.append_basic_block(name) for name in ("empty", "full", "ready"))
     builder.cbranch(builder.icmp_signed("==", operands["beta"], integer(0)), empty, full)
@@ -249,8 +249,12 @@ def _phi(builder, sums_by_block):
     return joined
 
 
-def _loop(builder, count, sums, step):
-    """Emit `count` times sums = step(index, sums), with the sums in registers."""
+def _loop(builder, count, sums, step, unroll=1):
+    """Emit `count` times sums = step(index, sums), with the sums in registers.
+
+    unroll   how many of them LLVM puts into a round; of more it would move the sums about between
+             registers, where these are full
+    """
     integer = ir.IntType(64)
     before, head = builder.block, builder.append_basic_block("head")
     inside, after = builder.append_basic_block("inside"), builder.append_basic_block("after")
@@ -265,7 +269,11 @@ def _loop(builder, count, sums, step):
     index.add_incoming(builder.add(index, integer(1)), builder.block)
     for place, phi in carried.items():
         phi.add_incoming(following[place], builder.block)
-    builder.branch(head)
+    again, module = builder.branch(head), builder.module
+    rule = module.add_metadata(["llvm.loop.unroll.count", ir.IntType(32)(unroll)])
+    loop = module.add_metadata([rule, f"{builder.function.name} {head.name}"])
+    loop.operands = (loop, rule)  # refers to itself, as LLVM asks
+    again.set_metadata("llvm.loop", loop)
     builder.position_at_end(after)
     return carried
 

@@ -45,10 +45,12 @@ def broadcast(builder, scalar, kind):
 
 def first_n_mask(builder, columns, first, width):
     """True in the lanes with first + lane < columns."""
-    integer = ir.IntType(64)
-    many = ir.VectorType(integer, width)
-    numbers = ir.Constant(many, [integer(first + i) for i in range(width)])
-    return builder.icmp_signed("<", numbers, broadcast(builder, columns, many))
+    short, all_ = ir.IntType(32), ir.IntType(64)(first + width)
+    fits = builder.icmp_signed("<", columns, all_)
+    count = builder.trunc(builder.select(fits, columns, all_), short)  # one comparison
+    many = ir.VectorType(short, width)
+    numbers = ir.Constant(many, [short(first + i) for i in range(width)])
+    return builder.icmp_signed("<", numbers, broadcast(builder, count, many))
 
 
 def llvm_intrinsic(builder, name, kind, result, *arguments):

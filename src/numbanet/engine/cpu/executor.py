@@ -98,18 +98,22 @@ class Executor:
         Where the workers do not all come (the machine is busy, or the threading layer has fewer
         threads than it said), one does it.
         """
+        workers = min(kernels.usable_threads(workers), max_threads(), kernels.MAX_WORKERS)
+        reached = self.try_batches(kernel, params, first, last, workers)
+        if reached < 0 and workers > 1:
+            reached = self.try_batches(kernel, params, first, last, 1)
+        return reached
+
+    def try_batches(self, kernel, params, first: int, last: int, workers: int) -> int:
+        """The same with exactly so many workers; −1, and nothing done, if they do not all come."""
         self._check_array(params, self.plan.n_memory, "parameters")
         self.call[CALL.first], self.call[CALL.last] = first, last
         kernel_address = kernel.address(self.acts.dtype)
         memories = params, self.grads, self.acts, self.deltas
-        workers = min(kernels.usable_threads(workers), max_threads(), kernels.MAX_WORKERS)
-        while True:
-            self.barrier[: kernels.CPU_IDS] = 0
-            self.barrier[kernels.BATCHES_DONE] = -1
-            kernels.run_parallel(kernel_address, self.call, memories, workers, self.plan.threads)
-            if self.barrier[kernels.BATCHES_DONE] >= 0 or workers == 1:
-                return int(self.barrier[kernels.BATCHES_DONE])
-            workers = 1
+        self.barrier[: kernels.CPU_IDS] = 0
+        self.barrier[kernels.BATCHES_DONE] = -1
+        kernels.run_parallel(kernel_address, self.call, memories, workers, self.plan.threads)
+        return int(self.barrier[kernels.BATCHES_DONE])
 
     def _check_array(self, array, n_elements: int, what: str) -> None:
         """RuntimeError unless an array has at least the size that the plan was made for.

@@ -30,6 +30,7 @@ from numbanet.plan.columns import (
     PENALTY_FACTORS,
     PERMUTATION,
     RATES,
+    STATE,
     TARGETS,
     WEIGHTS,
 )
@@ -45,6 +46,7 @@ ADDRESSES = [
     LENGTHS,
     INPUT_COLUMNS,
     INPUT_STARTS,
+    STATE,
 ]
 """The columns of the context that say where data are: a network's are those that it is given."""
 JOB_SIZE, MEMORIES = 3, 3

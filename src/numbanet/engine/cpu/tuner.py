@@ -8,40 +8,57 @@ class ThreadTuner:
     """Chooses all threads, or one where synchronisation costs more than parallel work saves.
 
     Small steps and a busy machine favour one. The weights are bit-identical in both cases, so both
-    are tried now and then, and the faster is kept.
+    are tried now and then, and the faster is kept. The choice in use is timed by every call; the
+    other one by a trial: some steps that only warm the caches and wake the threads, then some that
+    are timed. A trial comes often enough that a choice which a busy machine brought about is undone
+    within half a second, and rarely enough to cost less than 3 % of the time.
+
+    size   the threads of the next call
     """
 
     STEPS_SECONDS = 0.025
     """Seconds of a call of many steps; where the machine becomes busy, it lasts longer."""
-    TRIAL_SECONDS = 0.002
-    """Seconds of a trial of the other choice."""
-    TRIAL_INTERVAL = 20
-    """Calls between trials."""
+    WARM_SECONDS, TIMED_SECONDS = 0.0015, 0.005
+    """Seconds of a trial that are not timed, and that are. A step that lasts longer needs no
+    warming."""
+    TRIAL_INTERVAL = 0.35
+    """Seconds of steps between trials."""
+    TRIAL_SHARE = 0.025
+    """Most of the time that trials may cost: after a dear one, the interval is longer."""
 
     def __init__(self, threads: int):
         self.threads, self.size, self.calls = threads, threads, 0
         self.seconds: dict[int, float] = {}
+        self.latest: dict[int, float] = {}
         self.steps: dict[int, int] = {}
+        self.untried = [threads, 1] if threads > 1 else []
+        self.since_trial, self.interval = 0.0, self.TRIAL_INTERVAL
+        self._begin_trial()
+
+    def _begin_trial(self) -> None:
+        self.warm = self.timed = self.cost = 0.0
+        self.timed_steps = 0
 
     def steps_per_call(self) -> int:
         """Choose the size for the next call and return its number of steps.
 
-        After a few steps it is at most twice that of the last call of this size, whose time may be
-        an old one, from when the machine was quiet.
+        After a few steps, and in a trial, it is at most twice that of the last call of this size,
+        whose time may be an old one, from when the machine was quiet.
         """
-        choices = (self.threads, 1) if self.threads > 1 else (1,)
         if self.calls < 2:  # times of no use: the first call compiles, the second starts threads
             self.size = self.threads
             return (1, 8)[self.calls]
-        best = min(self.seconds, key=self.seconds.__getitem__)
-        if self.calls < 2 + len(choices):
-            self.size = choices[self.calls - 2]
-            return max(4, int(self.TRIAL_SECONDS / self.seconds[best]))
-        trial = len(choices) > 1 and (self.calls + 1) % self.TRIAL_INTERVAL == 0
-        self.size = next(n for n in choices if n != best) if trial else best
-        seconds = self.TRIAL_SECONDS if trial else self.STEPS_SECONDS
-        steps = min(max(8, 2 * self.steps[self.size]), int(seconds / self.seconds[self.size]))
-        return max(2 if trial else 1, steps)
+        best = min(self.seconds, key=self.seconds.__getitem__, default=self.threads)
+        if not self.untried and self.threads > 1 and self.since_trial >= self.interval:
+            self.untried = [1 if best == self.threads else self.threads]
+            self.steps[self.untried[0]] = 0
+        self.size = self.untried[0] if self.untried else best
+        seconds = self.STEPS_SECONDS
+        if self.untried:
+            warm = self.warm >= self.WARM_SECONDS
+            seconds = self.TIMED_SECONDS - self.timed if warm else self.WARM_SECONDS - self.warm
+        step = self.latest.get(self.size, self.latest[self.threads])
+        return max(1, min(max(8, 2 * self.steps.get(self.size, 0)), round(seconds / step)))
 
     def record(self, seconds: float, steps: int) -> None:
         """Take in how long a step of the last call took, and how many it took.
@@ -49,5 +66,27 @@ class ThreadTuner:
         An interrupted call does not come here.
         """
         self.calls += 1
-        if self.calls > 1:
-            self.seconds[self.size], self.steps[self.size] = max(seconds, 1e-7), max(1, steps)
+        if self.calls == 1:
+            return
+        seconds, steps = max(seconds, 1e-7), max(1, steps)
+        self.latest[self.size], self.steps[self.size] = seconds, steps
+        if self.untried:
+            self._record_trial(seconds, steps)
+        else:
+            self.seconds[self.size] = seconds
+            self.since_trial += seconds * steps
+
+    def _record_trial(self, seconds: float, steps: int) -> None:
+        """The same for a call of a trial, which ends when enough of it was timed."""
+        self.cost += (seconds - min(self.seconds.values(), default=seconds)) * steps
+        if self.warm < self.WARM_SECONDS and seconds < self.TIMED_SECONDS:
+            self.warm += seconds * steps
+            return
+        self.warm = self.WARM_SECONDS
+        self.timed, self.timed_steps = self.timed + seconds * steps, self.timed_steps + steps
+        if self.timed >= 0.8 * self.TIMED_SECONDS:
+            self.seconds[self.size] = self.timed / self.timed_steps
+            self.untried.pop(0)
+            self.since_trial = 0.0
+            self.interval = max(self.TRIAL_INTERVAL, self.cost / self.TRIAL_SHARE)
+            self._begin_trial()

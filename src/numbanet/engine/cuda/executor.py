@@ -15,7 +15,7 @@ from numbanet.engine.cuda import kernels, launch
 from numbanet.engine.cuda.kernels import CALL, CONTEXT_COLUMNS
 from numbanet.engine.cuda.launch import LaunchMode
 from numbanet.nn.steering import AVERAGE, CLIP, DECAY, UPDATE
-from numbanet.plan.columns import OUTPUTS
+from numbanet.plan.columns import OUTPUTS, STATE
 from numbanet.plan.lower import lower
 from numbanet.plan.plan import Plan
 
@@ -106,6 +106,12 @@ class Executor:
                 buffer.upload(array)
             self._bound[column] = (array, buffer)
         self.plan.set_context(column, self._bound[column][1].address if array is not None else 0)
+
+    def download_state(self) -> None:
+        """Copy the state of the sequences to the caller's array, where one is bound."""
+        if STATE in self._bound:
+            state, buffer = self._bound[STATE]
+            buffer.download(state)
 
     def release(self) -> None:
         """Free the copies of the data on the GPU."""
@@ -271,6 +277,9 @@ class TrainingExecutor(Executor):
             self.host_was_read = False
             self.buffers[CALL.params].upload(params[: self.plan.n_memory])
             self.buffers[CALL.state].upload(state)
+            if STATE in self._bound:
+                carried, buffer = self._bound[STATE]
+                buffer.upload(carried)
         self.upload_call(samples, steps_done - first // int(self.call[CALL.accumulate]))
 
     def _copy_to_host(self) -> None:
@@ -280,6 +289,7 @@ class TrainingExecutor(Executor):
             self.device_is_newer = None
             for column, values in ((CALL.params, params), (CALL.state, state)):
                 self.run_checked("the copy from the GPU", self.buffers[column].download, values)
+            self.download_state()
 
     def publish(self) -> None:
         """Copy parameters and state to the host; the next call reads them from there."""
@@ -346,6 +356,7 @@ class InferenceExecutor(Executor):
         if OUTPUTS in self._bound:
             outputs, buffer = self._bound[OUTPUTS]
             buffer.download(outputs)
+        self.download_state()
         return float(self.metric_sums[0]), float(self.metric_sums[1])
 
     def inputs_finite(self) -> bool:

@@ -59,6 +59,7 @@ from numbanet.plan.columns import (
     SAMPLES,
     SEED,
     START,
+    STATE,
     STATISTICS,
     STEP,
     TARGETS,
@@ -72,7 +73,7 @@ CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
     "permutation inputs targets outputs rates weights penalty_factors lengths first_sample "
-    "input_columns input_starts accumulate n_params optimizer_row square_sums",
+    "input_columns input_starts carried accumulate n_params optimizer_row square_sums",
     first=0,
 )
 """
@@ -81,7 +82,7 @@ tables … tasks         addresses on the GPU, and sizes
 losses, correct        offsets in acts of the samples' losses and correct answers, −1: none
 steps_done             optimiser steps taken before the epoch
 stopped, batches_done  whether and where training stopped
-epoch … input_starts   what the context of every table holds
+epoch … carried        what the context of every table holds
 accumulate             batches whose gradients make one update; with more than one, grads holds a
                        second vector of n_params elements, their sum
 optimizer_row          the first row of the optimiser
@@ -101,6 +102,7 @@ CONTEXT_COLUMNS = {
     FIRST_SAMPLE: CALL.first_sample,
     INPUT_COLUMNS: CALL.input_columns,
     INPUT_STARTS: CALL.input_starts,
+    STATE: CALL.carried,
 }
 """Columns of the context, and where the call holds them."""
 
@@ -207,7 +209,7 @@ def _write_context(call, table, batch):
     table[OUTPUTS], table[WEIGHTS] = call[CALL.outputs], call[CALL.weights]
     table[LENGTHS], table[FIRST_SAMPLE] = call[CALL.lengths], call[CALL.first_sample]
     table[INPUT_COLUMNS] = call[CALL.input_columns]
-    table[INPUT_STARTS], factor = call[CALL.input_starts], 1.0
+    table[INPUT_STARTS], table[STATE], factor = call[CALL.input_starts], call[CALL.carried], 1.0
     if call[CALL.penalty_factors]:
         factor = as_pointer(call[CALL.penalty_factors], np.float64)[batch]
     set_float_attr(table, PENALTY_FACTOR, factor)

@@ -20,7 +20,12 @@ from numbanet.io.validation import check_dense
 from numbanet.network import names, scaling, transfer
 from numbanet.network.built_layer import RECURRENT
 from numbanet.network.insight.activity import Activities, activations
-from numbanet.network.insight.layerwise import has_matrix, layer_name, own_targets
+from numbanet.network.insight.layerwise import (
+    check_one_target,
+    has_matrix,
+    layer_name,
+    own_targets,
+)
 from numbanet.network.insight.learning import batches, speeds
 from numbanet.nn.layers.base import checks_inputs
 from numbanet.nn.optimizers import Optimizer
@@ -157,6 +162,7 @@ def diagnose(network, x, y, *, loss=None, validation_data=None) -> Diagnosis:
     """Examine a network on data; see Sequential.diagnose."""
     chosen = network.resolve_loss(loss)
     check_dense(x, "what it holds is examined")
+    check_one_target(network)
     x, y, classes = network.check_data(x, y, chosen)
     if validation_data is not None:
         if not (isinstance(validation_data, (tuple, list)) and len(validation_data) == 2):

@@ -45,8 +45,19 @@ def unscaled_part(network, first: int, last: int):
 def checked(network, x, y, loss) -> tuple[np.ndarray, np.ndarray, bool]:
     """Checked x and y, as fit and evaluate take them, and whether y names classes."""
     check_dense(x, "what it holds is examined")
+    check_one_target(network)
     x, y, classes = network.check_data(x, y, loss)
     return x, own_targets(network, y), classes
+
+
+def check_one_target(network) -> None:
+    """ValueError for a network whose outputs have targets for every step."""
+    if network.output_steps:
+        raise ValueError(
+            f"the network gives outputs {network.output_shape} with targets for each step, and "
+            "samples with one target are examined; examine network[:k], whose last recurrent layer "
+            "returns its last state"
+        )
 
 
 def own_targets(network, y) -> np.ndarray:

@@ -43,6 +43,8 @@ from numbanet.plan.op import Op
 
 SLOPE = Attrs("slope")
 """The one attribute that an elementwise activation may have."""
+SOFTMAX = Attrs("classes")
+"""Elements that sum to 1: those of a vector, or of a step of a sequence."""
 
 
 # --- kernels from the mathematics of one element ----------------------------------------------
@@ -154,9 +156,8 @@ class Activation(Layer):
             )
             cls.second_backward = kernel(template, independent=True)
 
-    @property
-    def attrs(self) -> tuple:
-        """Values for the columns from ATTRS on: the slope, if the activation has one."""
+    def attrs(self, shape: Shape) -> tuple:
+        """Return values for the columns from ATTRS on: the slope, if the activation has one."""
         return SLOPE.pack(slope=float(self.slope)) if hasattr(self, "slope") else ()
 
     def ops(self, shape: Shape) -> list[Op]:
@@ -172,7 +173,7 @@ class Activation(Layer):
                 second_backward=kind.second_backward,
                 in_place=True,
                 keeps_output=True,
-                attrs=self.attrs,
+                attrs=self.attrs(shape),
                 not_differentiable=kind.not_differentiable,
             )
         ]
@@ -289,10 +290,9 @@ class Step(Activation):
 
 @kernel(independent=True)
 def softmax_forward(op, params, grads, acts, deltas, lo, hi):
-    """aⱼ = e^(zⱼ − max z) / Σ e^(z − max z), sample by sample        acts[y]   z becomes a"""
-    n = op[N_OUT]
-    for i in range(lo, hi):
-        y = op[Y] + i * n
+    """aⱼ = e^(zⱼ − max z) / Σ e^(z − max z), step by step        acts[y]   z becomes a"""
+    n = op[SOFTMAX.classes]
+    for y in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT], n):
         z_max = acts[y]
         for j in range(y, y + n):
             z = acts[j]
@@ -307,10 +307,9 @@ def softmax_forward(op, params, grads, acts, deltas, lo, hi):
 
 @kernel(independent=True)
 def softmax_backward(op, params, grads, acts, deltas, lo, hi):
-    """dz = a (da − Σ a da), sample by sample        deltas[y]   da becomes dz"""
-    n = op[N_OUT]
-    for i in range(lo, hi):
-        y = op[Y] + i * n
+    """dz = a (da − Σ a da), step by step        deltas[y]   da becomes dz"""
+    n = op[SOFTMAX.classes]
+    for y in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT], n):
         mean = const_like(acts, 0)
         for j in range(y, y + n):
             mean += acts[j] * deltas[j]
@@ -320,10 +319,9 @@ def softmax_backward(op, params, grads, acts, deltas, lo, hi):
 
 @kernel(independent=True)
 def softmax_second_backward(op, params, grads, acts, deltas, lo, hi):
-    """ḋz += ȧ (da − Σ a da) − a Σ ȧ da, sample by sample        tangents of deltas[y] added to"""
-    n, tangents = op[N_OUT], context(op, TANGENTS)
-    for i in range(lo, hi):
-        y = op[Y] + i * n
+    """ḋz += ȧ (da − Σ a da) − a Σ ȧ da, step by step        tangents of deltas[y] added to"""
+    n, tangents = op[SOFTMAX.classes], context(op, TANGENTS)
+    for y in range(op[Y] + lo * op[N_OUT], op[Y] + hi * op[N_OUT], n):
         mean, slope = const_like(acts, 0), const_like(acts, 0)
         for j in range(y, y + n):
             mean += acts[j] * deltas[j]
@@ -335,7 +333,7 @@ def softmax_second_backward(op, params, grads, acts, deltas, lo, hi):
 class Softmax(Activation):
     """Outputs that are positive and sum to 1: the probabilities of exclusive classes.
 
-    Expects a vector of at least two.
+    Expects a vector of at least two; of a sequence (steps, channels) every step is one.
     """
 
     forward, backward, tangent = softmax_forward, softmax_backward, softmax_backward
@@ -343,11 +341,17 @@ class Softmax(Activation):
     elementwise = False
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 1:
-            raise ValueError(f"Softmax expects a vector, got {shape}; put Flatten() before it")
-        if shape == (1,):
+        if len(shape) not in (1, 2):
+            raise ValueError(
+                f"Softmax expects a vector or a sequence (steps, channels), got {shape}; put "
+                "Flatten() before it"
+            )
+        if shape[-1] == 1:
             raise ValueError(
                 "Softmax of a single output is always 1, so nothing could be learnt; use sigmoid, "
                 "or one output for each class"
             )
         return shape
+
+    def attrs(self, shape: Shape) -> tuple:
+        return SOFTMAX.pack(classes=shape[-1])

@@ -59,6 +59,8 @@ rows          rows of a and of z in a sample: 1, or the steps of a sequence
 n_in, n_out   elements of a row of a, and those of a row of z that are computed
 stride        elements from one row of z to the next; those behind the first n_out become 0
 """
+LONG_DOT = 32
+"""Inputs from which a single output is faster as a dot product, with vectors along the inputs."""
 POSITIVE = "{owner} needs a positive integer number of {name}, got {got}"
 
 
@@ -147,7 +149,12 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     rows = (hi - lo) * op[LAYOUT.rows]
     w, bias = ptr_add(params, op[W]), ptr_add(params, op[W] + n_in * n_out)
     a, z = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(acts, op[Y] + lo * op[N_OUT])
-    gemm_bias(rows, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, stride)
+    if n_out == 1 and n_in >= LONG_DOT:
+        for i in range(rows):
+            z[i * stride] = bias[0] if op[LAYOUT.bias] else const_like(z, 0)
+        gemm_nt(rows, 1, n_in, a, n_in, w, n_in, 1, z, stride)
+    else:
+        gemm_bias(rows, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, stride)
     if stride > n_out:
         for i in range(rows):
             for j in range(i * stride + n_out, (i + 1) * stride):
@@ -231,7 +238,7 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     treated as samples
     The microkernel reads B row by row, so one matrix is transposed: W, or, where W is large and
     the samples are few, dz, for daᵀ = W dzᵀ. A few samples would leave most of a register empty:
-    then every element is a dot product.
+    then every element is a dot product. Of a single output W is its own transpose.
     Source   Nielsen, Neural Networks and Deep Learning, chapter 2, BP2
     """
     n_out, rows = op[LAYOUT.n_out], op[LAYOUT.rows]
@@ -240,12 +247,22 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     few = context(op, SAMPLES) * rows <= FEW_SAMPLES < n_out and not small
     for i in range(lo * rows, hi * rows, BLOCK):
         m = min(BLOCK, hi * rows - i)
-        if few:
+        if n_out == 1:
+            _backward_single(op, params, deltas, i, m)
+        elif few:
             _backward_dot(op, params, deltas, i, m)
         elif small or m >= n_out:
             _backward_transposed_w(op, params, deltas, i, m)
         else:
             _backward_transposed_dz(op, params, acts, deltas, i, m)
+
+
+@inline
+def _backward_single(op, params, deltas, i, m):
+    """da = dz Wᵀ for rows i … i + m of dz, of one element each."""
+    n_in, stride = op[LAYOUT.n_in], op[LAYOUT.stride]
+    da, dz = ptr_add(deltas, op[X] + i * n_in), ptr_add(deltas, op[Y] + i * stride)
+    gemm(m, n_in, 1, dz, stride, ptr_add(params, op[W]), n_in, 0, da, n_in)
 
 
 @inline
@@ -310,14 +327,29 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
     for i in range(0, samples, SAMPLE_CHUNK):
         a, dz = ptr_add(acts, op[X] + i * n_in + lo), ptr_add(deltas, op[Y] + i * n_out)
         chunk = min(SAMPLE_CHUNK, samples - i)
-        gemm_tn(rows, n_out, chunk, a, n_in, dz, n_out, min(i, 1), dw, n_out)
+        _add_products(rows, n_out, chunk, a, n_in, dz, n_out, min(i, 1), dw)
     if hi > n_in:
         db, dz = ptr_add(grads, op[W] + n_in * n_out), ptr_add(deltas, op[Y])
-        for j in range(n_out):
-            db[j] = const_like(db, 0)
-        for i in range(samples):
-            for j in range(n_out):
-                db[j] += dz[i * n_out + j]
+        _add_rows(samples, n_out, dz, n_out, 0, db)
+
+
+@inline
+def _add_products(n_in, n_out, m, a, lda, dz, stride, beta, dw):
+    """dW = β dW + aᵀ dz over m rows; of a single output dWᵀ = dzᵀ a fills the registers."""
+    if n_out == 1:
+        gemm_tn(1, n_in, m, dz, stride, a, lda, beta, dw, n_in)
+    else:
+        gemm_tn(n_in, n_out, m, a, lda, dz, stride, beta, dw, n_out)
+
+
+@inline
+def _add_rows(m, n, dz, stride, beta, db):
+    """db = β db + Σ dz over m rows, in their order, with the sums in registers."""
+    for j in range(0, n, lanes(db)):
+        total = load(ptr_add(db, j), n - j) if beta else splat(db, 0)
+        for i in range(m):
+            total = total + load(ptr_add(dz, i * stride + j), n - j)
+        store(ptr_add(db, j), total, n - j)
 
 
 @gradient.cuda
@@ -338,12 +370,9 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
     rows, dw = (hi - lo) * op[LAYOUT.rows], ptr_add(grads, op[W])
     a, dz = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(deltas, op[Y] + lo * op[N_OUT])
-    gemm_tn(n_in, n_out, rows, a, n_in, dz, stride, 1, dw, n_out)
+    _add_products(n_in, n_out, rows, a, n_in, dz, stride, 1, dw)
     if op[LAYOUT.bias]:
-        db = ptr_add(dw, n_in * n_out)
-        for i in range(rows):
-            for j in range(n_out):
-                db[j] += dz[i * stride + j]
+        _add_rows(rows, n_out, dz, stride, 1, ptr_add(dw, n_in * n_out))
 
 
 @accumulate_gradient.cuda

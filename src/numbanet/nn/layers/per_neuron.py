@@ -183,7 +183,9 @@ class PerNeuron(Activation):
 
     def ops(self, shape: Shape) -> list[Op]:
         n, end, segments = len(self.activations), 0, []
-        neurons = [(ELEMENTWISE.index(type(a)), *(a.attrs or (0.0,))) for a in self.activations]
+        neurons = [
+            (ELEMENTWISE.index(type(a)), *(a.attrs(shape) or (0.0,))) for a in self.activations
+        ]
         for (code, slope), same in groupby(neurons):
             end += len(list(same))
             segments.append(SEGMENT.pack(code=code, end=end, slope=slope))

@@ -17,6 +17,11 @@ Gates stand in the order of PyTorch: i f g o and r u n. A layer lowers to
                   cell; for Bidirectional a second one that begins at the end
     States        the states of all steps, or that of the last one
 
+and where the state before the first step is not zero
+
+    InitialState  beside them, before the Recurrence: rows with what was there before the first step
+    CarriedState  behind it: the state after the last step, for the next batch (`stateful`)
+
 The slot of the first two has a row for each step, with the columns
 
     z or gates (gates · units) · c or q (units, LSTM and GRU) · h (units)
@@ -28,6 +33,10 @@ product over all samples and steps.
 
 Beyond the end of a sequence that is shorter than the input (LENGTHS in the context) gates, cells
 and states are zero, and so are their deltas: nothing is learned there.
+
+A row of InitialState has the columns of a step, of which only those of c (LSTM) and h are used: the
+*carried* ones, the last of a row. They are parameters, or come from the state of the batch before
+(STATE in the context).
 
 A cell is a pair of functions of one step, `value` and `vjp`, on vector registers or scalars; the
 kernels are made from them. For derivatives along a direction it has `tangent` and `second`, the
@@ -45,12 +54,14 @@ import numpy as np
 from numbanet.backend.elementary import sigmoid, tanh
 from numbanet.backend.intrinsics import (
     address,
+    as_pointer,
     brgemm_tn,
     const_like,
     div_u32,
     gemm,
     gemm_bias,
     gemm_nt,
+    gemm_tn,
     lanes,
     load,
     num_threads,
@@ -67,9 +78,13 @@ from numbanet.nn.layers.base import Layer, Shape
 from numbanet.nn.layers.dense import dense_op
 from numbanet.nn.regularizers import PENALTY
 from numbanet.plan.columns import (
+    AUX,
     N_OUT,
     N_WEIGHTS,
     SCRATCH,
+    STATE,
+    STATE_OFFSET,
+    STATE_SIZE,
     TANGENTS,
     Attrs,
     W,
@@ -80,14 +95,18 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.op import Op
 
-CELL = Attrs("units steps columns gates kept state width summed reverse")
+CELL = Attrs("units steps columns gates kept state width summed reverse carried initial")
 """
 units, steps          of the layer and of a sample
 columns               elements of a step in the slot
 gates, kept, state    the first column of z, of c or q, and of h, for this direction
 width, summed         columns of U, and how many of them are added to z; the others give q
 reverse               1 where the last step comes first
+carried               the first column of what a step hands to the next one
+initial               1 where a row at AUX stands before the first step, else zeros do
 """
+CARRY = Attrs("steps columns carried count")
+"""As in CELL; `count` is the number of carried columns, of all directions."""
 FORGET_GATE = 1
 """Its place among the gates of an LSTM."""
 BOTH = ("", "reverse_")
@@ -215,6 +234,21 @@ def _steps(op, s):
 
 
 @inline
+def _known(op, s):
+    """How many states there are before step number s: `units`, or none."""
+    return op[CELL.units] if s or op[CELL.initial] else 0
+
+
+@inline
+def _clear_carried(op, row):
+    """Set to zero what this direction hands on in a row."""
+    for j in range(op[CELL.units]):
+        row[op[CELL.state] + j] = const_like(row, 0)
+        if op[CELL.carried] <= op[CELL.kept] < op[CELL.state]:
+            row[op[CELL.kept] + j] = const_like(row, 0)
+
+
+@inline
 def _clear(op, row):
     """Set to zero what a step beyond the end of a sequence has in this direction."""
     units, zero = op[CELL.units], const_like(row, 0)
@@ -235,14 +269,16 @@ def _forward(op, params, grads, acts, deltas, lo, hi):
     for s in range(steps):
         t, t_before = _steps(op, s)
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-        known = units if s else 0
+        known, n_before = _known(op, s), n
+        if s == 0 and known:
+            y_before, n_before = ptr_add(acts, op[AUX] + lo * columns), columns
         h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
-        gemm(hi - lo, summed, known, h, n, u, width, 1, z, n)
+        gemm(hi - lo, summed, known, h, n_before, u, width, 1, z, n)
         if width > summed:
             q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
-            gemm_bias(hi - lo, width - summed, known, h, n, u_q, width, bias, 1, q, n)
+            gemm_bias(hi - lo, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
         for i in range(hi - lo):
-            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
             if t < sequence_length(op, lo + i, steps):
                 for j in range(0, units, lanes(acts)):
                     value(op, row, row_before, j, units - j, known - j)
@@ -265,10 +301,15 @@ def _backward(op, params, grads, acts, deltas, lo, hi):
         t, t_before = _steps(op, s)
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
         dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
-        known = units if s else 0
+        known, n_before = _known(op, s), n
+        if s == 0 and known:
+            y_before, n_before = ptr_add(acts, op[AUX] + lo * columns), columns
+            d_before = ptr_add(deltas, op[AUX] + lo * columns)
         for i in range(hi - lo):
-            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
-            d_row, d_row_before = ptr_add(dy, i * n), ptr_add(d_before, i * n)
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+            d_row, d_row_before = ptr_add(dy, i * n), ptr_add(d_before, i * n_before)
+            if s == 0 and known:
+                _clear_carried(op, d_row_before)
             if t < sequence_length(op, lo + i, steps):
                 for j in range(0, units, lanes(acts)):
                     vjp(op, row, row_before, d_row, d_row_before, j, units - j, known - j)
@@ -276,9 +317,9 @@ def _backward(op, params, grads, acts, deltas, lo, hi):
                 _clear(op, d_row)
         dz, dq = ptr_add(dy, op[CELL.gates]), ptr_add(dy, op[CELL.kept])
         dh = ptr_add(d_before, op[CELL.state])
-        gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n)
+        gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n_before)
         if width > summed:
-            gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n)
+            gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n_before)
 
 
 @inline
@@ -296,7 +337,9 @@ def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
         for s in range(steps):
             t, t_before = _steps(op, s)
             y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-            known = units if s else 0
+            known = _known(op, s)
+            if s == 0 and known:
+                y_before = ptr_add(acts, op[AUX] + i * columns)
             for c in range(width):
                 total = const_like(acts, 0)
                 if c < summed:
@@ -327,7 +370,11 @@ def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
             t, t_before = _steps(op, s)
             y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
             dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
-            known = units if s else 0
+            known = _known(op, s)
+            if s == 0 and known:
+                y_before = ptr_add(acts, op[AUX] + i * columns)
+                d_before = ptr_add(deltas, op[AUX] + i * columns)
+                _clear_carried(op, d_before)
             if t < sequence_length(op, i, steps):
                 for j in range(units):
                     vjp(op, y, y_before, dy, d_before, j, units - j, known - j)
@@ -371,9 +418,28 @@ def _pairs(op):
     return 0, op[CELL.columns]
 
 
+@inline
+def _first_row(op, i):
+    """Where the row of the first step of sample i begins."""
+    first = op[CELL.steps] - 1 if op[CELL.reverse] else 0
+    return op[Y] + i * op[N_OUT] + first * op[CELL.columns]
+
+
+@inline
+def _accumulate_first(op, acts, deltas, lo, hi, du):
+    """dU += Σ h'ᵀ dz of the first step, where h' is the initial state."""
+    units, width, summed, n = op[CELL.units], op[CELL.width], op[CELL.summed], op[N_OUT]
+    columns, dy = op[CELL.columns], ptr_add(deltas, _first_row(op, lo))
+    h, dz = ptr_add(acts, op[AUX] + lo * columns + op[CELL.state]), ptr_add(dy, op[CELL.gates])
+    gemm_tn(units, summed, hi - lo, h, columns, dz, n, 1, du, width)
+    if width > summed:
+        dq, du_q = ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
+        gemm_tn(units, width - summed, hi - lo, h, columns, dq, n, 1, du_q, width)
+
+
 @kernel
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
-    """dU += Σ h'ᵀ dz over samples lo ≤ i < hi and all steps but the first; db_n += Σ dq
+    """dU += Σ h'ᵀ dz over samples lo ≤ i < hi and all steps that have an h'; db_n += Σ dq
 
     grads[W] added to
     """
@@ -384,6 +450,8 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     dy = ptr_add(deltas, op[Y] + lo * n + to_row)
     dz = ptr_add(dy, op[CELL.gates])
     brgemm_tn(units, summed, steps - 1, hi - lo, h, columns, n, dz, columns, n, 1, du, width)
+    if op[CELL.initial]:
+        _accumulate_first(op, acts, deltas, lo, hi, du)
     if width > summed:
         rest, dq, du_q = width - summed, ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
         brgemm_tn(units, rest, steps - 1, hi - lo, h, columns, n, dq, columns, n, 1, du_q, width)
@@ -406,6 +474,10 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
                 h, dz = i + from_row + op[CELL.state] + k, i + to_row + _u_column(op, c)
                 for t in range(0, (steps - 1) * columns, columns):
                     total += acts[h + t] * deltas[dz + t]
+                if op[CELL.initial]:
+                    sample = lo + div_u32(i - op[Y] - lo * n, n)
+                    h = op[AUX] + sample * columns + op[CELL.state] + k
+                    total += acts[h] * deltas[_first_row(op, sample) + _u_column(op, c)]
             else:
                 for t in range(0, steps * columns, columns):
                     total += deltas[i + t + op[CELL.kept] + c]
@@ -525,13 +597,23 @@ second: Any = None
 
 
 @inline
-def _add_product(op, rows, known, before, u, y):
+def _before(op, memory, i, s):
+    """(row of sample i before step number s, elements from one sample's to the next)"""
+    columns = op[CELL.columns]
+    if s == 0 and op[CELL.initial]:
+        return ptr_add(memory, op[AUX] + i * columns), columns
+    _, t = _steps(op, s)
+    return ptr_add(memory, op[Y] + i * op[N_OUT] + t * columns), op[N_OUT]
+
+
+@inline
+def _add_product(op, rows, known, before, n_before, u, y):
     """z += h' U and q += h' U_n, for some samples of a step; h' has `known` elements"""
     width, summed, n = op[CELL.width], op[CELL.summed], op[N_OUT]
-    h, z, q = ptr_add(before, op[CELL.state]), ptr_add(y, op[CELL.gates]), op[CELL.kept]
-    gemm(rows, summed, known, h, n, u, width, 1, z, n)
+    h, z, q = ptr_add(before, op[CELL.state]), ptr_add(y, op[CELL.gates]), ptr_add(y, op[CELL.kept])
+    gemm(rows, summed, known, h, n_before, u, width, 1, z, n)
     if width > summed:
-        gemm(rows, width - summed, known, h, n, ptr_add(u, summed), width, 1, ptr_add(y, q), n)
+        gemm(rows, width - summed, known, h, n_before, ptr_add(u, summed), width, 1, q, n)
 
 
 def _tangent(op, params, grads, acts, deltas, lo, hi):
@@ -543,21 +625,21 @@ def _tangent(op, params, grads, acts, deltas, lo, hi):
     units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
     steps, columns, with_params = op[CELL.steps], op[CELL.columns], address(grads) != 0
     n, u, u_dot = op[N_OUT], ptr_add(params, op[W]), ptr_add(grads, op[W])
-    block, t_block = ptr_add(acts, op[Y] + lo * n), ptr_add(deltas, op[Y] + lo * n)
     for s in range(steps):
-        t, t_before = _steps(op, s)
-        y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-        ty, ty_before = ptr_add(t_block, t * columns), ptr_add(t_block, t_before * columns)
-        known = units if s else 0
-        _add_product(op, hi - lo, known, ty_before, u, ty)
+        (t, _), known = _steps(op, s), _known(op, s)
+        first = op[Y] + lo * n + t * columns
+        y, ty = ptr_add(acts, first), ptr_add(deltas, first)
+        y_before, n_before = _before(op, acts, lo, s)
+        ty_before, _ = _before(op, deltas, lo, s)
+        _add_product(op, hi - lo, known, ty_before, n_before, u, ty)
         if with_params:
-            _add_product(op, hi - lo, known, y_before, u_dot, ty)
+            _add_product(op, hi - lo, known, y_before, n_before, u_dot, ty)
             for i in range(hi - lo):
                 for j in range(width - summed):
                     ty[i * n + op[CELL.kept] + j] += u_dot[op[N_WEIGHTS] + j]
         for i in range(hi - lo):
-            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n)
-            t_row, t_row_before = ptr_add(ty, i * n), ptr_add(ty_before, i * n)
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+            t_row, t_row_before = ptr_add(ty, i * n), ptr_add(ty_before, i * n_before)
             if t < sequence_length(op, lo + i, steps):
                 for j in range(0, units, lanes(acts)):
                     tangent(op, row, row_before, t_row, t_row_before, j, units - j, known - j)
@@ -576,17 +658,20 @@ def _second_backward(op, params, grads, acts, deltas, lo, hi):
     n, u_t, u_dot = op[N_OUT], ptr_add(acts, op[SCRATCH]), ptr_add(grads, op[W])
     u_q, with_params = ptr_add(u_t, summed * units), address(grads) != 0
     transpose(units, width, ptr_add(params, op[W]), width, u_t, units)
-    block, d_block = ptr_add(acts, op[Y] + lo * n), ptr_add(deltas, op[Y] + lo * n)
     for s in range(steps - 1, -1, -1):
-        t, t_before = _steps(op, s)
-        y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-        dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
-        known = units if s else 0
+        (t, _), known = _steps(op, s), _known(op, s)
+        first = op[Y] + lo * n + t * columns
+        y, dy = ptr_add(acts, first), ptr_add(deltas, first)
+        y_before, n_before = _before(op, acts, lo, s)
+        d_before, _ = _before(op, deltas, lo, s)
         for i in range(hi - lo):
-            row, last = ptr_add(y, i * n), ptr_add(y_before, i * n)
-            d_row, d_last = ptr_add(dy, i * n), ptr_add(d_before, i * n)
+            row, last = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+            d_row, d_last = ptr_add(dy, i * n), ptr_add(d_before, i * n_before)
             t_row, t_last = ptr_add(row, tangents), ptr_add(last, tangents)
             td_row, td_last = ptr_add(d_row, tangents), ptr_add(d_last, tangents)
+            if s == 0 and known:
+                _clear_carried(op, d_last)
+                _clear_carried(op, td_last)
             if t < sequence_length(op, lo + i, steps):
                 for j in range(0, units, lanes(acts)):
                     k, m = units - j, known - j
@@ -597,29 +682,27 @@ def _second_backward(op, params, grads, acts, deltas, lo, hi):
                 _clear(op, td_row)
         for shift in (0, tangents):
             dz, dh = ptr_add(dy, shift + op[CELL.gates]), ptr_add(d_before, shift + op[CELL.state])
-            gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n)
+            gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n_before)
             if width > summed:
                 dq = ptr_add(dy, shift + op[CELL.kept])
-                gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n)
+                gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n_before)
         if with_params:
             dz, dh = ptr_add(dy, op[CELL.gates]), ptr_add(d_before, tangents + op[CELL.state])
-            gemm_nt(hi - lo, known, summed, dz, n, u_dot, width, 1, dh, n)
+            gemm_nt(hi - lo, known, summed, dz, n, u_dot, width, 1, dh, n_before)
             if width > summed:
                 dq, u_dot_q = ptr_add(dy, op[CELL.kept]), ptr_add(u_dot, summed)
-                gemm_nt(hi - lo, known, width - summed, dq, n, u_dot_q, width, 1, dh, n)
+                gemm_nt(hi - lo, known, width - summed, dq, n, u_dot_q, width, 1, dh, n_before)
 
 
 def _tangent_cuda(op, params, grads, acts, deltas, lo, hi):
     units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
     steps, columns, with_params = op[CELL.steps], op[CELL.columns], address(grads) != 0
     for i in range(lo + thread_rank(), hi, num_threads()):
-        block = ptr_add(acts, op[Y] + i * op[N_OUT])
-        t_block = ptr_add(deltas, op[Y] + i * op[N_OUT])
         for s in range(steps):
-            t, t_before = _steps(op, s)
-            y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-            ty, ty_before = ptr_add(t_block, t * columns), ptr_add(t_block, t_before * columns)
-            known = units if s else 0
+            (t, _), known = _steps(op, s), _known(op, s)
+            first = op[Y] + i * op[N_OUT] + t * columns
+            y, ty = ptr_add(acts, first), ptr_add(deltas, first)
+            (y_before, _), (ty_before, _) = _before(op, acts, i, s), _before(op, deltas, i, s)
             for c in range(width):
                 total = ty[_u_column(op, c)]
                 for k in range(known):
@@ -641,15 +724,16 @@ def _second_backward_cuda(op, params, grads, acts, deltas, lo, hi):
     units, width, steps = op[CELL.units], op[CELL.width], op[CELL.steps]
     columns, tangents, with_params = op[CELL.columns], context(op, TANGENTS), address(grads) != 0
     for i in range(lo + thread_rank(), hi, num_threads()):
-        block = ptr_add(acts, op[Y] + i * op[N_OUT])
-        d_block = ptr_add(deltas, op[Y] + i * op[N_OUT])
         for s in range(steps - 1, -1, -1):
-            t, t_before = _steps(op, s)
-            y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
-            dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
+            (t, _), known = _steps(op, s), _known(op, s)
+            first = op[Y] + i * op[N_OUT] + t * columns
+            y, dy = ptr_add(acts, first), ptr_add(deltas, first)
+            (y_before, _), (d_before, _) = _before(op, acts, i, s), _before(op, deltas, i, s)
             ty, ty_before = ptr_add(y, tangents), ptr_add(y_before, tangents)
             tdy, td_before = ptr_add(dy, tangents), ptr_add(d_before, tangents)
-            known = units if s else 0
+            if s == 0 and known:
+                _clear_carried(op, d_before)
+                _clear_carried(op, td_before)
             if t < sequence_length(op, i, steps):
                 for j in range(units):
                     k, m = units - j, known - j
@@ -705,17 +789,19 @@ gru_tangent, gru_second_backward = _make_tangent_kernels("gru", _gru_tangent, _g
 
 @kernel
 def second_gradient(op, params, grads, acts, deltas, lo, hi):
-    """dU += Σ ḣ'ᵀ dz over samples lo ≤ i < hi and all steps but the first
+    """dU += Σ ḣ'ᵀ dz over samples lo ≤ i < hi and all steps that have an h'
 
     grads[W] added to
     """
     units, width, summed, n = op[CELL.units], op[CELL.width], op[CELL.summed], op[N_OUT]
     columns, steps, du = op[CELL.columns], op[CELL.steps], ptr_add(grads, op[W])
-    from_row, to_row = _pairs(op)
-    h = ptr_add(acts, context(op, TANGENTS) + op[Y] + lo * n + from_row + op[CELL.state])
+    (from_row, to_row), tangents = _pairs(op), ptr_add(acts, context(op, TANGENTS))
+    h = ptr_add(tangents, op[Y] + lo * n + from_row + op[CELL.state])
     dy = ptr_add(deltas, op[Y] + lo * n + to_row)
     dz, rest = ptr_add(dy, op[CELL.gates]), width - summed
     brgemm_tn(units, summed, steps - 1, hi - lo, h, columns, n, dz, columns, n, 1, du, width)
+    if op[CELL.initial]:
+        _accumulate_first(op, tangents, deltas, lo, hi, du)
     if rest:
         dq, du_q = ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
         brgemm_tn(units, rest, steps - 1, hi - lo, h, columns, n, dq, columns, n, 1, du_q, width)
@@ -733,7 +819,75 @@ def second_gradient(op, params, grads, acts, deltas, lo, hi):
             h, dz = tangents + i + from_row + op[CELL.state] + k, i + to_row + _u_column(op, c)
             for t in range(0, (steps - 1) * columns, columns):
                 total += acts[h + t] * deltas[dz + t]
+            if op[CELL.initial]:
+                sample = lo + div_u32(i - op[Y] - lo * n, n)
+                h = tangents + op[AUX] + sample * columns + op[CELL.state] + k
+                total += acts[h] * deltas[_first_row(op, sample) + _u_column(op, c)]
         grads[op[W] + e] += total
+
+
+# --- the state before the first step, and after the last ----------------------------------------
+
+
+@kernel(independent=True)
+def trained_state(op, params, grads, acts, deltas, lo, hi):
+    """The carried columns of acts[y] = the parameters, for samples lo ≤ i < hi"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            acts[y + j] = params[op[W] + j]
+
+
+@kernel
+def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
+    """The sum of the carried columns of deltas[y] over samples        grads[W] added to"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            grads[op[W] + j] += deltas[y + j]
+
+
+@trained_state_gradient.cuda
+def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
+    for j in range(thread_rank(), op[CARRY.count], num_threads()):
+        for i in range(lo, hi):
+            y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+            grads[op[W] + j] += deltas[y + j]
+
+
+@kernel(independent=True)
+def state_tangent(op, params, grads, acts, deltas, lo, hi):
+    """0, as an initial state does not depend on the input        carried columns of deltas[y]"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            deltas[y + j] = const_like(deltas, 0)
+
+
+@inline
+def _state_of(op, acts, i):
+    """Where the state of sample i of the batch begins."""
+    place = i * context(op, STATE_SIZE) + op[STATE_OFFSET]
+    return ptr_add(as_pointer(context(op, STATE), acts), place)
+
+
+@kernel(independent=True)
+def read_state(op, params, grads, acts, deltas, lo, hi):
+    """The carried columns of acts[y] = the state, or 0 where there is none"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            acts[y + j] = _state_of(op, acts, i)[j] if context(op, STATE) else const_like(acts, 0)
+
+
+@kernel(independent=True)
+def write_state(op, params, grads, acts, deltas, lo, hi):
+    """The state = the carried columns of the step that came last, in acts[y]"""
+    for i in range(lo if context(op, STATE) else hi, hi):
+        last = sequence_length(op, i, op[CARRY.steps]) - 1
+        y = op[Y] + i * op[N_OUT] + last * op[CARRY.columns] + op[CARRY.carried]
+        for j in range(op[CARRY.count]):
+            _state_of(op, acts, i)[j] = acts[y + j]
 
 
 # --- the states that the next layer sees --------------------------------------------------------
@@ -806,8 +960,12 @@ class Recurrent(Layer):
     recurrent_initializer   of U (units, gates · units), by default orthogonal
     bias_initializer        of b (gates · units,), by default zeros, and 1 for the forget gate
     penalty            L1(…), L2(…) or a list of them, on W and U and not on the bias
-    Initialisers draw gate by gate. The state before the first step is zero. Raises ValueError for
-    an input that is not a sequence.
+    initial_state      the state before the first step: "zeros", or "trained": parameters
+                       `initial_h`, and `initial_c` of an LSTM
+    stateful           True: the state after the last step is the one before the first step of the
+                       sample at the same place of the next batch, until `network.reset_state()`;
+                       its derivative ends there (truncated back-propagation)
+    Initialisers draw gate by gate. Raises ValueError for an input that is not a sequence.
     """
 
     units: Annotated[int, Count()]
@@ -817,6 +975,8 @@ class Recurrent(Layer):
     recurrent_initializer: Annotated[Any, INITIALIZER] = "orthogonal"
     bias_initializer: Annotated[Any, INITIALIZER] = None
     penalty: Annotated[Any, PENALTY] = None
+    initial_state: Annotated[str, Choice(("zeros", "trained"))] = "zeros"
+    stateful: Annotated[bool, Flag()] = False
 
     gates: ClassVar[int] = 1
     """Blocks of columns in W and U."""
@@ -825,6 +985,21 @@ class Recurrent(Layer):
     instead, `recurrent_bias`."""
     kept: ClassVar[int] = 0
     """Blocks of columns in the slot besides the gates and h."""
+    carries: ClassVar[tuple[str, ...]] = ("h",)
+    """What a step hands to the next one, in the order of the columns."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stateful and self.reverse:
+            raise ValueError(
+                f"{type(self).__name__}: reverse=True ends with the first step, which the next "
+                "batch cannot go on from; a stateful layer begins with it"
+            )
+        if self.stateful and self.initial_state != "zeros":
+            raise ValueError(
+                f"{type(self).__name__}: a stateful layer goes on from the state of the batch "
+                "before, and initial_state='trained' begins every sequence anew; choose one"
+            )
 
     def output_shape(self, shape: Shape) -> Shape:
         return self.direction_shape(shape, 1)
@@ -877,6 +1052,9 @@ class Recurrent(Layer):
             "weights": (shape[1], len(prefixes) * width),
             "bias": (len(prefixes) * width,),
         }
+        if self.initial_state == "trained":
+            for name in self.carries:
+                shapes |= {f"{prefix}initial_{name}": (self.units,) for prefix in prefixes}
         for prefix in prefixes:
             shapes[f"{prefix}recurrent_weights"] = (self.units, width)
             if self.summed < self.gates:
@@ -904,6 +1082,10 @@ class Recurrent(Layer):
         states = 0 if overlay else directions * (self.gates + self.kept) * units
         columns = states + directions * units
         ops = [dense_op(n_in, directions * width, True, steps, columns)]
+        count = len(self.carries) * directions * units
+        carry = CARRY.pack(steps=steps, columns=columns, carried=columns - count, count=count)
+        before = self._initial_state(steps * columns, columns, carry)
+        ops += [before] if before else []
         for d in range(directions):
             attrs = CELL.pack(
                 units=units,
@@ -915,8 +1097,13 @@ class Recurrent(Layer):
                 width=width,
                 summed=self.summed * units,
                 reverse=int(self.reverse) ^ d,
+                carried=columns - count,
+                initial=int(before is not None),
             )
-            ops.append(self._recurrence(steps, columns, attrs))
+            ops.append(self._recurrence(steps, columns, attrs, before))
+        if self.stateful:
+            options: dict[str, Any] = {"in_place": True, "aux": before, "attrs": carry}
+            ops.append(Op("CarriedState", 0, steps * columns, write_state, **options))
         attrs = STATES.pack(
             units=units,
             steps=steps,
@@ -941,7 +1128,22 @@ class Recurrent(Layer):
         )
         return ops
 
-    def _recurrence(self, steps: int, columns: int, attrs: tuple) -> Op:
+    def _initial_state(self, n_in: int, columns: int, attrs: tuple) -> Op | None:
+        """The op of the rows before the first step, None where these are zero."""
+        count = attrs[CARRY.count - CARRY.steps]
+        options: dict[str, Any] = {"side_output": True, "side_delta": True, "attrs": attrs}
+        options |= {"linear": True, "tangent": state_tangent}
+        if self.stateful:
+            return Op("InitialState", n_in, columns, read_state, state=count, **options)
+        if self.initial_state == "zeros":
+            return None
+        options |= {"param_rows": count, "param_cols": 1}
+        gradient = trained_state_gradient
+        return Op(
+            "InitialState", n_in, columns, trained_state, accumulate_gradient=gradient, **options
+        )
+
+    def _recurrence(self, steps: int, columns: int, attrs: tuple, before: Op | None) -> Op:
         (forward, backward), (tangent, second_backward) = self.kernels(), self.tangent_kernels()
         units, width = self.units, self.gates * self.units
         return Op(
@@ -955,6 +1157,7 @@ class Recurrent(Layer):
             second_backward=second_backward,
             second_gradient=second_gradient,
             in_place=True,
+            aux=before,
             param_rows=width + self.gates - self.summed,
             param_cols=units,
             n_weights=units * width,
@@ -991,7 +1194,7 @@ class LSTM(Recurrent):
     The bias of the forget gate begins at 1. The arguments are those of Recurrent.
     """
 
-    gates, summed, kept = 4, 4, 1
+    gates, summed, kept, carries = 4, 4, 1, ("c", "h")
 
     def initial_bias(self) -> tuple:
         gates = list(super().initial_bias())
@@ -1031,12 +1234,20 @@ class Bidirectional(Layer):
     """A recurrent layer that reads a sequence in both directions: twice as many outputs.
 
     layer   RNN(…), LSTM(…) or GRU(…): its states, then those of a second one that begins at the
-            other end
+            other end; not a stateful one
     The parameters of the second one are `reverse_recurrent_weights` and, for a GRU,
     `reverse_recurrent_bias`; in weights and bias its columns follow those of the first.
     """
 
     layer: Annotated[Any, By(_recurrent)]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.layer.stateful:
+            raise ValueError(
+                "Bidirectional: its second direction begins at the end, which the next batch "
+                "cannot go on from; take a layer that is not stateful"
+            )
 
     @property
     def penalty(self):
