@@ -305,6 +305,25 @@ def test_a_loop_of_gradients_and_updates_is_fit(name, dtype):
     close(state, nets[0].optimizer_state, 1e-12 if dtype == "float64" else 1e-5)
 
 
+@pytest.mark.parametrize("name", ["two dense layers", "conv after conv", "gru"])
+def test_a_loop_of_vjp_and_updates_is_fit(name):
+    """With the derivative of the loss, ½ |outputs − y|², taken by the caller."""
+    example, batches = example_named(name), 3
+    nets = [network(example, LOSS) for _ in range(2)]
+    x, y = inputs(example, 4 * batches), targets(LOSS, 4 * batches)
+    recipe = {"loss": "quadratic", "optimizer": "adam", "batch_size": 4, "shuffle": False}
+    nets[0].fit(x, y, epochs=2, verbose=0, **recipe)
+    model, params, out = nets[1].handle(rows=4, optimizer="adam"), nets[1].memory.copy(), y[:4] * 0
+    state, work, none = np.zeros(c.state_size(model)), work_for(model), np.zeros(0)
+    for t in range(2 * batches):
+        batch = slice(4 * (t % batches), 4 * (t % batches) + 4)
+        grads = np.zeros(nets[1].parameters.size)
+        c.forward(model, params, x[batch], out, work)
+        c.vjp(model, params, x[batch], (out - y[batch]) / 4, grads, none, work)
+        c.update(model, params, grads, state, t + 1)
+    close(params[: grads.size], nets[0].parameters, 1e-12)
+
+
 def test_vjp_jvp_and_hvp_agree_with_pytorch():
     torch = pytest.importorskip("torch")
     net = nn.Sequential(
