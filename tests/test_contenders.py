@@ -17,6 +17,7 @@ SMALLER = {
     "gru-64": ((5, 28), (("gru", 6), ("dense", 10, "softmax"))),
     "gru-32": ((9, 8), (("gru", 4), ("dense", 1, ""))),
     "one-lstm-64": ((5, 28), (("lstm", 6), ("dense", 10, "softmax"))),
+    "one-gru-64": ((5, 28), (("gru", 6), ("dense", 10, "softmax"))),
     "784-30-10": ((28,), (("dense", 4, "sigmoid"), ("dense", 10, "sigmoid"))),
 }
 """Shape of a sample and layers of lines that stand for the others of their kind."""

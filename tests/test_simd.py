@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from numbanet.backend import intrinsics
-from numbanet.backend.intrinsics import data_pointer, ptr_add
-from numbanet.backend.intrinsics.gemm import brgemm_strided
+from numbanet.backend.intrinsics import VECTOR_BYTES, data_pointer, ptr_add
+from numbanet.backend.intrinsics.gemm import NR_GEMV, brgemm_strided
 from numbanet.backend.jit import entry_point
 from numbanet.nn import data
 
@@ -110,6 +110,15 @@ def test_every_small_size_is_right_and_stays_within_its_edges(m, dtype):
     for n in range(1, 41):
         check(m, n, 1 + (7 * m + 3 * n) % 11, 1, 0, dtype)
         check(m, n, 1 + (5 * m + n) % 9, 1, 1, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", range(1, 2 * NR_GEMV + 1))
+def test_a_single_row_of_any_width_is_right(width, dtype):
+    vector = VECTOR_BYTES // np.dtype(dtype).itemsize
+    for n in (width * vector - 1, width * vector, width * vector + 1):
+        check(1, n, 5, 1, 0, dtype)
+        check(1, n, 4, 2, 1, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

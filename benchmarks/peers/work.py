@@ -106,7 +106,7 @@ LENET = (
 )
 WIDE = (("dense", 100, "relu"), ("dense", 10, "softmax"))
 SMALL = (("dense", 64, "tanh"), ("dense", 64, "tanh"), ("dense", 1, ""))
-LSTM = (("lstm", 64), ("dense", 10, "softmax"))
+LSTM, GRU = (((kind, 64), ("dense", 10, "softmax")) for kind in RECURRENT)
 
 
 def _train(name, title, data, shape, layers, loss, optimizer, batch, asked):
@@ -266,7 +266,7 @@ LINES = (
         "GRU of 64 units, 28 steps of 28, Adam, batch 64",
         "mnist",
         ROWS,
-        (("gru", 64), ("dense", 10, "softmax")),
+        GRU,
         "cross_entropy",
         ("adam", 1e-3),
         64,
@@ -320,6 +320,7 @@ LINES = (
     _predict("one", "784-100-10", "mnist", (784,), WIDE, 1.3),
     _predict("one", "lenet5", "mnist", IMAGE, LENET, 2),
     _predict("one", "lstm-64", "mnist", ROWS, LSTM, 3),
+    _predict("one", "gru-64", "mnist", ROWS, GRU, 3),
     _predict("many", "8-64-64-1", "regression", (8,), SMALL, 1.5),
     _predict("many", "784-100-10", "mnist", (784,), WIDE, 1.2),
     _predict("many", "lenet5", "mnist", IMAGE, LENET, 2.2),

@@ -165,6 +165,7 @@ def test_what_a_thread_cannot_do_is_refused_by_name():
         ("update", "optimizer="),
         ("pullback", "a thread keeps nothing between two calls: take vjp"),
         ("initialize", r"on the CPU, by numbanet\.compiled\.initialize"),
+        ("step", "a thread reads whole sequences"),
         ("check", "compare the sizes before the launch"),
         ("work_size", "local memory"),
     ):
@@ -174,6 +175,8 @@ def test_what_a_thread_cannot_do_is_refused_by_name():
         model.forwards  # noqa: B018
     with pytest.raises(ValueError, match="has no second derivative"):
         net.handle(device="cuda", hvp=True)
+    with pytest.raises(ValueError, match=r'step=True is for device="cpu"'):
+        nn.Sequential([nn.GRU(3)], (4, 2)).handle(device="cuda", step=True)
     with pytest.raises(ValueError, match="take fewer rows"):
         net.handle(device="cuda", rows=100_000)
     with pytest.raises(ValueError, match='device is "cpu" or "cuda"'):

@@ -46,6 +46,7 @@ MISSING = {
     "loss_gradient": "make it with loss=…",
     "update": "make it with optimizer=…",
     "pullback": "a thread keeps nothing between two calls: take vjp",
+    "step": "a thread reads whole sequences, by forward",
     "initialize": "draw the parameters on the CPU, by numbanet.compiled.initialize",
     "check": "a GPU cannot raise: compare the sizes before the launch",
     "work_size": "a thread's work memory is its local memory",
@@ -74,8 +75,21 @@ class CudaHandle:
     """
 
     def __init__(
-        self, network, *, optimizer=None, loss=None, rows=1, gradient=True, jvp=False, hvp=False
+        self,
+        network,
+        *,
+        optimizer=None,
+        loss=None,
+        rows=1,
+        gradient=True,
+        jvp=False,
+        hvp=False,
+        step=False,
     ):
+        if step:
+            raise ValueError(
+                'step=True is for device="cpu": a thread of a GPU reads whole sequences, by forward'
+            )
         driver.require_gpu()
         programs = make_programs(network, loss, rows, gradient, jvp, hvp, "thread")
         self.n_local = max(one.work_size for one in programs.values())

@@ -8,7 +8,8 @@ threads share it. Offsets are counted from its beginning, so a copy serves as we
 
 A *program* is a plan for `rows` samples in one micro-batch, lowered for the target "embedded". Its
 steps are the plan's schedule with the kernels' addresses in them. `forward` and `vjp` run the
-program `prediction`, `loss_gradient` runs `loss`, `jvp` and `hvp` run `tangents`.
+program `prediction`, `loss_gradient` runs `loss`, `jvp` and `hvp` run `tangents`, `step` the
+program of its name.
 
 Tangents. Acts and deltas have tangents: their derivatives along the direction that the caller gives
 for the inputs and the parameters. They lie a fixed distance behind, so that a verb works on them
@@ -34,10 +35,11 @@ import numpy as np
 from numbanet.backend.cache import source_hash
 from numbanet.backend.intrinsics import PROCESS_TOKEN
 from numbanet.io import validation
-from numbanet.network.built_layer import initializers
+from numbanet.network.built_layer import initializers, step_ops
 from numbanet.nn import data
 from numbanet.nn.initializers import Columns, Initializer, resolve
 from numbanet.nn.layers.base import size
+from numbanet.nn.layers.recurrent import Recurrent
 from numbanet.nn.optimizers import Optimizer
 from numbanet.nn.optimizers import optimizer as resolve_optimizer
 from numbanet.nn.schedules import Schedule
@@ -61,7 +63,8 @@ from numbanet.plan.plan import Plan
 
 HEADER = Attrs(
     "magic token itemsize rows n_in n_out n_params n_needed n_memory work_size has_vjp has_drow "
-    "has_hvp scales_targets n_state begin_step update n_initial initial prediction loss tangents",
+    "has_hvp scales_targets n_state begin_step update n_initial initial n_carried n_step_in "
+    "n_step_out n_starts starts prediction loss tangents step",
     first=0,
 )
 """Columns of the header.
@@ -81,7 +84,10 @@ scales_targets          whether the outputs are brought to the unit of scaled ta
 n_state                 elements of the optimiser's state
 begin_step, update      addresses of the optimiser's kernels, or 0
 n_initial, initial      blocks of parameters, and the offset of what they are drawn from, or 0
-prediction, loss, tangents   offsets of the programs, or 0
+n_carried               elements of the state of a sequence
+n_step_in, n_step_out   elements of a step of the inputs, and of what it gives
+n_starts, starts        parts of that state that begin with parameters, and the offset of them
+prediction, loss, tangents, step   offsets of the programs, or 0
 """
 MAGIC = int(source_hash()[:15], 16)
 """The version of numbanet: compiled code that the user keeps on disk has it as a constant."""
@@ -127,6 +133,9 @@ INITIAL = Attrs("kind offset rows columns stride a b", first=0)
 """Columns of a block of parameters: what `distribution` says of it (nn/initializers.py), where it
 begins, its shape as a matrix and the distance between its rows; a and b are floats."""
 INITIAL_SIZE = len(INITIAL)
+START = Attrs("place offset n", first=0)
+"""Columns of a part of a state: its place there, the offset of its parameters, its elements."""
+START_SIZE = len(START)
 PADDING = 16
 """Elements behind each memory, which a vector store may touch masked."""
 
@@ -140,14 +149,19 @@ def make_handle(
     gradient: bool = True,
     jvp: bool = False,
     hvp: bool = False,
+    step: bool = False,
 ) -> np.ndarray:
     """Return a handle, int64 (n); see Sequential.handle."""
     programs = make_programs(network, loss, rows, gradient, jvp, hvp)
+    if step:
+        programs["step"] = Program(_step_plan(network, rows))
     optimizer_rows, n_state, kernels = optimizer_kernels(optimizer, network)
     update, begin_step = (one.address(network.dtype) if one else 0 for one in kernels)
     arrays = _initial(network)
     integers = [one.integers(network.dtype) for one in programs.values()]
     places = np.cumsum([OPTIMIZER + OPTIMIZER_SIZE, *map(len, integers)]).tolist()
+    drawn = [value for row in arrays or () for value in row]
+    step_columns, starts = _step_columns(network, programs.get("step"), places[-1] + len(drawn))
     header = HEADER.pack(
         magic=MAGIC,
         token=PROCESS_TOKEN,
@@ -168,11 +182,11 @@ def make_handle(
         update=update,
         n_initial=len(arrays or []),
         initial=0 if arrays is None else places[-1],
-        **{"loss": 0, "tangents": 0} | dict(zip(programs, places, strict=False)),
+        **{"loss": 0, "tangents": 0, "step": 0} | dict(zip(programs, places, strict=False)),
+        **step_columns,
     )
-    handle = np.concatenate(
-        [np.array(header, np.int64), optimizer_rows, *integers, *(arrays or [])]
-    )
+    rest = np.array([*drawn, *starts], np.int64)
+    handle = np.concatenate([np.array(header, np.int64), optimizer_rows, *integers, rest])
     called = [step.kernel for one in programs.values() for step in one.steps]
     weakref.finalize(handle, list, [*kernels, *called])  # the handle keeps its kernels
     return handle
@@ -222,6 +236,44 @@ def _initial(network) -> list[tuple] | None:
                 )
             offset += size(shape)
     return rows
+
+
+def _step_plan(network, rows: int) -> Plan:
+    """The plan of `step`: one step of each of the rows, whose state the caller keeps."""
+    ops = [
+        data.inputs(size(network.input_shape[1:]), network.dtype),
+        *step_ops(network.layers),
+        *network.output_ops()[:-1],
+    ]
+    return _lower(network, ops, rows, False, False, "embedded")
+
+
+def _step_columns(network, program, place: int) -> tuple[dict[str, int], list[int]]:
+    """(the header's columns for `step`, rows of START) of its program, or of None.
+
+    place   where the rows of START begin
+    """
+    columns = dict.fromkeys(("n_carried", "n_step_in", "n_step_out", "n_starts", "starts"), 0)
+    starts: list[int] = []
+    if program is None:
+        return columns, starts
+    n_carried = 0
+    for built in network.layers:
+        if not isinstance(built.layer, Recurrent):
+            continue
+        offset = built.offset
+        names = [f"initial_{name}" for name in built.layer.carries]
+        for name, shape in built.shapes.items():
+            if name in names:
+                at = n_carried + names.index(name) * built.layer.units
+                starts += START.pack(place=at, offset=offset, n=built.layer.units)
+            offset += size(shape)
+        n_carried += len(names) * built.layer.units
+    columns["n_carried"], columns["starts"] = n_carried, place
+    columns["n_starts"] = len(starts) // START_SIZE
+    columns["n_step_in"] = size(network.input_shape[1:])
+    columns["n_step_out"] = size(network.output_shape) // (network.output_steps or 1)
+    return columns, starts
 
 
 def prediction_plan(

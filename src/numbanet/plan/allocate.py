@@ -12,6 +12,9 @@ from numbanet.plan.op import Op
 L2_ELEMENTS = 131072
 """Elements that a micro-batch may fill in all slots together: half of a level-2 cache of 1 MiB."""
 MAX_MICRO_BATCH = 64
+MIN_ROWS = 16
+"""Samples of a micro-batch where every step of a sequence is a product over them, if one step fits:
+two tiles of the micro-kernel."""
 
 
 @dataclass(eq=False)
@@ -19,13 +22,14 @@ class Slot:
     """The output of an op in memory.
 
     Holds the elements per sample, whether the batch is kept and a derivative needed, which op wrote
-    it and which one reads it last.
+    it and which one reads it last. `parts`, as in Op, is how many of them a sample is worked on in.
     """
 
     size: int
     whole_batch: bool
     has_delta: bool
     born: int
+    parts: int = 1
     last_reader: int = -1
     offset: int = -1
 
@@ -43,6 +47,8 @@ def allocate_slots(ops: list[Op], first_trained: int, train: bool):
             has_delta = train and k >= first_trained and (op.side_delta or not op.side_output)
             out = Slot(op.n_out, op.side_output, has_delta, born=k)
             slots.append(out)
+        if out is not None:
+            out.parts = max(out.parts, op.parts)
         places.append((chain if op.n_in else None, out))
         if op.n_in and chain is not None:
             chain.last_reader = k
@@ -63,6 +69,9 @@ def allocate_slots(ops: list[Op], first_trained: int, train: bool):
 def micro_batch(slots: list[Slot], batch: int) -> int:
     """The size of a micro-batch: samples that a thread processes at a time."""
     fits = L2_ELEMENTS // max(1, sum(slot.size for slot in slots))
+    if fits < MIN_ROWS:
+        part = L2_ELEMENTS // max(1, sum(slot.size // slot.parts for slot in slots))
+        fits = max(fits, min(part, MIN_ROWS))
     fits = fits // 8 * 8 if fits >= 8 else max(1, fits)
     return min(fits, MAX_MICRO_BATCH, batch)
 

@@ -62,6 +62,8 @@ class Op:
 
     Input and output:
     `in_place`             the output takes the place of the input
+    `parts`                how many parts of the output it works on one after the other, each for
+                           all samples, so that only one of them has to stay in cache
     `keeps_output`         backward reads the op's own output, so no op in place may follow
     `side_output`          the output is not the next op's input (the targets, correct answers); it
                            is kept for the whole batch
@@ -90,6 +92,7 @@ class Op:
     gradient: Kernel | None = None
     accumulate_gradient: Kernel | None = None
     in_place: bool = False
+    parts: int = 1
     keeps_output: bool = False
     side_output: bool = False
     side_delta: bool = False

@@ -38,7 +38,7 @@ from numbanet.backend.intrinsics.vectors import (
 )
 from numbanet.backend.jit import ExternalHelper, inline
 
-NR_GEMV = 4
+NR_GEMV = 8
 """Vectors of the tile for a single row: more sums in flight, as each waits for the one before."""
 
 

@@ -330,7 +330,7 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
         _add_products(rows, n_out, chunk, a, n_in, dz, n_out, min(i, 1), dw)
     if hi > n_in:
         db, dz = ptr_add(grads, op[W] + n_in * n_out), ptr_add(deltas, op[Y])
-        _add_rows(samples, n_out, dz, n_out, 0, db)
+        add_rows(samples, n_out, dz, n_out, 0, db)
 
 
 @inline
@@ -343,7 +343,7 @@ def _add_products(n_in, n_out, m, a, lda, dz, stride, beta, dw):
 
 
 @inline
-def _add_rows(m, n, dz, stride, beta, db):
+def add_rows(m, n, dz, stride, beta, db):
     """db = β db + Σ dz over m rows, in their order, with the sums in registers."""
     for j in range(0, n, lanes(db)):
         total = load(ptr_add(db, j), n - j) if beta else splat(db, 0)
@@ -372,7 +372,7 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     a, dz = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(deltas, op[Y] + lo * op[N_OUT])
     _add_products(n_in, n_out, rows, a, n_in, dz, stride, 1, dw)
     if op[LAYOUT.bias]:
-        _add_rows(rows, n_out, dz, stride, 1, ptr_add(dw, n_in * n_out))
+        add_rows(rows, n_out, dz, stride, 1, ptr_add(dw, n_in * n_out))
 
 
 @accumulate_gradient.cuda
