@@ -127,7 +127,12 @@ class EntryPoint:
 
     def unit(self, signature: tuple) -> Unit:
         """Return it for arguments of these Numba types, to be compiled ahead."""
-        return Unit(self.compiled, signature, lambda: self.compiled.compile(signature))
+
+        def compile_now():
+            with interrupts_deferred():
+                self.compiled.compile(signature)
+
+        return Unit(self.compiled, signature, compile_now)
 
     def __call__(self, *args):
         if self.called:
@@ -209,14 +214,17 @@ class Kernel:
         if key in self._compiled:
             return []
         signature = self._signature(key)
-        compiled = _c_function(self.function, signature)
+        compiled, helpers = _c_function(self.function, signature), self.helpers()
 
         def compile_alone():
-            for helper in self.helpers():
+            for helper in helpers:
                 helper.declare(key)
-            compiled.compile()
+            with interrupts_deferred():
+                compiled.compile()
+            if not helpers:
+                self._compiled[key] = compiled
 
-        return [Unit(compiled, signature, compile_alone)]
+        return [Unit(compiled, signature, compile_alone, bool(helpers))]
 
     def __repr__(self):
         return f"<kernel {self.function.__module__}.{self.function.__qualname__}>"
@@ -340,4 +348,4 @@ class ExternalHelper:
             return []
         signature = self._signature(key)
         compiled = _c_function(self.function, signature)
-        return [Unit(compiled, signature, compiled.compile)]
+        return [Unit(compiled, signature, compiled.compile, linked=True)]
