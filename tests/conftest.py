@@ -21,6 +21,14 @@ if not _has_gpu():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_as_asked_for(monkeypatch):
+    """Plans are made for as many threads as a test asks for, on a machine of few CPUs too."""
+    from numbanet.engine import executors
+
+    monkeypatch.setattr(executors, "max_threads", lambda: 64)
+
+
 @pytest.fixture
 def short_switch_interval():
     """Switch between Python's threads often: those of the simulator wait for one another."""

@@ -1,11 +1,15 @@
 """Compiled code that cannot be kept or read again never stops a training: it is compiled anew."""
 
+import ctypes
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,10 @@ import pytest
 from numba.core.ccallback import CFunc
 
 import numbanet as nn
-from numbanet.backend import cache, jit
+from numbanet.backend import ahead, cache, jit
 from numbanet.backend.intrinsics import const_like
+from numbanet.network import warmup
+from numbanet.nn.layers import dense
 from numbanet.nn.optimizers import adagrad
 
 SOURCES = str(Path(nn.__file__).parents[1])
@@ -276,9 +282,9 @@ def test_compiling_for_more_than_a_second_is_said_once_for_each_burst(caplog):
 
     def compile_for(seconds, pause=0.1, lost=""):
         now.value += pause
-        notice.begin()
+        notice.begin("a function")
         now.value += seconds
-        notice.end(lost)
+        notice.end("a function", lost)
         return lines(caplog)
 
     kept = "numbanet compiles kernels for this machine; the next start reads them from the cache"
@@ -288,6 +294,24 @@ def test_compiling_for_more_than_a_second_is_said_once_for_each_burst(caplog):
     assert compile_for(0.9, pause=60) == [] == compile_for(0.9, pause=60)  # short bursts
     (said,) = compile_for(2.0, pause=60, lost="the disk is full")
     assert said.endswith("each start does so, because the disk is full")
+
+
+def test_the_seconds_of_a_function_that_another_one_calls_count_once(caplog):
+    now = Seconds()
+    notice = cache.CompileNotice(now)
+
+    def compile_nested(outer, inner):
+        notice.begin("outer")
+        now.value += outer
+        notice.begin("failed")
+        notice.begin("inner")
+        now.value += inner
+        notice.end("inner")
+        notice.end("outer")
+        return lines(caplog)
+
+    assert compile_nested(0.3, 0.3) == [] and notice.compiled == 2
+    assert len(compile_nested(0.3, 0.3)) == 1
 
 
 def test_what_is_read_from_the_cache_is_silent_and_what_is_compiled_counts(monkeypatch, caplog):
@@ -348,3 +372,168 @@ def test_an_interrupt_waits_until_a_kernel_is_compiled():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with jit.interrupts_deferred():
         pass
+
+
+# --- helpers -----------------------------------------------------------------------------------
+
+
+@jit.inline
+def scaled(x, factor):
+    return x * const_like(x, factor)
+
+
+def test_a_helper_is_compiled_into_its_callers_and_not_by_itself():
+    """Once for all literals, without machine code; Python cannot call it."""
+
+    @nn.kernel
+    def uses(op, params, grads, acts, deltas, lo, hi):
+        acts[0] = scaled(scaled(acts[0], 2), 3)
+
+    memory = np.array([1.0, 0.0])
+    pointer = memory.ctypes.data
+    ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(uses.address("float64"))(*[pointer] * 5, 0, 1)
+    assert memory[0] == 6
+    (code,) = scaled.overloads.values()
+    symbols = [name for name in code.library.codegen._engine._defined_symbols if "Env" not in name]
+    assert any("uses" in name for name in symbols)
+    assert not any("scaled" in name for name in symbols)
+    with pytest.raises(TypeError, match=r"in Python, call scaled\.py_func"):
+        scaled(1.0, 2)
+
+
+# --- several processes -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """Two kernels that are not in the cache, and a machine that compiles them in two processes."""
+    monkeypatch.setattr(ahead, "processes", lambda: 2)
+    monkeypatch.setattr(ahead, "LEAST", 2)
+    kernels = [nn.kernel(one.function) for one in (adagrad, dense.forward)]
+    for name in ("optimizers.adagrad-*", "dense.forward-*"):
+        for path in cache.cache_directory().glob(name):
+            path.unlink()
+    return kernels
+
+
+def compilations(monkeypatch):
+    """A list that grows with every compilation in this process."""
+    calls, compile_uncached = [], CFunc._compile_uncached
+
+    def noted(self):
+        calls.append(self.__name__)
+        return compile_uncached(self)
+
+    monkeypatch.setattr(CFunc, "_compile_uncached", noted)
+    return calls
+
+
+def no_children():
+    """Whether every child has ended and been waited for, and left no file half written."""
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    return all(path.suffix == ".nbc" for path in cache.cache_directory().iterdir())
+
+
+needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
+
+
+@needs_fork
+def test_children_compile_what_is_linked_and_this_process_reads_it(missing, monkeypatch):
+    calls, done = compilations(monkeypatch), []
+    before = cache.notice.compiled
+    ahead.compile_ahead(jit.units(missing, "float32"), done.append)
+    assert "nn.layers.dense.forward" in map(repr, done)  # linked: this process leaves it alone
+    assert calls in ([], ["adagrad"]) and no_children()
+    compiled = len(done) + len(calls)
+    assert cache.notice.compiled - before == compiled
+    for kernel in missing:
+        kernel.address("float32")
+    ahead.compile_ahead(jit.units([nn.kernel(one.function) for one in missing], "float32"))
+    assert cache.notice.compiled - before == compiled  # nothing was missing
+
+
+@needs_fork
+def test_children_are_not_forked_for_a_few_kernels(missing, monkeypatch):
+    monkeypatch.setattr(ahead, "LEAST", 9)
+    ahead.compile_ahead(jit.units(missing, "float32"))
+    assert not any(unit.is_cached for unit in jit.units(missing, "float32")[-2:])
+
+
+@needs_fork
+@pytest.mark.parametrize("fail", [lambda: os._exit(3), lambda: 1 / 0, lambda: time.sleep(60)])
+def test_a_child_that_fails_stops_nobody(missing, monkeypatch, fail):
+    monkeypatch.setattr(ahead, "PATIENCE", 5.0)
+    ill = replace(jit.units(missing, "float32")[-1], compile=fail)
+    ahead.compile_ahead([ill, *jit.units(missing[:1], "float32")])
+    assert no_children() and all(unit.is_cached for unit in jit.units(missing[:1], "float32"))
+    assert missing[1].address("float32")
+
+
+@needs_fork
+def test_an_interrupt_ends_the_children(missing):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    (own,), slow = jit.units(missing[:1], "float32"), jit.units(missing, "float32")[-1]
+    units = replace(own, compile=interrupt), replace(slow, compile=lambda: time.sleep(60))
+    with pytest.raises(KeyboardInterrupt):
+        ahead.compile_ahead(units)
+    assert no_children()
+
+
+def test_with_one_process_each_kernel_is_compiled_at_its_first_use(missing, monkeypatch):
+    calls = compilations(monkeypatch)
+    monkeypatch.setattr(ahead, "processes", lambda: 1)
+    ahead.compile_ahead(jit.units(missing, "float32"))
+    assert calls == []
+    missing[0].address("float32")
+    assert calls == ["adagrad"]
+
+
+def test_one_process_compiles_where_no_cache_can_be_written(monkeypatch):
+    monkeypatch.setattr(ahead, "cache_directory", lambda: None)
+    assert ahead.processes() == 1
+
+
+WARM = """
+import numpy as np
+import numbanet as nn
+from numbanet.backend import cache
+
+network, recipe = nn.models.nielsen(1)
+x, y = np.zeros((20, 784), "float32"), np.arange(20) % 10
+network.fit(x, y, **recipe.options | {"epochs": 1, "verbose": 0}, validation_data=(x, y))
+network.predict(x[:1])
+print(cache.notice.compiled)
+"""
+
+
+def test_after_a_warmup_the_next_process_compiles_nothing(tmp_path):
+    env = {**os.environ, "PYTHONPATH": SOURCES, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, *command], env=env, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    first, *_, last = run("-m", "numbanet", "warmup", "--models", "nielsen1")
+    assert str(tmp_path) in first and re.fullmatch(r"float32: \d\d functions .* in [\d.]+ s", last)
+    assert run("-c", WARM) == ["0"]
+    assert "float32: 0 functions" in run("-m", "numbanet", "warmup", "--models", "nielsen1")[-1]
+
+
+def test_a_warmup_of_everything_takes_all_kernels(monkeypatch):
+    few, said = [nn.kernel(adagrad.function)], []
+    names = {one.__name__ for one in jit.all_kernels()}
+    assert names >= {"sigmoid_forward", "adam", "lstm_forward", "train"}
+    monkeypatch.setattr(warmup, "all_kernels", lambda: few)
+    nn.warmup(dtypes="float64", say=said.append)
+    assert few[0]._compiled and len(said) == 2
+    with pytest.raises(ValueError, match=r"unknown model 'lenet'; did you mean 'lenet5'"):
+        nn.warmup("lenet")
+    monkeypatch.setattr(warmup, "cache_directory", lambda: None)
+    with pytest.raises(OSError, match="let NUMBA_CACHE_DIR name one"):
+        nn.warmup()

@@ -924,3 +924,75 @@ def test_initial_values_that_python_draws_are_refused():
         with pytest.raises(ValueError, match=r"copy network\.parameters instead"):
             c.initialize(net.handle(), net.memory, 1)
         assert np.array_equal(net.memory, before)
+
+
+# --- sequences, step by step ----------------------------------------------------------------------
+
+
+@numba.njit
+def _read(model, params, state, x, out, work):
+    """The outputs after every step of a sequence."""
+    c.begin_sequence(model, params, state)
+    for t in range(len(x)):
+        c.step(model, params, state, x[t], out[t], work)
+
+
+@numba.njit(parallel=True)
+def _read_all(model, params, x, out):
+    n, m = c.step_state_size(model), c.work_size(model)
+    for i in numba.prange(len(x)):
+        state, work = np.empty(n, params.dtype), np.empty(m, params.dtype)
+        _read(model, params, state, x[i], out[i], work)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_steps_in_compiled_code_are_those_of_predict(dtype):
+    layers = [nn.LSTM(5, True, initial_state="trained"), nn.GRU(17, True), nn.Dense(2)]
+    net = nn.Sequential(layers, (6, 3), dtype, seed=1)
+    net.parameters += np.random.default_rng(1).uniform(-0.2, 0.2, net.parameters.size)
+    x = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(dtype)
+    expected, out = net.predict(x), np.zeros((4, 6, 2), dtype)
+    model = net.handle(step=True)
+    assert c.step_state_size(model) == 5 + 5 + 17
+    _read_all(model, net.memory, x, out)
+    assert out.tobytes() == expected.tobytes()
+    model = net.handle(step=True, rows=4, gradient=False)
+    state, work = np.zeros(c.step_state_size(model), dtype), np.zeros(c.work_size(model), dtype)
+    c.begin_sequence(model, net.memory, state)
+    for k in range(6):
+        now = np.zeros((4, 2), dtype)
+        c.step(model, net.memory, state, np.ascontiguousarray(x[:, k]), now, work)
+        assert now.tobytes() == expected[:, k].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"state": np.zeros(3)}, "state has another size: it needs step_state_size"),
+        ({"state": np.zeros(4, "float32")}, "state is of another dtype"),
+        ({"row": np.zeros(2)}, "row has another size than one step"),
+        ({"out": np.zeros(3)}, "out has another size than the outputs of one step"),
+        ({"work": np.zeros(1)}, "work is too small"),
+        ({"params": np.zeros(3)}, "params have another size"),
+    ],
+)
+def test_what_a_step_cannot_take_is_refused(change, message):
+    net = nn.Sequential([nn.RNN(4), nn.Dense(2)], (6, 3), "float64")
+    model = net.handle(step=True)
+    arguments = {
+        "params": net.memory,
+        "state": np.zeros(4),
+        "row": np.zeros(3),
+        "out": np.zeros(2),
+        "work": np.zeros(c.work_size(model)),
+    }
+    c.step(model, *arguments.values())
+    with pytest.raises(ValueError, match=message):
+        c.step(model, *(arguments | change).values())
+    for call in (
+        lambda plain: c.step(plain, *arguments.values()),
+        lambda plain: c.begin_sequence(plain, net.memory, np.zeros(4)),
+        c.step_state_size,
+    ):
+        with pytest.raises(ValueError, match=r"make it with network\.handle\(step=True\)"):
+            call(net.handle())

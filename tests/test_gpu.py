@@ -199,3 +199,22 @@ def test_a_file_goes_from_one_device_to_the_other(there, here, digits, tmp_path)
     for one in (net, loaded):  # the optimiser's state came along
         one.fit(x[:n], y[:n], optimizer=nn.Adam(1e-3), batch_size=BATCH, verbose=0)
     same_parameters(loaded, net)
+
+
+def test_an_estimator_learns_on_the_gpu_what_it_learns_on_the_cpu():
+    ours = pytest.importorskip("numbanet.sklearn")
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(24, 3)), generator.integers(0, 3, 24)
+    options = {"solver": "sgd", "learning_rate": "invscaling", "class_weight": "balanced"}
+    options |= {"dropout": 0.2, "batch_norm": True, "early_stopping": True}
+    found, expected = (
+        ours.MLPClassifier(
+            (4,), max_iter=3, batch_size=8, random_state=0, device=device, **options
+        ).fit(x, y)
+        for device in ("cuda", "cpu")
+    )
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(
+        found.validation_loss_curve_, expected.validation_loss_curve_, rtol=1e-9
+    )
+    np.testing.assert_allclose(found.predict_proba(x), expected.predict_proba(x), rtol=1e-9)

@@ -1,4 +1,5 @@
-"""benchmarks.peers: what is printed, when it is measured again, and what Ctrl-C leaves.
+"""benchmarks.peers: what is printed, when it is measured again, and what Ctrl-C leaves;
+benchmarks.scaling: what a step is made of.
 
 No time is asserted. What the peers compute is checked by the program itself.
 """
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = str(Path(nn.__file__).parents[1])
 sys.path.insert(0, str(ROOT))
 try:
+    from benchmarks import scaling
     from benchmarks.peers import __main__ as program
     from benchmarks.peers import report, rounds, work
 finally:
@@ -70,6 +72,15 @@ def test_a_row_has_the_ratio_beside_the_one_asked_and_the_peaks():
     text = report.table_row(result(work.line("784-30-10")), ABOUTS)
     assert "| 4.50× | 4.5× |" in text and "| 1.90 (1.60) |" in text
     assert text.count("|") == report.heads(ABOUTS).splitlines()[0].count("|")
+
+
+def test_who_cannot_be_held_to_older_instructions_is_said():
+    line = result(work.line("one-lenet5"))
+    assert report.notes([line], {}, "avx2") == []
+    line["contenders"].append(row("onnxruntime", 3e-6))
+    assert report.notes([line], {}, "native") == []
+    (note,) = report.notes([line], {}, "avx2")
+    assert "ONNX Runtime cannot be held to AVX2" in note
 
 
 def test_the_readme_gets_a_table_from_a_record():
@@ -226,3 +237,39 @@ def test_the_workers_measure_a_line_and_the_peaks_around_it(tmp_path):
     assert set(line["peaks"]) == {"1", most} and len(line["ratios"]) == 2
     assert all(one["note"] == "" and one["quartiles"][1] > 0 for one in line["contenders"])
     assert "| predict a row, 8-64-64-1 |" in done.stdout
+
+
+# --- more cores --------------------------------------------------------------------------------
+
+
+def test_a_step_on_more_cores_has_its_parts_from_the_plan():
+    barrier, byte = 1e-6, 1e-9
+    model = scaling.Model(work.line("8-64-64-1"), barrier, byte)
+    one, four = model.parts(1), model.parts(4)
+    assert one["samples"] > 0 and one["update"] > 0 and one["barriers"] == one["bytes"] == 0
+    assert four["samples"] == pytest.approx(one["samples"] / 4)  # 32 samples: eight for each
+    assert one["update"] / 4 <= four["update"] <= one["update"] and four["rest"] == one["rest"]
+    assert four["barriers"] == pytest.approx(2 * barrier * 4 / 2)  # one phase and the update
+    params, columns = 8 * 64 + 64 + 64 * 64 + 64 + 64 + 1, [(8, 64), (64, 64), (64, 1)]
+    read = 3 / 4 * (params + sum(32 * (n_in / 4 + n_out) for n_in, n_out in columns))
+    assert four["bytes"] == pytest.approx(4 * read * byte)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [(["--lines", "one-lenet5"], "only lines that train"), (["--lines", "lenet"], "no line")],
+)
+def test_lines_that_cannot_be_predicted_are_refused(args, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scaling", *args])
+    with pytest.raises(SystemExit):
+        scaling.main()
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(rounds.cores() < 2, reason="what crosses between two CPUs is measured")
+def test_a_prediction_stands_beside_what_two_threads_take(monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "between_cores", lambda: (1e-7, 1e-10))
+    monkeypatch.setattr(sys, "argv", ["scaling", "--lines", "8-64-64-1"])
+    scaling.main()
+    heads, _, row = capsys.readouterr().out.splitlines()[-3:]
+    assert heads.count("|") == row.count("|") and "2 predicted | 2 measured" in heads

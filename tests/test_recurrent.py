@@ -1,5 +1,8 @@
 """Recurrent layers: against PyTorch, their initial values, what they learn, and their errors."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from checkers import close
@@ -672,3 +675,345 @@ def test_what_examines_samples_refuses_targets_over_time():
         with pytest.raises(ValueError, match=r"gives outputs \(6, 4\) with targets for each step"):
             call(x, y)
     assert "LSTM" in net.profile(x, y)
+
+
+# --- the state before the first step --------------------------------------------------------------
+
+
+class FromState(Theirs):
+    """PyTorch's modules with the states before their first steps: (h,) or (h, c) of each."""
+
+    def __init__(self, net, trained=False):
+        super().__init__(net)
+        self.initial = []
+        for built in net.layers if trained else ():
+            names = [f"initial_{name}" for name in getattr(built.layer, "carries", ())]
+            self.initial += [[self.leaf(getattr(built, n)) for n in reversed(names)]] * bool(names)
+
+    def chunk(self, x, states):
+        """The outputs, and the states after the last steps."""
+        torch = self.torch
+        h, after = torch.tensor(x), []
+        for k, (module, layer) in enumerate(self.modules):
+            given = states[k] if states else None
+            if self.initial:
+                given = [one.expand(1, len(x), -1).contiguous() for one in self.initial[k]]
+            if given is not None:
+                given = given[0] if len(given) == 1 else tuple(given)
+            h, last = module(h, given)
+            after.append([last] if torch.is_tensor(last) else list(last))
+            h = h if layer.return_sequences else h[:, -1]
+        return h.flatten(1) @ self.dense[0] + self.dense[1], after
+
+
+STATEFUL = {
+    "rnn": lambda **options: [nn.RNN(4, **options)],
+    "lstm": lambda **options: [nn.LSTM(4, **options)],
+    "gru and lstm": lambda **options: [nn.GRU(4, True, **options), nn.LSTM(3, **options)],
+}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_trained_initial_state_is_that_of_torch(name):
+    net = network(STATEFUL[name](initial_state="trained"))
+    x, y = sequences(), sequences()[:, 0, :2]
+    theirs = FromState(net, trained=True)
+    outputs = theirs.chunk(x, None)[0]
+    close(net.predict(x), outputs.detach().numpy(), 1e-13)
+    ((outputs - theirs.torch.tensor(y)) ** 2).mean().backward()
+    gradient, start, k = net.gradient(x, y), 0, 0
+    for built in net.layers:
+        names = list(built.parameters)
+        for name, values in built.parameters.items():
+            if name.startswith("initial"):
+                found = gradient[start : start + values.size]
+                expected = theirs.initial[k][-1 if name == "initial_c" else 0].grad
+                close(found, expected.numpy(), 1e-12)
+            start += values.size
+        k += any(name.startswith("initial") for name in names)
+    assert k == len(theirs.initial) > 0
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_chunks_of_sequences_are_those_of_torch(name, kind):
+    net, x, y = network(STATEFUL[name](stateful=True)), sequences(24), sequences(24)[:, 0, :2]
+    theirs, states = FromState(net), None
+    optimizer = getattr(theirs.torch.optim, kind)(theirs.parameters(), 0.01)
+    for _ in range(10):
+        for k in range(0, 24, 8):
+            optimizer.zero_grad()
+            outputs, after = theirs.chunk(x[k : k + 8], states)
+            ((outputs - theirs.torch.tensor(y[k : k + 8])) ** 2).mean().backward()
+            optimizer.step()
+            states = [[one.detach() for one in layer] for layer in after]
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    net.fit(x, y, optimizer=getattr(nn, kind)(0.01), epochs=10, **options)
+    close(net.parameters, theirs.flat(lambda p: p.detach().numpy()), 1e-9)
+    with theirs.torch.no_grad():
+        expected, after = theirs.chunk(x[:8], states)
+        more = theirs.chunk(x[8:16], after)[0]
+    close(net.predict(x[:16]), np.concatenate([expected, more]), 1e-9)
+
+
+def stateful(**options):
+    return network(STATEFUL["gru and lstm"](stateful=True), **options)
+
+
+def test_batches_of_a_stateful_network_are_one_long_sequence():
+    long = network([nn.GRU(4), nn.Dense(3)], (3 * STEPS, CHANNELS))
+    x = sequences(5, (3 * STEPS, CHANNELS))
+    short = network([nn.GRU(4, stateful=True), nn.Dense(3)])
+    short.parameters = long.parameters
+    chunks = np.concatenate(np.split(x, 3, axis=1))
+    for _ in range(2):
+        outputs = [short.predict(chunks[k : k + 5]) for k in (0, 5, 10)]
+        close(outputs[-1], long.predict(x), 1e-13)
+        short.reset_state()
+    close(short.predict(chunks[:5]), outputs[0], 0)
+    close(short.predict(chunks[5:]), np.concatenate(outputs[1:]), 0)
+    short.reset_state()
+    y = np.random.default_rng(0).normal(size=(15, 2))
+    first = short.evaluate(chunks[:5], y[:5], metrics=["r2", "mean_absolute_error"])
+    close(first["loss"], ((outputs[0] - y[:5]) ** 2).mean(), 1e-13)
+    close(first["mean_absolute_error"], abs(outputs[0] - y[:5]).mean(), 1e-13)
+    expected = ((outputs[1] - y[5:10]) ** 2).mean()
+    for _ in range(2):
+        close(short.loss(chunks[5:10], y[5:10]), expected, 1e-13)
+        close(short.loss(chunks[5:10], y[5:10], training=True), expected, 1e-13)
+        short.gradient(chunks[5:10], y[5:10])
+    close(short.predict(chunks[5:10]), outputs[1], 0)
+
+
+def test_the_state_does_not_depend_on_the_threads_and_lasts_over_files_and_pickles(tmp_path):
+    x, y, found = sequences(160), sequences(160)[:, 0, :2], []
+    options = {"batch_size": 80, "shuffle": False, "verbose": 0}
+    for threads in (1, 2):
+        net = stateful()
+        net.fit(x, y, epochs=2, threads=threads, **options)
+        found.append((net.parameters.tobytes(), net.predict(x, threads=threads).tobytes()))
+    assert found[0] == found[1]
+    net.save(tmp_path / "net")
+    away = [nn.load(tmp_path / "net"), pickle.loads(pickle.dumps(net)), copy.deepcopy(net)]
+    net.fit(x, y, **options)
+    for other in away:
+        other.fit(x, y, **options)
+        assert other.parameters.tobytes() == net.parameters.tobytes()
+    expected = net.predict(x).tobytes()
+    assert all(other.predict(x).tobytes() == expected for other in away)
+
+
+def test_a_stateful_fit_goes_on_from_a_checkpoint(tmp_path):
+    x, y, nets = sequences(40), sequences(40)[:, 0, :2], [stateful(), stateful()]
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    nets[0].fit(x, y, epochs=3, **options)
+    nets[1].fit(x, y, epochs=2, callbacks=nn.callbacks.Checkpoint(tmp_path), **options)
+    resumed = stateful()
+    resumed.fit(x, y, epochs=3, resume=tmp_path, **options)
+    assert resumed.parameters.tobytes() == nets[0].parameters.tobytes()
+
+
+class ResetEveryEpoch(nn.callbacks.Callback):
+    def on_epoch_begin(self, epoch, network):
+        network.reset_state()
+
+
+def test_a_callback_resets_the_state_and_predicts_beside_the_training():
+    x, y, nets = sequences(24), sequences(24)[:, 0, :2], [stateful() for _ in range(3)]
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    for _ in range(3):
+        nets[0].reset_state()
+        nets[0].fit(x, y, **options)
+
+    class Predict(nn.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs, network):
+            network.predict(x)
+
+    nets[1].fit(x, y, epochs=3, callbacks=[ResetEveryEpoch(), Predict()], **options)
+    assert nets[1].parameters.tobytes() == nets[0].parameters.tobytes()
+    validated = {"validation_data": (x[:16], y[:16]), "metrics": "rmse"}
+    history = nets[2].fit(x, y, epochs=3, callbacks=ResetEveryEpoch(), **validated, **options)
+    assert nets[2].parameters.tobytes() == nets[0].parameters.tobytes()
+    nets[2].reset_state()
+    expected = nets[2].predict(x[:8]), nets[2].predict(x[8:16])
+    close(history.history["val_loss"][-1], ((np.concatenate(expected) - y[:16]) ** 2).mean(), 1e-12)
+
+
+def test_a_stateful_network_on_a_gpu_is_that_of_the_cpu():
+    pytest.importorskip("numba_cuda")
+    make = lambda: network([nn.LSTM(3, stateful=True)], (3, CHANNELS))  # noqa: E731
+    cpu, cuda, x = make(), make().to("cuda"), sequences(8, (3, CHANNELS))
+    y = x[:, 0, :2]
+    for net in (cpu, cuda):
+        net.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    close(cuda.parameters, cpu.parameters, 1e-11)
+    close(cuda.predict(x), cpu.predict(x), 1e-11)
+    close(cuda.predict(x[:4]), cpu.predict(x[:4]), 1e-11)
+
+
+def fitted_stateful():
+    net = stateful()
+    net.fit(sequences(8), sequences(8)[:, 0, :2], batch_size=4, shuffle=False, verbose=0)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net, x, y: net.fit(x, y, batch_size=4), "order of the samples; pass shuffle=False"),
+        (
+            lambda net, x, y: net.fit(x[:7], y[:7], batch_size=4, shuffle=False),
+            "7 samples in batches of 4 leave one of 3: pass a multiple of 4 samples",
+        ),
+        (
+            lambda net, x, y: net.fit(x, y, batch_size=2, shuffle=False),
+            r"state is that of 4 sequences, and a batch has 2 .* network\.reset_state\(\) first",
+        ),
+        (lambda net, x, y: net.predict(x[:6]), "6 samples in batches of 4 leave one of 2"),
+        (lambda net, x, y: net.evaluate(x[:2], y[:2]), r"or call network\.reset_state\(\) before"),
+        (lambda net, x, y: net.loss(x[:5], y[:5]), "5 samples in batches of 4 leave one of 1"),
+        (lambda net, x, y: net.gradient(x, y), "that of 4 sequences, and a batch has 8 samples"),
+        (
+            lambda net, x, y: net.fit(
+                x, y, batch_size=4, shuffle=False, validation_data=(x[:6], y[:6])
+            ),
+            "6 validation samples are no multiple of 4",
+        ),
+        (
+            lambda net, x, y: net.fit(lambda: iter([(x, y)]), batch_size=4, shuffle=False),
+            r"data in blocks have batches of any size; call network\.partial_fit",
+        ),
+        (
+            lambda net, x, y: net.fit(x, y, batch_size=None, optimizer=nn.LBFGS(), shuffle=False),
+            "L-BFGS takes one batch many times",
+        ),
+        (lambda net, x, y: net.find_learning_rate(x, y), "without stateful=True"),
+        (lambda net, x, y: nn.Population([net, stateful()]), "network 0 is stateful"),
+    ],
+)
+def test_what_parts_the_sequences_of_a_stateful_network_is_refused(call, message):
+    net = fitted_stateful()
+    before, x, y = net.parameters.copy(), sequences(8), sequences(8)[:, 0, :2]
+    with pytest.raises(ValueError, match=message):
+        call(net, x, y)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_layers_that_cannot_go_on_are_refused():
+    for make, message in (
+        (lambda: nn.LSTM(3, reverse=True, stateful=True), "LSTM: reverse=True ends with the first"),
+        (
+            lambda: nn.GRU(3, stateful=True, initial_state="trained"),
+            "GRU: a stateful layer goes on .* choose one",
+        ),
+        (lambda: nn.Bidirectional(nn.RNN(3, stateful=True)), "Bidirectional: its second direction"),
+        (lambda: nn.RNN(3, initial_state="ones"), 'initial_state is "zeros" or "trained"'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    net = network([nn.Bidirectional(nn.GRU(3, initial_state="trained"))])
+    with pytest.raises(ValueError, match=r"layer 0 \(Bidirectional\) begins at the end with a"):
+        net.predict(sequences(), lengths=LENGTHS)
+
+
+# --- one step at a time ---------------------------------------------------------------------------
+
+STREAMED = {
+    "rnn": lambda: [nn.RNN(5, True), nn.Dense(2, activation="tanh")],
+    "two layers": lambda: [
+        nn.LSTM(5, True, initial_state="trained"),
+        nn.LayerNorm(),
+        nn.BatchNorm(),
+        nn.GRU(19, True),
+        nn.Dropout(0.3, inverted=False),
+        nn.Dense(2, activation="softmax"),
+    ],
+    "last state": lambda: [
+        nn.Rescale(0.5),
+        nn.Dense(4, activation="relu"),
+        nn.GRU(7, stateful=True),
+        nn.Flatten(),
+        nn.Dense(2),
+    ],
+    "words": lambda: [nn.Embedding(7, 4), nn.LSTM(8, True), nn.LSTM(33), nn.Dense(3)],
+}
+
+
+def streamed(name, dtype="float64"):
+    """A network that goes step by step, no parameter zero, and five sequences for it."""
+    net = nn.Sequential(STREAMED[name](), STEPS if name == "words" else (STEPS, 3), dtype, seed=1)
+    generator = np.random.default_rng(0)
+    net.parameters += generator.uniform(-0.2, 0.2, net.parameters.size)
+    if name == "words":
+        return net, generator.integers(0, 7, (5, STEPS))
+    return net, generator.normal(size=(5, STEPS, 3)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_sequence_step_by_step_is_what_predict_gives(name, dtype):
+    net, x = streamed(name, dtype)
+    stream, expected = net.stream(), net.predict(x)
+    for one, outputs in zip(x, expected, strict=True):
+        stream.reset()
+        found = [stream.step(row) for row in one]
+        assert found[0].dtype == net.dtype
+        found = found if net.output_steps else found[-1]
+        assert np.array(found).tobytes() == outputs.tobytes()
+
+
+def test_the_state_of_a_stream_is_copied_and_set_and_its_network_is_trained_meanwhile():
+    net, x = streamed("two layers")
+    stream = net.stream()
+    stream.step(x[0, 0])
+    state = stream.state
+    expected = stream.step(x[0, 1])
+    again = pickle.loads(pickle.dumps(stream))
+    again.state = stream.state = state
+    assert (stream.step(x[0, 1]) == expected).all() and (again.step(x[0, 1]) == expected).all()
+    assert state.shape == (5 + 5 + 19,) and not (state == stream.state).all()
+    other = net.stream()
+    net.parameters *= 0.5
+    other.reset()
+    assert (other.step(x[0, 0]) == net.predict(x[:1])[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Dense(3)], "the network has no recurrent layer, so a step depends on none before it"),
+        ([nn.Bidirectional(nn.GRU(3))], r"layer 0 \(Bidirectional\) begins with the last step"),
+        ([nn.LSTM(3, reverse=True)], r"layer 0 \(LSTM\) begins with the last step"),
+        ([nn.Conv1D(2, 2), nn.GRU(3)], r"layer 0 \(Conv1D\) needs more than one step at a time"),
+        ([nn.GRU(3, True), nn.Flatten()], r"layer 1 \(Flatten\) needs more than one step"),
+    ],
+)
+def test_layers_that_do_not_go_step_by_step_are_refused(layers, message):
+    net = nn.Sequential(layers, (STEPS, 3))
+    for call in (net.stream, lambda: net.handle(step=True)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_what_a_stream_cannot_read_is_refused():
+    net, x = streamed("rnn")
+    stream = net.stream()
+    expected = stream.step(x[0, 0])
+    stream.reset()
+    bad = np.array([0.0, np.nan, 0.0])
+    for row, message in (
+        (x[0], r"row must be one step of the network's inputs, of shape \(3,\), got \(6, 3\)"),
+        (x[0, 0, :2], r"got \(2,\)"),
+        (bad, "row has NaN at"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.step(row)
+    for state, message in (
+        (np.zeros(4), r"has shape \(5,\), got \(4,\)"),
+        (bad[[0, 1, 0, 0, 0]], "N"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.state = state
+    assert (stream.step(x[0, 0]) == expected).all()
+    with pytest.raises(ValueError, match=r"row has 7(\.0)? at \[0, 0\]; Embedding takes integers"):
+        streamed("words")[0].stream().step(7)

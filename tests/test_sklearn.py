@@ -16,12 +16,12 @@ import pytest
 pytest.importorskip("sklearn")
 
 from sklearn import neural_network
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
-from sklearn.ensemble import StackingClassifier
+from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import GridSearchCV, ParameterSampler, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -45,6 +45,7 @@ ESTIMATORS = [
     ours.MLPRegressor(max_iter=100),
     ours.NetworkClassifier(),
     ours.NetworkRegressor(),
+    ours.PopulationSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2),
 ]
 
 
@@ -251,16 +252,50 @@ def test_coefs_are_views_before_and_after_pickling():
         assert np.ptp(one.predict_proba(x), axis=0).max() == 0
 
 
-def test_it_works_inside_scikit_learns_tools():
-    x, y = BINARY
-    mlp = ours.MLPClassifier((8,), random_state=0, max_iter=60, learning_rate_init=0.02)
-    pipe = make_pipeline(StandardScaler(), mlp)
-    assert cross_val_score(pipe, x, y, cv=3, n_jobs=2).mean() > 0.7
-    search = GridSearchCV(pipe, {"mlpclassifier__alpha": [1e-4, 10]}, cv=2, n_jobs=2).fit(x, y)
-    assert search.best_score_ > 0.7
-    assert CalibratedClassifierCV(mlp, cv=2).fit(x, y).score(x, y) > 0.8
-    stack = StackingClassifier([("mlp", mlp), ("lr", LogisticRegression())], cv=2).fit(x, y)
-    assert stack.score(x, y) > 0.8
+TOOLS = {
+    "MLPClassifier": (
+        BINARY,
+        ours.MLPClassifier((8,), random_state=0, max_iter=60, learning_rate_init=0.02, dropout=0.1),
+        "alpha",
+    ),
+    "NetworkClassifier": (
+        BINARY,
+        ours.NetworkClassifier(
+            [nn.Dense(8, activation="relu")], optimizer=nn.Adam(0.02), epochs=30, random_state=0
+        ),
+        "optimizer__learning_rate",
+    ),
+    "MLPRegressor": (
+        TARGETS,
+        ours.MLPRegressor("huber", (8,), random_state=0, max_iter=200, learning_rate_init=0.02),
+        "learning_rate_init",
+    ),
+    "NetworkRegressor": (
+        TARGETS,
+        ours.NetworkRegressor(optimizer=nn.Adam(0.02), epochs=40, random_state=0),
+        "batch_size",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOOLS)
+def test_it_works_inside_scikit_learns_tools(case):
+    (x, y), estimator, name = TOOLS[case]
+    pipe = make_pipeline(StandardScaler(), estimator)
+    assert cross_val_score(pipe, x, y, cv=3, n_jobs=2).min() > 0.5  # in processes, by loky
+    first = estimator.get_params()[name]
+    grid = {f"{type(estimator).__name__.lower()}__{name}": [first, 7 * first]}
+    for search in (GridSearchCV(pipe, grid, cv=2, n_jobs=2), ours.PopulationSearchCV(pipe, grid)):
+        search.fit(x, y)
+        again = pickle.loads(pickle.dumps(search.best_estimator_))
+        assert np.array_equal(again.predict(x), search.predict(x)) and search.best_score_ > 0.6
+    other = [("one", estimator), ("other", clone(estimator).set_params(random_state=1))]
+    if is_classifier(estimator):
+        assert CalibratedClassifierCV(estimator, cv=2).fit(x, y).score(x, y) > 0.8
+        stack = StackingClassifier(other, LogisticRegression(), cv=2)
+    else:
+        stack = StackingRegressor(other, Ridge(), cv=2)
+    assert stack.fit(x, y).score(x, y) > 0.8
 
 
 # --- beyond scikit-learn -----------------------------------------------------------------------

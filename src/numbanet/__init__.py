@@ -12,6 +12,7 @@ from numbanet.network.ensemble import Ensemble  # noqa: E402
 from numbanet.network.population import Population, bootstrap, evaluate_parameters  # noqa: E402
 from numbanet.network.sequential import Sequential  # noqa: E402
 from numbanet.network.serialization import load  # noqa: E402
+from numbanet.network.warmup import warmup  # noqa: E402
 from numbanet.nn import initializers, metrics, schedules  # noqa: E402
 from numbanet.nn.augment import Augment, shift_copies  # noqa: E402
 from numbanet.nn.layers import (  # noqa: E402
@@ -153,4 +154,5 @@ __all__ = [
     "plotting",
     "schedules",
     "shift_copies",
+    "warmup",
 ]

@@ -6,6 +6,7 @@ All functions are compiled by Numba: `@njit` functions call them, Python too.
 """
 
 from numbanet.network.embedded import (
+    begin_sequence,
     categorical,
     check,
     clip_by_norm,
@@ -18,6 +19,8 @@ from numbanet.network.embedded import (
     normal,
     pullback,
     state_size,
+    step,
+    step_state_size,
     uniform,
     update,
     vjp,
@@ -25,6 +28,7 @@ from numbanet.network.embedded import (
 )
 
 __all__ = [
+    "begin_sequence",
     "categorical",
     "check",
     "clip_by_norm",
@@ -37,6 +41,8 @@ __all__ = [
     "normal",
     "pullback",
     "state_size",
+    "step",
+    "step_state_size",
     "uniform",
     "update",
     "vjp",

@@ -1,5 +1,6 @@
 """The number of threads does not change a single bit."""
 
+import math
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from examples import (
     set_groups,
     targets,
 )
+from numbanet.backend import threads as threads_module
 from numbanet.backend.intrinsics import const_like
 from numbanet.plan.columns import N_OUT, Y
 
@@ -176,6 +178,48 @@ def test_loss_accuracy_and_gradient_are_the_same_bits():
         for threads in (1, 2, 4)
     ]
     assert results.count(results[0]) == 3
+
+
+# --- never more workers than CPUs --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, math.inf),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+    ids=["none", "no limit", "one and a half", "no limit, version 1", "three, version 1"],
+)
+def test_the_quota_of_a_container_is_read(files, cpus, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert threads_module._cpu_quota(tmp_path) == cpus
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_a_process_on_one_cpu_has_one_worker_though_more_threads_are_asked_for():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "import numbanet as nn; from numbanet.backend.threads import max_threads, usable_cpus; "
+        "net = nn.Sequential([nn.Dense(2)], 3); "
+        "print(usable_cpus(), max_threads(), net.executors.threads(4, 0))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "NUMBA_NUM_THREADS": "4",
+        },
+    )
+    assert run.stdout.split() == ["1", "1", "1"], run.stderr
 
 
 # --- threads are really used -------------------------------------------------------------------

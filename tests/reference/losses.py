@@ -218,6 +218,7 @@ for _name in (
     "mean_squared",
     "mean_absolute",
     "huber",
+    "quantile",
     "binary_cross_entropy",
     "cross_entropy",
     "poisson",

@@ -14,6 +14,7 @@ from numbanet.plan.columns import (
     N_WEIGHTS,
     STATE,
     STATE_OFFSET,
+    STATE_SIZE,
     W,
     X,
     Y,
@@ -165,6 +166,30 @@ tanh_forward, tanh_backward = _forward(_tanh), _backward(_tanh_vjp)
 relu_forward, relu_backward = _forward(_relu), _backward(_relu_vjp)
 lstm_forward, lstm_backward = _forward(_lstm), _backward(_lstm_vjp)
 gru_forward, gru_backward = _forward(_gru), _backward(_gru_vjp)
+
+
+def _step(cell):
+    def step(op, params, grads, acts, deltas, lo, hi):
+        u, bias = _u(op, params)
+        n_summed, carried = op[CELL.summed] // op[CELL.units], op[CELL.carried]
+        for i in range(lo, hi):
+            first = op[X] + i * op[CELL.columns]
+            row = _Row(
+                {CELL[k]: op[CELL[k]] for k in range(len(CELL))} | {Y: first, N_OUT: 0}, acts, 0, 0
+            )
+            place = i * op.context(STATE_SIZE) + op[STATE_OFFSET]
+            state = grads[place : place + op[CELL.columns] - carried]
+            h, kept = state[op[CELL.state] - carried :], state[: op[CELL.units]]
+            for k, out in enumerate(row.products):
+                out[:] = (out if k < n_summed else bias) + h @ u[k]
+            cell(row, h.copy(), kept.copy())
+            state[:] = acts[first + carried : first + op[CELL.columns]]
+            acts[op[Y] + i * op[CELL.units] :][: op[CELL.units]] = row.h
+
+    return step
+
+
+tanh_step, relu_step, lstm_step, gru_step = (_step(cell) for cell in (_tanh, _relu, _lstm, _gru))
 
 
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):

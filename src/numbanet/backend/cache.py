@@ -172,23 +172,35 @@ class _Implementation(CompileResultCacheImpl):
 class CompileNotice:
     """At most one line in the log "numbanet" for each burst of compilations, after a second of it.
 
-    Numba compiles one function at a time, under its lock. Nothing runs between the calls.
+    Numba compiles one function at a time, under its lock, and within it those that it calls: each
+    one's own seconds count. `compiled` is how many functions were compiled.
     """
 
     def __init__(self, now=time.perf_counter):
-        self._now, self._began, self._ended = now, math.inf, -math.inf
-        self._spent, self._said, self._lost = 0.0, False, ""
+        self._now, self._ended = now, -math.inf
+        self._open: list[list] = []
+        self._spent, self._said, self._lost, self.compiled = 0.0, False, "", 0
 
-    def begin(self) -> None:
-        """Note that a function was not found and is compiled now."""
-        self._began = self._now()
-        if self._began - self._ended > BURST_GAP:
+    def begin(self, key: object) -> None:
+        """Note that a function, by its `key`, was not found and is compiled now."""
+        now = self._now()
+        self._open.append([key, now, 0.0])
+        if now - self._ended > BURST_GAP:
             self._spent, self._said, self._lost = 0.0, False, ""
 
-    def end(self, lost: str = "") -> None:
+    def end(self, key: object, lost: str = "") -> None:
         """Note that it is compiled, and why its code is not kept."""
+        while self._open and self._open[-1][0] is not key:
+            self._open.pop()  # its compilation failed
+        if not self._open:
+            return
+        _, began, inner = self._open.pop()
         self._ended = self._now()
-        self._spent += max(0.0, self._ended - self._began)
+        seconds = self._ended - began
+        if self._open:
+            self._open[-1][2] += seconds
+        self._spent += seconds - inner
+        self.compiled += 1
         self._lost = lost or self._lost
         if self._spent > NOTICE_SECONDS and not self._said:
             self._said = True
@@ -197,6 +209,10 @@ class CompileNotice:
                 then = f"each start does so, because {self._lost}"
             text = "numbanet compiles kernels for this machine; %s"
             logging.getLogger("numbanet").warning(text, then)
+
+    def cancel(self, key: object) -> None:
+        """Forget that a compilation was begun."""
+        self._open = [one for one in self._open if one[0] is not key]
 
 
 notice = CompileNotice()
@@ -216,8 +232,12 @@ class _Cache(FunctionCache):
             found = super().load_overload(sig, target_context)
             if found is not None:
                 return found
-        notice.begin()
+        notice.begin(self)
         return None
+
+    def holds(self, sig, target_context) -> bool:
+        """Whether there is a file for this signature; it may be damaged."""
+        return self._cache_file.path(self._index_key(sig, target_context.codegen())).is_file()
 
     def save_overload(self, sig, data):
         lost = ""
@@ -225,7 +245,7 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
         except Exception as error:
             lost = f"the cache cannot be written ({error})"
-        notice.end(lost)
+        notice.end(self, lost)
 
 
 class _NoCache(NullCache):
@@ -235,10 +255,14 @@ class _NoCache(NullCache):
         self._lost = lost
 
     def load_overload(self, sig, target_context):
-        notice.begin()
+        notice.begin(self)
+
+    def holds(self, sig, target_context) -> bool:
+        """True: there is nothing to be gained by compiling it in another process."""
+        return True
 
     def save_overload(self, sig, cres):
-        notice.end(self._lost)
+        notice.end(self, self._lost)
 
 
 def cached(compiled, function, variant=""):

@@ -14,6 +14,7 @@
 import signal
 import threading
 import types as python_types
+import weakref
 from contextlib import contextmanager
 
 import numba
@@ -21,7 +22,9 @@ from llvmlite import binding
 from numba.core import types
 from numba.core.ccallback import CFunc
 
+from numbanet.backend.ahead import Unit
 from numbanet.backend.cache import cached, mark_sources, source_hash
+from numbanet.backend.inlining import InlinedFunction
 
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 """Everything but nnan and ninf: a NaN must stay visible."""
@@ -34,13 +37,13 @@ _FLAGS = {"nopython": True, "error_model": "numpy", "fastmath": FASTMATH}
 
 def inline(function):
     """Compile a helper into each of its callers."""
-    return numba.jit(forceinline=True, **_FLAGS)(function)
+    return InlinedFunction(function, _FLAGS)
 
 
 def inline_strict(function):
     """As `inline`, for code whose accuracy rests on the order of its operations."""
     strict = {**_FLAGS, "fastmath": FASTMATH - {"reassoc"}}
-    return numba.jit(forceinline=True, **strict)(function)
+    return InlinedFunction(function, strict)
 
 
 def noinline(function):
@@ -122,6 +125,15 @@ class EntryPoint:
             compiled = self.__dict__["_compiled"] = cached(compiled, self.function, variant)
         return compiled
 
+    def unit(self, signature: tuple) -> Unit:
+        """Return it for arguments of these Numba types, to be compiled ahead."""
+
+        def compile_now():
+            with interrupts_deferred():
+                self.compiled.compile(signature)
+
+        return Unit(self.compiled, signature, compile_now)
+
     def __call__(self, *args):
         if self.called:
             return self.compiled(*args)
@@ -132,6 +144,14 @@ class EntryPoint:
 
 
 # --- kernels ----------------------------------------------------------------------------------
+
+
+_kernels: weakref.WeakSet["Kernel"] = weakref.WeakSet()
+
+
+def all_kernels() -> list["Kernel"]:
+    """Return all kernels there are, the user's too, by their names."""
+    return sorted(_kernels, key=repr)
 
 
 class Kernel:
@@ -155,6 +175,7 @@ class Kernel:
         )
         self._compiled = {}
         self.cuda_kernel = None
+        _kernels.add(self)
 
     def cuda(self, kernel) -> "Kernel":
         """Give the verb its CUDA kernel; a decorator."""
@@ -166,14 +187,44 @@ class Kernel:
 
         It is compiled or read from the cache on first use.
         """
+        compiled = self._compiled.get(dtype)
+        if compiled is not None:
+            return compiled.address
         key = str(dtype)
         if key not in self._compiled:
-            for helper in _external_dependencies(self.function, set()):
+            for helper in self.helpers():
                 helper.address(dtype)
-            memory = types.CPointer(getattr(types, key))
-            arguments = (types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
-            self._compiled[key] = _compile(self.function, arguments)
+            self._compiled[key] = c_function(self.function, self._signature(key))
+        self._compiled[dtype] = self._compiled[key]  # a NumPy dtype takes long to become a string
         return self._compiled[key].address
+
+    @staticmethod
+    def _signature(dtype: str):
+        memory = types.CPointer(getattr(types, dtype))
+        arguments = (types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
+        return types.void(*arguments)
+
+    def helpers(self) -> set:
+        """Return the helpers that it calls by their names."""
+        return set(_external_dependencies(self.function, set()))
+
+    def units(self, dtype) -> list[Unit]:
+        """Return what has to be compiled for a dtype, beside the helpers."""
+        key = str(dtype)
+        if key in self._compiled:
+            return []
+        signature = self._signature(key)
+        compiled, helpers = _c_function(self.function, signature), self.helpers()
+
+        def compile_alone():
+            for helper in helpers:
+                helper.declare(key)
+            with interrupts_deferred():
+                compiled.compile()
+            if not helpers:
+                self._compiled[key] = compiled
+
+        return [Unit(compiled, signature, compile_alone, bool(helpers))]
 
     def __repr__(self):
         return f"<kernel {self.function.__module__}.{self.function.__qualname__}>"
@@ -186,26 +237,34 @@ def kernel(function=None, *, independent=False):
     return Kernel(function, independent)
 
 
+def units(kernels, dtype) -> list[Unit]:
+    """Return what has to be compiled for kernels and a dtype, each once, helpers first."""
+    kernels = dict.fromkeys(kernels)
+    helpers = dict.fromkeys(helper for kernel in kernels for helper in kernel.helpers())
+    return [unit for one in (*helpers, *kernels) for unit in one.units(dtype)]
+
+
 def c_function(function, signature, on_disk: bool = True) -> CFunc:
     """Compile a function that C calls, of a Numba signature, or read it from the cache.
 
     on_disk   False for code that holds an address of this process
     The result's `address` is valid as long as the result is kept.
     """
+    compiled = _c_function(function, signature, on_disk)
+    with interrupts_deferred():
+        compiled.compile()
+    return compiled
+
+
+def _c_function(function, signature, on_disk: bool = True) -> CFunc:
+    """A function that C calls, not compiled yet."""
     compiled = CFunc(
         function,
         (signature.args, signature.return_type),
         locals={},
         options=dict(_FLAGS),
     )
-    with interrupts_deferred():
-        (cached(compiled, function) if on_disk else compiled).compile()
-    return compiled
-
-
-def _compile(function, arguments):
-    """Compile a function of these argument types that returns nothing."""
-    return c_function(function, types.void(*arguments))
+    return cached(compiled, function) if on_disk else compiled
 
 
 @contextmanager
@@ -269,7 +328,24 @@ class ExternalHelper:
         """Compile or load the helper, make its name known, and return its address."""
         key = str(dtype)
         if key not in self._compiled:
-            compiled = _compile(self.function, self.arguments(getattr(types, key)))
+            compiled = c_function(self.function, self._signature(key))
             binding.add_symbol(self.symbol(key), compiled.address)
             self._compiled[key] = compiled
         return self._compiled[key].address
+
+    def _signature(self, dtype: str):
+        return types.void(*self.arguments(getattr(types, dtype)))
+
+    def declare(self, dtype: str) -> None:
+        """Make its name known where the code that calls it is compiled and never run."""
+        if dtype not in self._compiled:
+            binding.add_symbol(self.symbol(dtype), id(self))
+
+    def units(self, dtype) -> list[Unit]:
+        """Return what has to be compiled for a dtype."""
+        key = str(dtype)
+        if key in self._compiled:
+            return []
+        signature = self._signature(key)
+        compiled = _c_function(self.function, signature)
+        return [Unit(compiled, signature, compiled.compile, linked=True)]

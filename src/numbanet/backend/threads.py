@@ -1,6 +1,10 @@
 """The threads of parallel loops: which library runs them, and how many there may be."""
 
+import contextlib
+import math
 import os
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -33,5 +37,26 @@ def threading_layer() -> str:
 
 
 def max_threads() -> int:
-    """Return the largest number of threads that one call may use."""
-    return config.NUMBA_NUM_THREADS
+    """Return the largest number of threads that one call may use.
+
+    They wait for one another by spinning, so there are never more than `usable_cpus`.
+    """
+    return min(config.NUMBA_NUM_THREADS, usable_cpus())
+
+
+@cache
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use: its affinity, a container's quota."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    quota = _cpu_quota(Path("/sys/fs/cgroup"))
+    return cpus if math.isinf(quota) else max(1, min(cpus, math.ceil(quota)))
+
+
+def _cpu_quota(folder: Path) -> float:
+    """The CPUs that a control group (Linux, version 2 or 1) grants; inf where it sets no limit."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with contextlib.suppress(OSError, ValueError):  # no such file, "max"
+            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            return int(quota) / int(period) if int(quota) > 0 else math.inf
+    return math.inf

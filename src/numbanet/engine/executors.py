@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numba
 import numpy as np
 
+from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import executor as cpu
 from numbanet.engine.cpu.kernels import usable_threads
 from numbanet.io import validation
@@ -117,9 +118,12 @@ class ExecutorCache:
             self.small_batch.clear()
 
     def threads(self, wanted, flops: int) -> int:
-        """Threads for a call of that much arithmetic, unless a number is asked for."""
+        """Threads for a call of that much arithmetic, unless a number is asked for.
+
+        Never more than there are CPUs: more would only cut the work into smaller pieces.
+        """
         wanted = validation.check_threads(wanted)
-        most = wanted or self.network.threads or numba.get_num_threads()
+        most = min(wanted or self.network.threads or numba.get_num_threads(), max_threads())
         if not (wanted or self.network.threads):
             most = max(1, min(most, flops // FLOPS_PER_THREAD))
         return usable_threads(most)
@@ -232,9 +236,9 @@ class ExecutorCache:
         key = ("gradient", loss, data_key, threads, training, settings)
         return self._get_or_build(key, build)
 
-    def inference(self, layout, samples: int, threads=None) -> InferenceExecutor:
-        """For the outputs of any number of samples."""
-        batch = self._evaluation_batch(samples)
+    def inference(self, layout, samples: int, threads=None, batch=None) -> InferenceExecutor:
+        """For the outputs of any number of samples, in batches of `batch` where that matters."""
+        batch = batch or self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():
@@ -253,14 +257,16 @@ class ExecutorCache:
         samples: int,
         threads=None,
         *,
+        batch: int | None = None,
         weighted: bool = False,
         missing: bool = False,
     ) -> InferenceExecutor:
         """For loss and correct answers of any number of samples.
 
+        batch               samples of a batch, where that matters
         weighted, missing   whether samples have weights, and whether targets are missing
         """
-        batch = self._evaluation_batch(samples)
+        batch = batch or self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))
 
         def build():

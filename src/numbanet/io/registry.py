@@ -14,6 +14,8 @@ def lookup(what: str, name: str, known: dict, synonyms: dict[str, str] | None = 
     Case, spaces, hyphens and underscores do not count.
     synonyms   names of other libraries, and what is known here for them
     """
+    if name in known:
+        return known[name]
     names = {**{one: one for one in known}, **(synonyms or {})}
     plain = {_plain(one): entry for one, entry in names.items()}
     key = _plain(name)

@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from numbanet.io.fields import Flag, Kind, Real, check, fits, shown
 from numbanet.io.tables import Table
 from numbanet.nn.layers import (
     Activation,
+    BatchNorm,
     Bidirectional,
     Dense,
     Dropout,
@@ -222,7 +224,7 @@ def check_takes_lengths(layers: list[BuiltLayer]) -> None:
         *((last + 1, b) for b in behind if not (to_end or isinstance(b.layer, Flatten))),
     ]
     for k in recurrent:
-        layer = layers[k].layer
+        layer: Any = layers[k].layer
         one = layer.layer if isinstance(layer, Bidirectional) else layer
         if one.initial_state == "trained" and (one is not layer or one.reverse):
             raise ValueError(
@@ -273,6 +275,37 @@ def layer_ops(layers: list[BuiltLayer], penalty, samples, batches, training, fus
         result += change_ops(ops, partial(_settled, strengths, group, frozen))
         k += n_fused
     return result
+
+
+def step_ops(layers: list[BuiltLayer]) -> list[Op]:
+    """The ops of one step of a sequence, whose state the caller keeps.
+
+    Raises ValueError for a layer that needs other steps than those before, and for no recurrent
+    layer.
+    """
+    if not any(isinstance(built.layer, RECURRENT) for built in layers):
+        raise ValueError(
+            "the network has no recurrent layer, so a step depends on none before it; call predict"
+        )
+    ops, shape = [], (1, *layers[0].input_shape[1:])
+    for k, built in enumerate(layers):
+        layer, alone = built.layer, (*STEP_BY_STEP, BatchNorm)
+        both = isinstance(layer, Bidirectional)
+        if both or (isinstance(layer, Recurrent) and layer.reverse):
+            way = "; take a layer that begins with the first step"
+            reason = f"begins with the last step, which is not there yet{way}"
+        elif isinstance(layer, alone) or (isinstance(layer, Flatten) and len(shape) == 1):
+            reason = ""
+        else:
+            reason = "needs more than one step at a time"
+        if reason:
+            raise ValueError(
+                f"layer {k} ({type(layer).__name__}) {reason}; predict takes whole sequences"
+            )
+        lower = layer.step_ops if isinstance(layer, Recurrent) else layer.inference_ops
+        ops += lower(shape)
+        shape = layer.output_shape(shape)
+    return ops
 
 
 def _settled(penalties, group: Group, frozen: bool, op: Op) -> Op:

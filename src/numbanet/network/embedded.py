@@ -43,6 +43,8 @@ from numbanet.network.handle import (
     OPTIMIZER,
     OPTIMIZER_SIZE,
     PROGRAM,
+    START,
+    START_SIZE,
     STEP,
     STEP_SIZE,
 )
@@ -249,7 +251,7 @@ def _run_backward(program, params, grads, acts, with_params, with_inputs):
     _run(program, first, end, params, params, grads, acts, wanted)
 
 
-# --- forward, gradients, loss -----------------------------------------------------------------
+# --- forward ----------------------------------------------------------------------------------
 
 
 @embeddable
@@ -270,6 +272,92 @@ def forward(model, params, row, out, work):
     _check_work(header, work.size, work.itemsize)
     _check_rows(header, row.size, out.size)
     predict(header, p, acts, x, y)
+
+
+# --- a sequence, step by step -----------------------------------------------------------------
+
+
+@embeddable
+def step_state_size(model):
+    """Return how many elements `state` of `step` has, for all rows of the handle."""
+    header = checked_pointer(model, "model", "integers")
+    _check_model(header, model.size)
+    _check_has_step(header)
+    return header[HEADER.rows] * header[HEADER.n_carried]
+
+
+@inline
+def _check_has_step(model):
+    if not model[HEADER.step]:
+        raise ValueError("the handle has no step: make it with network.handle(step=True)")
+
+
+@inline
+def _check_state(model, size, itemsize):
+    """ValueError for what is not the state of the handle's sequences."""
+    if size != model[HEADER.rows] * model[HEADER.n_carried]:
+        raise ValueError("state has another size: it needs step_state_size(model) elements")
+    if itemsize != model[HEADER.itemsize]:
+        raise ValueError("state is of another dtype than the network")
+
+
+@embeddable
+def begin_sequence(model, params, state):
+    """Write the state before the first step: zeros, or the parameters of a trained one.
+
+    state   `step_state_size(model)` elements; overwritten
+    """
+    p, s = checked_pointer(params, "params", "float"), checked_pointer(state, "state", "write")
+    header = checked_pointer(model, "model", "integers")
+    _check_model(header, model.size)
+    _check_params(header, p, params.size, params.itemsize)
+    _check_has_step(header)
+    _check_state(header, state.size, state.itemsize)
+    _clear(s, state.size)
+    for k in range(header[HEADER.n_starts]):
+        start = ptr_add(header, header[HEADER.starts] + k * START_SIZE)
+        for place in range(start[START.place], state.size, header[HEADER.n_carried]):
+            copy_converted(ptr_add(p, start[START.offset]), ptr_add(s, place), start[START.n])
+
+
+@embeddable
+def step(model, params, state, row, out, work):
+    """Take one step of a sequence: write what the network gives after it.
+
+    state   of the sequence before the step, `step_state_size(model)` elements; becomes that after
+            it. `begin_sequence` writes the first one
+    row     one step of the inputs, (rows, *input_shape[1:]) or as many elements: float32, float64
+            or integers
+    out     the outputs of this step, (rows, outputs); of a network that gives one output for a
+            sequence, that for the steps so far. float32 or float64; overwritten
+    The handle is made with step=True. A sequence step by step gives what `predict` gives for all of
+    it.
+    """
+    header, p = (
+        checked_pointer(model, "model", "integers"),
+        checked_pointer(params, "params", "float"),
+    )
+    x, y = checked_pointer(row, "row", "read"), checked_pointer(out, "out", "write")
+    s, acts = checked_pointer(state, "state", "write"), checked_pointer(work, "work", "write")
+    _check_model(header, model.size)
+    _check_params(header, p, params.size, params.itemsize)
+    _check_work(header, work.size, work.itemsize)
+    _check_has_step(header)
+    _check_state(header, state.size, state.itemsize)
+    rows = header[HEADER.rows]
+    if row.size != rows * header[HEADER.n_step_in]:
+        raise ValueError("row has another size than one step of the network's inputs for each row")
+    if out.size != rows * header[HEADER.n_step_out]:
+        raise ValueError("out has another size than the outputs of one step for each row")
+    program = ptr_add(header, header[HEADER.step])
+    copy_converted(x, ptr_add(acts, program[PROGRAM.inputs]), row.size)
+    for k in range(program[PROGRAM.n_forward]):
+        columns, op = _step(program, k)
+        call_indirect(columns[STEP.kernel], op, p, s, acts, acts, 0, rows)
+    copy_converted(ptr_add(acts, program[PROGRAM.outputs]), y, out.size)
+
+
+# --- gradients, loss --------------------------------------------------------------------------
 
 
 @embeddable

@@ -8,7 +8,8 @@ threads share it. Offsets are counted from its beginning, so a copy serves as we
 
 A *program* is a plan for `rows` samples in one micro-batch, lowered for the target "embedded". Its
 steps are the plan's schedule with the kernels' addresses in them. `forward` and `vjp` run the
-program `prediction`, `loss_gradient` runs `loss`, `jvp` and `hvp` run `tangents`.
+program `prediction`, `loss_gradient` runs `loss`, `jvp` and `hvp` run `tangents`, `step` the
+program of its name.
 
 Tangents. Acts and deltas have tangents: their derivatives along the direction that the caller gives
 for the inputs and the parameters. They lie a fixed distance behind, so that a verb works on them
@@ -33,10 +34,11 @@ import numpy as np
 from numbanet.backend.cache import source_hash
 from numbanet.backend.intrinsics import PROCESS_TOKEN
 from numbanet.io import validation
-from numbanet.network.built_layer import initializers
+from numbanet.network.built_layer import initializers, step_ops
 from numbanet.nn import data
 from numbanet.nn.initializers import Columns, Initializer, resolve
 from numbanet.nn.layers.base import size
+from numbanet.nn.layers.recurrent import Recurrent
 from numbanet.nn.optimizers import Optimizer
 from numbanet.nn.optimizers import optimizer as resolve_optimizer
 from numbanet.nn.schedules import Schedule
@@ -60,7 +62,8 @@ from numbanet.plan.plan import Plan
 
 HEADER = Attrs(
     "magic token itemsize rows n_in n_out n_params n_needed n_memory work_size has_vjp has_drow "
-    "has_hvp scales_targets n_state begin_step update n_initial initial prediction loss tangents",
+    "has_hvp scales_targets n_state begin_step update n_initial initial n_carried n_step_in "
+    "n_step_out n_starts starts prediction loss tangents step",
     first=0,
 )
 """Columns of the header.
@@ -80,7 +83,10 @@ scales_targets          whether the outputs are brought to the unit of scaled ta
 n_state                 elements of the optimiser's state
 begin_step, update      addresses of the optimiser's kernels, or 0
 n_initial, initial      blocks of parameters, and the offset of what they are drawn from, or 0
-prediction, loss, tangents   offsets of the programs, or 0
+n_carried               elements of the state of a sequence
+n_step_in, n_step_out   elements of a step of the inputs, and of what it gives
+n_starts, starts        parts of that state that begin with parameters, and the offset of them
+prediction, loss, tangents, step   offsets of the programs, or 0
 """
 MAGIC = int(source_hash()[:15], 16)
 """The version of numbanet: compiled code that the user keeps on disk has it as a constant."""
@@ -128,6 +134,9 @@ INITIAL = Attrs("kind offset rows columns stride a b", first=0)
 """Columns of a block of parameters: what `distribution` says of it (nn/initializers.py), where it
 begins, its shape as a matrix and the distance between its rows; a and b are floats."""
 INITIAL_SIZE = len(INITIAL)
+START = Attrs("place offset n", first=0)
+"""Columns of a part of a state: its place there, the offset of its parameters, its elements."""
+START_SIZE = len(START)
 PADDING = 16
 """Elements behind each memory, which a vector store may touch masked."""
 
@@ -141,6 +150,7 @@ def make_handle(
     gradient: bool = True,
     jvp: bool = False,
     hvp: bool = False,
+    step: bool = False,
 ) -> np.ndarray:
     """Return a handle, int64 (n); see Sequential.handle."""
     rows = validation.check_int(rows, "rows", 1)
@@ -154,10 +164,14 @@ def make_handle(
         programs["loss"] = Program(loss_plan, scale, loss_plan.offsets[targets])
     if jvp:
         programs["tangents"] = TangentProgram(plan, network.dtype, hvp)
+    if step:
+        programs["step"] = Program(_step_plan(network, rows))
     optimizer_columns, optimizer_rows, kernels = _optimizer(optimizer, network)
     arrays = _initial(network)
     integers = [one.integers() for one in programs.values()]
     places = np.cumsum([OPTIMIZER + OPTIMIZER_SIZE, *map(len, integers)]).tolist()
+    drawn = [value for row in arrays or () for value in row]
+    step_columns, starts = _step_columns(network, programs.get("step"), places[-1] + len(drawn))
     header = HEADER.pack(
         magic=MAGIC,
         token=PROCESS_TOKEN,
@@ -175,12 +189,12 @@ def make_handle(
         scales_targets=network.scales_targets,
         n_initial=len(arrays or []),
         initial=0 if arrays is None else places[-1],
-        **{"loss": 0, "tangents": 0} | dict(zip(programs, places, strict=False)),
+        **{"loss": 0, "tangents": 0, "step": 0} | dict(zip(programs, places, strict=False)),
         **optimizer_columns,
+        **step_columns,
     )
-    handle = np.concatenate(
-        [np.array(header, np.int64), optimizer_rows, *integers, *(arrays or [])]
-    )
+    rest = np.array([*drawn, *starts], np.int64)
+    handle = np.concatenate([np.array(header, np.int64), optimizer_rows, *integers, rest])
     kernels += [kernel for one in programs.values() for kernel in one.kernels]
     weakref.finalize(handle, list, kernels)  # the handle keeps its kernels
     return handle
@@ -213,6 +227,44 @@ def _initial(network) -> list[tuple] | None:
                 )
             offset += size(shape)
     return rows
+
+
+def _step_plan(network, rows: int) -> Plan:
+    """The plan of `step`: one step of each of the rows, whose state the caller keeps."""
+    ops = [
+        data.inputs(size(network.input_shape[1:]), network.dtype),
+        *step_ops(network.layers),
+        *network.output_ops()[:-1],
+    ]
+    return _lower(network, ops, rows, False, False)
+
+
+def _step_columns(network, program, place: int) -> tuple[dict[str, int], list[int]]:
+    """(the header's columns for `step`, rows of START) of its program, or of None.
+
+    place   where the rows of START begin
+    """
+    columns = dict.fromkeys(("n_carried", "n_step_in", "n_step_out", "n_starts", "starts"), 0)
+    starts: list[int] = []
+    if program is None:
+        return columns, starts
+    n_carried = 0
+    for built in network.layers:
+        if not isinstance(built.layer, Recurrent):
+            continue
+        offset = built.offset
+        names = [f"initial_{name}" for name in built.layer.carries]
+        for name, shape in built.shapes.items():
+            if name in names:
+                at = n_carried + names.index(name) * built.layer.units
+                starts += START.pack(place=at, offset=offset, n=built.layer.units)
+            offset += size(shape)
+        n_carried += len(names) * built.layer.units
+    columns["n_carried"], columns["starts"] = n_carried, place
+    columns["n_starts"] = len(starts) // START_SIZE
+    columns["n_step_in"] = size(network.input_shape[1:])
+    columns["n_step_out"] = size(network.output_shape) // (network.output_steps or 1)
+    return columns, starts
 
 
 def prediction_plan(network, rows: int, gradient: bool, tangents: bool = False) -> Plan:

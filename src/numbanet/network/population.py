@@ -72,6 +72,11 @@ class Population(KnownArguments, KnownAttributes):
         for k, network in enumerate(self.networks):
             if network.dtype != self.dtype:
                 raise ValueError(f"network 0 is of {self.dtype}, network {k} of {network.dtype}")
+            if network.is_stateful:
+                raise ValueError(
+                    f"network {k} is stateful, and those of a population begin every sequence "
+                    "anew; take layers without stateful=True, or fit it by itself"
+                )
             if network.device != "cpu":
                 raise ValueError(f"network {k} is on {network.device!r}; a population is on 'cpu'")
 

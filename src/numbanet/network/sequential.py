@@ -29,7 +29,7 @@ from numbanet.nn.layers.base import Shape, checks_inputs, size
 from numbanet.nn.layers.standardize import UnscaleTargets
 from numbanet.nn.regularizers import penalties
 from numbanet.nn.schedules import Schedule
-from numbanet.plan.columns import EPOCH, LENGTHS, OUTPUTS, SEED, TARGETS, WEIGHTS
+from numbanet.plan.columns import EPOCH, LENGTHS, OUTPUTS, SEED, STATE, TARGETS, WEIGHTS
 from numbanet.plan.op import DEFAULT_GROUP, Op
 from numbanet.training.data import check_last_batch
 from numbanet.training.fit import fit
@@ -147,6 +147,8 @@ class Sequential(KnownArguments, KnownAttributes):
     target_scaling: built_layer.BuiltLayer
     target_name: str
     _checks_inputs: bool
+    _state: np.ndarray | None
+    _state_size: int
     _class_names: tuple[str, ...]
     _feature_names: tuple[str, ...]
     _parameters: np.ndarray
@@ -183,6 +185,7 @@ class Sequential(KnownArguments, KnownAttributes):
         scaling.check_layers(self.layers)
         built_layer.check_first(self.layers)
         self._checks_inputs = checks_inputs(self.layers[0].layer)
+        self._state, self._state_size = None, sum(op.state for op in self.layer_ops())
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
@@ -271,6 +274,7 @@ class Sequential(KnownArguments, KnownAttributes):
         self.optimizer_state = np.zeros(0, self.dtype)
         self.optimizer_steps = 0
         self.schedule_state = ()
+        self._state = None
 
     @property
     def parameters(self) -> np.ndarray:
@@ -335,6 +339,7 @@ class Sequential(KnownArguments, KnownAttributes):
             small_batch = self.executors.small_batch.get(x.dtype)
             if (
                 small_batch is not None
+                and not self._state_size
                 and x.shape[1:] == self.input_shape
                 and 0 < len(x) <= small_batch.most
                 and x.flags.c_contiguous
@@ -352,10 +357,13 @@ class Sequential(KnownArguments, KnownAttributes):
         with self.executors.lock:
             if isinstance(x, np.ndarray):
                 self.executors.build_small_batch(x.dtype)
-            executor = self.executors.inference(data.layout(x), len(x), threads)
+            state = self.begin_state(len(x))
+            batch = None if state is None else len(state)
+            executor = self.executors.inference(data.layout(x), len(x), threads, batch)
             data.bind_inputs(executor, x)
             executor.bind(OUTPUTS, outputs)
             executor.bind(LENGTHS, lengths)
+            executor.bind(STATE, state)
             try:
                 if not executor.checks_finite:
                     validation.assert_all_finite(x, "x", self.dtype)
@@ -364,6 +372,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 executor.release()
         if executor.checks_finite and not executor.inputs_finite():
             validation.assert_all_finite(x, "x", self.dtype)
+        self.keep_state(state)
         self._warn_of_overflow(outputs)
         return outputs
 
@@ -383,6 +392,68 @@ class Sequential(KnownArguments, KnownAttributes):
             RuntimeWarning,
             stacklevel=3,
         )
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether a layer goes on from the state of the batch before."""
+        return self._state_size > 0
+
+    def reset_state(self) -> None:
+        """Let the next batch begin with sequences, of a stateful network; others have no state.
+
+        After it the batches may have another size, except in a callback of fit.
+        """
+        if self._trained_by is None or self._state is None:
+            self._state = None
+        else:
+            self._state[:] = 0  # that of the training that is under way
+
+    def begin_state(
+        self, samples: int, batch: int | None = None, keep: bool = False
+    ) -> np.ndarray | None:
+        """Return a copy of the state of a stateful network, zeros for a new one, else None.
+
+        batch   samples of a batch, by default as many as the state has, or all
+        keep    the copy becomes the state; else it does so where `keep_state` is given it
+        Raises ValueError where the batches are not all of the state's size.
+        """
+        if not self.is_stateful:
+            return None
+        known = None if self._state is None else len(self._state)
+        wanted = batch or known or samples
+        if samples % wanted:
+            raise ValueError(
+                f"a stateful network takes batches of one size, and {samples} samples in batches "
+                f"of {wanted} leave one of {samples % wanted}: pass a multiple of {wanted} samples"
+                + ("" if batch else ", or call network.reset_state() before sequences of another")
+            )
+        if known not in (None, wanted):
+            raise ValueError(
+                f"the network's state is that of {known} sequences, and a batch has {wanted} "
+                f"samples: take {known} for a batch, or call network.reset_state() first"
+            )
+        state = np.zeros((wanted, self._state_size), self.dtype)
+        if self._state is not None:
+            state[:] = self._state
+        if keep:
+            self._state = state
+        return state
+
+    def keep_state(self, state: np.ndarray | None) -> None:
+        """Let this be the state from now on, except while fit runs, whose own goes on."""
+        if self._trained_by is None:
+            self._state = state
+
+    @contextmanager
+    def other_sequences(self, batch: int):
+        """A context in which batches of so many other sequences begin, and the state is kept."""
+        before = self._state
+        if self.is_stateful:
+            self._state = np.zeros((batch, self._state_size), self.dtype)
+        try:
+            yield
+        finally:
+            self._state = before
 
     def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5.
@@ -489,18 +560,22 @@ class Sequential(KnownArguments, KnownAttributes):
         x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
         lengths = self.check_lengths(lengths, len(x))
         weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
+        before = self._state
         value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights)
         found: dict[str, float] = {"loss": value}
         if accuracy is not None:
             right, answers = accuracy, len(x) * (self.output_steps or 1)
             alike = self.check_weights(y, classes, None, None, lengths)
             if weights is not None:
+                self._state = before
                 right = self.score(x, y, classes, chosen, threads, lengths, alike)[1] or 0.0
             if self.output_steps and lengths is not None:
                 answers = int(lengths.sum())
             found |= {"accuracy": accuracy, "mistakes": round((1 - right) * answers)}
         else:
             wanted = measures.metrics(["rmse", "r2"]) | wanted
+        if wanted:
+            self._state = before
         return found | self.measure(wanted, x, y, lengths, weights, threads)
 
     def measure(self, metrics, x, y, lengths, weights, threads=None) -> dict[str, float]:
@@ -568,7 +643,9 @@ class Sequential(KnownArguments, KnownAttributes):
         if fields.Flag()(training, "training"):
             value = self._differentiate(x, y, lengths, weights, chosen, None, True)[0]
         else:
+            before = self._state
             value = self.score(x, y, classes, chosen, None, lengths, weights)[0]
+            self._state = before
         return value + self.penalty_value(len(x), 1)
 
     def gradient(
@@ -608,6 +685,7 @@ class Sequential(KnownArguments, KnownAttributes):
             data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
+            executor.bind(STATE, self.begin_state(len(x), len(x)))
             if weights is not None:
                 executor.bind(WEIGHTS, relative_weights(weights, None, len(x))[0])
             try:
@@ -659,7 +737,9 @@ class Sequential(KnownArguments, KnownAttributes):
                            an optimiser of the same class
         batch_size         samples per step; None for all of them
         epochs             passes over the data
-        shuffle            a new order every epoch, a function of seed and epoch
+        shuffle            a new order every epoch, a function of seed and epoch; False for a
+                           stateful network, whose sample i of a batch goes on where that of the
+                           batch before ended, also from epoch to epoch: see `reset_state`
         validation_data    (x, y), or a dict of x, y and, if need be, lengths and sample_weight:
                            measured after every epoch, with the averaged parameters where the
                            optimizer has an `average`
@@ -798,6 +878,7 @@ class Sequential(KnownArguments, KnownAttributes):
         gradient: bool = True,
         jvp: bool = False,
         hvp: bool = False,
+        step: bool = False,
     ):
         """Return the network as an array of integers for the functions of `numbanet.compiled`.
 
@@ -807,18 +888,25 @@ class Sequential(KnownArguments, KnownAttributes):
         gradient    False leaves `vjp` out: less work memory, and layers without a derivative
         jvp, hvp    True: the function of that name can be called, with more work memory; hvp
                     includes jvp
+        step        True: sequences can go step by step (`step`), with a state that the caller keeps
         It holds no parameters, and is valid in this process and its forks alone. Raises ValueError
         for layers that have not the derivatives asked for, and for a loss that does not fit.
         """
         from numbanet.network.handle import make_handle
 
-        gradient, jvp, hvp = (
-            fields.Flag()(given, name)
-            for given, name in ((gradient, "gradient"), (jvp, "jvp"), (hvp, "hvp"))
-        )
-        return make_handle(
-            self, optimizer=optimizer, loss=loss, rows=rows, gradient=gradient, jvp=jvp, hvp=hvp
-        )
+        flags = {"gradient": gradient, "jvp": jvp, "hvp": hvp, "step": step}
+        flags = {name: fields.Flag()(given, name) for name, given in flags.items()}
+        return make_handle(self, optimizer=optimizer, loss=loss, rows=rows, **flags)
+
+    def stream(self):
+        """Return one sequence that is read step by step, beginning with its first one.
+
+        See `network.stepping.Stream`: step, reset, state. Raises ValueError for layers that need
+        more than one step at a time, and for no recurrent layer.
+        """
+        from numbanet.network.stepping import Stream
+
+        return Stream(self)
 
     def compiled(self, device: str = "cpu"):
         """Return the network as it is now as a function `f(row, out)` for the user's compiled code.
@@ -1092,6 +1180,7 @@ class Sequential(KnownArguments, KnownAttributes):
         Both are weighted where the samples have weights.
         """
         with self.executors.lock:
+            state = self.begin_state(len(x))
             executor = self.executors.evaluation(
                 loss,
                 data.layout(x),
@@ -1099,6 +1188,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 classes,
                 len(x),
                 threads,
+                batch=None if state is None else len(state),
                 weighted=weights is not None,
                 missing=validation.has_missing(y),
             )
@@ -1107,10 +1197,12 @@ class Sequential(KnownArguments, KnownAttributes):
             data.bind_inputs(executor, x)
             executor.bind(TARGETS, y)
             executor.bind(LENGTHS, lengths)
+            executor.bind(STATE, state)
             try:
                 total, correct = executor.infer(self.memory, len(x))
             finally:
                 executor.release()
+            self.keep_state(state)
         return total / len(x), correct / len(x) if classes else None
 
     def learn_scalings(self, x, y, loss, scale_targets: bool, whole: bool = True) -> bool:
@@ -1154,6 +1246,7 @@ class Sequential(KnownArguments, KnownAttributes):
             setattr(self, name, getattr(other, name))
         self.scales_targets = other.scales_targets
         self.optimizer_state = other.optimizer_state.copy()
+        self._state = None if other._state is None else other._state.copy()
         for built, source in zip(self.layers, other.layers, strict=True):
             built.copy_settings(source)
         self.executors.clear()
@@ -1204,10 +1297,15 @@ class Sequential(KnownArguments, KnownAttributes):
         vectors = np.reshape(state, (-1, self.parameters.size)) if state.size else ()
         for name, vector in zip(names, vectors, strict=True):
             views[f"optimizer.{name}"] = vector
+        if self._state is not None:
+            views["state"] = self._state
         return views
 
-    def _tensor_shapes(self, optimizer) -> dict[str, Shape]:
-        """The shapes of `tensors` by name, before there is memory for them."""
+    def _tensor_shapes(self, optimizer, state) -> dict[str, Shape]:
+        """The shapes of `tensors` by name, before there is memory for them.
+
+        state   that of a file, or None
+        """
         shapes = {
             f"{i}.{name}": shape
             for i, built in enumerate(self.layers)
@@ -1218,6 +1316,8 @@ class Sequential(KnownArguments, KnownAttributes):
         n_parameters = sum(built.n_parameters for built in self.layers)
         for name in getattr(optimizer, "vectors", ()):
             shapes[f"optimizer.{name}"] = (n_parameters,)
+        if self.is_stateful and state is not None and len(state.shape) == 2 and len(state):
+            shapes["state"] = (len(state), self._state_size)
         return shapes
 
     @classmethod
@@ -1264,11 +1364,14 @@ class Sequential(KnownArguments, KnownAttributes):
                 scaling.check_last_layer(network)
         except Exception as error:
             raise ValueError(f"{where}: {error}") from error
-        config.check_tensors(where, tensors, network._tensor_shapes(optimizer), network.dtype)
+        shapes = network._tensor_shapes(optimizer, tensors.get("state"))
+        config.check_tensors(where, tensors, shapes, network.dtype)
         scales_targets = network.scales_targets
         network._allocate()
         network.initialize()
         network.scales_targets = scales_targets
+        if "state" in shapes:
+            network._state = np.zeros(shapes["state"], network.dtype)
         for name, values in network.tensors().items():
             values[...] = tensors[name]
         network.epoch, network.optimizer, network.optimizer_steps = epoch, optimizer, steps

@@ -9,10 +9,13 @@ all parameters. `acts` holds a slot for the output of every op, `deltas` the der
 by the same elements at the same offsets.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from numbanet.backend.ahead import Unit, compile_ahead
+from numbanet.backend.jit import units
 from numbanet.plan.allocate import allocate_slots, assign_offsets, micro_batch
 from numbanet.plan.builtin_ops import copy_op, reduce_chunks
 from numbanet.plan.columns import (
@@ -77,6 +80,7 @@ def lower(
     train: bool,
     target: str = "cpu",
     input_gradient: bool = False,
+    also: Sequence[Unit] = (),
 ) -> Plan:
     """Make a plan of ops: assign every offset.
 
@@ -88,10 +92,14 @@ def lower(
     target    "cpu" or "cuda"; "embedded" for the user's compiled code: a whole batch is one
               micro-batch and one chunk, whose gradient is added to the caller's
     input_gradient   with `train` the first op with parameters, and those before it, get one too
+    also      what else the caller needs compiled, beside the kernels of the ops
     Raises ValueError where one has none, with the reason.
     """
     cuda = target == "cuda"
     ops, verbs, chunks = _choose_verbs(ops, batch, threads, train, target, input_gradient)
+    if not cuda:
+        kernels = [kernel for found in verbs.values() for kernel in found.values()]
+        compile_ahead([*also, *units(kernels, dtype)])
     by_chunk = any(STATISTICS in found for found in verbs.values())
     first_trained = _first_differentiated(ops, input_gradient)
     places, slots = allocate_slots(ops, first_trained, train)

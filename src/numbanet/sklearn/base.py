@@ -119,9 +119,11 @@ class ClassesMixin(ClassifierMixin):
 
     def _encode(self, y, dtype) -> np.ndarray:
         """Labels 0, 1, … of exclusive classes, int64, or rows of 0 and 1."""
-        if self._binarizer.y_type_ == "multiclass":
-            return np.searchsorted(self.classes_, y).astype(np.int64)
-        return self._binarizer.transform(y).astype(dtype)
+        if self._binarizer.y_type_.startswith("multilabel"):
+            return self._binarizer.transform(y).astype(dtype)
+        labels = np.searchsorted(self.classes_, y)
+        multiclass = self._binarizer.y_type_ == "multiclass"
+        return labels.astype(np.int64) if multiclass else labels.astype(dtype)[:, None]
 
     def _decide(self, outputs: np.ndarray) -> np.ndarray:
         """The targets that outputs stand for, in the manner of `_encode`."""

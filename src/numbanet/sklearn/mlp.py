@@ -299,7 +299,8 @@ class _Perceptron(NetworkEstimator):
         schedule = network.optimizer.schedule
         end = network.epoch + (1 if incremental else self.max_iter)
         self.n_iter_ = 0
-        norm = self._squared_norm()
+        coefs, divisor, loss = self.coefs_, self._loss_divisor(), self._loss
+        norm = _squared_norm(coefs)
         try:
             while self.n_iter_ < self.max_iter:
                 if schedule is not None and schedule.has_ended(network.schedule_state):
@@ -318,12 +319,13 @@ class _Perceptron(NetworkEstimator):
                 )
                 if take_epoch(network, trainer, samples, order, rates) < len(counts):
                     raise self._diverged()
-                before, norm = norm, self._squared_norm()
+                before, norm = norm, _squared_norm(coefs)
                 mean = before + (norm - before) * (len(counts) - 1) / (2 * len(counts))
                 penalty = 0.5 * self.alpha * mean * float(np.vdot(factors, counts))
-                logs = self._end_epoch(samples, float(trainer.metric_sums[0]), penalty)
+                total = float(trainer.metric_sums[0]) / divisor + penalty
+                logs = self._end_epoch(samples, total)
                 if validation is not None:
-                    logs |= self._validate(validation)
+                    logs |= self._validate(validation, loss)
                 improved = self._record()
                 if improved and validation is not None:
                     best = network.memory.copy()
@@ -348,12 +350,9 @@ class _Perceptron(NetworkEstimator):
         if best is not None:
             network.memory[:] = best
 
-    def _squared_norm(self) -> float:
-        return sum(float(np.vdot(weights, weights)) for weights in self.coefs_)
-
-    def _end_epoch(self, samples: int, loss: float, penalty: float) -> dict[str, float]:
-        """Record the epoch's loss and penalty, which are sums over its samples; its metrics."""
-        self.loss_ = (loss / self._loss_divisor() + penalty) / samples
+    def _end_epoch(self, samples: int, loss: float) -> dict[str, float]:
+        """Record the epoch's loss, with the penalty, a sum over its samples; its metrics."""
+        self.loss_ = loss / samples
         self.n_iter_ += 1
         self.t_ += samples
         self.network_.epoch += 1
@@ -365,17 +364,17 @@ class _Perceptron(NetworkEstimator):
     def _loss_divisor(self) -> int:
         return 1
 
-    def _validate(self, validation: Validation) -> dict[str, float]:
+    def _validate(self, validation: Validation, loss: losses.Loss) -> dict[str, float]:
         """Record loss and score on the validation data; the same as metrics by their names."""
         x, y, classes, lengths, weights = validation
-        loss, accuracy = self.network_.score(x, y, classes, self._loss, None, lengths, weights)
-        loss /= self._loss_divisor()
+        value, accuracy = self.network_.score(x, y, classes, loss, None, lengths, weights)
+        value /= self._loss_divisor()
         score = self._score(validation, accuracy)
-        self.validation_loss_curve_.append(loss)
+        self.validation_loss_curve_.append(value)
         self.validation_scores_.append(score)
         if self.verbose:
             print(f"Validation score: {score:f}")
-        return {"val_loss": loss, self._score_name: score}
+        return {"val_loss": value, self._score_name: score}
 
     def _record(self) -> bool:
         """Count epochs without improvement; whether this one is the best so far."""
@@ -434,6 +433,10 @@ class _Perceptron(NetworkEstimator):
 
     def _strata(self, y):
         return None
+
+
+def _squared_norm(arrays) -> float:
+    return sum(float(np.vdot(values, values)) for values in arrays)
 
 
 class MLPClassifier(ClassesMixin, _Perceptron):
@@ -638,8 +641,9 @@ def _r2(y, outputs, weights) -> float:
 
     It is scikit-learn's `r2_score`, without its checks, which take longer than a small epoch.
     """
-    errors = np.average((y - outputs) ** 2, axis=0, weights=weights)
-    spreads = np.average((y - np.average(y, axis=0, weights=weights)) ** 2, axis=0, weights=weights)
+    weights = np.ones(len(y)) if weights is None else weights
+    errors = weights @ (y - outputs) ** 2
+    spreads = weights @ (y - weights @ y / weights.sum()) ** 2
     varies = spreads > 0
     scores = np.where(varies, 1 - errors / np.where(varies, spreads, 1), errors == 0)
     return float(scores.mean())

@@ -217,21 +217,53 @@ def check_last_batch(network, samples: int, batch: int) -> None:
             )
 
 
+def check_stateful(network, data: Data, batch: int, shuffle: bool, optimizer) -> None:
+    """ValueError for what would part the sequences of a stateful network."""
+    if not network.is_stateful:
+        return
+    if data.stream is not None:
+        raise ValueError(
+            "a stateful network goes on from batch to batch, and data in blocks have batches of "
+            "any size; call network.partial_fit(x, y, shuffle=False, batch_size=…) for each block"
+        )
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("L-BFGS takes one batch many times, which has no state of a batch before")
+    if shuffle:
+        raise ValueError(
+            "a stateful network goes on from batch to batch, and shuffle=True changes the order of "
+            "the samples; pass shuffle=False"
+        )
+    network.begin_state(len(data.x), batch)
+    validation = data.validation
+    if validation is not None and len(validation.x) % batch:
+        raise ValueError(
+            f"a stateful network takes batches of one size, and {len(validation.x)} validation "
+            f"samples are no multiple of {batch}"
+        )
+
+
 def try_metrics(network, metrics, validation: Validation) -> None:
     """Measure a few samples: a metric that does not fit fails before training."""
+    if network.is_stateful:
+        return  # it takes whole batches alone
     x, y, _, *rest = validation
     some = (None if one is None else one[:TRIED_SAMPLES] for one in rest)
     network.measure(metrics, x[:TRIED_SAMPLES], y[:TRIED_SAMPLES], *some)
 
 
-def validate(network, validation, loss, penalty: float, metrics) -> dict[str, float]:
-    """Loss, with the penalty, accuracy and other metrics on the validation data."""
+def validate(network, validation, loss, penalty: float, metrics, batch: int) -> dict[str, float]:
+    """Loss, with the penalty, accuracy and other metrics on the validation data.
+
+    batch   samples of a batch, for a stateful network
+    """
     x, y, classes, lengths, weights = validation
-    value, accuracy = network.score(x, y, classes, loss, None, lengths, weights)
+    with network.other_sequences(batch):
+        value, accuracy = network.score(x, y, classes, loss, None, lengths, weights)
     logs = {"val_loss": value + penalty}
     if accuracy is not None:
         logs["val_accuracy"] = accuracy
     if metrics:
-        found = network.measure(metrics, x, y, lengths, weights)
+        with network.other_sequences(batch):
+            found = network.measure(metrics, x, y, lengths, weights)
         logs |= {f"val_{name}": value for name, value in found.items()}
     return logs

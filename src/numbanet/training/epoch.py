@@ -194,6 +194,7 @@ def go_back(network, memory: np.ndarray) -> None:
     network.memory[:] = memory
     network.optimizer_state[:] = network.optimizer.initial_state(network.parameters)
     network.optimizer_steps = 0
+    network.reset_state()
 
 
 def _restore_and_raise(run, snapshot, batch) -> None:

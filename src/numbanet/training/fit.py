@@ -10,10 +10,17 @@ from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import metrics as measures
 from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
+from numbanet.plan.columns import STATE
 from numbanet.training import data as given_data
 from numbanet.training.averages import measured_network, refresh
 from numbanet.training.callbacks import as_callbacks, warn_of_nan
-from numbanet.training.data import Data, check_last_batch, try_metrics, validate
+from numbanet.training.data import (
+    Data,
+    check_last_batch,
+    check_stateful,
+    try_metrics,
+    validate,
+)
 from numbanet.training.diagnosis import FEW_STEPS, STUCK_EPOCHS, NotLearningWarning, Run, filled
 from numbanet.training.epoch import (
     DivergenceError,
@@ -81,6 +88,7 @@ def fit(
         batches = (stream.steps or 1) if stream else -(-samples // batch)
         if stream is None:
             check_last_batch(network, samples, batch)
+        check_stateful(network, data, batch, shuffle, optimizer)
         if isinstance(optimizer, LBFGS):
             check_lbfgs(network, batch < samples, augment, data.lengths, callbacks, resumed[1])
         elif resumed[1] is not None:
@@ -119,6 +127,7 @@ def fit(
             )
             _check_rates(run, data, batches, metrics)
             data.bind(trainer)
+            trainer.bind(STATE, network.begin_state(samples, batch, keep=True))
             trainer.set_optimizer(optimizer)
             if stream:
                 stream.skip(resumed[0])
@@ -218,7 +227,9 @@ def _epochs(
             if measured is not network:
                 refresh(measured, network)
                 penalty = measured.penalty_value(samples, batches)
-            logs |= validate(measured, data.validation, run.loss, penalty, metrics)
+            logs |= validate(
+                measured, data.validation, run.loss, penalty, metrics, trainer.plan.batch
+            )
         if schedule is not None:
             network.schedule_state = schedule.observe(network.schedule_state, logs)
         warn_of_nan([*callbacks, schedule], logs, history.history)

@@ -60,7 +60,7 @@ def fit_lbfgs(
         logs = {"loss": value}
         if validation is not None:
             penalty = network.penalty_value(len(x), 1)
-            logs |= validate(network, validation, loss, penalty, metrics)
+            logs |= validate(network, validation, loss, penalty, metrics, len(x))
         start, began = time.perf_counter(), start
         warn_of_nan(callbacks, logs, history.history)
         history.add(logs, start - began)

@@ -80,6 +80,11 @@ def find_learning_rate(
     lowest = Real(above=0)(lowest, "lowest")
     highest = Real(above=lowest)(highest, "highest")
     rates = np.geomspace(lowest, highest, Count(FEWEST_STEPS)(steps, "steps"))
+    if network.is_stateful:
+        raise ValueError(
+            "find_learning_rate changes the order of the samples, and a stateful network goes on "
+            "from batch to batch; try rates on the same network without stateful=True"
+        )
     network = copy.deepcopy(network)
     loss = network.resolve_loss(loss)
     if is_lbfgs(optimizer):

@@ -1,4 +1,4 @@
-"""The command line: numbanet train, evaluate, predict, plot, diagnose, export, info, bench.
+"""The command line: numbanet train, evaluate, predict, plot, diagnose, export, info, warmup, bench.
 
 An error is reported in one line, with exit code 2.
 """
@@ -570,6 +570,30 @@ def _model(path: str) -> list[tuple[str, Any]]:
         ("optimizer", state),
         ("file", f"{os.path.getsize(path):,} bytes"),
     ]
+
+
+# --- warmup ---------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option(
+    "--models",
+    help="Only what these need, such as lenet5,nielsen17; by default all layers, losses, "
+    "optimisers.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=click.Choice(["float32", "float64", "both"]),
+    default="float32",
+    show_default=True,
+    help="Of the networks.",
+)
+def warmup(models, dtypes) -> None:
+    """Compile for this machine's CPU ahead: later processes read it from the cache."""
+    names = [name.strip() for name in models.split(",")] if models else ()
+    chosen = ["float32", "float64"] if dtypes == "both" else [dtypes]
+    numbanet.warmup(names, chosen, _say)
 
 
 # --- bench ----------------------------------------------------------------------------------------

@@ -101,6 +101,11 @@ def _div_u32(dividend, divisor):
     return int(dividend) // int(divisor)
 
 
+def _exp2_of_bits(x):
+    integer, fraction = (np.int32, 23) if x.dtype == np.float32 else (np.int64, 52)
+    return np.left_shift(x.view(integer), integer(fraction)).view(x.dtype)
+
+
 def _as_pointer(address, dtype):
     array = DEVICE_ARRAYS[int(address)]
     wanted = dtype.dtype if isinstance(dtype, Pointer) else np.dtype(dtype)
@@ -124,8 +129,7 @@ _INTRINSICS: dict[str, Any] = {
     "set_float_attr": _set_float_attr,
     "const_like": lambda x, value: x.dtype.type(value),
     "is_float32": lambda x: x.dtype == np.float32,
-    "rint": np.rint,
-    "exp2_int": lambda n: np.ldexp(n.dtype.type(1), int(n)),
+    "exp2_of_bits": _exp2_of_bits,
     "exponent": lambda x: x.dtype.type(np.frexp(x)[1] - 1),
     "mantissa": lambda x: x.dtype.type(2 * np.frexp(x)[0]),
     "where_greater": lambda a, b, then, otherwise: then if a > b else otherwise,

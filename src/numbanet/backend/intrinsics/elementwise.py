@@ -9,7 +9,7 @@ import math
 import operator
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin
 
@@ -136,39 +136,16 @@ def is_float32(typingctx, x):
 
 
 @intrinsic
-def rint(typingctx, x):
-    """The integer nearest to x, as a float."""
+def exp2_of_bits(typingctx, x):
+    """2ⁿ, with the last bits of x as the field of its exponent: n and the bias."""
     if _element(x) is not None:
-        is_float32 = _element(x) == types.float32
 
         def codegen(context, builder, signature, args):
-            kind = args[0].type
-            count = f"v{kind.count}" if isinstance(x, Vector) else ""
-            name = f"llvm.rint.{count}f{_element(x).bitwidth}"
-            if "nvptx" in builder.module.triple:
-                name = "__nv_rintf" if is_float32 else "__nv_rint"
-            return builder.call(
-                cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name),
-                args,
-            )
+            integer, fraction, _ = _exponent_field(x)
+            bits = builder.bitcast(args[0], _shape(x, integer))
+            return builder.bitcast(builder.shl(bits, _constant(x, integer, fraction)), args[0].type)
 
         return x(x), codegen
-
-
-@intrinsic
-def exp2_int(typingctx, n):
-    """2ⁿ for a float n with an integer value, within the range of normal exponents."""
-    if _element(n) is not None:
-
-        def codegen(context, builder, signature, args):
-            integer, fraction, bias = _exponent_field(n)
-            integers = builder.fptosi(args[0], _shape(n, integer))
-            shifted = builder.shl(
-                builder.add(integers, _constant(n, integer, bias)), _constant(n, integer, fraction)
-            )
-            return builder.bitcast(shifted, args[0].type)
-
-        return n(n), codegen
 
 
 @intrinsic

@@ -7,6 +7,8 @@ import time
 
 import numpy as np
 
+from numbanet.backend.ahead import Unit
+from numbanet.backend.jit import Kernel, units
 from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels
 from numbanet.engine.cpu.kernels import APPLY_GRADIENTS, CALL, TAKE_GRADIENTS
@@ -36,7 +38,11 @@ class Executor:
 
     ops             from the op that copies the inputs to the loss or the op that writes outputs
     batch, threads  most samples at once, and copies of the table; see `lower`
+    also            kernels that are compiled beside those of the ops
     """
+
+    kernel: Kernel
+    """The engine's kernel that does the batches."""
 
     def __init__(
         self,
@@ -48,9 +54,11 @@ class Executor:
         train: bool = False,
         loss_op=None,
         correct_op=None,
+        also=(),
     ):
         self.loss_op, self.correct_op = loss_op, correct_op
-        self.plan = plan = lower(ops, dtype, batch=batch, threads=threads, train=train)
+        also = [*self.engine_units(dtype, threads), *units(also, dtype)]
+        self.plan = plan = lower(ops, dtype, batch=batch, threads=threads, train=train, also=also)
         elements = plan.n_acts + plan.n_deltas
         fits(elements, elements * np.dtype(dtype).itemsize, f"the activations of {batch} samples")
         self.acts = allocate(plan.n_acts, dtype)
@@ -80,6 +88,10 @@ class Executor:
         self.call[CALL.batch], self.call[CALL.micro_batch] = plan.batch, plan.micro_batch
         for column, op in ((CALL.losses, loss_op), (CALL.correct, correct_op)):
             self.call[column] = plan.offsets[op] if op is not None else -1
+
+    def engine_units(self, dtype, threads: int) -> list[Unit]:
+        """What has to be compiled besides kernels of the ops."""
+        return kernels.engine_units(self.kernel, dtype, threads)
 
     def bind(self, column: int, array: np.ndarray | None) -> None:
         """Let the plan read (or write) a contiguous array of the caller's; None unbinds."""
@@ -139,7 +151,7 @@ class _StepExecutor(Executor):
     the network has changed, so an interrupted step leaves no trace.
     """
 
-    def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op=None):
+    def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op=None, also=()):
         super().__init__(
             ops,
             dtype,
@@ -148,6 +160,7 @@ class _StepExecutor(Executor):
             train=True,
             loss_op=loss_op,
             correct_op=correct_op,
+            also=also,
         )
         flops = 3 * batch * sum(op.flops for op in self.plan.ops)
         self.step_seconds = flops / SURE_FLOPS / threads
@@ -203,9 +216,18 @@ class _StepExecutor(Executor):
 class TrainingExecutor(_StepExecutor):
     """Training by mini-batches: a plan with a loss, and an optimiser in its last rows."""
 
+    kernel = kernels.train
+
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op, optimizer):
+        groups = {op.group for op in ops if op.trained}
         super().__init__(
-            ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op
+            ops,
+            dtype,
+            batch=batch,
+            threads=threads,
+            loss_op=loss_op,
+            correct_op=correct_op,
+            also=[found for group in groups for found in optimizer.kernels(group).values()],
         )
         plan = self.plan
         self.n_state = len(optimizer.vectors) * plan.n_params
@@ -244,7 +266,7 @@ class TrainingExecutor(_StepExecutor):
             return last if self.run_in_pieces(params, first, apply=apply) else first
         self.allocate_grads(keep=self.keeps_gradients)
         began = time.perf_counter()
-        reached = self.run_batches(kernels.train, params, first, last, self.tuner.size)
+        reached = self.run_batches(self.kernel, params, first, last, self.tuner.size)
         seconds = (time.perf_counter() - began) / max(1, reached - first)
         self.tuner.record(seconds, reached - first)
         if self.tuner.calls > 1:
@@ -258,6 +280,8 @@ class TrainingExecutor(_StepExecutor):
 class GradientExecutor(_StepExecutor):
     """The gradient of a loss over given samples."""
 
+    kernel = kernels.differentiate
+
     def __init__(self, ops, dtype, *, batch, threads, loss_op):
         super().__init__(ops, dtype, batch=batch, threads=threads, loss_op=loss_op)
         self.allocate_grads(keep=True)
@@ -267,7 +291,7 @@ class GradientExecutor(_StepExecutor):
         self.metric_sums[:] = 0
         self.call[CALL.epoch_samples] = samples
         if not self.long_steps:
-            self.run_batches(kernels.differentiate, params, 0, 1, self.plan.threads)
+            self.run_batches(self.kernel, params, 0, 1, self.plan.threads)
         elif not self.run_in_pieces(params, 0, apply=False):
             self._run_stage(params, 0, TAKE_GRADIENTS, 1)
         return float(self.metric_sums[0])
@@ -276,6 +300,7 @@ class GradientExecutor(_StepExecutor):
 class InferenceExecutor(Executor):
     """Forward passes: outputs, or the sums of loss and correct answers."""
 
+    kernel = kernels.infer
     evaluation_batch = 1024
     """Samples that a prediction or an evaluation carries at once."""
 
@@ -294,7 +319,7 @@ class InferenceExecutor(Executor):
         while done < batches:
             began = time.perf_counter()
             last = min(batches, done + self.batches_per_call)
-            self.run_batches(kernels.infer, params, done, last, self.plan.threads)
+            self.run_batches(self.kernel, params, done, last, self.plan.threads)
             if batches > 1:
                 seconds = max(1e-7, (time.perf_counter() - began) / (last - done))
                 most = max(1, CALL_SECONDS / seconds)
@@ -318,6 +343,10 @@ class SmallBatchInference(InferenceExecutor):
         self.most = batch
         self._predict = kernels.predict_small.compiled
         self._nonfinite = self.plan.tables[0, 1, data.NONFINITE :]
+
+    def engine_units(self, dtype, threads: int) -> list[Unit]:
+        """Nothing: `predict_small` is compiled for its arguments."""
+        return []
 
     def __call__(self, x, outputs, params) -> bool:
         """Write the outputs of contiguous samples; False if an input or output is not finite."""

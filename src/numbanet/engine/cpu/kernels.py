@@ -21,8 +21,10 @@ import threading
 
 import numba
 import numpy as np
-from numba import prange
+from numba import from_dtype, prange
+from numba.core import types
 
+from numbanet.backend.ahead import Unit
 from numbanet.backend.intrinsics import (
     address,
     as_pointer,
@@ -505,6 +507,17 @@ def _run(kernel_address, call, params, grads, acts, deltas, workers):
 
 
 _RUN = {parallel: entry_point(_run, parallel=parallel) for parallel in (False, True)}
+
+
+def engine_units(kernel, dtype, most: int) -> list[Unit]:
+    """What has to be compiled to run a kernel of the engine; `most` as in run_parallel."""
+    return [*kernel.units(dtype), region_unit(dtype, usable_threads(most) > 1)]
+
+
+def region_unit(dtype, parallel: bool) -> Unit:
+    """What runs the engine's kernels, to be compiled ahead."""
+    integers, memory = (types.Array(found, 1, "C") for found in (types.int64, from_dtype(dtype)))
+    return _RUN[parallel].unit((types.int64, integers, *[memory] * 4, types.int64))
 
 
 @entry_point

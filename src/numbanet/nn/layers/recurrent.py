@@ -318,6 +318,57 @@ def _backward(op, params, grads, acts, deltas, lo, hi):
             gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n_before)
 
 
+def _step(op, params, grads, acts, deltas, lo, hi):
+    """Take one step with samples lo ≤ i < hi, in the user's compiled code
+
+    The state stands in the place of grads and becomes that after the step.
+    acts[x]   z becomes gates and h        acts[y] = h
+    """
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    columns, size, carried = op[CELL.columns], context(op, STATE_SIZE), op[CELL.carried]
+    x, before = ptr_add(acts, op[X] + lo * columns), _state_rows(op, grads, lo)
+    h, z, u = ptr_add(before, op[CELL.state]), ptr_add(x, op[CELL.gates]), ptr_add(params, op[W])
+    gemm(hi - lo, summed, units, h, size, u, width, 1, z, columns)
+    if width > summed:
+        q, u_q, bias = ptr_add(x, op[CELL.kept]), ptr_add(u, summed), ptr_add(u, op[N_WEIGHTS])
+        gemm_bias(hi - lo, width - summed, units, h, size, u_q, width, bias, 1, q, columns)
+    for i in range(hi - lo):
+        row, row_before = ptr_add(x, i * columns), ptr_add(before, i * size)
+        for j in range(0, units, lanes(acts)):
+            value(op, row, row_before, j, units - j, units - j)
+        for j in range(carried, columns):
+            row_before[j] = row[j]
+        for j in range(units):
+            acts[op[Y] + (lo + i) * units + j] = row[op[CELL.state] + j]
+
+
+@inline
+def _state_rows(op, state, lo):
+    """The state of sample lo, seen as the row of a step that has the columns of the slot."""
+    return ptr_add(state, lo * context(op, STATE_SIZE) + op[STATE_OFFSET] - op[CELL.carried])
+
+
+def _step_cuda(op, params, grads, acts, deltas, lo, hi):
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        row, before = ptr_add(acts, op[X] + i * op[CELL.columns]), _state_rows(op, grads, i)
+        for c in range(width):
+            total = const_like(acts, 0)
+            if c < summed:
+                total = row[op[CELL.gates] + c]
+            else:
+                total = params[op[W] + op[N_WEIGHTS] + c - summed]
+            for k in range(units):
+                total += before[op[CELL.state] + k] * params[op[W] + k * width + c]
+            row[_u_column(op, c)] = total
+        for j in range(units):
+            value(op, row, before, j, units - j, units - j)
+        for j in range(op[CELL.carried], op[CELL.columns]):
+            before[j] = row[j]
+        for j in range(units):
+            acts[op[Y] + i * units + j] = row[op[CELL.state] + j]
+
+
 @inline
 def _u_column(op, c):
     """The column of the slot that column c of U gives."""
@@ -383,12 +434,13 @@ def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
                 d_before[op[CELL.state] + k] = total
 
 
-def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel]:
-    """The kernels `name_forward` and `name_backward` of a cell, for CPU and GPU."""
+def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel, Kernel]:
+    """The kernels `name_forward`, `name_backward` and `name_step` of a cell, for CPU and GPU."""
     made = []
     for verb, cell, cpu, cuda in (
         ("forward", value, _forward, _forward_cuda),
         ("backward", vjp, _backward, _backward_cuda),
+        ("step", value, _step, _step_cuda),
     ):
         what = cell.__name__.rpartition("_")[2]
         vectors, scalars = (
@@ -397,13 +449,13 @@ def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel]:
         )
         one = kernel(specialize(cpu, f"{name}_{verb}", **{what: vectors}))
         made.append(one.cuda(specialize(cuda, f"{name}_{verb}", **{what: scalars})))
-    return made[0], made[1]
+    return made[0], made[1], made[2]
 
 
-tanh_forward, tanh_backward = _make_kernels("tanh", _tanh_value, _tanh_vjp)
-relu_forward, relu_backward = _make_kernels("relu", _relu_value, _relu_vjp)
-lstm_forward, lstm_backward = _make_kernels("lstm", _lstm_value, _lstm_vjp)
-gru_forward, gru_backward = _make_kernels("gru", _gru_value, _gru_vjp)
+tanh_forward, tanh_backward, tanh_step = _make_kernels("tanh", _tanh_value, _tanh_vjp)
+relu_forward, relu_backward, relu_step = _make_kernels("relu", _relu_value, _relu_vjp)
+lstm_forward, lstm_backward, lstm_step = _make_kernels("lstm", _lstm_value, _lstm_vjp)
+gru_forward, gru_backward, gru_step = _make_kernels("gru", _gru_value, _gru_vjp)
 
 
 @inline
@@ -664,9 +716,30 @@ class Recurrent(Layer):
         """Return the initialisers of the gates' biases."""
         return ("zeros",) * self.gates
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
-        """Return the forward and the backward pass of the cell over time."""
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        """Return the forward and the backward pass of the cell over time, and one step of it."""
         raise NotImplementedError
+
+    def step_ops(self, shape: Shape) -> list[Op]:
+        """Return the ops of one step (1, n_in), whose state the caller of compiled code keeps."""
+        dense, *rest = self.direction_ops((1, shape[-1]), 1)
+        cell = next(op for op in rest if op.in_place)
+        unused = [  # parameters in front of the cell's
+            Op(op.name, op.n_in, 0, None, param_rows=op.param_rows, param_cols=op.param_cols)
+            for op in rest[: rest.index(cell)]
+        ]
+        step = Op(
+            cell.name,
+            cell.n_in,
+            self.units,
+            self.kernels()[2],
+            state=len(self.carries) * self.units,
+            param_rows=cell.param_rows,
+            param_cols=cell.param_cols,
+            n_weights=cell.n_weights,
+            attrs=cell.attrs,
+        )
+        return [dense, *unused, step]
 
     # --- for one direction or two ---
 
@@ -774,7 +847,7 @@ class Recurrent(Layer):
         )
 
     def _recurrence(self, steps: int, columns: int, attrs: tuple, before: Op | None) -> Op:
-        forward, backward = self.kernels()
+        forward, backward, _ = self.kernels()
         units, width = self.units, self.gates * self.units
         return Op(
             type(self).__name__,
@@ -805,10 +878,10 @@ class RNN(Recurrent):
 
     activation: Annotated[str, Choice(("tanh", "relu"))] = "tanh"
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
         if self.activation == "relu":
-            return relu_forward, relu_backward
-        return tanh_forward, tanh_backward
+            return relu_forward, relu_backward, relu_step
+        return tanh_forward, tanh_backward, tanh_step
 
 
 class LSTM(Recurrent):
@@ -824,8 +897,8 @@ class LSTM(Recurrent):
         gates[FORGET_GATE] = "ones"
         return tuple(gates)
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
-        return lstm_forward, lstm_backward
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        return lstm_forward, lstm_backward, lstm_step
 
 
 class GRU(Recurrent):
@@ -837,8 +910,8 @@ class GRU(Recurrent):
 
     gates, summed, kept = 3, 2, 1
 
-    def kernels(self) -> tuple[Kernel, Kernel]:
-        return gru_forward, gru_backward
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        return gru_forward, gru_backward, gru_step
 
 
 def _recurrent(given) -> None:
