@@ -63,7 +63,7 @@ NAMED_MODELS: dict[str, dict[str, Any]] = {
     "lenet5": {"learning_rate": 0.002, "schedule": "cosine", "batch_size": 64, "epochs": 10},
     "vgg_small": {"learning_rate": 0.001, "schedule": "cosine", "batch_size": 64, "epochs": 15},
     **{
-        name: {"learning_rate": 0.01, "schedule": "cosine", "batch_size": 32, "epochs": 40}
+        name: {"learning_rate": 0.004, "schedule": "cosine", "batch_size": 32, "epochs": 40}
         for name in ("lstm", "gru")
     },
     **{

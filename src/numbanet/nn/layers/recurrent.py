@@ -186,12 +186,12 @@ def _lstm_vjp(op, y, before, dy, dbefore, j, n, m):
     units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
     i, f = get(y, z, n), get(y, z + units, n)
     g, o = get(y, z + 2 * units, n), get(y, z + 3 * units, n)
-    one, h, dh = const_like(i, 1), get(y, op[CELL.state] + j, n), get(dy, op[CELL.state] + j, n)
-    dc = get(dy, c, n) + dh * (o - h * h / o)  # h / o is tanh c
+    one, cell_tanh, dh = const_like(i, 1), tanh(get(y, c, n)), get(dy, op[CELL.state] + j, n)
+    dc = get(dy, c, n) + dh * o * (one - cell_tanh * cell_tanh)
     put(dy, z, dc * g * i * (one - i), n)
     put(dy, z + units, dc * get(before, c, m) * f * (one - f), n)
     put(dy, z + 2 * units, dc * i * (one - g * g), n)
-    put(dy, z + 3 * units, dh * h * (one - o), n)
+    put(dy, z + 3 * units, dh * cell_tanh * o * (one - o), n)
     put(dbefore, c, get(dbefore, c, m) + dc * f, m)
 
 
