@@ -32,7 +32,7 @@ class _Row:
     def __init__(self, op, memory, i, t):
         begin = op[Y] + i * op[N_OUT] + (t or 0) * op[CELL.columns]
         if t is None:  # before the first step
-            begin = op[AUX] + i * op[CELL.columns]
+            begin = op[AUX] + i * (op[CELL.columns] - op[CELL.carried]) - op[CELL.carried]
         self.units = op[CELL.units]
         n_gates = op[CELL.width] // op[CELL.units]
         self.gates = [self._view(memory, begin + op[CELL.gates], k) for k in range(n_gates)]
@@ -206,20 +206,20 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
                 db += drow.kept
 
 
-def _carried(op, memory, i, n, row=0):
-    """The carried columns of a row of sample i."""
-    first = op[Y] + i * n + row * op[CARRY.columns] + op[CARRY.carried]
+def _initial(op, memory, i):
+    """What stands before the first step of sample i."""
+    first = op[Y] + i * op[CARRY.count]
     return memory[first : first + op[CARRY.count]]
 
 
 def trained_state(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        _carried(op, acts, i, op[N_OUT])[:] = params[op[W] : op[W] + op[CARRY.count]]
+        _initial(op, acts, i)[:] = params[op[W] : op[W] + op[CARRY.count]]
 
 
 def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        grads[op[W] : op[W] + op[CARRY.count]] += _carried(op, deltas, i, op[N_OUT])
+        grads[op[W] : op[W] + op[CARRY.count]] += _initial(op, deltas, i)
 
 
 def _state(op, i):
@@ -230,13 +230,14 @@ def _state(op, i):
 def read_state(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         known = op.data.get(STATE) is not None
-        _carried(op, acts, i, op[N_OUT])[:] = _state(op, i) if known else 0
+        _initial(op, acts, i)[:] = _state(op, i) if known else 0
 
 
 def write_state(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi) if op.data.get(STATE) is not None else ():
         last = sequence_length(op, i, op[CARRY.steps]) - 1
-        _state(op, i)[:] = _carried(op, acts, i, op[N_OUT], last)
+        first = op[Y] + i * op[N_OUT] + last * op[CARRY.columns] + op[CARRY.carried]
+        _state(op, i)[:] = acts[first : first + op[CARRY.count]]
 
 
 def _places(op, i):
