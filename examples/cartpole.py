@@ -111,17 +111,22 @@ def evaluate(model, params, seed, episodes):
     return total / episodes
 
 
-def main(seed: int = 0) -> float:
-    """Train a policy of 4-32-2 and return its mean return over 100 new episodes."""
+def learn(seed: int) -> tuple[int, float, float]:
+    """Train a policy of 4-32-2; (episodes, seconds of the thread, mean return of 100 new ones)."""
     layers = [nn.Dense(32, activation="tanh"), nn.Dense(2, activation="softmax")]
     network = nn.Sequential(layers, 4, seed=seed)
     model, params = network.handle(optimizer=nn.Adam(0.02)), network.parameters
     train(model, params, seed, 0)  # compiles
-    began = time.perf_counter()
+    began = time.thread_time()
     returns = train(model, params, seed, 3000)
-    seconds = time.perf_counter() - began
-    result = evaluate(model, params, seed, 100)
-    print(f"{len(returns)} episodes in {seconds:.2f} s; mean return afterwards {result:.0f}")
+    seconds = time.thread_time() - began
+    return len(returns), seconds, evaluate(model, params, seed, 100)
+
+
+def main(seed: int = 0) -> float:
+    """Train, and return the mean return over 100 new episodes."""
+    episodes, seconds, result = learn(seed)
+    print(f"{episodes} episodes in {seconds:.2f} s; mean return afterwards {result:.0f}")
     return result
 
 

@@ -183,18 +183,23 @@ def network(outputs: int, gain: float) -> nn.Sequential:
     return nn.Sequential([nn.Dense(64, **hidden), nn.Dense(64, **hidden), last], 4)
 
 
-def main(seed: int = 0, steps: int = 500_000) -> float:
-    """Train, and return the mean return over 100 new episodes."""
+def learn(seed: int, steps: int = 500_000) -> tuple[int, float, float]:
+    """Train; (steps, seconds of the thread, mean return over 100 new episodes)."""
     networks = network(2, 0.01), network(1, 1.0)
     play = tuple(one.handle(rows=ENVIRONMENTS, gradient=False) for one in networks)
     adam = nn.Adam(RATE, epsilon=1e-5)
-    learn = tuple(one.handle(rows=BATCH, optimizer=adam) for one in networks)
+    update = tuple(one.handle(rows=BATCH, optimizer=adam) for one in networks)
     params = tuple(one.parameters for one in networks)
-    train(play, learn, params, seed, 0)  # compiles
-    began = time.perf_counter()
-    train(play, learn, params, seed, steps // SAMPLES)
-    seconds = time.perf_counter() - began
-    result = evaluate(networks[0].handle(gradient=False), params[0], seed, 100)
+    train(play, update, params, seed, 0)  # compiles
+    began = time.thread_time()
+    train(play, update, params, seed, steps // SAMPLES)
+    seconds = time.thread_time() - began
+    return steps, seconds, evaluate(networks[0].handle(gradient=False), params[0], seed, 100)
+
+
+def main(seed: int = 0, steps: int = 500_000) -> float:
+    """Train, and return the mean return over 100 new episodes."""
+    steps, seconds, result = learn(seed, steps)
     print(f"{steps:,} steps in {seconds:.2f} s; mean return afterwards {result:.0f}")
     return result
 

@@ -229,6 +229,14 @@ def close(found, expected, tolerance):
     )
 
 
+def directions(net, x, seed=0):
+    """A direction of the inputs, empty where they are indices, and one of the parameters."""
+    generator = np.random.default_rng(seed)
+    indices = isinstance(net.layers[0].layer, nn.Embedding)
+    vrow = generator.normal(size=(0,) if indices else x.shape).astype(net.dtype)
+    return vrow, generator.normal(size=net.parameters.size).astype(net.dtype)
+
+
 # --- single kernels and what they write --------------------------------------------------------
 
 GUARD = 256

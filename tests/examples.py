@@ -15,6 +15,7 @@ from scale import Scale
 
 import numbanet as nn
 from numbanet.nn.optimizers import AdamEpsilonHat
+from numbanet.nn.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,13 @@ OPTIMIZERS = {
     ),
 }
 
+STEPPED = {
+    name: one
+    for name, one in OPTIMIZERS.items()
+    if not (isinstance(one.learning_rate, Schedule) or one.around)
+}
+"""Those that a handle takes."""
+
 
 def set_groups(net):
     """Give the layers of a network rates and decays of their own, and return it."""
@@ -379,3 +387,21 @@ def targets(loss, samples, width=3, seed=3):
         return generator.normal(size=(samples, width)).astype("float32").astype("float64")
     unit = generator.uniform(0.05, 0.95, (samples, width))
     return unit / unit.sum(axis=1, keepdims=True) if loss.targets == "distribution" else unit
+
+
+WITHOUT_SECOND = {
+    *(nn.MaxPool2D, nn.MaxPool1D, nn.GlobalMaxPool2D, nn.GlobalMaxPool1D),
+    *(nn.ReLU, nn.LeakyReLU),
+}
+
+
+def is_smooth(example):
+    """Whether no layer, and no activation of a single neuron, has an edge."""
+    layers = [built.layer for built in network(example).layers]
+    layers += [one for layer in layers for one in getattr(layer, "activations", ())]
+    edges = [getattr(one, "p", 2) < 2 or getattr(one, "activation", 0) == "relu" for one in layers]
+    return not (any(edges) or {type(layer) for layer in layers} & WITHOUT_SECOND)
+
+
+SMOOTH = [one for one in TRAINABLE if is_smooth(one)]
+"""Those that have second derivatives."""

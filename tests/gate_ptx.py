@@ -29,6 +29,7 @@ from numba.cuda import compiler, dispatcher  # noqa: E402
 from reference import kernels  # noqa: E402
 
 import numbanet as nn  # noqa: E402
+from numbanet import compiled as c  # noqa: E402
 from numbanet.backend.cuda import driver  # noqa: E402
 from numbanet.engine.cuda import executor  # noqa: E402
 from numbanet.engine.cuda import kernels as engine  # noqa: E402
@@ -229,6 +230,42 @@ def for_threads():
         )
         for row in compiled("compiled for threads", np.float32, kernel, arguments, ARCHITECTURES):
             yield row | {"needed": predict_row.n_local * 4}
+    for layers, shape in (
+        ([nn.Dense(16, activation="tanh"), nn.LayerNorm(), nn.Dense(3)], (4,)),
+        ([nn.GRU(5), nn.Dense(3)], (6, 4)),
+    ):
+        net = nn.Sequential(layers, shape)
+        options = {"loss": "mean_squared_error", "optimizer": "adam", "hvp": True, "rows": 2}
+        model = net.handle(device="cuda", **options)
+        arguments = (types.Array(types.float32, 2, "C"),) * 7
+        for row in compiled(
+            "derivatives in threads", np.float32, all_functions(model), arguments, ARCHITECTURES
+        ):
+            yield row | {"needed": model.n_local * 4}
+
+
+def all_functions(model):
+    """A kernel whose threads call every function of a handle, and draw random numbers."""
+    forward, vjp, jvp, hvp = model.forward, model.vjp, model.jvp, model.hvp
+    loss_gradient, update = model.loss_gradient, model.update
+
+    def kernel(params, x, y, grads, drow, out, state):
+        i = cuda.grid(1)
+        if i < len(x):
+            p, g, none = params[i], grads[i], out[i, :0]
+            key = c.new_key(3, i)
+            x[i, 0] = c.uniform(key, 0) + c.normal(key, 1)
+            x[i, 1] = c.categorical(key, 2, out[i])
+            forward(p, x[i], out[i])
+            vjp(p, x[i], y[i], g, drow[i])
+            jvp(p, x[i], drow[i], none, out[i], y[i])
+            hvp(p, x[i], out[i], drow[i], g, none, state[i, : g.size])
+            y[i, 0] = loss_gradient(p, x[i], y[i], g)
+            c.clip_by_norm(g, 1.0)
+            update(p, g, state[i], 1)
+            update(p, g, state[i], 2, 0.001)
+
+    return kernel
 
 
 def main(part=0, of=1):

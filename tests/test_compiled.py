@@ -734,12 +734,15 @@ def work_through(count, smooth, model, params, x, y, d, grads, state, work, call
     return count[0] - before
 
 count = np.ctypeslib.as_array((ctypes.c_int64 * 1).from_address(address))
-for smooth, pool, after in ((False, nn.MaxPool2D, "relu"), (True, nn.AvgPool2D, "tanh")):
+networks = [([nn.LSTM(5, True), nn.Bidirectional(nn.GRU(3)), nn.Dense(2)], (4, 3), True)]
+for smooth, pool, after in ((False, nn.MaxPool2D, "relu"), (True, nn.LpPool2D, "tanh")):
     layers = [nn.Conv2D(3, 3, activation="tanh"), pool(2), nn.LayerNorm(), nn.BatchNorm()]
     layers += [nn.Flatten(), nn.Dense(7, activation=after), nn.Dense(2)]
-    net = nn.Sequential(layers, (8, 8, 1))
+    networks.append((layers, (8, 8, 1), smooth))
+for layers, shape, smooth in networks:
+    net = nn.Sequential(layers, shape)
     model = net.handle(loss="mean_squared_error", optimizer="adam", rows=3, hvp=smooth)
-    x, y, d = (np.ones(shape, np.float32) for shape in ((3, 8, 8, 1), (3, 2), (3, 2)))
+    x, y, d = (np.ones((3, *one), np.float32) for one in (shape, (2,), (2,)))
     sizes = net.parameters.size, c.state_size(model), c.work_size(model)
     arrays = [np.zeros(n, np.float32) for n in sizes]
     for calls in (1, 50):
@@ -765,7 +768,16 @@ def test_no_memory_is_asked_for_and_no_lock_taken(tmp_path):
         check=True,
         timeout=300,
     )
-    assert found.stdout.split() == ["0"] * 4
+    assert found.stdout.split() == ["0"] * 6
+
+
+def test_the_benchmark_of_the_pole_says_how_many_seeds_solve_it():
+    command = [sys.executable, "-m", "benchmarks.balance", "1"]
+    root = Path(__file__).parent.parent
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    first, second = found.stdout.splitlines()
+    assert first.startswith("policy gradient: 1 of 1 seeds reach 475, median")
+    assert second.startswith("PPO, 500,000 steps: 1 of 1 seeds reach 475, median")
 
 
 def test_the_benchmark_prints_a_line_for_one_row_and_for_64():

@@ -38,12 +38,44 @@ def test_digits():
 
 def test_digits_row_by_row():
     pytest.importorskip("sklearn")
-    assert main("row_by_row", epochs=15) > 0.95
+    assert main("row_by_row", epochs=20) >= 0.97
 
 
 def test_a_forecast_with_intervals():
     inside, error = main("forecast", epochs=5)
     assert (inside > 0.65).all() and (inside < 0.9).all() and (error < 1).all()
+
+
+def test_a_character_model():
+    assert main("characters", epochs=4, units=32, part=0.2, length=20, beside=False) < 4.2
+
+
+def test_a_character_model_learns_as_it_does_in_torch():
+    pytest.importorskip("torch")
+    characters, generator = example("characters"), np.random.default_rng(2)
+    network = characters.build(20, 7, "float64")
+    theirs = characters.InTorch(network)
+    x, y = generator.integers(0, 20, (2, 5 * characters.BATCH, characters.STEPS))
+    assert theirs.evaluate(x, y) == pytest.approx(network.evaluate(x, y)["loss"], rel=1e-12)
+    for run in (lambda *data: characters.train(network, *data), theirs.train):
+        run(x, y, 2)
+    embedding, lstm, dense = theirs.modules
+    weights = [embedding.weight, lstm.weight_ih_l0.T, lstm.weight_hh_l0.T, dense.weight.T]
+    ours = [network.layers[k].weights for k in (0, 1)] + [network.layers[1].recurrent_weights]
+    for own, its in zip([*ours, network.layers[2].weights], weights, strict=True):
+        np.testing.assert_allclose(own, its.detach().numpy(), rtol=0, atol=1e-9)
+
+
+def test_characters_are_drawn_by_their_probabilities():
+    characters = example("characters")
+    network, letters = characters.build(3, 4), list("abc")
+    network.layers[2].weights = 0.0
+    network.layers[2].bias = np.log([0.6, 0.3, 0.1])
+    for temperature, expected in ((1.0, [0.6, 0.3, 0.1]), (0.5, [36 / 46, 9 / 46, 1 / 46])):
+        text = characters.sample(network, letters, "ab", 400, temperature)
+        assert text.startswith("ab") and len(text) == 402
+        found = [text.count(one) / 400 for one in letters]
+        np.testing.assert_allclose(found, expected, atol=0.06)
 
 
 def test_thresholds_learned_by_evolution():
@@ -99,6 +131,7 @@ def test_the_cart_and_the_pole_are_those_of_gymnasium():
 def test_every_example_is_tested():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         "cartpole",
+        "characters",
         "digits",
         "energy",
         "evolution",

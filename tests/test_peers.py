@@ -74,6 +74,15 @@ def test_a_row_has_the_ratio_beside_the_one_asked_and_the_peaks():
     assert text.count("|") == report.heads(ABOUTS).splitlines()[0].count("|")
 
 
+def test_who_cannot_be_held_to_older_instructions_is_said():
+    line = result(work.line("one-lenet5"))
+    assert report.notes([line], {}, "avx2") == []
+    line["contenders"].append(row("onnxruntime", 3e-6))
+    assert report.notes([line], {}, "native") == []
+    (note,) = report.notes([line], {}, "avx2")
+    assert "ONNX Runtime cannot be held to AVX2" in note
+
+
 def test_the_readme_gets_a_table_from_a_record():
     lines = [work.line("784-30-10"), work.line("inside-8-64-64-1")]
     alone = result(lines[1], best={"numbanet": 0}, contenders=[row("numbanet", 4e-7)])

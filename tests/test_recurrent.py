@@ -8,6 +8,7 @@ import pytest
 from checkers import close
 
 import numbanet as nn
+from numbanet import compiled as c
 from numbanet.plan.lower import lower
 
 STEPS, CHANNELS, UNITS = 6, 3, 5
@@ -89,7 +90,7 @@ class Theirs:
     def states(self, x):
         """What the recurrent layers give."""
         torch = self.torch
-        h = torch.tensor(x)
+        h = torch.as_tensor(x)
         for module, layer in self.modules:
             directions = 2 if module.bidirectional else 1
             h = torch.flip(h, [1]) if layer.reverse and directions == 1 else h
@@ -150,6 +151,34 @@ def test_outputs_and_gradients_are_those_of_torch(name):
     close(net.predict(x), outputs.detach().numpy(), 1e-13)
     ((outputs - theirs.torch.tensor(y)) ** 2).mean().backward()
     close(net.gradient(x, y, "mean_squared_error"), theirs.flat(lambda p: p.grad.numpy()), 1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_derivatives_along_a_direction_are_those_of_torch(name):
+    """`jvp`, and `hvp` where the cell is smooth, along the inputs and the parameters at once."""
+    net, direction, x = network(NETWORKS[name]()), network(NETWORKS[name]()), sequences()
+    generator = np.random.default_rng(4)
+    direction.parameters[:] = generator.normal(size=net.parameters.size)
+    vrow, dout = generator.normal(size=x.shape), generator.normal(size=(len(x), 2))
+    theirs = Theirs(net)
+    torch, grad = theirs.torch, theirs.torch.autograd.grad
+    given = [theirs.leaf(x), *theirs.parameters()]
+    ways = [torch.tensor(vrow), *(p.detach() for p in Theirs(direction).parameters())]
+    u = theirs.leaf(dout)
+    first = grad(theirs(given[0]), given, u, create_graph=True)
+    along = sum((one * way).sum() for one, way in zip(first, ways, strict=True))
+    smooth = "relu" not in name
+    model = net.handle(rows=len(x), jvp=True, hvp=smooth)
+    out, tangent, work = np.empty((len(x), 2)), np.empty((len(x), 2)), np.zeros(c.work_size(model))
+    c.jvp(model, net.memory, x, vrow, direction.parameters, out, tangent, work)
+    close(tangent, grad(along, u, retain_graph=True)[0].numpy(), 1e-9)
+    if smooth:
+        expected = grad(along, given, allow_unused=True, materialize_grads=True)
+        values = {id(p): value.numpy() for p, value in zip(given, expected, strict=True)}
+        hrow, hparams = np.empty_like(x), np.zeros(net.parameters.size)
+        c.hvp(model, net.memory, x, dout, vrow, direction.parameters, hrow, hparams, work)
+        close(hrow, values[id(given[0])], 1e-9)
+        close(hparams, theirs.flat(lambda p: values[id(p)]), 1e-9)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])

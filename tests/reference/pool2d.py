@@ -3,7 +3,7 @@
 import math
 
 from numbanet.nn.layers.pool2d import GEOMETRY
-from numbanet.plan.columns import N_IN, N_OUT, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, TANGENTS, X, Y
 
 
 def windows(op, i):
@@ -92,3 +92,14 @@ def lp_tangent(op, params, grads, acts, deltas, lo, hi):
             slopes = [(abs(acts[x]) / acts[y]) ** (p - 1) if acts[x] else 0 for x in inputs]
             signed = [math.copysign(one, acts[x]) for one, x in zip(slopes, inputs, strict=True)]
             deltas[y] = sum(one * deltas[x] for one, x in zip(signed, inputs, strict=True))
+
+
+def lp_second_backward(op, params, grads, acts, deltas, lo, hi):
+    p, tangents = op.float_attr(GEOMETRY.power), op.context(TANGENTS)
+    for i in range(lo, hi):
+        for y, inputs in windows(op, i):
+            for x in inputs:
+                ratio, sign = abs(acts[x]) / acts[y], math.copysign(1, acts[x])
+                change = ratio ** (p - 2) * acts[tangents + x]
+                change -= sign * ratio ** (p - 1) * acts[tangents + y]
+                deltas[tangents + x] += deltas[y] * (p - 1) / acts[y] * change

@@ -15,6 +15,7 @@ from numbanet.plan.columns import (
     STATE,
     STATE_OFFSET,
     STATE_SIZE,
+    TANGENTS,
     W,
     X,
     Y,
@@ -204,6 +205,104 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
                 du += np.outer(last.h, np.concatenate(drow.products))
             if len(db):
                 db += drow.kept
+
+
+# --- derivatives along a direction ----------------------------------------------------------------
+
+
+def _tangent(cell):
+    """grads holds the tangents of the parameters."""
+
+    def tangent(op, params, grads, acts, deltas, lo, hi):
+        (u, _), (du, dbias) = _u(op, params), _u(op, grads)
+        n_summed = op[CELL.summed] // op[CELL.units]
+        for i in range(lo, hi):
+            for t, before in _times(op):
+                row, change = _Row(op, acts, i, t), _Row(op, deltas, i, t)
+                zero = np.zeros(op[CELL.units])
+                last = [_before(op, memory, i, before) for memory in (acts, deltas)]
+                last = last if last[0] else None
+                h, dh = (zero, zero) if last is None else (one.h for one in last)
+                for k, out in enumerate(change.products):
+                    out += dh @ u[k] + h @ du[k] + (0 if k < n_summed else dbias)
+                kept = (zero, zero) if last is None else (one.kept for one in last)
+                cell(row, change, (h, dh), tuple(kept))
+
+    return tangent
+
+
+def _tanh_tangent(row, change, h, kept):
+    change.h[:] = change.gates[0] * (1 - row.h**2)
+
+
+def _relu_tangent(row, change, h, kept):
+    change.h[:] = change.gates[0] * (row.h > 0)
+
+
+def _lstm_tangent(row, change, h, c):
+    i, f, g, o = row.gates
+    slopes = i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)
+    for out, slope in zip(change.gates, slopes, strict=True):
+        out *= slope
+    di, df, dg, do = change.gates
+    change.kept[:] = df * c[0] + f * c[1] + di * g + i * dg
+    change.h[:] = do * np.tanh(row.kept) + o * change.kept / np.cosh(row.kept) ** 2
+
+
+def _gru_tangent(row, change, h, kept):
+    r, u, n = row.gates
+    dr, du, dn = change.gates
+    dr *= r * (1 - r)
+    du *= u * (1 - u)
+    dn[:] = (dn + dr * row.kept + r * change.kept) * (1 - n * n)
+    change.h[:] = (1 - u) * dn - du * n + du * h[0] + u * h[1]
+
+
+tanh_tangent, relu_tangent = _tangent(_tanh_tangent), _tangent(_relu_tangent)
+lstm_tangent, gru_tangent = _tangent(_lstm_tangent), _tangent(_gru_tangent)
+
+STEP = 1e-30
+"""Of a derivative by a complex step, which loses no digits: Im f(x + i STEP v) / STEP."""
+
+
+def _second_backward(backward):
+    """The derivative of a backward pass along the tangents of all that it reads."""
+
+    def second_backward(op, params, grads, acts, deltas, lo, hi):
+        slots = [np.arange(op[Y], op[Y] + hi * op[N_OUT])]
+        if op[CELL.initial]:
+            size = op[CELL.columns] - op[CELL.carried]
+            slots.append(np.arange(op[AUX], op[AUX] + hi * size))
+        places, tangents = np.concatenate(slots), op.context(TANGENTS)
+        u, y, dy = params + 0j, acts + 0j, deltas + 0j
+        u[: len(grads)] += 1j * STEP * grads
+        for memory, source in ((y, acts), (dy, deltas)):
+            memory[places] += 1j * STEP * source[tangents + places]
+        backward(op, u, grads, y, dy, lo, hi)
+        deltas[places], deltas[tangents + places] = dy[places].real, dy[places].imag / STEP
+
+    return second_backward
+
+
+tanh_second_backward = _second_backward(tanh_backward)
+lstm_second_backward = _second_backward(lstm_backward)
+gru_second_backward = _second_backward(gru_backward)
+
+
+def second_gradient(op, params, grads, acts, deltas, lo, hi):
+    units, width, tangents = op[CELL.units], op[CELL.width], acts[op.context(TANGENTS) :]
+    du = grads[op[W] : op[W] + units * width].reshape(units, width)
+    for i in range(lo, hi):
+        for t, before in _times(op):
+            last = _before(op, tangents, i, before)
+            if last is not None:
+                products = np.concatenate(_Row(op, deltas, i, t).products)
+                du += np.outer(last.h, products)
+
+
+def state_tangent(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo, hi):
+        _initial(op, deltas, i)[:] = 0
 
 
 def _initial(op, memory, i):

@@ -127,7 +127,12 @@ class EntryPoint:
 
     def unit(self, signature: tuple) -> Unit:
         """Return it for arguments of these Numba types, to be compiled ahead."""
-        return Unit(self.compiled, signature, lambda: self.compiled.compile(signature))
+
+        def compile_now():
+            with interrupts_deferred():
+                self.compiled.compile(signature)
+
+        return Unit(self.compiled, signature, compile_now)
 
     def __call__(self, *args):
         if self.called:
@@ -199,24 +204,31 @@ class Kernel:
         arguments = (types.CPointer(types.int64), *[memory] * 4, types.int64, types.int64)
         return types.void(*arguments)
 
+    def is_compiled(self, dtype) -> bool:
+        """Return whether it is, with its helpers, for a dtype."""
+        return dtype in self._compiled or str(dtype) in self._compiled
+
     def helpers(self) -> set:
         """Return the helpers that it calls by their names."""
         return set(_external_dependencies(self.function, set()))
 
     def units(self, dtype) -> list[Unit]:
         """Return what has to be compiled for a dtype, beside the helpers."""
-        key = str(dtype)
-        if key in self._compiled:
+        if self.is_compiled(dtype):
             return []
+        key = str(dtype)
         signature = self._signature(key)
-        compiled = _c_function(self.function, signature)
+        compiled, helpers = _c_function(self.function, signature), self.helpers()
 
         def compile_alone():
-            for helper in self.helpers():
+            for helper in helpers:
                 helper.declare(key)
-            compiled.compile()
+            with interrupts_deferred():
+                compiled.compile()
+            if not helpers:
+                self._compiled[key] = compiled
 
-        return [Unit(compiled, signature, compile_alone)]
+        return [Unit(compiled, signature, compile_alone, bool(helpers))]
 
     def __repr__(self):
         return f"<kernel {self.function.__module__}.{self.function.__qualname__}>"
@@ -231,7 +243,7 @@ def kernel(function=None, *, independent=False):
 
 def units(kernels, dtype) -> list[Unit]:
     """Return what has to be compiled for kernels and a dtype, each once, helpers first."""
-    kernels = dict.fromkeys(kernels)
+    kernels = [one for one in dict.fromkeys(kernels) if not one.is_compiled(dtype)]
     helpers = dict.fromkeys(helper for kernel in kernels for helper in kernel.helpers())
     return [unit for one in (*helpers, *kernels) for unit in one.units(dtype)]
 
@@ -340,4 +352,4 @@ class ExternalHelper:
             return []
         signature = self._signature(key)
         compiled = _c_function(self.function, signature)
-        return [Unit(compiled, signature, compiled.compile)]
+        return [Unit(compiled, signature, compiled.compile, linked=True)]

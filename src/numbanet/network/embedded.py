@@ -205,7 +205,7 @@ def run_forward(program, params, acts, rows):
 def _run(program, first, end, params, tangents, grads, work, wanted):
     """Steps first ≤ k < end, except those that need what is not among `wanted`.
 
-    tangents   the parameters' tangents
+    tangents   the parameters' tangents, a null pointer where they have none
     grads      the gradient by the parameters, added to
     """
     scratch = ptr_add(work, program[PROGRAM.scratch])
@@ -217,7 +217,7 @@ def _run(program, first, end, params, tangents, grads, work, wanted):
         acts, deltas = ptr_add(work, step[STEP.acts]), ptr_add(work, step[STEP.deltas])
         kernel, end_row = step[STEP.kernel], step[STEP.end]
         if step[STEP.gradient] == NO_GRADIENT:
-            call_indirect(kernel, op, given, given, acts, deltas, 0, end_row)
+            call_indirect(kernel, op, given, tangents, acts, deltas, 0, end_row)
             source = ptr_add(work, step[STEP.sum])
             target = ptr_add(source, program[PROGRAM.tangents])
             for i in range(step[STEP.n_sum]):
@@ -517,7 +517,7 @@ def _clear(target, n):
 
 @inline
 def _run_tangents(program, params, row, drow, n_in, n_row, dparams, n_params, work):
-    """The forward pass with tangents; return where those of the parameters are."""
+    """The forward pass with tangents; return where those of the parameters are, or null."""
     inputs = ptr_add(work, program[PROGRAM.inputs])
     tangents = ptr_add(inputs, program[PROGRAM.tangents])
     copy_converted(row, inputs, n_in)
@@ -525,9 +525,9 @@ def _run_tangents(program, params, row, drow, n_in, n_row, dparams, n_params, wo
         copy_converted(drow, tangents, n_in)
     else:
         _clear(tangents, n_in)
-    given, wanted = as_pointer(address(dparams), params), 0
+    given, wanted = as_pointer(0, params), 0
     if n_params:
-        wanted = FROM_PARAMS
+        given, wanted = as_pointer(address(dparams), params), FROM_PARAMS
         if program[PROGRAM.params]:
             given = as_pointer(address(ptr_add(work, program[PROGRAM.params])), params)
             copy_converted(dparams, given, n_params)

@@ -23,7 +23,8 @@ where it is given other pointers. An op whose output is linear in its input need
                             Ḣ += ȧᵀ dz              gradient with the acts' tangents, without b
 
 What a kernel overwrites with parameters' tangents, z and da, is written again afterwards. Other ops
-give what is different: `tangent`, `second_backward` and `second_gradient` (plan/op.py).
+give what is different: `tangent`, `second_backward` and `second_gradient` (plan/op.py). All kernels
+that give no gradient are handed the parameters' tangents as `grads`, or a null pointer.
 """
 
 import weakref
@@ -93,8 +94,6 @@ MAGIC = int(source_hash()[:15], 16)
 OPTIMIZER = len(HEADER)
 """Offset of the optimiser's two rows in a handle."""
 OPTIMIZER_SIZE = 2 * ROW_SIZE
-OPTIMIZER_COLUMNS = "n_state", "begin_step", "update"
-"""The header's columns for it."""
 
 PROGRAM = Attrs(
     "n_forward n_steps table scale deltas scratch tangents params n_memory inputs outputs targets",
@@ -153,22 +152,13 @@ def make_handle(
     step: bool = False,
 ) -> np.ndarray:
     """Return a handle, int64 (n); see Sequential.handle."""
-    rows = validation.check_int(rows, "rows", 1)
-    if hvp and not gradient:
-        raise ValueError("hvp is a derivative of a gradient: hvp=True needs gradient=True")
-    jvp = jvp or hvp
-    plan = prediction_plan(network, rows, gradient, jvp)
-    programs = {"prediction": Program(plan)}
-    if loss is not None:
-        loss_plan, scale, targets = _loss_plan(network, loss, rows)
-        programs["loss"] = Program(loss_plan, scale, loss_plan.offsets[targets])
-    if jvp:
-        programs["tangents"] = TangentProgram(plan, network.dtype, hvp)
+    programs = make_programs(network, loss, rows, gradient, jvp, hvp)
     if step:
         programs["step"] = Program(_step_plan(network, rows))
-    optimizer_columns, optimizer_rows, kernels = _optimizer(optimizer, network)
+    optimizer_rows, n_state, kernels = optimizer_kernels(optimizer, network)
+    update, begin_step = (one.address(network.dtype) if one else 0 for one in kernels)
     arrays = _initial(network)
-    integers = [one.integers() for one in programs.values()]
+    integers = [one.integers(network.dtype) for one in programs.values()]
     places = np.cumsum([OPTIMIZER + OPTIMIZER_SIZE, *map(len, integers)]).tolist()
     drawn = [value for row in arrays or () for value in row]
     step_columns, starts = _step_columns(network, programs.get("step"), places[-1] + len(drawn))
@@ -184,20 +174,39 @@ def make_handle(
         n_memory=network.memory.size,
         work_size=max(one.work_size for one in programs.values()),
         has_vjp=gradient,
-        has_drow=is_differentiable(plan.ops),
+        has_drow=is_differentiable(programs["prediction"].plan.ops),
         has_hvp=hvp,
         scales_targets=network.scales_targets,
+        n_state=n_state,
+        begin_step=begin_step,
+        update=update,
         n_initial=len(arrays or []),
         initial=0 if arrays is None else places[-1],
         **{"loss": 0, "tangents": 0, "step": 0} | dict(zip(programs, places, strict=False)),
-        **optimizer_columns,
         **step_columns,
     )
     rest = np.array([*drawn, *starts], np.int64)
     handle = np.concatenate([np.array(header, np.int64), optimizer_rows, *integers, rest])
-    kernels += [kernel for one in programs.values() for kernel in one.kernels]
-    weakref.finalize(handle, list, kernels)  # the handle keeps its kernels
+    called = [step.kernel for one in programs.values() for step in one.steps]
+    weakref.finalize(handle, list, [*kernels, *called])  # the handle keeps its kernels
     return handle
+
+
+def make_programs(
+    network, loss, rows: int, gradient: bool, jvp: bool, hvp: bool, target: str = "embedded"
+) -> dict[str, "Program"]:
+    """The programs by the header's column: `prediction`, and `loss`, `tangents` where asked for."""
+    rows = validation.check_int(rows, "rows", 1)
+    if hvp and not gradient:
+        raise ValueError("hvp is a derivative of a gradient: hvp=True needs gradient=True")
+    plan = prediction_plan(network, rows, gradient, jvp or hvp, target)
+    programs = {"prediction": Program(plan)}
+    if loss is not None:
+        loss_plan, scale, targets = _loss_plan(network, loss, rows, target)
+        programs["loss"] = Program(loss_plan, scale, loss_plan.offsets[targets])
+    if jvp or hvp:
+        programs["tangents"] = TangentProgram(plan, hvp)
+    return programs
 
 
 def _initial(network) -> list[tuple] | None:
@@ -236,7 +245,7 @@ def _step_plan(network, rows: int) -> Plan:
         *step_ops(network.layers),
         *network.output_ops()[:-1],
     ]
-    return _lower(network, ops, rows, False, False)
+    return _lower(network, ops, rows, False, False, "embedded")
 
 
 def _step_columns(network, program, place: int) -> tuple[dict[str, int], list[int]]:
@@ -267,7 +276,9 @@ def _step_columns(network, program, place: int) -> tuple[dict[str, int], list[in
     return columns, starts
 
 
-def prediction_plan(network, rows: int, gradient: bool, tangents: bool = False) -> Plan:
+def prediction_plan(
+    network, rows: int, gradient: bool, tangents: bool = False, target: str = "embedded"
+) -> Plan:
     """The plan of `forward` and `vjp`, without penalties and without the copy of the outputs."""
     ops = [
         data.inputs(size(network.input_shape), network.dtype),
@@ -276,7 +287,7 @@ def prediction_plan(network, rows: int, gradient: bool, tangents: bool = False) 
     ]
     ops = change_ops(ops, lambda op: replace(op, penalties=(0.0, 0.0)))
     try:
-        return _lower(network, ops, rows, gradient, gradient and is_differentiable(ops))
+        return _lower(network, ops, rows, gradient, gradient and is_differentiable(ops), target)
     except ValueError as error:
         if not gradient:
             raise
@@ -288,7 +299,7 @@ def is_differentiable(ops: list[Op]) -> bool:
     return len(ops) < 2 or ops[1].backward is not None
 
 
-def _loss_plan(network, loss, rows: int) -> tuple[Plan, float, Op]:
+def _loss_plan(network, loss, rows: int, target: str) -> tuple[Plan, float, Op]:
     """(plan, factor of the inputs, the op of the targets) of `loss_gradient`."""
     if network.scales_targets:
         raise ValueError(
@@ -298,10 +309,12 @@ def _loss_plan(network, loss, rows: int) -> tuple[Plan, float, Op]:
     chosen = network.resolve_loss(loss)
     ops, _, _ = network.loss_ops(chosen, network.dtype, network.dtype, False, rows)
     (targets,) = (op for op in ops if op.name == "Targets")
-    return _lower(network, ops, rows, True, False), ops[0].attrs[0], targets
+    return _lower(network, ops, rows, True, False, target), ops[0].attrs[0], targets
 
 
-def _lower(network, ops: list[Op], rows: int, train: bool, input_gradient: bool) -> Plan:
+def _lower(
+    network, ops: list[Op], rows: int, train: bool, input_gradient: bool, target: str
+) -> Plan:
     """The plan, with the number of samples in its table."""
     plan = lower(
         ops,
@@ -309,7 +322,7 @@ def _lower(network, ops: list[Op], rows: int, train: bool, input_gradient: bool)
         batch=rows,
         threads=1,
         train=train,
-        target="embedded",
+        target=target,
         input_gradient=input_gradient,
     )
     if plan.by_chunk:
@@ -323,6 +336,7 @@ def _lower(network, ops: list[Op], rows: int, train: bool, input_gradient: bool)
 class Program:
     """A plan as a program: where its memories lie, its steps and its table.
 
+    steps     a STEP each, with the Kernel itself in the column of its address
     scale     factor of the inputs
     targets   offset of the targets' slot
     """
@@ -330,8 +344,7 @@ class Program:
     def __init__(self, plan: Plan, scale: float = 1.0, targets: int = 0, tangents: bool = False):
         self.plan, self.scale, self.targets = plan, scale, targets
         self.table = plan.tables[0].copy()
-        self.steps: list[tuple] = []
-        self.kernels = [kernel for op in plan.ops for kernel in op.verbs.values()]
+        self.steps: list = []
         scratch = max((op.n_params for op in plan.ops if op.gradient), default=0)
         copied = tangents and any(op.buffers and op.n_params for op in plan.ops)
         sizes = [plan.n_acts, plan.n_deltas] * (1 + tangents) + [
@@ -347,10 +360,20 @@ class Program:
         )
         self._list_steps()
 
-    def integers(self) -> np.ndarray:
-        """The program: its columns, steps and table."""
-        steps = np.array(self.steps, np.int64).reshape(-1, STEP_SIZE)
-        first, last = self.plan.ops[0], self.plan.ops[-1]
+    @property
+    def inputs(self) -> int:
+        """Offset of the inputs' slot in acts."""
+        return int(self.table[self.plan.rows[self.plan.ops[0]], Y])
+
+    @property
+    def outputs(self) -> int:
+        """Offset of the outputs' slot, or that of the samples' losses."""
+        return int(self.table[self.plan.rows[self.plan.ops[-1]], Y])
+
+    def integers(self, dtype) -> np.ndarray:
+        """The program: its columns, steps and table, with the kernels' addresses for a dtype."""
+        addressed = [one._replace(kernel=one.kernel.address(dtype)) for one in self.steps]
+        steps = np.array(addressed, np.int64).reshape(-1, STEP_SIZE)
         columns = PROGRAM.pack(
             n_forward=self.n_forward,
             n_steps=len(steps),
@@ -361,8 +384,8 @@ class Program:
             tangents=self.tangents,
             params=self.params,
             n_memory=self.plan.n_memory,
-            inputs=int(self.table[self.plan.rows[first], Y]),
-            outputs=int(self.table[self.plan.rows[last], Y]),
+            inputs=self.inputs,
+            outputs=self.outputs,
             targets=self.targets,
         )
         return np.concatenate([np.array(columns, np.int64), steps.ravel(), self.table.ravel()])
@@ -398,7 +421,17 @@ class Program:
         return FOR_INPUTS if row <= self.first_trained else 0
 
     def _step(
-        self, row, verb, needs=0, *, table_row=None, params=0, acts=0, deltas=0, add=None, kernel=0
+        self,
+        row,
+        verb,
+        needs=0,
+        *,
+        table_row=None,
+        params=0,
+        acts=0,
+        deltas=0,
+        add=None,
+        kernel=None,
     ) -> None:
         """Add a step: the kernel of a verb of a row, or another one, on these memories.
 
@@ -408,21 +441,20 @@ class Program:
         op, rows = self.plan.by_row[row], self.plan.batch
         gradient = {ACCUMULATE: ADDED, GRADIENT: OVERWRITTEN}.get(verb, NO_GRADIENT)
         slot, elements = (acts, op.n_out) if add == Y else (deltas, op.n_in)
-        self.steps.append(
-            STEP.pack(
-                needs=needs,
-                kernel=kernel or self.table[row, verb],
-                row=(row if table_row is None else table_row) * ROW_SIZE,
-                params=params,
-                acts=acts,
-                deltas=deltas,
-                end=op.param_rows if gradient == OVERWRITTEN else rows,
-                gradient=gradient,
-                n_params=op.n_params,
-                sum=slot + self.table[row, add] if add is not None else 0,
-                n_sum=rows * elements if add is not None else 0,
-            )
+        step = STEP.pack(
+            needs=needs,
+            kernel=kernel or (op.verbs | op.substitutes(rows))[verb],
+            row=(row if table_row is None else table_row) * ROW_SIZE,
+            params=params,
+            acts=acts,
+            deltas=deltas,
+            end=op.param_rows if gradient == OVERWRITTEN else rows,
+            gradient=gradient,
+            n_params=op.n_params,
+            sum=slot + int(self.table[row, add]) if add is not None else 0,
+            n_sum=rows * elements if add is not None else 0,
         )
+        self.steps.append(STEP._make(step))
 
 
 class TangentProgram(Program):
@@ -431,10 +463,10 @@ class TangentProgram(Program):
     Raises ValueError for an op without tangents, or for `hvp` without second derivatives.
     """
 
-    def __init__(self, plan: Plan, dtype: np.dtype, hvp: bool):
-        self.dtype, self.hvp = dtype, hvp
+    def __init__(self, plan: Plan, hvp: bool):
+        self.hvp = hvp
         for op in plan.ops:
-            if op.n_in and not (op.linear or op.tangent):
+            if op.n_in and not (op.tangent or (op.linear and not op.nonlinear)):
                 raise ValueError(
                     f"{op.name} has no tangent, so the handle cannot have jvp or hvp; the layers "
                     "that have one stand in docs/compiled.md"
@@ -446,11 +478,6 @@ class TangentProgram(Program):
                 )
         super().__init__(plan, tangents=True)
         self.table[0, TANGENTS] = self.tangents
-
-    def _address(self, kernel) -> int:
-        """The address of a kernel that is no verb of the plan."""
-        self.kernels.append(kernel)
-        return kernel.address(self.dtype)
 
     def _without_offset(self, row: int) -> int:
         """The row of an op without its offset: the op's own, or another one behind all others."""
@@ -464,14 +491,15 @@ class TangentProgram(Program):
 
     def _forward(self, row: int) -> None:
         op, tangents = self.plan.by_row[row], self.tangents
-        if not op.n_params:  # perhaps in place, with a tangent that reads the output
+        first = op.in_place or not op.n_params  # its tangent may read the output
+        if first:
             super()._forward(row)
         if op.tangent:
-            self._step(row, FORWARD, kernel=self._address(op.tangent), deltas=tangents)
+            self._step(row, FORWARD, kernel=op.tangent, deltas=tangents)
         else:
             there = {"acts": tangents, "deltas": tangents}
             self._step(row, FORWARD, table_row=self._without_offset(row), **there)
-        if op.n_params:
+        if not first:
             self._step(row, FORWARD, FROM_PARAMS, params=1, add=Y)
             super()._forward(row)
 
@@ -479,10 +507,12 @@ class TangentProgram(Program):
         if not self.hvp:
             return
         op, needs, deltas = self.plan.by_row[row], self._needs(row), self.deltas
-        self._step(row, BACKWARD, needs, deltas=deltas + self.tangents)
+        if not op.nonlinear:
+            self._step(row, BACKWARD, needs, deltas=deltas + self.tangents)
         if op.second_backward:
-            kernel = self._address(op.second_backward)
-            self._step(row, BACKWARD, needs, kernel=kernel, deltas=deltas)
+            self._step(row, BACKWARD, needs, kernel=op.second_backward, deltas=deltas)
+        if op.nonlinear:
+            return
         if op.n_params:
             self._step(row, BACKWARD, needs | FROM_PARAMS, params=1, deltas=deltas, add=X)
         super()._backward(row)
@@ -493,18 +523,21 @@ class TangentProgram(Program):
         op, deltas = self.plan.by_row[row], self.deltas
         self._step(row, verb, FOR_PARAMS, deltas=deltas + self.tangents)
         if op.second_gradient:
-            kernel = self._address(op.second_gradient)
+            kernel = op.second_gradient
             self._step(row, ACCUMULATE, FOR_PARAMS, kernel=kernel, deltas=deltas)
         elif not op.tangent:
             there = {"acts": self.tangents, "deltas": deltas}
             self._step(row, verb, FOR_PARAMS, table_row=self._without_offset(row), **there)
 
 
-def _optimizer(given, network) -> tuple[dict[str, int], np.ndarray, list]:
-    """(columns of the header, two rows of a table, kernels) of an optimiser, or of None."""
-    rows, columns = np.zeros((2, ROW_SIZE), np.int64), dict.fromkeys(OPTIMIZER_COLUMNS, 0)
+def optimizer_kernels(given, network) -> tuple[np.ndarray, int, tuple]:
+    """(two rows of a table, elements of the state, kernels of update and begin_step or None).
+
+    Of an optimiser by name or object, or of None: without kernels.
+    """
+    rows = np.zeros((2, ROW_SIZE), np.int64)
     if given is None:
-        return columns, rows.ravel(), []
+        return rows.ravel(), 0, (None, None)
     chosen = resolve_optimizer(given)
     if isinstance(chosen.learning_rate, Schedule):
         raise ValueError(
@@ -514,12 +547,8 @@ def _optimizer(given, network) -> tuple[dict[str, int], np.ndarray, list]:
     _check_plain_update(chosen, network)
     rows[1, INDEX] = 1
     chosen.write_rows(rows[None, 1:], [DEFAULT_GROUP], network.parameters.size)
-    kernels = [chosen.update, chosen.begin_step]
-    columns["n_state"] = len(chosen.state_names) * network.parameters.size
-    columns["update"] = chosen.update.address(network.dtype)
-    if chosen.begin_step:
-        columns["begin_step"] = chosen.begin_step.address(network.dtype)
-    return columns, rows.ravel(), kernels
+    n_state = len(chosen.state_names) * network.parameters.size
+    return rows.ravel(), n_state, (chosen.update, chosen.begin_step)
 
 
 def _check_plain_update(chosen: Optimizer, network) -> None:

@@ -879,6 +879,7 @@ class Sequential(KnownArguments, KnownAttributes):
         jvp: bool = False,
         hvp: bool = False,
         step: bool = False,
+        device: str = "cpu",
     ):
         """Return the network as an array of integers for the functions of `numbanet.compiled`.
 
@@ -889,13 +890,19 @@ class Sequential(KnownArguments, KnownAttributes):
         jvp, hvp    True: the function of that name can be called, with more work memory; hvp
                     includes jvp
         step        True: sequences can go step by step (`step`), with a state that the caller keeps
+        device      "cuda": a CudaHandle instead, whose functions single threads of a GPU call in
+                    `@cuda.jit` code: see `network.compiled_cuda.CudaHandle`
         It holds no parameters, and is valid in this process and its forks alone. Raises ValueError
         for layers that have not the derivatives asked for, and for a loss that does not fit.
         """
-        from numbanet.network.handle import make_handle
-
         flags = {"gradient": gradient, "jvp": jvp, "hvp": hvp, "step": step}
         flags = {name: fields.Flag()(given, name) for name, given in flags.items()}
+        if _device(device) == "cuda":
+            from numbanet.network.compiled_cuda import CudaHandle
+
+            return CudaHandle(self, optimizer=optimizer, loss=loss, rows=rows, **flags)
+        from numbanet.network.handle import make_handle
+
         return make_handle(self, optimizer=optimizer, loss=loss, rows=rows, **flags)
 
     def stream(self):

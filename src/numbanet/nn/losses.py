@@ -152,12 +152,10 @@ def quadratic_forward(op, params, grads, acts, deltas, lo, hi):
 @kernel(independent=True)
 def quadratic_backward(op, params, grads, acts, deltas, lo, hi):
     """da = (a − y) / samples"""
-    n = op[N_IN]
+    n, a, y = op[N_IN], op[X], op[AUX]
     scale = const_like(acts, 1 / context(op, SAMPLES))
-    for i in range(lo, hi):
-        a, y = op[X] + i * n, op[AUX] + i * n
-        for j in range(n):
-            deltas[a + j] = scale * (acts[a + j] - acts[y + j])
+    for k in range(lo * n, hi * n):
+        deltas[a + k] = scale * (acts[a + k] - acts[y + k])
 
 
 class Quadratic(Loss):
@@ -182,12 +180,10 @@ def mean_squared_forward(op, params, grads, acts, deltas, lo, hi):
 @kernel(independent=True)
 def mean_squared_backward(op, params, grads, acts, deltas, lo, hi):
     """da = 2 (a − y) / (m samples)"""
-    n = op[N_IN]
+    n, a, y = op[N_IN], op[X], op[AUX]
     scale = const_like(acts, 2 / (n * context(op, SAMPLES)))
-    for i in range(lo, hi):
-        a, y = op[X] + i * n, op[AUX] + i * n
-        for j in range(n):
-            deltas[a + j] = scale * (acts[a + j] - acts[y + j])
+    for k in range(lo * n, hi * n):
+        deltas[a + k] = scale * (acts[a + k] - acts[y + k])
 
 
 class MeanSquaredError(Loss):

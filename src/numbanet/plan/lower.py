@@ -65,9 +65,17 @@ MAX_CHUNKS = 16
 """Chunks of a batch, each with a partial gradient; fixed, so sums do not depend on threads."""
 NO_POINTER = 1
 """Stands for a kernel pointer in a plan for a GPU, whose engine composes the kernels itself."""
-TILE_ROWS = {"cpu": 8, "embedded": 8, "cuda": 32}
+EMBEDDED = ("embedded", "thread")
+"""Targets of the user's compiled code: on the CPU, and in a single thread of a GPU."""
+GPU = ("cuda", "thread")
+"""Targets without kernel pointers and scratch memory."""
+TILE_ROWS = {"cpu": 8, "embedded": 8, "cuda": 32, "thread": 8}
 """Rows of a parameter block that a matrix tile takes at once: tasks are cut into whole tiles."""
-LONG_CHUNKS = {"cpu": (64, 1 << 17), "embedded": (1, 1 << 62), "cuda": (8, 1 << 24)}
+LONG_CHUNKS = {
+    "cpu": (64, 1 << 17),
+    "cuda": (8, 1 << 24),
+    **dict.fromkeys(EMBEDDED, (1, 1 << 62)),
+}
 """Least samples of a chunk, and most elements of all partial gradients, for gradients by chunks."""
 
 
@@ -89,23 +97,23 @@ def lower(
     threads   copies of the table; for target "cuda" block groups, each with one chunk of the
               batch
     train     every op after the first one with parameters gets a backward pass
-    target    "cpu" or "cuda"; "embedded" for the user's compiled code: a whole batch is one
-              micro-batch and one chunk, whose gradient is added to the caller's
+    target    "cpu" or "cuda"; "embedded" for the user's compiled code, "thread" for that of single
+              threads of a GPU: a whole batch is one micro-batch and one chunk, whose gradient is
+              added to the caller's
     input_gradient   with `train` the first op with parameters, and those before it, get one too
     also      what else the caller needs compiled, beside the kernels of the ops
     Raises ValueError where one has none, with the reason.
     """
-    cuda = target == "cuda"
+    gpu, embedded = target in GPU, target in EMBEDDED
     ops, verbs, chunks = _choose_verbs(ops, batch, threads, train, target, input_gradient)
-    if not cuda:
+    if not gpu:
         kernels = [kernel for found in verbs.values() for kernel in found.values()]
         compile_ahead([*also, *units(kernels, dtype)])
     by_chunk = any(STATISTICS in found for found in verbs.values())
     first_trained = _first_differentiated(ops, input_gradient)
     places, slots = allocate_slots(ops, first_trained, train)
-    for slot in slots if by_chunk or cuda else ():
+    for slot in slots if by_chunk or target == "cuda" else ():
         slot.whole_batch = True
-    embedded = target == "embedded"
     outputs = places[-1][1]
     if embedded and outputs is not None:
         outputs.has_delta = train  # there may be no loss
@@ -122,14 +130,14 @@ def lower(
     tables[:, 0, CHUNKS] = chunks
     tables[:, 0, PENALTY_FACTOR] = float64_bits(1.0)
     offsets = {op: out.offset for op, (_, out) in zip(ops, places, strict=True) if out is not None}
-    scratch = 0 if cuda else max(op.scratch for op in ops)
+    scratch = 0 if gpu else max(op.scratch for op in ops)
     scratch_start, n_acts = n_acts, n_acts + scratch * threads
     w, buffers, n_state = 0, sum(op.n_params for op in ops), 0
     states: dict[Op | None, int] = {}
     for k, op in enumerate(ops):
         row = tables[:, rows[op] :].reshape(threads, -1)
         for column, kernel in verbs[op].items():
-            row[:, column] = NO_POINTER if cuda else kernel.address(dtype)
+            row[:, column] = NO_POINTER if gpu else kernel.address(dtype)
         _write_sizes(row, op)
         _write_places(row, places[k], arena_strides)
         row[:, INDEX], row[:, W], row[:, BUFFERS] = rows[op], w, buffers
@@ -227,9 +235,9 @@ def _choose_verbs(
         op: _verbs(op, train, train and k > first_trained, split and k < 2)
         for k, op in enumerate(ops)
     }
-    if target == "embedded":
+    if target in EMBEDDED:
         for op, found in verbs.items():
-            instead = op.embedded_verbs | (op.row_verbs if batch == 1 else {})
+            instead = op.substitutes(batch)
             found |= {column: kernel for column, kernel in instead.items() if column in found}
     accumulates = any(ACCUMULATE in found for found in verbs.values())
     return ops, verbs, chunks if train and accumulates else threads

@@ -44,7 +44,8 @@ class Op:
                            code, and `row_verbs` where a call there has one sample
 
     Tangents, derivatives along a direction, for `jvp` and `hvp` in the user's compiled code. Where
-    one of the first two is given, an op with parameters is linear in them and not in place:
+    one of the first two is given, an op with parameters is linear in them, unless it works in
+    place:
     `linear`               the output is linear in the input but for an offset, so that `forward`
                            on tangents gives tangents
     `offset`               the attribute that is 0 where this offset is left out
@@ -54,6 +55,10 @@ class Op:
                            makes of the `backward` of the same deltas; it finds a tangent
                            context(op, TANGENTS) elements behind what it belongs to
     `second_gradient`      likewise for the gradient of an op with a `tangent`, into grads[W …]
+    An op in place with parameters needs a `tangent`. Its tangents depend on those of the parameters
+    at every step, so `tangent` and `second_backward` find these in grads, a null pointer where the
+    parameters do not change; and its `second_backward` is called instead of `backward`: deltas and
+    their tangents, in the place of those of the output.
 
     Input and output:
     `in_place`             the output takes the place of the input
@@ -128,10 +133,19 @@ class Op:
             SPLIT_K: self.split_k,
         }
 
+    def substitutes(self, batch: int) -> dict[int, Kernel]:
+        """Return the kernels that take the place of others in the user's code, for this batch."""
+        return self.embedded_verbs | (self.row_verbs if batch == 1 else {})
+
     @property
     def n_params(self) -> int:
         """How many parameters the op has."""
         return self.param_rows * self.param_cols
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether tangents of its parameters enter its tangents at every step: in place."""
+        return self.in_place and self.n_params > 0
 
     @property
     def trained(self) -> bool:

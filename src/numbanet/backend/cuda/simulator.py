@@ -107,10 +107,20 @@ def _exp2_of_bits(x):
 
 
 def _as_pointer(address, dtype):
-    array = DEVICE_ARRAYS[int(address)]
     wanted = dtype.dtype if isinstance(dtype, Pointer) else np.dtype(dtype)
+    array = DEVICE_ARRAYS[int(address)] if address else np.empty(0, wanted)
     assert array.dtype == wanted, f"{array.dtype} read as {wanted}"
     return Pointer(array)
+
+
+def _address(pointer):
+    """0 for a null pointer; else a number that is no address."""
+    return 1 if pointer.array.size else 0
+
+
+def _local_array(dtype_of, count):
+    poison = np.nan if dtype_of.dtype.kind == "f" else 0
+    return Pointer(np.full(count, poison, dtype_of.dtype))
 
 
 def _data_pointer(array):
@@ -122,7 +132,8 @@ def _data_pointer(array):
 _INTRINSICS: dict[str, Any] = {
     "ptr_add": lambda p, offset: Pointer(p.array, p.start + int(offset)),
     "as_pointer": _as_pointer,
-    "local_array": lambda dtype_of, count: Pointer(np.full(count, np.nan, dtype_of.dtype)),
+    "address": _address,
+    "local_array": _local_array,
     "float_attr": lambda integers, index: struct.unpack(
         "<d", struct.pack("<q", int(integers[index]))
     )[0],

@@ -33,7 +33,7 @@ from numbanet.backend.jit import inline, kernel
 from numbanet.io.fields import Padding, Pair, Real
 from numbanet.nn.layers.base import Layer, Shape, size
 from numbanet.nn.layers.window import window
-from numbanet.plan.columns import N_IN, N_OUT, Attrs, X, Y
+from numbanet.plan.columns import N_IN, N_OUT, TANGENTS, Attrs, X, Y, context
 from numbanet.plan.op import Op
 
 GEOMETRY = Attrs(
@@ -64,7 +64,7 @@ class Pool2D(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         return (*self._window(shape).output, shape[2])
 
-    def _op(self, shape: Shape, forward, backward, tangent=None, power=0.0) -> Op:
+    def _op(self, shape: Shape, forward, backward, tangent=None, second=None, power=0.0) -> Op:
         view = self._window(shape)
         return Op(
             type(self).__name__,
@@ -88,6 +88,7 @@ class Pool2D(Layer):
             ),
             linear=tangent is None,
             tangent=tangent,
+            second_backward=second,
             keeps_output=tangent is not None,
         )
 
@@ -402,7 +403,8 @@ class LpPool2D(Pool2D):
     p: Annotated[float, Real(1)] = 2.0
 
     def ops(self, shape: Shape) -> list[Op]:
-        return [self._op(shape, lp_forward, lp_backward, lp_tangent, self.p)]
+        second = lp_second_backward if self.p >= 2 else None  # infinite at 0 for 1 < p < 2
+        return [self._op(shape, lp_forward, lp_backward, lp_tangent, second, self.p)]
 
 
 @inline
@@ -507,6 +509,28 @@ def lp_tangent(op, params, grads, acts, deltas, lo, hi):
                 if acts[y] > zero:
                     total += deltas[place] * _lp_slope(acts[place], acts[y], p)
         deltas[y] = total
+
+
+@kernel(independent=True)
+def lp_second_backward(op, params, grads, acts, deltas, lo, hi):
+    """ḋx += dy (p − 1) / y (|x / y|^(p−2) ẋ − sign(x) |x / y|^(p−1) ẏ), for y > 0 and p ≥ 2
+
+    tangents of deltas[x] added to
+    """
+    channels, width, tangents = op[GEOMETRY.channels], op[GEOMETRY.width], context(op, TANGENTS)
+    p = float_attr(op, GEOMETRY.power)
+    for e in range((hi - lo) * op[N_OUT]):
+        x, out_row, out_col = _locate_output(op, lo, e)
+        (top, bottom), (left, right) = _row_range(op, out_row), _col_range(op, out_col)
+        out = op[Y] + lo * op[N_OUT] + e
+        y, y_tangent = acts[out], acts[tangents + out]
+        for row in range(top, bottom):
+            for col in range(left, right):
+                place = x + (row * width + col) * channels
+                if y > const_like(y, 0):
+                    change = power(abs(acts[place]) / y, p - 2) * acts[tangents + place]
+                    change -= _lp_slope(acts[place], y, p) * y_tangent
+                    deltas[tangents + place] += deltas[out] * const_like(y, p - 1) / y * change
 
 
 # --- the whole image ------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ What a step hands to the next one, c (LSTM) and h, are its last columns, the *ca
 of InitialState has these alone: parameters, or the state of the batch before (STATE).
 
 A cell is a pair of functions of one step, `value` and `vjp`, on vector registers or scalars; the
-kernels are made from them.
+kernels are made from them. For derivatives along a direction it has `tangent` and `second`, the
+derivatives of the two. A product U along a direction is ḣ' U + h' U̇: tangents run over time too.
 
 Source   Elman 1990; Hochreiter, Schmidhuber 1997, Gers et al. 2000 (LSTM); Cho et al. 2014 (GRU, in
          the form of cuDNN: reset after the product)
@@ -51,12 +52,14 @@ import numpy as np
 
 from numbanet.backend.elementary import sigmoid, tanh
 from numbanet.backend.intrinsics import (
+    address,
     as_pointer,
     brgemm_tn,
     const_like,
     div_u32,
     gemm,
     gemm_bias,
+    gemm_nt,
     gemm_tn,
     lanes,
     load,
@@ -81,6 +84,7 @@ from numbanet.plan.columns import (
     STATE,
     STATE_OFFSET,
     STATE_SIZE,
+    TANGENTS,
     Attrs,
     W,
     X,
@@ -537,6 +541,348 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
         grads[op[W] + e] += total
 
 
+# --- derivatives along a direction --------------------------------------------------------------
+
+# In what follows `ty` and `tbefore` hold the tangents of y and before, `tdy` and `tdbefore` those
+# of dy and dbefore. `tangent` puts the tangents of the gates in the place of those of z. `second`
+# comes before `vjp`, which may overwrite what it reads.
+
+
+def _tanh_tangent(op, y, before, ty, tbefore, j, n, m):
+    h = get(y, op[CELL.state] + j, n)
+    put(ty, op[CELL.state] + j, get(ty, op[CELL.gates] + j, n) * (const_like(h, 1) - h * h), n)
+
+
+def _tanh_second(op, y, before, ty, tbefore, dy, tdy, tdbefore, j, n, m):
+    k = op[CELL.state] + j
+    h, dh = get(y, k, n), get(dy, k, n)
+    dz_dot = get(tdy, k, n) * (const_like(h, 1) - h * h) - const_like(h, 2) * h * get(ty, k, n) * dh
+    put(tdy, op[CELL.gates] + j, dz_dot, n)
+
+
+def _relu_tangent(op, y, before, ty, tbefore, j, n, m):
+    h, z = get(y, op[CELL.state] + j, n), get(ty, op[CELL.gates] + j, n)
+    zero = const_like(h, 0)
+    put(ty, op[CELL.state] + j, where_greater(h, zero, z, zero), n)
+
+
+def _lstm_tangent(op, y, before, ty, tbefore, j, n, m):
+    units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
+    i, f = get(y, z, n), get(y, z + units, n)
+    g, o = get(y, z + 2 * units, n), get(y, z + 3 * units, n)
+    one, cell_tanh = const_like(i, 1), tanh(get(y, c, n))
+    i_dot = get(ty, z, n) * i * (one - i)
+    f_dot = get(ty, z + units, n) * f * (one - f)
+    g_dot = get(ty, z + 2 * units, n) * (one - g * g)
+    o_dot = get(ty, z + 3 * units, n) * o * (one - o)
+    cell_dot = f_dot * get(before, c, m) + f * get(tbefore, c, m) + i_dot * g + i * g_dot
+    put(ty, z, i_dot, n)
+    put(ty, z + units, f_dot, n)
+    put(ty, z + 2 * units, g_dot, n)
+    put(ty, z + 3 * units, o_dot, n)
+    put(ty, c, cell_dot, n)
+    h_dot = o_dot * cell_tanh + o * (one - cell_tanh * cell_tanh) * cell_dot
+    put(ty, op[CELL.state] + j, h_dot, n)
+
+
+def _lstm_second(op, y, before, ty, tbefore, dy, tdy, tdbefore, j, n, m):
+    units, z, c, h = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j, op[CELL.state] + j
+    i, f = get(y, z, n), get(y, z + units, n)
+    g, o = get(y, z + 2 * units, n), get(y, z + 3 * units, n)
+    i_dot, f_dot = get(ty, z, n), get(ty, z + units, n)
+    g_dot, o_dot = get(ty, z + 2 * units, n), get(ty, z + 3 * units, n)
+    one, two, cell_tanh = const_like(i, 1), const_like(i, 2), tanh(get(y, c, n))
+    slope = one - cell_tanh * cell_tanh
+    tanh_dot = slope * get(ty, c, n)
+    dh, dh_dot = get(dy, h, n), get(tdy, h, n)
+    dc = get(dy, c, n) + dh * o * slope
+    dc_dot = get(tdy, c, n) + dh_dot * o * slope
+    dc_dot = dc_dot + dh * (o_dot * slope - two * o * cell_tanh * tanh_dot)
+    c_before = get(before, c, m)
+    di_dot = (dc_dot * g + dc * g_dot) * i * (one - i) + dc * g * i_dot * (one - two * i)
+    df_dot = (dc_dot * c_before + dc * get(tbefore, c, m)) * f * (one - f)
+    df_dot = df_dot + dc * c_before * f_dot * (one - two * f)
+    dg_dot = (dc_dot * i + dc * i_dot) * (one - g * g) - two * dc * i * g * g_dot
+    do_dot = (dh_dot * cell_tanh + dh * tanh_dot) * o * (one - o)
+    do_dot = do_dot + dh * cell_tanh * o_dot * (one - two * o)
+    put(tdy, z, di_dot, n)
+    put(tdy, z + units, df_dot, n)
+    put(tdy, z + 2 * units, dg_dot, n)
+    put(tdy, z + 3 * units, do_dot, n)
+    put(tdbefore, c, get(tdbefore, c, m) + dc_dot * f + dc * f_dot, m)
+
+
+def _gru_tangent(op, y, before, ty, tbefore, j, n, m):
+    units, z, h = op[CELL.units], op[CELL.gates] + j, op[CELL.state] + j
+    r, u, new = get(y, z, n), get(y, z + units, n), get(y, z + 2 * units, n)
+    one, q = const_like(r, 1), op[CELL.kept] + j
+    r_dot = get(ty, z, n) * r * (one - r)
+    u_dot = get(ty, z + units, n) * u * (one - u)
+    new_dot = get(ty, z + 2 * units, n) + r_dot * get(y, q, n) + r * get(ty, q, n)
+    new_dot = new_dot * (one - new * new)
+    put(ty, z, r_dot, n)
+    put(ty, z + units, u_dot, n)
+    put(ty, z + 2 * units, new_dot, n)
+    h_dot = new_dot + u_dot * (get(before, h, m) - new) + u * (get(tbefore, h, m) - new_dot)
+    put(ty, h, h_dot, n)
+
+
+def _gru_second(op, y, before, ty, tbefore, dy, tdy, tdbefore, j, n, m):
+    units, z, h, q = op[CELL.units], op[CELL.gates] + j, op[CELL.state] + j, op[CELL.kept] + j
+    r, u, new = get(y, z, n), get(y, z + units, n), get(y, z + 2 * units, n)
+    r_dot, u_dot, new_dot = get(ty, z, n), get(ty, z + units, n), get(ty, z + 2 * units, n)
+    one, two, product = const_like(r, 1), const_like(r, 2), get(y, q, n)
+    dh, dh_dot = get(dy, h, n), get(tdy, h, n)
+    slope = one - new * new
+    dz_new = dh * (one - u) * slope
+    dz_new_dot = (dh_dot * (one - u) - dh * u_dot) * slope
+    dz_new_dot = dz_new_dot - two * dh * (one - u) * new * new_dot
+    dr_dot = (dz_new_dot * product + dz_new * get(ty, q, n)) * r * (one - r)
+    dr_dot = dr_dot + dz_new * product * r_dot * (one - two * r)
+    behind = get(before, h, m) - new
+    du_dot = (dh_dot * behind + dh * (get(tbefore, h, m) - new_dot)) * u * (one - u)
+    du_dot = du_dot + dh * behind * u_dot * (one - two * u)
+    put(tdy, z, dr_dot, n)
+    put(tdy, z + units, du_dot, n)
+    put(tdy, z + 2 * units, dz_new_dot, n)
+    put(tdy, q, dz_new_dot * r + dz_new * r_dot, n)
+    put(tdbefore, h, get(tdbefore, h, m) + dh_dot * u + dh * u_dot, m)
+
+
+tangent: Any = None
+second: Any = None
+
+
+@inline
+def _before(op, memory, i, s):
+    """(row of sample i before step number s, elements from one sample's to the next)"""
+    columns = op[CELL.columns]
+    if s == 0 and op[CELL.initial]:
+        return _initial_row(op, memory, i), columns - op[CELL.carried]
+    _, t = _steps(op, s)
+    return ptr_add(memory, op[Y] + i * op[N_OUT] + t * columns), op[N_OUT]
+
+
+@inline
+def _add_product(op, rows, known, before, n_before, u, y):
+    """z += h' U and q += h' U_n, for some samples of a step; h' has `known` elements"""
+    width, summed, n = op[CELL.width], op[CELL.summed], op[N_OUT]
+    h, z, q = ptr_add(before, op[CELL.state]), ptr_add(y, op[CELL.gates]), ptr_add(y, op[CELL.kept])
+    gemm(rows, summed, known, h, n_before, u, width, 1, z, n)
+    if width > summed:
+        gemm(rows, width - summed, known, h, n_before, ptr_add(u, summed), width, 1, q, n)
+
+
+def _tangent(op, params, grads, acts, deltas, lo, hi):
+    """Run the tangents of the cell over the steps of samples lo ≤ i < hi.
+
+    deltas[y]   the tangents of z become those of the gates and of h
+    grads[W]    the tangents of U; a null pointer where there are none
+    """
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns, with_params = op[CELL.steps], op[CELL.columns], address(grads) != 0
+    n, u, u_dot = op[N_OUT], ptr_add(params, op[W]), ptr_add(grads, op[W])
+    for s in range(steps):
+        (t, _), known = _steps(op, s), _known(op, s)
+        first = op[Y] + lo * n + t * columns
+        y, ty = ptr_add(acts, first), ptr_add(deltas, first)
+        y_before, n_before = _before(op, acts, lo, s)
+        ty_before, _ = _before(op, deltas, lo, s)
+        _add_product(op, hi - lo, known, ty_before, n_before, u, ty)
+        if with_params:
+            _add_product(op, hi - lo, known, y_before, n_before, u_dot, ty)
+            for i in range(hi - lo):
+                for j in range(width - summed):
+                    ty[i * n + op[CELL.kept] + j] += u_dot[op[N_WEIGHTS] + j]
+        for i in range(hi - lo):
+            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+            t_row, t_row_before = ptr_add(ty, i * n), ptr_add(ty_before, i * n_before)
+            if t < sequence_length(op, lo + i, steps):
+                for j in range(0, units, lanes(acts)):
+                    tangent(op, row, row_before, t_row, t_row_before, j, units - j, known - j)
+            else:
+                _clear(op, t_row)
+
+
+def _second_backward(op, params, grads, acts, deltas, lo, hi):
+    """Carry the error and its tangents back through time, for samples lo ≤ i < hi.
+
+    deltas[y]   as `backward` leaves them, and so their tangents
+    grads[W]    the tangents of U; a null pointer where there are none
+    """
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns, tangents = op[CELL.steps], op[CELL.columns], context(op, TANGENTS)
+    n, u_t, u_dot = op[N_OUT], ptr_add(acts, op[SCRATCH]), ptr_add(grads, op[W])
+    u_q, with_params = ptr_add(u_t, summed * units), address(grads) != 0
+    transpose(units, width, ptr_add(params, op[W]), width, u_t, units)
+    for s in range(steps - 1, -1, -1):
+        (t, _), known = _steps(op, s), _known(op, s)
+        first = op[Y] + lo * n + t * columns
+        y, dy = ptr_add(acts, first), ptr_add(deltas, first)
+        y_before, n_before = _before(op, acts, lo, s)
+        d_before, _ = _before(op, deltas, lo, s)
+        for i in range(hi - lo):
+            row, last = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+            d_row, d_last = ptr_add(dy, i * n), ptr_add(d_before, i * n_before)
+            t_row, t_last = ptr_add(row, tangents), ptr_add(last, tangents)
+            td_row, td_last = ptr_add(d_row, tangents), ptr_add(d_last, tangents)
+            if s == 0 and known:
+                _clear_carried(op, d_last)
+                _clear_carried(op, td_last)
+            if t < sequence_length(op, lo + i, steps):
+                for j in range(0, units, lanes(acts)):
+                    k, m = units - j, known - j
+                    second(op, row, last, t_row, t_last, d_row, td_row, td_last, j, k, m)
+                    vjp(op, row, last, d_row, d_last, j, k, m)
+            else:
+                _clear(op, d_row)
+                _clear(op, td_row)
+        for shift in (0, tangents):
+            dz, dh = ptr_add(dy, shift + op[CELL.gates]), ptr_add(d_before, shift + op[CELL.state])
+            gemm(hi - lo, known, summed, dz, n, u_t, units, 1, dh, n_before)
+            if width > summed:
+                dq = ptr_add(dy, shift + op[CELL.kept])
+                gemm(hi - lo, known, width - summed, dq, n, u_q, units, 1, dh, n_before)
+        if with_params:
+            dz, dh = ptr_add(dy, op[CELL.gates]), ptr_add(d_before, tangents + op[CELL.state])
+            gemm_nt(hi - lo, known, summed, dz, n, u_dot, width, 1, dh, n_before)
+            if width > summed:
+                dq, u_dot_q = ptr_add(dy, op[CELL.kept]), ptr_add(u_dot, summed)
+                gemm_nt(hi - lo, known, width - summed, dq, n, u_dot_q, width, 1, dh, n_before)
+
+
+def _tangent_cuda(op, params, grads, acts, deltas, lo, hi):
+    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    steps, columns, with_params = op[CELL.steps], op[CELL.columns], address(grads) != 0
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        for s in range(steps):
+            (t, _), known = _steps(op, s), _known(op, s)
+            first = op[Y] + i * op[N_OUT] + t * columns
+            y, ty = ptr_add(acts, first), ptr_add(deltas, first)
+            (y_before, _), (ty_before, _) = _before(op, acts, i, s), _before(op, deltas, i, s)
+            for c in range(width):
+                total = ty[_u_column(op, c)]
+                for k in range(known):
+                    total += ty_before[op[CELL.state] + k] * params[op[W] + k * width + c]
+                if with_params:
+                    for k in range(known):
+                        total += y_before[op[CELL.state] + k] * grads[op[W] + k * width + c]
+                    if c >= summed:
+                        total += grads[op[W] + op[N_WEIGHTS] + c - summed]
+                ty[_u_column(op, c)] = total
+            if t < sequence_length(op, i, steps):
+                for j in range(units):
+                    tangent(op, y, y_before, ty, ty_before, j, units - j, known - j)
+            else:
+                _clear(op, ty)
+
+
+def _second_backward_cuda(op, params, grads, acts, deltas, lo, hi):
+    units, width, steps = op[CELL.units], op[CELL.width], op[CELL.steps]
+    columns, tangents, with_params = op[CELL.columns], context(op, TANGENTS), address(grads) != 0
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        for s in range(steps - 1, -1, -1):
+            (t, _), known = _steps(op, s), _known(op, s)
+            first = op[Y] + i * op[N_OUT] + t * columns
+            y, dy = ptr_add(acts, first), ptr_add(deltas, first)
+            (y_before, _), (d_before, _) = _before(op, acts, i, s), _before(op, deltas, i, s)
+            ty, ty_before = ptr_add(y, tangents), ptr_add(y_before, tangents)
+            tdy, td_before = ptr_add(dy, tangents), ptr_add(d_before, tangents)
+            if s == 0 and known:
+                _clear_carried(op, d_before)
+                _clear_carried(op, td_before)
+            if t < sequence_length(op, i, steps):
+                for j in range(units):
+                    k, m = units - j, known - j
+                    second(op, y, y_before, ty, ty_before, dy, tdy, td_before, j, k, m)
+                    vjp(op, y, y_before, dy, d_before, j, k, m)
+            else:
+                _clear(op, dy)
+                _clear(op, tdy)
+            for k in range(known):
+                total, change = d_before[op[CELL.state] + k], td_before[op[CELL.state] + k]
+                for c in range(width):
+                    place, element = _u_column(op, c), op[W] + k * width + c
+                    total += dy[place] * params[element]
+                    change += tdy[place] * params[element]
+                    if with_params:
+                        change += dy[place] * grads[element]
+                d_before[op[CELL.state] + k] = total
+                td_before[op[CELL.state] + k] = change
+
+
+def _make_tangent_kernels(name, tangent, second=None, vjp=None) -> tuple[Kernel, Kernel | None]:
+    """The kernels `name_tangent` and `name_second_backward` of a cell, for CPU and GPU."""
+
+    def made(verb, cpu, cuda, **cells):
+        both = []
+        for template, kind, words in (
+            (cpu, "", {"get": _get, "put": _put}),
+            (cuda, "_scalar", {"get": _get_scalar, "put": _put_scalar}),
+        ):
+            functions = {
+                what: inline(specialize(cell, f"{name}_{verb}_{what}{kind}", **words))
+                for what, cell in cells.items()
+            }
+            both.append(specialize(template, f"{name}_{verb}", **functions))
+        return kernel(both[0]).cuda(both[1])
+
+    forward = made("tangent", _tangent, _tangent_cuda, tangent=tangent)
+    if second is None:
+        return forward, None
+    cells = {"second": second, "vjp": vjp}
+    return forward, made("second_backward", _second_backward, _second_backward_cuda, **cells)
+
+
+tanh_tangent, tanh_second_backward = _make_tangent_kernels(
+    "tanh", _tanh_tangent, _tanh_second, _tanh_vjp
+)
+relu_tangent = _make_tangent_kernels("relu", _relu_tangent)[0]
+lstm_tangent, lstm_second_backward = _make_tangent_kernels(
+    "lstm", _lstm_tangent, _lstm_second, _lstm_vjp
+)
+gru_tangent, gru_second_backward = _make_tangent_kernels("gru", _gru_tangent, _gru_second, _gru_vjp)
+
+
+@kernel
+def second_gradient(op, params, grads, acts, deltas, lo, hi):
+    """dU += Σ ḣ'ᵀ dz over samples lo ≤ i < hi and all steps that have an h'
+
+    grads[W] added to
+    """
+    units, width, summed, n = op[CELL.units], op[CELL.width], op[CELL.summed], op[N_OUT]
+    columns, steps, du = op[CELL.columns], op[CELL.steps], ptr_add(grads, op[W])
+    (from_row, to_row), tangents = _pairs(op), ptr_add(acts, context(op, TANGENTS))
+    h = ptr_add(tangents, op[Y] + lo * n + from_row + op[CELL.state])
+    dy = ptr_add(deltas, op[Y] + lo * n + to_row)
+    dz, rest = ptr_add(dy, op[CELL.gates]), width - summed
+    brgemm_tn(units, summed, steps - 1, hi - lo, h, columns, n, dz, columns, n, 1, du, width)
+    if op[CELL.initial]:
+        _accumulate_first(op, tangents, deltas, lo, hi, du)
+    if rest:
+        dq, du_q = ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
+        brgemm_tn(units, rest, steps - 1, hi - lo, h, columns, n, dq, columns, n, 1, du_q, width)
+
+
+@second_gradient.cuda
+def second_gradient(op, params, grads, acts, deltas, lo, hi):
+    units, width, n = op[CELL.units], op[CELL.width], op[N_OUT]
+    columns, steps, tangents = op[CELL.columns], op[CELL.steps], context(op, TANGENTS)
+    from_row, to_row = _pairs(op)
+    for e in range(thread_rank(), units * width, num_threads()):
+        k = div_u32(e, width)
+        c, total = e - k * width, const_like(grads, 0)
+        for i in range(op[Y] + lo * n, op[Y] + hi * n, n):
+            h, dz = tangents + i + from_row + op[CELL.state] + k, i + to_row + _u_column(op, c)
+            for t in range(0, (steps - 1) * columns, columns):
+                total += acts[h + t] * deltas[dz + t]
+            if op[CELL.initial]:
+                sample = lo + div_u32(i - op[Y] - lo * n, n)
+                h = _initial_row(op, ptr_add(acts, tangents), sample)[op[CELL.state] + k]
+                total += h * deltas[_first_row(op, sample) + _u_column(op, c)]
+        grads[op[W] + e] += total
+
+
 # --- the state before the first step, and after the last ----------------------------------------
 
 
@@ -564,6 +910,15 @@ def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
         for i in range(lo, hi):
             y = op[Y] + i * op[CARRY.count]
             grads[op[W] + j] += deltas[y + j]
+
+
+@kernel(independent=True)
+def state_tangent(op, params, grads, acts, deltas, lo, hi):
+    """0, as an initial state does not depend on the input        deltas[y]"""
+    for i in range(lo, hi):
+        y = op[Y] + i * op[CARRY.count]
+        for j in range(op[CARRY.count]):
+            deltas[y + j] = const_like(deltas, 0)
 
 
 @inline
@@ -726,6 +1081,10 @@ class Recurrent(Layer):
         """Return the forward and the backward pass of the cell over time, and one step of it."""
         raise NotImplementedError
 
+    def tangent_kernels(self) -> tuple[Kernel, Kernel | None]:
+        """Return the cell's tangents over time, and with the second derivative, if it has one."""
+        raise NotImplementedError
+
     def step_ops(self, shape: Shape) -> list[Op]:
         """Return the ops of one step (1, n_in), whose state the caller of compiled code keeps."""
         dense, *rest = self.direction_ops((1, shape[-1]), 1)
@@ -835,12 +1194,14 @@ class Recurrent(Layer):
         rows = steps if self.return_sequences else 1
         n_out = rows * directions * units
         kernels = states_forward, states_backward
-        ops.append(Op("States", steps * columns, n_out, *kernels, parts=rows, attrs=attrs))
+        options = {"linear": True, "parts": rows, "attrs": attrs}
+        ops.append(Op("States", steps * columns, n_out, *kernels, **options))
         return ops
 
     def _initial_state(self, n_in: int, count: int, attrs: tuple) -> Op | None:
         """The op of the rows before the first step, None where these are zero."""
         options: dict[str, Any] = {"side_output": True, "side_delta": True, "attrs": attrs}
+        options |= {"linear": True, "tangent": state_tangent}
         if self.stateful:
             return Op("InitialState", n_in, count, read_state, state=count, **options)
         if self.initial_state == "zeros":
@@ -852,7 +1213,7 @@ class Recurrent(Layer):
         )
 
     def _recurrence(self, steps: int, columns: int, attrs: tuple, before: Op | None) -> Op:
-        forward, backward, _ = self.kernels()
+        (forward, backward, _), (tangent, second_backward) = self.kernels(), self.tangent_kernels()
         units, width = self.units, self.gates * self.units
         return Op(
             type(self).__name__,
@@ -861,6 +1222,9 @@ class Recurrent(Layer):
             forward,
             backward,
             accumulate_gradient=accumulate_gradient,
+            tangent=tangent,
+            second_backward=second_backward,
+            second_gradient=second_gradient,
             in_place=True,
             parts=steps,
             aux=before,
@@ -888,6 +1252,11 @@ class RNN(Recurrent):
             return relu_forward, relu_backward, relu_step
         return tanh_forward, tanh_backward, tanh_step
 
+    def tangent_kernels(self) -> tuple[Kernel, Kernel | None]:
+        if self.activation == "relu":
+            return relu_tangent, None
+        return tanh_tangent, tanh_second_backward
+
 
 class LSTM(Recurrent):
     """Long short-term memory: a cell with input, forget and output gates.
@@ -905,6 +1274,9 @@ class LSTM(Recurrent):
     def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
         return lstm_forward, lstm_backward, lstm_step
 
+    def tangent_kernels(self) -> tuple[Kernel, Kernel | None]:
+        return lstm_tangent, lstm_second_backward
+
 
 class GRU(Recurrent):
     """A gated recurrent unit: reset and update gates, and no state besides its output.
@@ -917,6 +1289,9 @@ class GRU(Recurrent):
 
     def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
         return gru_forward, gru_backward, gru_step
+
+    def tangent_kernels(self) -> tuple[Kernel, Kernel | None]:
+        return gru_tangent, gru_second_backward
 
 
 def _recurrent(given) -> None:
