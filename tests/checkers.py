@@ -13,6 +13,7 @@ from numbanet.engine.reference import Reference, Row
 from numbanet.io.validation import has_missing
 from numbanet.nn.data import layout
 from numbanet.plan.columns import (
+    AUX,
     BASE_X,
     BASE_Y,
     BUFFERS,
@@ -355,6 +356,9 @@ def stray_writes(harness, kernel, row, verb, lo, hi):
     )
     allowed = {"acts": set(harness.scratch(row)), "params": set(buffers)}
     allowed[memory] = allowed.get(memory, set()) | elements
+    aux = harness.op(row).aux
+    if verb == "backward" and aux is not None and aux.side_delta:
+        allowed[memory] |= set(range(row[AUX] + lo * aux.n_out, row[AUX] + hi * aux.n_out))
     strays = {
         name: sorted(changed - allowed.get(name, set()))
         for name, changed in harness.call(kernel, row, lo, hi).items()

@@ -703,7 +703,9 @@ def test_what_examines_samples_refuses_targets_over_time():
     for call in (net.diagnose, lambda x, y: nn.diagnostics.importance(net, x, y)):
         with pytest.raises(ValueError, match=r"gives outputs \(6, 4\) with targets for each step"):
             call(x, y)
-    assert "LSTM" in net.profile(x, y)
+    assert "LSTM" in str(net.profile(x, y))
+    with pytest.raises(TypeError, match=r"lengths.*sequences count with all their steps"):
+        net.diagnose(x, y, lengths=LENGTHS)
 
 
 # --- the state before the first step --------------------------------------------------------------

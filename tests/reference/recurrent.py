@@ -33,7 +33,7 @@ class _Row:
     def __init__(self, op, memory, i, t):
         begin = op[Y] + i * op[N_OUT] + (t or 0) * op[CELL.columns]
         if t is None:  # before the first step
-            begin = op[AUX] + i * op[CELL.columns]
+            begin = op[AUX] + i * (op[CELL.columns] - op[CELL.carried]) - op[CELL.carried]
         self.units = op[CELL.units]
         n_gates = op[CELL.width] // op[CELL.units]
         self.gates = [self._view(memory, begin + op[CELL.gates], k) for k in range(n_gates)]
@@ -271,7 +271,8 @@ def _second_backward(backward):
     def second_backward(op, params, grads, acts, deltas, lo, hi):
         slots = [np.arange(op[Y], op[Y] + hi * op[N_OUT])]
         if op[CELL.initial]:
-            slots.append(np.arange(op[AUX], op[AUX] + hi * op[CELL.columns]))
+            size = op[CELL.columns] - op[CELL.carried]
+            slots.append(np.arange(op[AUX], op[AUX] + hi * size))
         places, tangents = np.concatenate(slots), op.context(TANGENTS)
         u, y, dy = params + 0j, acts + 0j, deltas + 0j
         u[: len(grads)] += 1j * STEP * grads
@@ -301,23 +302,23 @@ def second_gradient(op, params, grads, acts, deltas, lo, hi):
 
 def state_tangent(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        _carried(op, deltas, i, op[N_OUT])[:] = 0
+        _initial(op, deltas, i)[:] = 0
 
 
-def _carried(op, memory, i, n, row=0):
-    """The carried columns of a row of sample i."""
-    first = op[Y] + i * n + row * op[CARRY.columns] + op[CARRY.carried]
+def _initial(op, memory, i):
+    """What stands before the first step of sample i."""
+    first = op[Y] + i * op[CARRY.count]
     return memory[first : first + op[CARRY.count]]
 
 
 def trained_state(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        _carried(op, acts, i, op[N_OUT])[:] = params[op[W] : op[W] + op[CARRY.count]]
+        _initial(op, acts, i)[:] = params[op[W] : op[W] + op[CARRY.count]]
 
 
 def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        grads[op[W] : op[W] + op[CARRY.count]] += _carried(op, deltas, i, op[N_OUT])
+        grads[op[W] : op[W] + op[CARRY.count]] += _initial(op, deltas, i)
 
 
 def _state(op, i):
@@ -328,13 +329,14 @@ def _state(op, i):
 def read_state(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         known = op.data.get(STATE) is not None
-        _carried(op, acts, i, op[N_OUT])[:] = _state(op, i) if known else 0
+        _initial(op, acts, i)[:] = _state(op, i) if known else 0
 
 
 def write_state(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi) if op.data.get(STATE) is not None else ():
         last = sequence_length(op, i, op[CARRY.steps]) - 1
-        _state(op, i)[:] = _carried(op, acts, i, op[N_OUT], last)
+        first = op[Y] + i * op[N_OUT] + last * op[CARRY.columns] + op[CARRY.carried]
+        _state(op, i)[:] = acts[first : first + op[CARRY.count]]
 
 
 def _places(op, i):

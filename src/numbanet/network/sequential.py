@@ -105,7 +105,7 @@ OF_FINDER = {
 OF_DIAGNOSE = dict.fromkeys(
     ("class_weight", "sample_weight"),
     "the report is on the samples without weights, also for a network that was trained with some",
-)
+) | {"lengths": "sequences count with all their steps; pass those of one length"}
 """What diagnose has instead of arguments of these names."""
 
 

@@ -34,9 +34,8 @@ product over all samples and steps.
 Beyond the end of a sequence that is shorter than the input (LENGTHS in the context) gates, cells
 and states are zero, and so are their deltas: nothing is learned there.
 
-A row of InitialState has the columns of a step, of which only those of c (LSTM) and h are used: the
-*carried* ones, the last of a row. They are parameters, or come from the state of the batch before
-(STATE in the context).
+What a step hands to the next one, c (LSTM) and h, are its last columns, the *carried* ones. A row
+of InitialState has these alone: parameters, or the state of the batch before (STATE).
 
 A cell is a pair of functions of one step, `value` and `vjp`, on vector registers or scalars; the
 kernels are made from them. For derivatives along a direction it has `tangent` and `second`, the
@@ -240,6 +239,13 @@ def _known(op, s):
 
 
 @inline
+def _initial_row(op, memory, i):
+    """What stands before the first step of sample i, seen as a row that has all columns."""
+    size = op[CELL.columns] - op[CELL.carried]
+    return ptr_add(memory, op[AUX] + i * size - op[CELL.carried])
+
+
+@inline
 def _clear_carried(op, row):
     """Set to zero what this direction hands on in a row."""
     for j in range(op[CELL.units]):
@@ -271,7 +277,7 @@ def _forward(op, params, grads, acts, deltas, lo, hi):
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
         known, n_before = _known(op, s), n
         if s == 0 and known:
-            y_before, n_before = ptr_add(acts, op[AUX] + lo * columns), columns
+            y_before, n_before = _initial_row(op, acts, lo), columns - op[CELL.carried]
         h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
         gemm(hi - lo, summed, known, h, n_before, u, width, 1, z, n)
         if width > summed:
@@ -303,8 +309,8 @@ def _backward(op, params, grads, acts, deltas, lo, hi):
         dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
         known, n_before = _known(op, s), n
         if s == 0 and known:
-            y_before, n_before = ptr_add(acts, op[AUX] + lo * columns), columns
-            d_before = ptr_add(deltas, op[AUX] + lo * columns)
+            y_before, n_before = _initial_row(op, acts, lo), columns - op[CELL.carried]
+            d_before = _initial_row(op, deltas, lo)
         for i in range(hi - lo):
             row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
             d_row, d_row_before = ptr_add(dy, i * n), ptr_add(d_before, i * n_before)
@@ -390,7 +396,7 @@ def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
             y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
             known = _known(op, s)
             if s == 0 and known:
-                y_before = ptr_add(acts, op[AUX] + i * columns)
+                y_before = _initial_row(op, acts, i)
             for c in range(width):
                 total = const_like(acts, 0)
                 if c < summed:
@@ -423,8 +429,8 @@ def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
             dy, d_before = ptr_add(d_block, t * columns), ptr_add(d_block, t_before * columns)
             known = _known(op, s)
             if s == 0 and known:
-                y_before = ptr_add(acts, op[AUX] + i * columns)
-                d_before = ptr_add(deltas, op[AUX] + i * columns)
+                y_before = _initial_row(op, acts, i)
+                d_before = _initial_row(op, deltas, i)
                 _clear_carried(op, d_before)
             if t < sequence_length(op, i, steps):
                 for j in range(units):
@@ -481,12 +487,12 @@ def _first_row(op, i):
 def _accumulate_first(op, acts, deltas, lo, hi, du):
     """dU += Σ h'ᵀ dz of the first step, where h' is the initial state."""
     units, width, summed, n = op[CELL.units], op[CELL.width], op[CELL.summed], op[N_OUT]
-    columns, dy = op[CELL.columns], ptr_add(deltas, _first_row(op, lo))
-    h, dz = ptr_add(acts, op[AUX] + lo * columns + op[CELL.state]), ptr_add(dy, op[CELL.gates])
-    gemm_tn(units, summed, hi - lo, h, columns, dz, n, 1, du, width)
+    size, dy = op[CELL.columns] - op[CELL.carried], ptr_add(deltas, _first_row(op, lo))
+    h, dz = ptr_add(_initial_row(op, acts, lo), op[CELL.state]), ptr_add(dy, op[CELL.gates])
+    gemm_tn(units, summed, hi - lo, h, size, dz, n, 1, du, width)
     if width > summed:
         dq, du_q = ptr_add(dy, op[CELL.kept]), ptr_add(du, summed)
-        gemm_tn(units, width - summed, hi - lo, h, columns, dq, n, 1, du_q, width)
+        gemm_tn(units, width - summed, hi - lo, h, size, dq, n, 1, du_q, width)
 
 
 @kernel
@@ -527,8 +533,8 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
                     total += acts[h + t] * deltas[dz + t]
                 if op[CELL.initial]:
                     sample = lo + div_u32(i - op[Y] - lo * n, n)
-                    h = op[AUX] + sample * columns + op[CELL.state] + k
-                    total += acts[h] * deltas[_first_row(op, sample) + _u_column(op, c)]
+                    h = _initial_row(op, acts, sample)[op[CELL.state] + k]
+                    total += h * deltas[_first_row(op, sample) + _u_column(op, c)]
             else:
                 for t in range(0, steps * columns, columns):
                     total += deltas[i + t + op[CELL.kept] + c]
@@ -652,7 +658,7 @@ def _before(op, memory, i, s):
     """(row of sample i before step number s, elements from one sample's to the next)"""
     columns = op[CELL.columns]
     if s == 0 and op[CELL.initial]:
-        return ptr_add(memory, op[AUX] + i * columns), columns
+        return _initial_row(op, memory, i), columns - op[CELL.carried]
     _, t = _steps(op, s)
     return ptr_add(memory, op[Y] + i * op[N_OUT] + t * columns), op[N_OUT]
 
@@ -872,8 +878,8 @@ def second_gradient(op, params, grads, acts, deltas, lo, hi):
                 total += acts[h + t] * deltas[dz + t]
             if op[CELL.initial]:
                 sample = lo + div_u32(i - op[Y] - lo * n, n)
-                h = tangents + op[AUX] + sample * columns + op[CELL.state] + k
-                total += acts[h] * deltas[_first_row(op, sample) + _u_column(op, c)]
+                h = _initial_row(op, ptr_add(acts, tangents), sample)[op[CELL.state] + k]
+                total += h * deltas[_first_row(op, sample) + _u_column(op, c)]
         grads[op[W] + e] += total
 
 
@@ -882,18 +888,18 @@ def second_gradient(op, params, grads, acts, deltas, lo, hi):
 
 @kernel(independent=True)
 def trained_state(op, params, grads, acts, deltas, lo, hi):
-    """The carried columns of acts[y] = the parameters, for samples lo ≤ i < hi"""
+    """acts[y] = the parameters, for samples lo ≤ i < hi"""
     for i in range(lo, hi):
-        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        y = op[Y] + i * op[CARRY.count]
         for j in range(op[CARRY.count]):
             acts[y + j] = params[op[W] + j]
 
 
 @kernel
 def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
-    """The sum of the carried columns of deltas[y] over samples        grads[W] added to"""
+    """The sum of deltas[y] over samples lo ≤ i < hi        grads[W] added to"""
     for i in range(lo, hi):
-        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        y = op[Y] + i * op[CARRY.count]
         for j in range(op[CARRY.count]):
             grads[op[W] + j] += deltas[y + j]
 
@@ -902,15 +908,15 @@ def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
 def trained_state_gradient(op, params, grads, acts, deltas, lo, hi):
     for j in range(thread_rank(), op[CARRY.count], num_threads()):
         for i in range(lo, hi):
-            y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+            y = op[Y] + i * op[CARRY.count]
             grads[op[W] + j] += deltas[y + j]
 
 
 @kernel(independent=True)
 def state_tangent(op, params, grads, acts, deltas, lo, hi):
-    """0, as an initial state does not depend on the input        carried columns of deltas[y]"""
+    """0, as an initial state does not depend on the input        deltas[y]"""
     for i in range(lo, hi):
-        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        y = op[Y] + i * op[CARRY.count]
         for j in range(op[CARRY.count]):
             deltas[y + j] = const_like(deltas, 0)
 
@@ -924,9 +930,9 @@ def _state_of(op, acts, i):
 
 @kernel(independent=True)
 def read_state(op, params, grads, acts, deltas, lo, hi):
-    """The carried columns of acts[y] = the state, or 0 where there is none"""
+    """acts[y] = the state, or 0 where there is none"""
     for i in range(lo, hi):
-        y = op[Y] + i * op[CARRY.columns] + op[CARRY.carried]
+        y = op[Y] + i * op[CARRY.count]
         for j in range(op[CARRY.count]):
             acts[y + j] = _state_of(op, acts, i)[j] if context(op, STATE) else const_like(acts, 0)
 
@@ -1156,7 +1162,7 @@ class Recurrent(Layer):
         ops = [dense_op(n_in, directions * width, True, steps, columns)]
         count = len(self.carries) * directions * units
         carry = CARRY.pack(steps=steps, columns=columns, carried=columns - count, count=count)
-        before = self._initial_state(steps * columns, columns, carry)
+        before = self._initial_state(steps * columns, count, carry)
         ops += [before] if before else []
         for d in range(directions):
             attrs = CELL.pack(
@@ -1192,19 +1198,18 @@ class Recurrent(Layer):
         ops.append(Op("States", steps * columns, n_out, *kernels, **options))
         return ops
 
-    def _initial_state(self, n_in: int, columns: int, attrs: tuple) -> Op | None:
+    def _initial_state(self, n_in: int, count: int, attrs: tuple) -> Op | None:
         """The op of the rows before the first step, None where these are zero."""
-        count = attrs[CARRY.count - CARRY.steps]
         options: dict[str, Any] = {"side_output": True, "side_delta": True, "attrs": attrs}
         options |= {"linear": True, "tangent": state_tangent}
         if self.stateful:
-            return Op("InitialState", n_in, columns, read_state, state=count, **options)
+            return Op("InitialState", n_in, count, read_state, state=count, **options)
         if self.initial_state == "zeros":
             return None
         options |= {"param_rows": count, "param_cols": 1}
         gradient = trained_state_gradient
         return Op(
-            "InitialState", n_in, columns, trained_state, accumulate_gradient=gradient, **options
+            "InitialState", n_in, count, trained_state, accumulate_gradient=gradient, **options
         )
 
     def _recurrence(self, steps: int, columns: int, attrs: tuple, before: Op | None) -> Op:
