@@ -804,7 +804,16 @@ def test_batches_of_a_stateful_network_are_one_long_sequence():
     close(short.predict(chunks[:5]), outputs[0], 0)
     close(short.predict(chunks[5:]), np.concatenate(outputs[1:]), 0)
     short.reset_state()
+    close(short.predict(chunks), np.concatenate(outputs), 0)
+    short.reset_state()
     y = np.random.default_rng(0).normal(size=(15, 2))
+    whole = short.evaluate(chunks, y)
+    close(whole["rmse"], (((np.concatenate(outputs) - y) ** 2).mean()) ** 0.5, 1e-13)
+    short.reset_state()
+    assert short.evaluate(chunks, y, batch_size=15)["loss"] != whole["loss"]
+    short.reset_state()
+    close(short.evaluate(chunks, y, batch_size=5)["loss"], whole["loss"], 0)
+    short.reset_state()
     first = short.evaluate(chunks[:5], y[:5], metrics=["r2", "mean_absolute_error"])
     close(first["loss"], ((outputs[0] - y[:5]) ** 2).mean(), 1e-13)
     close(first["mean_absolute_error"], abs(outputs[0] - y[:5]).mean(), 1e-13)
@@ -901,8 +910,15 @@ def fitted_stateful():
             r"state is that of 4 sequences, and a batch has 2 .* network\.reset_state\(\) first",
         ),
         (lambda net, x, y: net.predict(x[:6]), "6 samples in batches of 4 leave one of 2"),
-        (lambda net, x, y: net.evaluate(x[:2], y[:2]), r"or call network\.reset_state\(\) before"),
-        (lambda net, x, y: net.loss(x[:5], y[:5]), "5 samples in batches of 4 leave one of 1"),
+        (
+            lambda net, x, y: net.evaluate(x[:2], y[:2]),
+            r"after network\.reset_state\(\), with batch_size; in a callback .* network\[:\]",
+        ),
+        (lambda net, x, y: net.predict(x, batch_size=8), "that of 4 sequences, and a batch has 8"),
+        (
+            lambda net, x, y: net.loss(x[:5], y[:5]),
+            "that of 4 sequences, and a batch has 5 samples",
+        ),
         (lambda net, x, y: net.gradient(x, y), "that of 4 sequences, and a batch has 8 samples"),
         (
             lambda net, x, y: net.fit(
@@ -928,6 +944,11 @@ def test_what_parts_the_sequences_of_a_stateful_network_is_refused(call, message
     with pytest.raises(ValueError, match=message):
         call(net, x, y)
     np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_a_batch_size_is_for_a_stateful_network():
+    with pytest.raises(ValueError, match=r"this one has no stateful layer: .* drop batch_size"):
+        network([nn.GRU(3)]).predict(sequences(4), batch_size=2)
 
 
 def test_layers_that_cannot_go_on_are_refused():
@@ -958,6 +979,12 @@ STREAMED = {
         nn.GRU(19, True),
         nn.Dropout(0.3, inverted=False),
         nn.Dense(2, activation="softmax"),
+    ],
+    "one output": lambda: [
+        nn.Dense(1),
+        nn.RNN(1, True),
+        nn.GRU(11, True),
+        nn.Dense(1),
     ],
     "last state": lambda: [
         nn.Rescale(0.5),

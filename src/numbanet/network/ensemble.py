@@ -154,6 +154,11 @@ class Ensemble(KnownArguments, KnownAttributes):
         """Return the mean of the networks' outputs (samples, *output_shape), for any `combine`."""
         return self._mean(self._outputs(x, lengths, threads))
 
+    def reset_state(self) -> None:
+        """Let the next batch begin with sequences, where networks are stateful."""
+        for network in self.networks:
+            network.reset_state()
+
     def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,) from the mean of the outputs or by vote, as `combine` says."""
         return self._classes(self._outputs(x, lengths, threads))

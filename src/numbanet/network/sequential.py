@@ -88,7 +88,6 @@ OF_FIT = {
 }
 """What fit has instead of arguments of these names."""
 OF_EVALUATE = {
-    "batch_size": "evaluate finds the size of its batches itself",
     "verbose": "evaluate prints nothing",
 }
 """What evaluate has instead of arguments of these names."""
@@ -325,16 +324,21 @@ class Sequential(KnownArguments, KnownAttributes):
 
     # --- using ---
 
-    def predict(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
+    def predict(
+        self, x, *, lengths=None, batch_size: int | None = None, threads: int | None = None
+    ) -> np.ndarray:
         """Return the outputs (samples, *output_shape), of the network's dtype.
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
             other real numbers are converted; matrices of scipy.sparse (samples, features) are
             gathered into dense rows on the fly, here and wherever inputs are taken
         lengths   the number of steps of each sequence, as in fit
+        batch_size   of a stateful network: how many sequences go on from batch to batch; by
+            default as many as the state has, for a new network all samples. Others take none
         Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
         network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
         """
+        batch_size = self.check_batch_size(batch_size)
         if type(x) is np.ndarray and not self._checks_inputs and lengths is None:
             small_batch = self.executors.small_batch.get(x.dtype)
             if (
@@ -357,7 +361,7 @@ class Sequential(KnownArguments, KnownAttributes):
         with self.executors.lock:
             if isinstance(x, np.ndarray):
                 self.executors.build_small_batch(x.dtype)
-            state = self.begin_state(len(x))
+            state = self.begin_state(len(x), batch_size)
             batch = None if state is None else len(state)
             executor = self.executors.inference(data.layout(x), len(x), threads, batch)
             data.bind_inputs(executor, x)
@@ -401,12 +405,28 @@ class Sequential(KnownArguments, KnownAttributes):
     def reset_state(self) -> None:
         """Let the next batch begin with sequences, of a stateful network; others have no state.
 
-        After it the batches may have another size, except in a callback of fit.
+        As many go on as before; `batch_size` of fit, predict and evaluate chooses another number.
         """
-        if self._trained_by is None or self._state is None:
-            self._state = None
+        if self._state is None:
+            return
+        if self._trained_by is None:
+            self._state = np.zeros_like(self._state)
         else:
             self._state[:] = 0  # that of the training that is under way
+
+    def check_batch_size(self, batch_size) -> int | None:
+        """Return how many sequences go on from batch to batch, or None where that is not said.
+
+        Raises ValueError for a network that is not stateful: it finds its batches itself.
+        """
+        if batch_size is None:
+            return None
+        if not self.is_stateful:
+            raise ValueError(
+                "batch_size says how many sequences of a stateful network go on, and this one has "
+                "no stateful layer: the size of its batches changes no result; drop batch_size"
+            )
+        return validation.check_int(batch_size, "batch_size")
 
     def begin_state(
         self, samples: int, batch: int | None = None, keep: bool = False
@@ -415,25 +435,28 @@ class Sequential(KnownArguments, KnownAttributes):
 
         batch   samples of a batch, by default as many as the state has, or all
         keep    the copy becomes the state; else it does so where `keep_state` is given it
-        Raises ValueError where the batches are not all of the state's size.
+        Raises ValueError where the samples are no whole batches, or a state that is not zero is
+        that of another number of sequences.
         """
         if not self.is_stateful:
             return None
         known = None if self._state is None else len(self._state)
         wanted = batch or known or samples
+        own = "in a callback of fit take network[:], a copy with a state of its own"
         if samples % wanted:
+            others = f"; other sequences after network.reset_state(), with batch_size; {own}"
             raise ValueError(
                 f"a stateful network takes batches of one size, and {samples} samples in batches "
                 f"of {wanted} leave one of {samples % wanted}: pass a multiple of {wanted} samples"
-                + ("" if batch else ", or call network.reset_state() before sequences of another")
+                + ("" if batch else others)
             )
-        if known not in (None, wanted):
+        if self._state is not None and known != wanted and self._state.any():
             raise ValueError(
                 f"the network's state is that of {known} sequences, and a batch has {wanted} "
-                f"samples: take {known} for a batch, or call network.reset_state() first"
+                f"samples: take {known} for a batch, or call network.reset_state() first; {own}"
             )
         state = np.zeros((wanted, self._state_size), self.dtype)
-        if self._state is not None:
+        if self._state is not None and known == wanted:
             state[:] = self._state
         if keep:
             self._state = state
@@ -455,12 +478,14 @@ class Sequential(KnownArguments, KnownAttributes):
         finally:
             self._state = before
 
-    def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
+    def predict_classes(
+        self, x, *, lengths=None, batch_size: int | None = None, threads: int | None = None
+    ) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5.
 
         Where every step has outputs (steps, classes), they are (samples, steps).
         """
-        outputs = self.predict(x, lengths=lengths, threads=threads)
+        outputs = self.predict(x, lengths=lengths, batch_size=batch_size, threads=threads)
         if self.output_steps is None:
             outputs = outputs.reshape(len(outputs), -1)
         if outputs.shape[-1] > 1:
@@ -547,6 +572,7 @@ class Sequential(KnownArguments, KnownAttributes):
         metrics=(),
         sample_weight=None,
         class_weight=None,
+        batch_size: int | None = None,
         threads: int | None = None,
     ) -> dict[str, float]:
         """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
@@ -554,21 +580,22 @@ class Sequential(KnownArguments, KnownAttributes):
         The loss is the mean over samples, without penalties; by default the one that belongs to
         the last activation. "mistakes" is the number of samples in a wrong class, whatever they
         weigh; all other values are weighted. `metrics` are added by their names. `lengths`,
-        `metrics` and the weights are as in fit.
+        `metrics` and the weights are as in fit, `batch_size` as in predict.
         """
         chosen, wanted = self.resolve_loss(loss), measures.metrics(metrics)
         x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
         lengths = self.check_lengths(lengths, len(x))
         weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
-        before = self._state
-        value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights)
+        before, batch_size = self._state, self.check_batch_size(batch_size)
+        value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights, batch_size)
         found: dict[str, float] = {"loss": value}
         if accuracy is not None:
             right, answers = accuracy, len(x) * (self.output_steps or 1)
             alike = self.check_weights(y, classes, None, None, lengths)
             if weights is not None:
                 self._state = before
-                right = self.score(x, y, classes, chosen, threads, lengths, alike)[1] or 0.0
+                right = self.score(x, y, classes, chosen, threads, lengths, alike, batch_size)[1]
+                right = right or 0.0
             if self.output_steps and lengths is not None:
                 answers = int(lengths.sum())
             found |= {"accuracy": accuracy, "mistakes": round((1 - right) * answers)}
@@ -576,13 +603,15 @@ class Sequential(KnownArguments, KnownAttributes):
             wanted = measures.metrics(["rmse", "r2"]) | wanted
         if wanted:
             self._state = before
-        return found | self.measure(wanted, x, y, lengths, weights, threads)
+        return found | self.measure(wanted, x, y, lengths, weights, threads, batch_size)
 
-    def measure(self, metrics, x, y, lengths, weights, threads=None) -> dict[str, float]:
+    def measure(
+        self, metrics, x, y, lengths, weights, threads=None, batch_size=None
+    ) -> dict[str, float]:
         """Return the values of metrics (`nn.metrics.metrics`) of the outputs for checked data."""
         if not metrics:
             return {}
-        outputs = self.predict(x, lengths=lengths, threads=threads)
+        outputs = self.predict(x, lengths=lengths, batch_size=batch_size, threads=threads)
         return measures.measure(metrics, *self.answers(y, outputs, lengths, weights))
 
     def answers(self, y, outputs, lengths=None, weights=None) -> tuple:
@@ -644,7 +673,8 @@ class Sequential(KnownArguments, KnownAttributes):
             value = self._differentiate(x, y, lengths, weights, chosen, None, True)[0]
         else:
             before = self._state
-            value = self.score(x, y, classes, chosen, None, lengths, weights)[0]
+            only = len(x) if self.is_stateful else None
+            value = self.score(x, y, classes, chosen, None, lengths, weights, only)[0]
             self._state = before
         return value + self.penalty_value(len(x), 1)
 
@@ -1180,14 +1210,14 @@ class Sequential(KnownArguments, KnownAttributes):
         return None if self.output_steps is None else lengths
 
     def score(
-        self, x, y, classes, loss, threads=None, lengths=None, weights=None
+        self, x, y, classes, loss, threads=None, lengths=None, weights=None, batch_size=None
     ) -> tuple[float, float | None]:
         """Return the mean loss without penalties, and for classes the accuracy, of checked data.
 
         Both are weighted where the samples have weights.
         """
         with self.executors.lock:
-            state = self.begin_state(len(x))
+            state = self.begin_state(len(x), batch_size)
             executor = self.executors.evaluation(
                 loss,
                 data.layout(x),
