@@ -182,7 +182,7 @@ class Ensemble(KnownArguments, KnownAttributes):
         """
         first = self.networks[0]
         chosen = first.resolve_loss(loss)
-        _, y, classes = first.check_data(x, y, chosen, lengths=lengths)
+        _, y, classes = first.check_data(x, y, chosen, lengths=lengths, weighs=True)
         lengths = first.check_lengths(lengths, len(y))
         weights = first.check_weights(y, classes, sample_weight, class_weight, lengths)
         self._check_last_layers(chosen)
