@@ -1070,6 +1070,7 @@ STREAMED = {
         nn.Dense(2, activation="softmax"),
     ],
     "one output": lambda: [
+        nn.Standardize(),
         nn.Dense(1),
         nn.RNN(1, True),
         nn.GRU(11, True),
@@ -1093,6 +1094,8 @@ def streamed(name, dtype="float64"):
     net.parameters += generator.uniform(-0.2, 0.2, net.parameters.size)
     if name == "words":
         return net, generator.integers(0, 7, (5, STEPS))
+    if name == "one output":
+        net.adapt(generator.normal(3, 2, (50, STEPS, 3)))
     return net, generator.normal(size=(5, STEPS, 3)).astype(dtype)
 
 

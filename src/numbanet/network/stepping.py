@@ -25,7 +25,7 @@ class Stream(KnownAttributes):
         self._network = network
         self._model = make_handle(network, gradient=False, step=True)
         self._state = np.zeros(embedded.step_state_size(self._model), network.dtype)
-        self._work = np.zeros(embedded.work_size(self._model), network.dtype)
+        self._work = np.zeros(embedded.step_work_size(self._model), network.dtype)
         self.reset()
         if state is not None:
             self.state = state
