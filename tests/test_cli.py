@@ -617,7 +617,10 @@ def test_nothing_is_overwritten_without_force(folder):
         (["holes.csv", "--missing", "mean"], "line 4: the target is missing"),
         (["names.csv", "--target", "z"], "no column 'z'; the columns are a, y"),
         (["names.csv", "--target", "0"], "--target as a number must be"),
-        (["names.csv", "--target", "3"], "no column with index 2 (from 0); there are 2"),
+        (["names.csv", "--target", "3"], "no column 3, index 2 from 0; there are 2"),
+        (["names.csv", "--columns", "a,b"], "no column 'b'; the columns are a, y"),
+        (["names.csv", "--columns", "0"], "--columns as a number must be"),
+        (["names.csv", "--delimiter", "::"], "delimiter must be one character, got '::'"),
         (["nan.npz", "--missing", "drop"], "--missing: for CSV files, not for nan.npz"),
         (["digits", "--target", "y"], "--target: for CSV files, not for digits"),
         (["nan.npz"], r"nan.npz: x has NaN at [1, 0]"),
@@ -680,6 +683,7 @@ def test_one_line_for_every_bad_use(folder):
         (["predict", "three.safetensors", "y.npz"], "y.npz: not an .npz file with the array x"),
         (["predict", "three.safetensors", "none.npz"], "none.npz: No such file"),
         (["predict", "three.safetensors", "foreign"], "a .csv or a .npz file"),
+        (["predict", "three.safetensors", "digits"], "evaluate takes data sets by name"),
         (["info", "foreign"], "foreign: "),
         (["info"], "info needs a MODEL or --system"),
         (["info", "three.safetensors", "--system"], "info needs a MODEL or --system"),
@@ -842,6 +846,28 @@ def test_columns_are_found_by_the_names_they_had_in_training(folder):
     priced("c.csv", ["rooms", "price", "id"])
     assert "no column 'area'" in refused("evaluate", "a.safetensors", "c.csv")
     assert "no column 'area'" in refused("predict", "a.safetensors", "c.csv")
+
+
+def test_columns_are_chosen(folder):
+    priced("a.csv", ["id", "price", "area", "rooms"])
+    options = ["--target", "price", "--columns", "area,4"]
+    said = done("train", "a.csv", *options, "--epochs", "2")
+    assert said.splitlines()[-1].endswith("--held-out --target price --columns area,4")
+    assert nn.load("a.safetensors").feature_names == ("area", "rooms")
+    assert figures(done("evaluate", "a.safetensors", "a.csv", "--held-out")) == figures(said)
+    rows = Path("a.csv").read_text().splitlines()[1:]
+    Path("plain.csv").write_text("\n".join(row.replace(",", " ") for row in rows) + "\n")
+    found = done(
+        "predict", "a.safetensors", "plain.csv", "--columns", "3,4", "--delimiter", "space"
+    )
+    assert found == done("predict", "a.safetensors", "a.csv")
+
+
+def test_equal_names_are_said_not_to_be_used(folder):
+    priced("a.csv", ["area", "area", "price"])
+    result = run("train", "a.csv", "--epochs", "20")
+    assert "a.csv: the header has 'area' more than once" in result.stderr
+    assert nn.load("a.safetensors").feature_names == ()
 
 
 def test_what_is_read_is_never_replaced(folder):

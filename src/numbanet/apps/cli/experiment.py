@@ -8,6 +8,7 @@ a Standardize layer, bytes of images through Rescale(1 / 255), and real targets 
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def read_data(source: str, seed: int, task: str | None = None, **csv: Any) -> Da
             x.dtype != np.uint8,
             decision=decision,
             class_names=class_names,
-            feature_names=header(table),
+            feature_names=header(source, table),
             target_name=table.target_name,
             dropped=len(table.dropped),
         )
@@ -286,11 +287,19 @@ def _check_classes(source: str, names: tuple[str, ...], task: str | None) -> int
     return len(names)
 
 
-def header(table: Table) -> tuple[str, ...]:
-    """The names of a table's inputs, if its file had a header with different names."""
+def header(source: str, table: Table) -> tuple[str, ...]:
+    """The names of a table's inputs; empty, with a warning, where two of them are the same."""
     names = table.feature_names
-    numbered = all(re.fullmatch(r"column \d+", name) for name in names)
-    return () if numbered or len(set(names)) < len(names) else names
+    if all(re.fullmatch(r"column \d+", name) for name in names):
+        return ()
+    if twice := [name for name in names if names.count(name) > 1]:
+        warnings.warn(
+            f"{source}: the header has {twice[0]!r} more than once, so the network finds columns "
+            "by their order, not by their names; name them differently",
+            stacklevel=2,
+        )
+        return ()
+    return names
 
 
 def first_network(net) -> Sequential:
