@@ -761,6 +761,21 @@ def test_stopped_by_the_keyboard(folder):
     assert os.listdir() == ["three.csv"]
 
 
+def test_a_warmup_stopped_by_the_keyboard_says_what_is_kept(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nn, "warmup", interrupt)
+    result = run("warmup")
+    assert result.exit_code == 130
+    assert result.stderr == "\nstopped; what is compiled is kept, and another warmup goes on\n"
+
+
+@pytest.mark.parametrize("models", ["", "lenet5,,"])
+def test_a_warmup_of_networks_without_a_name_is_refused(models, folder):
+    assert "--models names networks between commas, got " in refused("warmup", "--models", models)
+
+
 def test_a_training_goes_on_from_its_checkpoints(folder):
     classes_file()
     common = "train", "three.csv", "--output"

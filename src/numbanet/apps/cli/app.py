@@ -600,9 +600,15 @@ def _model(path: str) -> list[tuple[str, Any]]:
 )
 def warmup(models, dtypes) -> None:
     """Compile for this machine's CPU ahead: later processes read it from the cache."""
-    names = [name.strip() for name in models.split(",")] if models else ()
+    names = () if models is None else [name.strip() for name in models.split(",")]
+    if "" in names:
+        raise ValueError(f"--models names networks between commas, got {models!r}")
     chosen = ["float32", "float64"] if dtypes == "both" else [dtypes]
-    numbanet.warmup(names, chosen, _say)
+    try:
+        numbanet.warmup(names, chosen, _say)
+    except KeyboardInterrupt:
+        click.echo("\nstopped; what is compiled is kept, and another warmup goes on", err=True)
+        click.get_current_context().exit(130)
 
 
 # --- bench ----------------------------------------------------------------------------------------
