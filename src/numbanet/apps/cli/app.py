@@ -275,7 +275,7 @@ def train(
     rest += [word for name, value in options.given_csv(csv) for word in (name, value)]
     command = shlex.join(["numbanet", "evaluate", output, data, *rest])
     _say(f"saved {output}{instead}; the metrics again:\n{command}")
-    if warning := experiment.guessing_warning(found, d.y_test):
+    if warning := experiment.result_warning(found, d, history.history.get("loss", [])):
         click.echo(warning, err=True)
 
 

@@ -9,6 +9,7 @@ a Standardize layer, bytes of images through Rescale(1 / 255), and real targets 
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ NAMED_MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """Networks by name, with their settings."""
+DIVERGED = 1e3
+"""A training loss above it is that of a training that diverged: guessing has one near 1."""
 MAX_CLASSES = 50
 CLASS_OUTPUTS = ("Softmax", "Sigmoid", "Step")
 """Last activations whose outputs name a class."""
@@ -596,11 +599,22 @@ def format_metrics(found: dict[str, Any], unit: str = "") -> str:
     return f"rmse {rmse}, r2 {found['r2']:.4f}, {found['samples']} samples"
 
 
-def guessing_warning(found: dict[str, Any], y: np.ndarray) -> str:
-    """A warning where the metrics on targets y are no better than guessing, else nothing."""
+def result_warning(found: dict[str, Any], data: Data, losses: Sequence[float]) -> str:
+    """A warning where training diverged, or is no better than guessing, else nothing.
+
+    found    the metrics on the data that were held out
+    losses   of the training's epochs
+    """
+    if losses and max(losses) > DIVERGED and found.get("r2", 0.0) <= 0:
+        return (
+            f"warning: the training loss reached {max(losses):.3g}: training diverged; "
+            "lower --learning-rate"
+        )
     way = "lower --learning-rate, or change --epochs or --layers"
+    if "--task regression" in data.decision:
+        way += f"; where y is a quantity, not one of {data.classes} classes, pass --task regression"
     if "accuracy" in found:
-        most = int(np.unique(y, return_counts=True)[1].max())
+        most = int(np.unique(data.y_test, return_counts=True)[1].max())
         right = found["samples"] - found["mistakes"]
         if right > most or found["mistakes"] == 0:
             return ""
