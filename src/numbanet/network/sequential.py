@@ -1000,9 +1000,9 @@ class Sequential(KnownArguments, KnownAttributes):
         Its first table has the cost of each kernel alone: time, operations, bytes, fraction of the
         peak, and what limits the speed. The second has whole steps on all threads: microseconds in
         each kernel, waiting for the other threads, and between the kernels.
-        optimizer, threads   as in fit
+        optimizer, threads   as in fit; for LBFGS, in the network's state, Adam
         The network stays as it is. `costs` and `step` are the data. Raises ArithmeticError where
-        the loss of the first batch is not finite.
+        the loss of the first batch is not finite, ValueError for optimizer=LBFGS.
         """
         from numbanet.network.profiler import profile
 
