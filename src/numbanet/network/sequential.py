@@ -1000,9 +1000,9 @@ class Sequential(KnownArguments, KnownAttributes):
         Its first table has the cost of each kernel alone: time, operations, bytes, fraction of the
         peak, and what limits the speed. The second has whole steps on all threads: microseconds in
         each kernel, waiting for the other threads, and between the kernels.
-        optimizer, threads   as in fit
+        optimizer, threads   as in fit; for LBFGS, in the network's state, Adam
         The network stays as it is. `costs` and `step` are the data. Raises ArithmeticError where
-        the loss of the first batch is not finite.
+        the loss of the first batch is not finite, ValueError for optimizer=LBFGS.
         """
         from numbanet.network.profiler import profile
 
@@ -1318,13 +1318,23 @@ class Sequential(KnownArguments, KnownAttributes):
 
     def take_state(self, other) -> None:
         """Become what another network of the same layers is, with its optimiser and its epochs."""
+        self.take_training(other)
+        self._state = None if other._state is None else other._state.copy()
+
+    def take_training(self, other) -> None:
+        """Take parameters, optimiser and epochs of a network whose layers have the same parameters.
+
+        Activations, and other layers without parameters, may be others.
+        """
         self.memory[...] = other.memory
         for name in ("seed", "epoch", "optimizer", "optimizer_steps", "schedule_state"):
             setattr(self, name, getattr(other, name))
         self.scales_targets = other.scales_targets
         self.optimizer_state = other.optimizer_state.copy()
-        self._state = None if other._state is None else other._state.copy()
-        for built, source in zip(self.layers, other.layers, strict=True):
+        ours, theirs = (
+            [one for one in network.layers if one.n_parameters] for network in (self, other)
+        )
+        for built, source in zip(ours, theirs, strict=True):
             built.copy_settings(source)
         self.executors.clear()
 
