@@ -425,6 +425,43 @@ def test_predict_writes_labels_and_outputs(folder):
     assert done("predict", "three.safetensors", "inputs.npz") == result.stdout
 
 
+@pytest.mark.parametrize("lengths", [None, [4, 2, 3]])
+def test_a_network_with_outputs_at_every_step(lengths, folder):
+    x, generator = np.random.default_rng(0).normal(size=(3, 4, 2)), np.random.default_rng(1)
+    given = {} if lengths is None else {"lengths": np.array(lengths)}
+    counts = lengths or [4] * 3
+    inside = np.arange(4) < np.array(counts)[:, None]
+    gru = nn.GRU(5, return_sequences=True)
+    for outputs, activation in ((3, "softmax"), (2, None)):
+        net = nn.Sequential([gru, nn.Dense(outputs, activation=activation)], (4, 2), "float64")
+        net.save(f"{outputs}.safetensors")
+        classes = activation is not None
+        y = generator.integers(0, 3, (3, 4)) if classes else generator.normal(size=(3, 4, 2))
+        np.savez(f"{outputs}.npz", x=x, y=y, **given)
+        done("evaluate", f"{outputs}.safetensors", f"{outputs}.npz", "--json", f"{outputs}.json")
+        found = json.loads(Path(f"{outputs}.json").read_text())
+        expected = net.evaluate(x, y, lengths=lengths)
+        assert {name: found[name] for name in expected} == expected
+        assert found["steps"] == sum(counts) and found["samples"] == 3
+        text = done("predict", f"{outputs}.safetensors", f"{outputs}.npz")
+        rows = list(csv.DictReader(text.splitlines()))
+        assert [int(row["sample"]) for row in rows] == np.nonzero(inside)[0].tolist()
+        assert [int(row["step"]) for row in rows] == np.nonzero(inside)[1].tolist()
+        cells = [[float(row[f"output_{j}"]) for j in range(outputs)] for row in rows]
+        np.testing.assert_array_equal(cells, net.predict(x, lengths=lengths)[inside])
+        if classes:
+            labels = net.predict_classes(x, lengths=lengths)[inside]
+            assert [int(row["label"]) for row in rows] == labels.tolist()
+    if lengths:
+        assert "3.npz has lengths of sequences, which train does not" in refused("train", "3.npz")
+
+
+def test_no_epochs_with_a_schedule(folder):
+    x, y = np.arange(20.0).reshape(10, 2), np.arange(10.0)
+    np.savez("line.npz", x=x, y=y)
+    done("train", "line.npz", "--epochs", "0", "--schedule", "cosine")
+
+
 def test_predict_real_outputs_without_labels(folder):
     x, _ = regression_file()
     done("train", "line.npz", "--epochs", "2")

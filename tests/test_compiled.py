@@ -951,7 +951,7 @@ def _read(model, params, state, x, out, work):
 
 @numba.njit(parallel=True)
 def _read_all(model, params, x, out):
-    n, m = c.step_state_size(model), c.work_size(model)
+    n, m = c.step_state_size(model), c.step_work_size(model)
     for i in numba.prange(len(x)):
         state, work = np.empty(n, params.dtype), np.empty(m, params.dtype)
         _read(model, params, state, x[i], out[i], work)
@@ -966,10 +966,15 @@ def test_steps_in_compiled_code_are_those_of_predict(dtype):
     expected, out = net.predict(x), np.zeros((4, 6, 2), dtype)
     model = net.handle(step=True)
     assert c.step_state_size(model) == 5 + 5 + 17
+    longer = nn.Sequential(layers, (600, 3), dtype).handle(step=True, gradient=False)
+    assert c.step_work_size(longer) == c.step_work_size(model) < c.work_size(longer) / 10
     _read_all(model, net.memory, x, out)
     assert out.tobytes() == expected.tobytes()
     model = net.handle(step=True, rows=4, gradient=False)
-    state, work = np.zeros(c.step_state_size(model), dtype), np.zeros(c.work_size(model), dtype)
+    state, work = (
+        np.zeros(c.step_state_size(model), dtype),
+        np.zeros(c.step_work_size(model), dtype),
+    )
     c.begin_sequence(model, net.memory, state)
     for k in range(6):
         now = np.zeros((4, 2), dtype)
@@ -984,7 +989,7 @@ def test_steps_in_compiled_code_are_those_of_predict(dtype):
         ({"state": np.zeros(4, "float32")}, "state is of another dtype"),
         ({"row": np.zeros(2)}, "row has another size than one step"),
         ({"out": np.zeros(3)}, "out has another size than the outputs of one step"),
-        ({"work": np.zeros(1)}, "work is too small"),
+        ({"work": np.zeros(1)}, "work is too small: it needs step_work_size"),
         ({"params": np.zeros(3)}, "params have another size"),
     ],
 )
@@ -996,7 +1001,7 @@ def test_what_a_step_cannot_take_is_refused(change, message):
         "state": np.zeros(4),
         "row": np.zeros(3),
         "out": np.zeros(2),
-        "work": np.zeros(c.work_size(model)),
+        "work": np.zeros(c.step_work_size(model)),
     }
     c.step(model, *arguments.values())
     with pytest.raises(ValueError, match=message):
@@ -1005,6 +1010,7 @@ def test_what_a_step_cannot_take_is_refused(change, message):
         lambda plain: c.step(plain, *arguments.values()),
         lambda plain: c.begin_sequence(plain, net.memory, np.zeros(4)),
         c.step_state_size,
+        c.step_work_size,
     ):
         with pytest.raises(ValueError, match=r"make it with network\.handle\(step=True\)"):
             call(net.handle())

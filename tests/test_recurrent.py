@@ -739,6 +739,7 @@ def test_masked_targets_over_time_are_left_out():
         (np.full((7, 6), 4), {}, r"y has label 4 at \[0, 0\], but the network's 4 outputs"),
         (np.full((7, 6), -1), {}, r"y has label -1 at \[0, 0\]"),
         (np.full((7, 6), 0.5), {}, r"fractional label 0\.5 at \[0, 0\]"),
+        (np.full((7, 6), -0.5), {}, r"or rows of 4 targets, of Quantile each target once"),
         (np.full((7, 6, 4), np.nan), {}, r"y has NaN at \[0, 0, 0\]"),
         (np.ma.masked_all((7, 6), int), {}, "y masks all targets"),
         (
@@ -1035,6 +1036,19 @@ def test_what_parts_the_sequences_of_a_stateful_network_is_refused(call, message
     np.testing.assert_array_equal(net.parameters, before)
 
 
+@pytest.mark.parametrize(
+    ("given", "way"),
+    [
+        ("dropout", r"nn\.Dropout\(rate\) between layers"),
+        ("bidirectional", r"nn\.Bidirectional"),
+        ("hidden_size", "its size is `units`"),
+    ],
+)
+def test_other_names_of_a_recurrent_layer_say_what_to_write(given, way):
+    with pytest.raises(TypeError, match=f"LSTM has no argument '{given}'; .*{way}"):
+        nn.LSTM(units=4, **{given: 1})
+
+
 def test_a_batch_size_is_for_a_stateful_network():
     with pytest.raises(ValueError, match=r"this one has no stateful layer: .* drop batch_size"):
         network([nn.GRU(3)]).predict(sequences(4), batch_size=2)
@@ -1070,6 +1084,7 @@ STREAMED = {
         nn.Dense(2, activation="softmax"),
     ],
     "one output": lambda: [
+        nn.Standardize(),
         nn.Dense(1),
         nn.RNN(1, True),
         nn.GRU(11, True),
@@ -1093,6 +1108,8 @@ def streamed(name, dtype="float64"):
     net.parameters += generator.uniform(-0.2, 0.2, net.parameters.size)
     if name == "words":
         return net, generator.integers(0, 7, (5, STEPS))
+    if name == "one output":
+        net.adapt(generator.normal(3, 2, (50, STEPS, 3)))
     return net, generator.normal(size=(5, STEPS, 3)).astype(dtype)
 
 
@@ -1151,7 +1168,7 @@ def test_what_a_stream_cannot_read_is_refused():
     for row, message in (
         (x[0], r"row must be one step of the network's inputs, of shape \(3,\), got \(6, 3\)"),
         (x[0, 0, :2], r"got \(2,\)"),
-        (bad, "row has NaN at"),
+        (bad, r"row has NaN at \[\d\]"),
     ):
         with pytest.raises(ValueError, match=message):
             stream.step(row)

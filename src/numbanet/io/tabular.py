@@ -60,6 +60,7 @@ class Table:
     target_name     of the column of y
     class_names     text labels in sorted order; empty where y holds numbers
     dropped         the lines of the rows that were left out for a missing cell
+    lengths         of an .npz file with sequences of different lengths, as stored; else None
     """
 
     x: np.ndarray
@@ -68,16 +69,19 @@ class Table:
     class_names: tuple[str, ...] = ()
     dropped: tuple[int, ...] = ()
     target_name: str = ""
+    lengths: np.ndarray | None = None
 
 
-def read_npz(path: str | os.PathLike[str], *names: str) -> list[np.ndarray]:
+def read_npz(path: str | os.PathLike[str], *names: str, optional: tuple[str, ...] = ()) -> list:
     """Read the arrays of those names from FILE.npz, as they are stored.
 
+    optional   further names, of which those that are absent give None
     Raises ValueError that names the file where an array is absent or the file is damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in names]
+            found = [file[name] for name in names]
+            return found + [file[name] if name in file.files else None for name in optional]
     except DAMAGE as error:
         wanted = f"the arrays {' and '.join(names)}" if len(names) > 1 else f"the array {names[0]}"
         raise ValueError(f"{path}: not an .npz file with {wanted}: {error}") from None

@@ -284,9 +284,16 @@ def has_missing(y: np.ndarray) -> bool:
 
 def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
     """Return labels 0 … outputs − 1 as int64; ValueError for others."""
+    if y.dtype.kind == "f" and len(wrong := np.argwhere(y != np.floor(y))):
+        raise ValueError(
+            f"{name} has the fractional label {y[tuple(wrong[0])]} at {wrong[0].tolist()}; "
+            f"the network has {outputs} outputs, "
+            f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets, of "
+            "Quantile each target once for every level"
+        )
     wrong = np.argwhere((y < 0) | (y >= outputs))
     if len(wrong):
-        if y.min() == 1 and y.max() == outputs and (y == np.floor(y)).all():
+        if y.min() == 1 and y.max() == outputs:
             raise ValueError(
                 f"{name} has labels 1 … {outputs}, the network's {outputs} outputs stand for "
                 f"labels 0 … {outputs - 1}; subtract 1, or use more outputs"
@@ -295,15 +302,7 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
             f"{name} has label {y[tuple(wrong[0])]} at {wrong[0].tolist()}, "
             f"but the network's {outputs} outputs stand for labels 0 … {outputs - 1}"
         )
-    labels = y.astype(np.int64)
-    wrong = np.argwhere(labels != y)
-    if len(wrong):
-        raise ValueError(
-            f"{name} has the fractional label {y[tuple(wrong[0])]} at {wrong[0].tolist()}; "
-            f"the network has {outputs} outputs, "
-            f"so {name} must hold labels 0 … {outputs - 1} or rows of {outputs} targets"
-        )
-    return np.ascontiguousarray(labels)
+    return np.ascontiguousarray(y, np.int64)
 
 
 def check_weights(

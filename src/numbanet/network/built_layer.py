@@ -22,6 +22,7 @@ from numbanet.nn.layers import (
     Identity,
     LayerNorm,
     Rescale,
+    Standardize,
     activation,
     conv2d_channels_first,
 )
@@ -289,7 +290,7 @@ def step_ops(layers: list[BuiltLayer]) -> list[Op]:
         )
     ops, shape = [], (1, *layers[0].input_shape[1:])
     for k, built in enumerate(layers):
-        layer, alone = built.layer, (*STEP_BY_STEP, BatchNorm)
+        layer, alone = built.layer, (*STEP_BY_STEP, BatchNorm, Standardize)
         both = isinstance(layer, Bidirectional)
         if both or (isinstance(layer, Recurrent) and layer.reverse):
             way = "; take a layer that begins with the first step"

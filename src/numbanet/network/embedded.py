@@ -96,15 +96,20 @@ def _check_params(model, params, size, itemsize):
     if size > last and (params[last] != const_like(params, 0)) != model[HEADER.scales_targets]:
         raise ValueError(
             "the handle was made before fit scaled the network's targets, or before initialize: "
-            "make another with network.handle(…)"
+            "make another with network.handle(…), or network.stream()"
         )
+
+
+@inline
+def _check_work_dtype(model, itemsize):
+    if itemsize != model[HEADER.itemsize]:
+        raise ValueError("work is of another dtype than the network")
 
 
 @inline
 def _check_work(model, size, itemsize):
     """ValueError for work memory that is too small."""
-    if itemsize != model[HEADER.itemsize]:
-        raise ValueError("work is of another dtype than the network")
+    _check_work_dtype(model, itemsize)
     if size < model[HEADER.work_size]:
         raise ValueError("work is too small: it needs work_size(model) elements")
 
@@ -286,6 +291,15 @@ def step_state_size(model):
     return header[HEADER.rows] * header[HEADER.n_carried]
 
 
+@embeddable
+def step_work_size(model):
+    """Return how many elements the work memory of `step` needs: those of one step."""
+    header = checked_pointer(model, "model", "integers")
+    _check_model(header, model.size)
+    _check_has_step(header)
+    return header[HEADER.step_work_size]
+
+
 @inline
 def _check_has_step(model):
     if not model[HEADER.step]:
@@ -330,6 +344,7 @@ def step(model, params, state, row, out, work):
             or integers
     out     the outputs of this step, (rows, outputs); of a network that gives one output for a
             sequence, that for the steps so far. float32 or float64; overwritten
+    work    `step_work_size(model)` elements, or more
     The handle is made with step=True. A sequence step by step gives what `predict` gives for all of
     it.
     """
@@ -341,8 +356,10 @@ def step(model, params, state, row, out, work):
     s, acts = checked_pointer(state, "state", "write"), checked_pointer(work, "work", "write")
     _check_model(header, model.size)
     _check_params(header, p, params.size, params.itemsize)
-    _check_work(header, work.size, work.itemsize)
+    _check_work_dtype(header, work.itemsize)
     _check_has_step(header)
+    if work.size < header[HEADER.step_work_size]:
+        raise ValueError("work is too small: it needs step_work_size(model) elements")
     _check_state(header, state.size, state.itemsize)
     rows = header[HEADER.rows]
     if row.size != rows * header[HEADER.n_step_in]:

@@ -64,7 +64,7 @@ from numbanet.plan.plan import Plan
 HEADER = Attrs(
     "magic token itemsize rows n_in n_out n_params n_needed n_memory work_size has_vjp has_drow "
     "has_hvp scales_targets n_state begin_step update n_initial initial n_carried n_step_in "
-    "n_step_out n_starts starts prediction loss tangents step",
+    "n_step_out step_work_size n_starts starts prediction loss tangents step",
     first=0,
 )
 """Columns of the header.
@@ -86,6 +86,7 @@ begin_step, update      addresses of the optimiser's kernels, or 0
 n_initial, initial      blocks of parameters, and the offset of what they are drawn from, or 0
 n_carried               elements of the state of a sequence
 n_step_in, n_step_out   elements of a step of the inputs, and of what it gives
+step_work_size          elements of the work memory of `step`
 n_starts, starts        parts of that state that begin with parameters, and the offset of them
 prediction, loss, tangents, step   offsets of the programs, or 0
 """
@@ -252,12 +253,16 @@ def _step_plan(network, rows: int) -> Plan:
     return _lower(network, ops, rows, False, False, "embedded")
 
 
+STEP_COLUMNS = ["n_carried", "n_step_in", "n_step_out", "step_work_size", "n_starts", "starts"]
+"""The header's columns that are 0 where the handle has no step."""
+
+
 def _step_columns(network, program, place: int) -> tuple[dict[str, int], list[int]]:
     """(the header's columns for `step`, rows of START) of its program, or of None.
 
     place   where the rows of START begin
     """
-    columns = dict.fromkeys(("n_carried", "n_step_in", "n_step_out", "n_starts", "starts"), 0)
+    columns = dict.fromkeys(STEP_COLUMNS, 0)
     starts: list[int] = []
     if program is None:
         return columns, starts
@@ -275,6 +280,7 @@ def _step_columns(network, program, place: int) -> tuple[dict[str, int], list[in
         n_carried += len(names) * built.layer.units
     columns["n_carried"], columns["starts"] = n_carried, place
     columns["n_starts"] = len(starts) // START_SIZE
+    columns["step_work_size"] = program.work_size
     columns["n_step_in"] = size(network.input_shape[1:])
     columns["n_step_out"] = size(network.output_shape) // (network.output_steps or 1)
     return columns, starts

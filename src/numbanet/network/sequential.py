@@ -71,6 +71,7 @@ INSTEAD = {
     "stop_training": "a callback stops the training by returning True from on_epoch_end",
     "metrics": "evaluate and the history of fit hold the metrics",
     "name": "networks have no names",
+    "reset_states": "network.reset_state() lets the next batch begin with sequences",
 }
 """What a network has instead of arguments and attributes of these names."""
 IN_THE_OPTIMIZER = "pass an optimizer with it, such as nn.Adam(learning_rate=0.001)"

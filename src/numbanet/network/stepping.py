@@ -25,7 +25,7 @@ class Stream(KnownAttributes):
         self._network = network
         self._model = make_handle(network, gradient=False, step=True)
         self._state = np.zeros(embedded.step_state_size(self._model), network.dtype)
-        self._work = np.zeros(embedded.work_size(self._model), network.dtype)
+        self._work = np.zeros(embedded.step_work_size(self._model), network.dtype)
         self.reset()
         if state is not None:
             self.state = state
@@ -43,7 +43,7 @@ class Stream(KnownAttributes):
             raise ValueError(
                 f"row must be one step of the network's inputs, of shape {shape}, got {row.shape}"
             )
-        validation.assert_all_finite(row.reshape(1, -1), "row", network.dtype)
+        validation.assert_all_finite(np.atleast_1d(row), "row", network.dtype)
         network.layers[0].layer.check_inputs(row.reshape(1, -1), "row")
         row = np.ascontiguousarray(row, network.dtype)
         n = network.output_shape[-1] if network.output_steps else np.prod(network.output_shape)

@@ -75,7 +75,8 @@ class Run:
         return self._rates_of(self.network.epoch, batches)
 
     def _rates_of(self, epoch: int, batches: int) -> np.ndarray | None:
-        return self.optimizer.rates(epoch, batches, self.start + self.epochs, self.schedule_state)
+        end = max(1, self.start + self.epochs)
+        return self.optimizer.rates(epoch, batches, end, self.schedule_state)
 
     @property
     def schedule_state(self) -> tuple:

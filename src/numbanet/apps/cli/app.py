@@ -318,23 +318,25 @@ def evaluate(model, data, held_out, device, json_file, force, **csv) -> None:
     if json_file:
         options.check_writable(json_file, force, "--json", (model, data))
     net = experiment.to_device(load(model), device)
-    x, y, unit = _evaluation_data(data, net, held_out, options.take_csv(csv))
-    found = experiment.compute_metrics(net, x, y, f"{data}: ")
+    x, y, unit, lengths = _evaluation_data(data, net, held_out, options.take_csv(csv))
+    found = experiment.compute_metrics(net, x, y, f"{data}: ", lengths)
     if json_file:
         options.write_json(json_file, {"data": data, "model": model, **found, "unit": unit})
     click.echo(experiment.format_metrics(found, unit))
 
 
-def _evaluation_data(data: str, net, held_out: bool, csv) -> tuple[np.ndarray, np.ndarray, str]:
-    """x, y and the unit of y: the held-out part of a named data set, or a file."""
+def _evaluation_data(data: str, net, held_out: bool, csv) -> tuple:
+    """x, y, the unit of y and lengths or None: the held-out part of a named data set, or a file."""
     if not experiment.is_file(data):
         d = experiment.read_data(data, net.seed, **csv)
-        return d.x_test, d.y_test, d.unit
+        return d.x_test, d.y_test, d.unit, None
     table = experiment.read_table(data, **experiment.by_name(net, data, csv))
     _tell_dropped(data, table)
     x, y = table.x, experiment.labels_for(net, table, data)
     chosen = datasets.split_indices(len(x), net.seed)[1] if held_out else slice(None)
-    return experiment.reshape_for(x[chosen], net), y[chosen], ""
+    lengths = experiment.lengths_for(net, table.lengths, len(x), data)
+    lengths = None if lengths is None else lengths[chosen]
+    return experiment.reshape_for(x[chosen], net), y[chosen], "", lengths
 
 
 def _tell_dropped(path: str, table: tabular.Table) -> None:
@@ -356,39 +358,33 @@ def _tell_dropped(path: str, table: tabular.Table) -> None:
 def predict(model, file, device, output, force, **given) -> None:
     """Print MODEL's outputs for the samples in FILE.csv (numbers) or FILE.npz (the array x) as CSV.
 
-    A CSV file may still have its last column, y, or --target; it is left out. Images of bytes are
-    read from an .npz file, as uint8.
+    Outputs for every step of a sequence have a row each. FILE.npz may have the array lengths. A CSV
+    file may still have its last column, y, or --target; it is left out. Images of bytes are read
+    from an .npz file, as uint8.
     """
     csv = options.take_csv(given)
     if output:
         options.check_writable(output, force, "--output", (model, file))
     net = experiment.to_device(load(model), device)
+    x, lengths = _inputs(file, net, csv)
     x = validation.check_inputs(
-        experiment.reshape_for(_inputs(file, net, csv), net),
+        experiment.reshape_for(x, net),
         net.input_shape,
         net.dtype,
         f"{file}: x",
     )
-    outputs = net.predict(x).reshape(len(x), -1)
-    names = net.class_names if outputs.shape[1] > 1 else ()
-    head = [f"output_{name}" for name in names or range(outputs.shape[1])]
-    rows = [[str(value) for value in row] for row in outputs]
-    if experiment.is_classifier(net):
-        labels = [net.class_names[k] if net.class_names else k for k in net.predict_classes(x)]
-        head, rows = (
-            ["label", *head],
-            [[str(label), *row] for label, row in zip(labels, rows, strict=True)],
-        )
-    text = options.csv_text([head, *rows])
+    lengths = experiment.lengths_for(net, lengths, len(x), file)
+    rows = experiment.prediction_rows(net, x, lengths)
+    text = options.csv_text(rows)
     if output:
         options.write_text(output, text)
-        click.echo(f"wrote {len(rows)} rows to {output}", err=True)
+        click.echo(f"wrote {len(rows) - 1} rows to {output}", err=True)
     else:
         click.echo(text, nl=False)
 
 
-def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> np.ndarray:
-    """The inputs in a file, which may still hold the targets."""
+def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> tuple:
+    """The inputs in a file, which may still hold the targets, and lengths or None."""
     suffix = Path(path).suffix.lower()
     if suffix == ".csv":
         file = tabular.CsvFile(path, csv.get("delimiter"), csv.get("decimal"))
@@ -399,7 +395,7 @@ def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> np.ndarray:
                 [file.index(name) for name in names], None, csv.get("missing", "error")
             )
             _tell_dropped(path, table)
-            return table.x
+            return table.x, None
         if "target" in csv:
             target = file.index(csv["target"])
         elif file.n_columns == n + 1 and "columns" not in csv:
@@ -410,14 +406,15 @@ def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> np.ndarray:
             chosen = [file.index(column) for column in csv["columns"]]
         table = file.read(chosen, None, csv.get("missing", "error"))
         _tell_dropped(path, table)
-        return table.x
+        return table.x, None
     if suffix != ".npz":
         raise ValueError(
             f"{path}: inputs come from a .csv or a .npz file; evaluate takes data sets by name"
         )
     if csv:
         raise ValueError(f"{experiment.option_names(csv)}: for CSV files, not for {path}")
-    return experiment.read_inputs(path, tabular.read_npz(path, "x")[0])
+    x, lengths = tabular.read_npz(path, "x", optional=("lengths",))
+    return experiment.read_inputs(path, x), lengths
 
 
 # --- plot -----------------------------------------------------------------------------------------

@@ -145,6 +145,11 @@ def read_data(source: str, seed: int, task: str | None = None, **csv: Any) -> Da
         table = read_table(source, **csv)
         x, y = table.x, table.y
         assert y is not None
+        if table.lengths is not None:
+            raise ValueError(
+                f"{source} has lengths of sequences, which train does not read; leave that array "
+                "out, or train in Python: network.fit(x, y, lengths=lengths)"
+            )
         train, test = datasets.split_indices(len(x), seed)
         if len(test) == 0:
             raise ValueError(
@@ -210,7 +215,7 @@ def read_table(path: str, **csv: Any) -> Table:
         raise ValueError(f"{path}: a table is a .npz or a .csv file, got {suffix!r}")
     if csv:
         raise ValueError(f"{option_names(csv)}: for CSV files, not for {path}")
-    x, y = tabular.read_npz(path, "x", "y")
+    x, y, lengths = tabular.read_npz(path, "x", "y", optional=("lengths",))
     if x.ndim and not len(x):
         raise ValueError(f"{path}: x has no samples: its shape is {x.shape}")
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
@@ -223,7 +228,7 @@ def read_table(path: str, **csv: Any) -> Table:
     if y.dtype.kind == "U" and y.ndim == 1:
         found, y = np.unique(y, return_inverse=True)
         names = tuple(map(str, found))
-    return Table(read_inputs(path, x), y, class_names=names)
+    return Table(read_inputs(path, x), y, class_names=names, lengths=lengths)
 
 
 def read_inputs(path: str, x: np.ndarray) -> np.ndarray:
@@ -545,6 +550,11 @@ def reshape_for(x: np.ndarray, net) -> np.ndarray:
     return x
 
 
+def lengths_for(net, lengths, samples: int, source: str) -> np.ndarray | None:
+    """The lengths in a file, checked for the network, or None where it has none."""
+    return first_network(net).check_lengths(lengths, samples, f"{source}: lengths")
+
+
 # --- metrics --------------------------------------------------------------------------------------
 
 
@@ -554,19 +564,27 @@ def is_classifier(net: Sequential) -> bool:
 
 
 def compute_metrics(
-    net: Sequential, x: np.ndarray, y: np.ndarray, where: str = ""
+    net: Sequential, x: np.ndarray, y: np.ndarray, where: str = "", lengths=None
 ) -> dict[str, Any]:
     """Measure a network on x and y.
 
     Returns samples, accuracy (0 … 1) and mistakes for classes, and by name the samples and mistakes
-    of "classes" that have names; samples, rmse (in the target's unit) and r2 for real targets.
+    of "classes" that have names; samples, rmse (in the target's unit) and r2 for real targets. Of
+    a network with a target for every step, steps too, which are what is counted.
+
+    lengths   of sequences, or None
     """
+    first = first_network(net)
+    if first.output_steps:
+        measured = net.evaluate(x, y, lengths=lengths)
+        steps = len(x) * first.output_steps if lengths is None else int(np.sum(lengths))
+        return {"samples": len(x), "steps": steps, **measured}
     x = validation.check_inputs(x, net.input_shape, net.dtype, f"{where}x")
     y, labels = validation.check_targets(
         y, len(x), size(net.output_shape), net.dtype, f"{where}y", f"{where}x"
     )
     if labels and (is_classifier(net) or y.ndim == 1):
-        wrong = metrics.mistakes(y, predicted := net.predict_classes(x))
+        wrong = metrics.mistakes(y, predicted := net.predict_classes(x, lengths=lengths))
         found: dict[str, Any] = {
             "samples": len(x),
             "accuracy": 1 - wrong / len(x),
@@ -582,21 +600,50 @@ def compute_metrics(
                 for k, name in enumerate(net.class_names)
             }
         return found
-    outputs = net.predict(x).reshape(len(x), -1)
+    outputs = net.predict(x, lengths=lengths).reshape(len(x), -1)
     return {"samples": len(x), "rmse": metrics.rmse(y, outputs), "r2": metrics.r2(y, outputs)}
 
 
 def format_metrics(found: dict[str, Any], unit: str = "") -> str:
     """The metrics as text: a line, and one with the mistakes of classes that have names."""
+    counted = f"{found['samples']} samples"
+    if "steps" in found:
+        counted = f"{found['steps']} steps of {counted}"
     if "accuracy" in found:
         accuracy, mistakes = f"{100 * found['accuracy']:.2f} %", found["mistakes"]
-        text = f"accuracy {accuracy}, {mistakes} mistakes in {found['samples']} samples"
+        text = f"accuracy {accuracy}, {mistakes} mistakes in {counted}"
         if "classes" not in found:
             return text
         classes = (f"{n}: {c['mistakes']} of {c['samples']}" for n, c in found["classes"].items())
         return f"{text}\nmistakes by class: {', '.join(classes)}"
     rmse = f"{found['rmse']:,.6g}{' ' + unit if unit else ''}"
-    return f"rmse {rmse}, r2 {found['r2']:.4f}, {found['samples']} samples"
+    return f"rmse {rmse}, r2 {found['r2']:.4f}, {counted}"
+
+
+def prediction_rows(net, x: np.ndarray, lengths=None) -> list[list[str]]:
+    """The outputs as cells of a table with a header: a row for every sample.
+
+    Of a network that gives outputs at every step, a row for every step up to the length, with the
+    numbers of sample and step in front. A classifier's label stands before its outputs.
+    """
+    first, outputs = first_network(net), net.predict(x, lengths=lengths)
+    steps = first.output_steps
+    outputs = outputs.reshape(len(x), steps or 1, -1)
+    names = net.class_names if outputs.shape[2] > 1 else ()
+    head = [f"output_{name}" for name in names or range(outputs.shape[2])]
+    labels = None
+    if is_classifier(net):
+        labels = net.predict_classes(x, lengths=lengths).reshape(outputs.shape[:2])
+        head = ["label", *head]
+    rows = [["sample", "step", *head] if steps else head]
+    for i, sample in enumerate(outputs):
+        for s, values in enumerate(sample[: None if lengths is None or not steps else lengths[i]]):
+            cells = [str(value) for value in values]
+            if labels is not None:
+                k = labels[i, s]
+                cells = [str(net.class_names[k] if net.class_names else k), *cells]
+            rows.append([str(i), str(s), *cells] if steps else cells)
+    return rows
 
 
 def result_warning(found: dict[str, Any], data: Data, losses: Sequence[float]) -> str:

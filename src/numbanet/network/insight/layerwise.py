@@ -55,8 +55,8 @@ def check_one_target(network) -> None:
     if network.output_steps:
         raise ValueError(
             f"the network gives outputs {network.output_shape} with targets for each step, and "
-            "samples with one target are examined; examine network[:k], whose last recurrent layer "
-            "returns its last state"
+            "samples with one target are examined: take a network whose last recurrent layer has "
+            "return_sequences=False"
         )
 
 

@@ -1025,6 +1025,18 @@ class Recurrent(Layer):
     Initialisers draw gate by gate. Raises ValueError for an input that is not a sequence.
     """
 
+    instead: ClassVar[dict[str, str]] = {
+        **Layer.instead,
+        "hidden_size": "its size is `units`",
+        "num_layers": "write a layer for each, with return_sequences=True but for the last",
+        "bidirectional": "write nn.Bidirectional(nn.LSTM(units))",
+        "go_backwards": "reverse=True begins with the last step",
+        "return_state": "network.stream() has the state",
+        "batch_first": "inputs are (samples, steps, channels)",
+        **dict.fromkeys(("bias", "use_bias"), "it always has a bias"),
+        **dict.fromkeys(("dropout", "recurrent_dropout"), "put nn.Dropout(rate) between layers"),
+    }
+
     units: Annotated[int, Count()]
     return_sequences: Annotated[bool, Flag()] = False
     reverse: Annotated[bool, Flag()] = False
