@@ -24,7 +24,7 @@ from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss
-from sklearn.model_selection import GridSearchCV, ParameterSampler, cross_val_score
+from sklearn.model_selection import GridSearchCV, ParameterGrid, ParameterSampler, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
@@ -535,6 +535,11 @@ def test_a_search_takes_what_a_sampler_draws():
     sampler = ParameterSampler(ranges, 4, random_state=1)
     search = clone(ours.PopulationSearchCV(estimator, sampler, cv=2, refit=False)).fit(x, y)
     assert search.cv_results_["params"] == list(sampler)
+    grid = ParameterGrid({"alpha": [0.1, 1.0]})
+    same = ours.PopulationSearchCV(estimator, grid, cv=2, refit=False).fit(x, y)
+    assert same.cv_results_["params"] == list(grid)
+    with pytest.raises(TypeError, match="'n_jobs'; the fits run in threads: pass threads"):
+        ours.PopulationSearchCV(estimator, grid, n_jobs=2)
     assert not hasattr(search, "predict")
 
 
@@ -663,6 +668,7 @@ SWITCHES = [
     ({"batch_norm": True}, "batch_norm is True"),
     ({"dtype": "float32"}, "dtype is float32"),
     ({"solver": "lbfgs"}, None),
+    ({"solver": nn.LBFGS(1e-3, 20)}, None),
     ({"early_stopping": True}, None),
 ]
 
