@@ -555,9 +555,37 @@ def test_a_warmup_of_everything_takes_all_kernels(monkeypatch):
     assert names >= {"sigmoid_forward", "adam", "lstm_forward", "train"}
     monkeypatch.setattr(warmup, "all_kernels", lambda: few)
     nn.warmup(dtypes="float64", say=said.append)
-    assert few[0]._compiled and len(said) == 2
+    assert few[0]._compiled and len(said) >= 2
     with pytest.raises(ValueError, match=r"unknown model 'lenet'; did you mean 'lenet5'"):
         nn.warmup("lenet")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/nope")
+    with pytest.warns(UserWarning, match="NUMBA_CACHE_DIR=/proc/nope: this folder cannot be .*"):
+        nn.warmup(dtypes="float64", say=None)
     monkeypatch.setattr(warmup, "cache_directory", lambda: None)
     with pytest.raises(OSError, match="let NUMBA_CACHE_DIR name one"):
         nn.warmup()
+
+
+def test_a_warmup_tells_how_far_it_is_and_fails_where_nothing_is_kept(monkeypatch, caplog):
+    """In the place of the line in the log."""
+    monkeypatch.setattr(cache, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(warmup, "PROGRESS_SECONDS", 0.0)
+
+    def warm(say=None):
+        for path in cache.cache_directory().glob("optimizers.adagrad-*"):
+            path.unlink()
+        kernel = nn.kernel(adagrad.function)
+        monkeypatch.setattr(warmup, "all_kernels", lambda: [kernel])
+        return nn.warmup(dtypes="float64", say=say)
+
+    said = []
+    assert warm(said.append) >= 1 and lines(caplog) == []
+    assert re.fullmatch(r"float64: 1 functions compiled in .* s, more follow", said[1])
+
+    def fail(self, key, code):
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(cache._CacheFile, "save", fail)
+    with pytest.raises(OSError, match=r"cannot be written .*File too large.*; it is "):
+        warm()
+    assert cache.notice.listener is None

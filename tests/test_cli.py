@@ -387,14 +387,21 @@ def test_the_names_of_a_data_set_are_kept(folder):
 
 def test_a_result_no_better_than_guessing_warns(folder):
     classes_file()
-    options = ("--layers", "8,8,8", "--learning-rate", "1e4", "--epochs", "8", "--seed", "1")
+    options = ("--layers", "8,8,8", "--learning-rate", "1e2", "--epochs", "8", "--seed", "1")
     result = run("train", "three.csv", *options)
     assert result.exit_code == 0 and "saved three.safetensors" in result.stdout
     assert "warning: " in result.stderr and "the most frequent class" in result.stderr
     regression_file()
-    result = run("train", "line.npz", "--epochs", "1", "--learning-rate", "30")
+    result = run("train", "line.npz", "--epochs", "1", "--learning-rate", "1e-7")
     assert "warning: r2 " in result.stderr and "predicting the mean" in result.stderr
     assert run("train", "three.csv", "--output", "good").stderr == ""
+    result = run("train", "three.csv", "--learning-rate", "1e30", "--epochs", "2")
+    ended = r"warning: the training loss reached .*e.*: training diverged; lower --learning-rate"
+    assert re.fullmatch(ended, result.stderr.strip())
+    years = np.random.default_rng(0).integers(1990, 2016, 60)
+    write_csv("years.csv", np.column_stack([np.random.default_rng(1).normal(size=60), years]))
+    result = run("train", "years.csv", "--epochs", "2", "--learning-rate", "1e-6")
+    assert "not one of 26 classes, pass --task regression" in result.stderr
 
 
 # --- predict and info --------------------------------------------------------------------------
@@ -617,7 +624,10 @@ def test_nothing_is_overwritten_without_force(folder):
         (["holes.csv", "--missing", "mean"], "line 4: the target is missing"),
         (["names.csv", "--target", "z"], "no column 'z'; the columns are a, y"),
         (["names.csv", "--target", "0"], "--target as a number must be"),
-        (["names.csv", "--target", "3"], "no column with index 2 (from 0); there are 2"),
+        (["names.csv", "--target", "3"], "no column 3, index 2 from 0; there are 2"),
+        (["names.csv", "--columns", "a,b"], "no column 'b'; the columns are a, y"),
+        (["names.csv", "--columns", "0"], "--columns as a number must be"),
+        (["names.csv", "--delimiter", "::"], "delimiter must be one character, got '::'"),
         (["nan.npz", "--missing", "drop"], "--missing: for CSV files, not for nan.npz"),
         (["digits", "--target", "y"], "--target: for CSV files, not for digits"),
         (["nan.npz"], r"nan.npz: x has NaN at [1, 0]"),
@@ -680,6 +690,7 @@ def test_one_line_for_every_bad_use(folder):
         (["predict", "three.safetensors", "y.npz"], "y.npz: not an .npz file with the array x"),
         (["predict", "three.safetensors", "none.npz"], "none.npz: No such file"),
         (["predict", "three.safetensors", "foreign"], "a .csv or a .npz file"),
+        (["predict", "three.safetensors", "digits"], "evaluate takes data sets by name"),
         (["info", "foreign"], "foreign: "),
         (["info"], "info needs a MODEL or --system"),
         (["info", "three.safetensors", "--system"], "info needs a MODEL or --system"),
@@ -755,6 +766,21 @@ def test_stopped_by_the_keyboard(folder):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "nothing was saved" in errors and "Traceback" not in errors
     assert os.listdir() == ["three.csv"]
+
+
+def test_a_warmup_stopped_by_the_keyboard_says_what_is_kept(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nn, "warmup", interrupt)
+    result = run("warmup")
+    assert result.exit_code == 130
+    assert result.stderr == "\nstopped; what is compiled is kept, and another warmup goes on\n"
+
+
+@pytest.mark.parametrize("models", ["", "lenet5,,"])
+def test_a_warmup_of_networks_without_a_name_is_refused(models, folder):
+    assert "--models names networks between commas, got " in refused("warmup", "--models", models)
 
 
 def test_a_training_goes_on_from_its_checkpoints(folder):
@@ -842,6 +868,28 @@ def test_columns_are_found_by_the_names_they_had_in_training(folder):
     priced("c.csv", ["rooms", "price", "id"])
     assert "no column 'area'" in refused("evaluate", "a.safetensors", "c.csv")
     assert "no column 'area'" in refused("predict", "a.safetensors", "c.csv")
+
+
+def test_columns_are_chosen(folder):
+    priced("a.csv", ["id", "price", "area", "rooms"])
+    options = ["--target", "price", "--columns", "area,4"]
+    said = done("train", "a.csv", *options, "--epochs", "2")
+    assert said.splitlines()[-1].endswith("--held-out --target price --columns area,4")
+    assert nn.load("a.safetensors").feature_names == ("area", "rooms")
+    assert figures(done("evaluate", "a.safetensors", "a.csv", "--held-out")) == figures(said)
+    rows = Path("a.csv").read_text().splitlines()[1:]
+    Path("plain.csv").write_text("\n".join(row.replace(",", " ") for row in rows) + "\n")
+    found = done(
+        "predict", "a.safetensors", "plain.csv", "--columns", "3,4", "--delimiter", "space"
+    )
+    assert found == done("predict", "a.safetensors", "a.csv")
+
+
+def test_equal_names_are_said_not_to_be_used(folder):
+    priced("a.csv", ["area", "area", "price"])
+    result = run("train", "a.csv", "--epochs", "20")
+    assert "a.csv: the header has 'area' more than once" in result.stderr
+    assert nn.load("a.safetensors").feature_names == ()
 
 
 def test_what_is_read_is_never_replaced(folder):

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -270,6 +271,7 @@ SPELLINGS = {
     "semicolons": "a;b;y\n1.5;2;10\n3;4.25;20\n",
     "tabs": "a\tb\ty\n1.5\t2\t10\n3\t4.25\t20\n",
     "European": "a;b;y\n1,5;2;10\n3;4,25;20\n",
+    "quoted thousands beside decimals": 'a,b,y\n"1,5",2,10\n3,"4,250",20\n',
     "European without a header": "1,5;2;10\n3;4,25;20\n",
     "tabs with decimal commas": "a\tb\ty\n1,5\t2\t10\n3\t4,25\t20\n",
     "quoted decimal commas": 'a,b,y\n"1,5",2,10\n3,"4,25",20\n',
@@ -343,12 +345,17 @@ def test_a_missing_label_is_dropped(tmp_path):
     ("text", "options", "message"),
     [
         ("", {}, "the file is empty"),
-        ("a,b\n", {}, "rows and 2 or more columns, got 0, 2"),
-        ("1\n2\n", {}, "got 2, 1"),
-        ("a,b\n1,2\n3\n", {}, "line 3 has 1 cells, expected 2"),
+        ("a,b\n", {}, "there are no rows below the line of names"),
+        ("1\n2\n", {}, "expected 2 or more columns, got 1 between ','; where another character"),
+        ("a|b\n1|2\n", {}, r"separates the cells, pass it as delimiter \(--delimiter\)"),
+        ("a,b\n1,2\n3\n", {}, "line 3 has 1 cells, expected 2 as in the first line"),
+        ("a,b,\n1,no,\n", {}, "column 3, the last, is empty and has no name; remove the ','"),
+        ("1;no;\n2;no;\n", {}, "column 3, the last, is empty and has no name; remove the ';'"),
+        ('a,b\n1,"2\n3,4\n', {}, "line 2 … 3, one cell since a quote was opened"),
         ("a;b\n1;2\n3\n", {}, "line 3 has 1 cells, expected 2"),
         ("a,b\n1,2\nfour,5\n", {}, "line 3, column 'a': 'four' is not a finite number"),
         ("a,b\n1_0,2\n", {}, "line 2, column 'a': '1_0' is not a finite number"),
+        ("a,b\n1%,2\n", {}, r"'1%' is not a finite number; encode it .*\(columns, --columns\)"),
         ("a,b\ninf,2\n", {}, "line 2, column 'a': 'inf' is not a finite number"),
         ("1,2\n3,x\n", {}, "line 2, column 2: 'x' is not a number, others are"),
         ("a,1\n1,2\n", {}, "line 1, column 1: 'a' .* if the first line is a header"),
@@ -360,8 +367,9 @@ def test_a_missing_label_is_dropped(tmp_path):
         ("a,b\n1,\n,3\n", {"missing": "drop"}, "every row has a missing cell"),
         ("a,b\n1,2\n", {"missing": "skip"}, "missing is one of error, drop, .* got 'skip'"),
         ("a,b\n1,2\n", {"target": "c"}, "no column 'c'; the columns are a, b"),
-        ("1,2\n", {"target": "c"}, "no column 'c'; the columns are without names: give an index"),
-        ("a,b\n1,2\n", {"target": 2}, r"no column with index 2 \(from 0\); there are 2"),
+        ("1,2\n", {"target": "c"}, r"without names: give an index \(--target NUMBER\)"),
+        ("a,b\n1,2\n", {"target": 2}, "no column 3, index 2 from 0; there are 2"),
+        ("a,b\n1,2\n", {"target": -3}, "no column of index -3; there are 2"),
         ("a,b,a\n1,2,3\n", {"target": "a"}, "'a' names the columns with index 0 and 2"),
         ("a,b\n1,2\n", {"columns": ["b"]}, "column 'b' is both the target and among columns"),
         ("a,b\n1,2\n", {"delimiter": "::"}, "delimiter must be one character, got '::'"),
@@ -369,6 +377,15 @@ def test_a_missing_label_is_dropped(tmp_path):
         ("a;b\n1,5;2\n", {"decimal": "."}, "'1,5' .* sign '.'; pass decimal=',' .--decimal"),
         ("a;b\n1.5;2,5\n1,5;2,5\n", {}, "'1.5' .* sign ','; pass decimal='.'"),
         ("a;b\n1,234;5,678\n", {}, "'1,234' may be a decimal number or thousands"),
+        *(
+            (f'a,b\n0,"{first}"\n1,"106,286"\n', {}, "may be a decimal number or thousands")
+            for first in ("5,123", "-5,123", "+5,123")
+        ),
+        ('"1,125",-0.13,no\n', {}, "if ',' separates thousands, remove it .*, else pass decimal="),
+        ('"1,125",-0.13,no\n', {"decimal": "."}, "separates thousands, remove it from the file$"),
+        ('a,b\n"3,062,865",2\n', {}, "if ',' separates thousands, remove it from the file$"),
+        ('a,b\n"1,500.25",2\n', {}, "if ',' separates thousands, remove it from the file$"),
+        ("1.628;-0,13;no\n", {"decimal": ","}, "if '.' separates thousands, remove it from the"),
         ("x;1,5\ny;2,5\n", {}, "may be separated by ',' or ';'; pass one as delimiter"),
     ],
 )
@@ -385,8 +402,27 @@ def test_the_delimiter_and_the_decimal_sign_as_given(tmp_path):
     (tmp_path / "t.csv").write_text("x;1,5\ny;2,5\n")
     table = datasets.read_csv(tmp_path / "t.csv", delimiter=";", target=0)
     assert table.x.tolist() == [[1.5], [2.5]] and table.class_names == ("x", "y")
-    (tmp_path / "t.csv").write_text("1|2\n3|4\n")
-    assert datasets.read_csv(tmp_path / "t.csv", delimiter="|").y.tolist() == [2, 4]
+    for delimiter in "| ":
+        (tmp_path / "t.csv").write_text(f"1{delimiter}2\n3{delimiter}4\n")
+        assert datasets.read_csv(tmp_path / "t.csv", delimiter=delimiter).y.tolist() == [2, 4]
+    (tmp_path / "t.csv").write_text('"1,234",2\n"3,062",4\n')
+    table = datasets.read_csv(tmp_path / "t.csv", decimal=",")
+    assert (table.x.tolist(), table.y.tolist()) == ([[1.234], [3.062]], [2, 4])
+    (tmp_path / "t.csv").write_text("1,5\n2,5\n")
+    table = datasets.read_csv(tmp_path / "t.csv", decimal=",", target=None)
+    assert table.x.tolist() == [[1.5], [2.5]]
+
+
+def test_a_header_with_a_number_is_doubted(tmp_path):
+    rows = "1,2,no\n3,4,yes\n" * 3
+    (tmp_path / "t.csv").write_text("2020,2021,kind\n" + rows)
+    with pytest.warns(UserWarning, match=r"t\.csv: the first line .* no other .* class 'kind'"):
+        assert datasets.read_csv(tmp_path / "t.csv").class_names == ("kind", "no", "yes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in (rows, "a,b,kind\n" + rows, "1,2,no\n3,4,yes\n"):
+            (tmp_path / "t.csv").write_text(text)
+            assert datasets.read_csv(tmp_path / "t.csv").class_names == ("no", "yes")
 
 
 def test_a_table_in_another_encoding(tmp_path):

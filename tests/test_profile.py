@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
+from numbanet.backend.threads import max_threads
 from numbanet.io.tables import Table
 from numbanet.network.profiler import (
     Cost,
@@ -16,6 +17,7 @@ from numbanet.network.profiler import (
     best_rate,
     peak,
     profile,
+    step_profile,
 )
 
 
@@ -164,6 +166,19 @@ def test_whole_steps_have_all_their_kernels_on_every_thread(optimizer, verbs, th
     assert np.allclose(in_kernels + step.waiting + step.between, step.timed)
     if threads == 1:
         assert step.waiting.tolist() == [0]
+
+
+def test_what_differs_from_what_was_asked_is_said():
+    x, y = np.ones((8, 3)), np.ones((8, 1))
+    with pytest.raises(ValueError, match="LBFGS takes all samples at once; pass another optimizer"):
+        nn.Sequential([nn.Dense(1)], 3).profile(x, y, optimizer="lbfgs")
+    network, most = nn.Sequential([nn.Dense(1)], 3), max_threads()
+    step = step_profile(network, x, y, network.resolve_loss(None), 8, None, most + 3)
+    assert f" of {most + 3} threads, no more can be used here" in step.table()
+    step = step_profile(network, x, y, network.resolve_loss(None), 8, None, None)
+    assert ("as many as in fit" in step.table()) == (most > 1) and len(step.waiting) == 1
+    step = step_profile(network, x, y, network.resolve_loss(None), 8, None, 1)
+    assert step.table().endswith("without the clocks")
 
 
 def test_a_loss_that_is_not_finite_is_said():

@@ -142,6 +142,7 @@ def _fork(units: list[Unit], todo: list[int], report: int) -> int:
         with suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
         logging.disable()
+        notice.listener = None  # the parent's
         for queue in todo:
             while os.getppid() == parent and (record := os.read(queue, RECORD)):
                 _compile(units, record)

@@ -19,6 +19,7 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -173,13 +174,20 @@ class CompileNotice:
     """At most one line in the log "numbanet" for each burst of compilations, after a second of it.
 
     Numba compiles one function at a time, under its lock, and within it those that it calls: each
-    one's own seconds count. `compiled` is how many functions were compiled.
+    one's own seconds count.
+
+    compiled     how many functions were compiled
+    unwritten    why code could not be written into the cache since this was emptied, or ""
+    listener     is called after each one, instead of the line
     """
+
+    listener: Callable[[], object] | None = None
 
     def __init__(self, now=time.perf_counter):
         self._now, self._ended = now, -math.inf
         self._open: list[list] = []
-        self._spent, self._said, self._lost, self.compiled = 0.0, False, "", 0
+        self._spent, self._said, self._lost = 0.0, False, ""
+        self.compiled, self.unwritten = 0, ""
 
     def begin(self, key: object) -> None:
         """Note that a function, by its `key`, was not found and is compiled now."""
@@ -202,7 +210,9 @@ class CompileNotice:
         self._spent += seconds - inner
         self.compiled += 1
         self._lost = lost or self._lost
-        if self._spent > NOTICE_SECONDS and not self._said:
+        if self.listener is not None:
+            self.listener()
+        elif self._spent > NOTICE_SECONDS and not self._said:
             self._said = True
             then = "the next start reads them from the cache"
             if self._lost:
@@ -244,7 +254,7 @@ class _Cache(FunctionCache):
         try:
             super().save_overload(sig, data)
         except Exception as error:
-            lost = f"the cache cannot be written ({error})"
+            lost = notice.unwritten = f"the cache cannot be written ({error})"
         notice.end(self, lost)
 
 

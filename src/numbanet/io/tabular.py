@@ -9,8 +9,10 @@ import math
 import operator
 import os
 import re
+import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +27,11 @@ MISSING = {"error": None, "drop": None, "mean": np.nanmean, "median": np.nanmedi
 """What can be done about missing cells, and how a column's fill is computed."""
 MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "?"})
 """Cells that stand for no value, in lower case."""
-THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
+THOUSANDS = {
+    ",": re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?"),
+    ".": re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?"),
+}
+"""Numbers in which a sign may separate thousands, for both signs."""
 COMMA_TO_POINT = str.maketrans({",": ".", ".": "?"})
 """Makes a number with a decimal comma readable, and one with a point not."""
 SNIFFED_ROWS = 200
@@ -90,13 +96,15 @@ def read_csv(
 
     target      the column of y, by name or index (from 0, −1 is the last); None for inputs alone.
                 Text labels become integers, in sorted order
-    delimiter   between cells; by default the one of comma, semicolon and tab that fits the rows
+    delimiter   between cells, one character; by default the one of comma, semicolon and tab that
+                fits the rows
     decimal     "." or ","; by default the one with which more cells are numbers
     missing     for empty cells, NA, N/A, NaN, null and ?: "error", "drop" the row, or fill it by
                 the column's "mean" or "median"; a missing target is never filled
     columns     the columns of x, by name or index; by default all others
 
     A first line without any number is a header. Blank lines are skipped.
+    Warns where the first line, taken for a sample, has a class of its own: it may be a header.
     Raises      ValueError that names the file, line and column of what is no number, or that the
                 delimiter or decimal sign cannot be told; OSError from the disk
     """
@@ -126,14 +134,13 @@ class CsvFile:
         decimal: str | None = None,
     ):
         self.path, self._layout_known = Path(path), False
+        self._decimal_given = decimal is not None
         if not (delimiter is None or (isinstance(delimiter, str) and len(delimiter) == 1)):
             raise ValueError(f"delimiter must be one character, got {delimiter!r}")
         if decimal not in (None, *DECIMALS):
             raise ValueError(f"decimal must be '.' or ',', got {decimal!r}")
         self.delimiter, self.decimal = self._guess(
-            tuple(one for one in DELIMITERS if one != decimal)
-            if delimiter is None
-            else (delimiter,),
+            DELIMITERS if delimiter is None else (delimiter,),
             DECIMALS if decimal is None else (decimal,),
         )
         self._layout_known = True
@@ -151,24 +158,29 @@ class CsvFile:
 
     def _rows(self, delimiter: str) -> Iterator[tuple[list[str], int]]:
         """The cells of every line that is not blank, and the number of the line."""
+        first = 1
         try:
             with open(self.path, newline="", encoding="utf-8-sig") as file:
                 reader = csv.reader(
                     file,
                     delimiter=delimiter,
-                    skipinitialspace=True,
+                    skipinitialspace=delimiter != " ",
                     strict=self._layout_known,
                 )
                 for cells in reader:
                     if cells:
                         yield cells, reader.line_num
+                    first = reader.line_num + 1
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{self.path}: not text in UTF-8 ({error.reason} at byte {error.start}); "
                 "save it as CSV UTF-8"
             ) from None
         except csv.Error as error:
-            raise ValueError(f"{self.path}: line {reader.line_num}: {error}") from None
+            lines = f"line {first}"
+            if reader.line_num > first:
+                lines += f" … {reader.line_num}, one cell since a quote was opened"
+            raise ValueError(f"{self.path}: {lines}: {error}") from None
 
     def _guess(self, delimiters, decimals) -> tuple[str, str]:
         """The delimiter and the decimal sign that fit the first rows."""
@@ -176,6 +188,9 @@ class CsvFile:
         for delimiter in delimiters:
             rows = [cells for cells, _ in islice(self._rows(delimiter), SNIFFED_ROWS)]
             body = [cell for cells in rows[1:] or rows for cell in cells]
+            if len(delimiters) > 1 and decimals == (delimiter,):
+                if not any(delimiter in cell and is_number(cell, delimiter) for cell in body):
+                    continue  # no number in quotes has the sign: it separates no cells
             widths = {len(cells) for cells in rows}
             for decimal in decimals:
                 numbers = sum(is_missing(cell) or is_number(cell, decimal) for cell in body)
@@ -201,7 +216,7 @@ class CsvFile:
         """ValueError where every comma in a number may separate thousands."""
         rows = [cells for cells, _ in islice(self._rows(delimiter), SNIFFED_ROWS)]
         cells = [cell for row in rows for cell in row if "," in cell and is_number(cell, ",")]
-        if all(THOUSANDS.fullmatch(cell.strip()) for cell in cells):
+        if all(may_have_thousands(cell, ",") for cell in cells):
             raise ValueError(
                 f"{self.path}: {cells[0]!r} may be a decimal number or thousands; pass decimal=',' "
                 "(--decimal), or remove the separators of thousands"
@@ -220,15 +235,17 @@ class CsvFile:
             if found:
                 places = " and ".join(map(str, found))
                 raise ValueError(
-                    f"{self.path}: {column!r} names the columns with index {places}; give the index"
+                    f"{self.path}: {column!r} names the columns with index {places} (from 0); give "
+                    "the index, or on the command line its number from 1"
                 )
-            shown = ", ".join(self.names) if self.has_header else "without names: give an index"
+            shown = "without names: give an index (--target NUMBER), or add a first line of names"
+            if self.has_header:
+                shown = ", ".join(self.names)
             raise ValueError(f"{self.path}: no column {column!r}; the columns are {shown}")
         j = operator.index(column)
         if not -self.n_columns <= j < self.n_columns:
-            raise ValueError(
-                f"{self.path}: no column with index {j} (from 0); there are {self.n_columns}"
-            )
+            number = f"no column {j + 1}, index {j} from 0" if j >= 0 else f"no column of index {j}"
+            raise ValueError(f"{self.path}: {number}; there are {self.n_columns}")
         return j % self.n_columns
 
     # --- the cells ---
@@ -237,8 +254,9 @@ class CsvFile:
         """Read those columns; see `read_csv`."""
         if missing not in MISSING:
             raise ValueError(f"missing is one of {', '.join(MISSING)}; got {missing!r}")
+        self._check_shape(features, target)
         whole = self._all_numbers()
-        if whole is not None and features:
+        if whole is not None:
             y = None if target is None else whole[:, target].copy()
             names, target_name = self._names(features, target)
             return Table(whole[:, features], y, names, target_name=target_name)
@@ -251,24 +269,20 @@ class CsvFile:
                 if len(cells) != self.n_columns:
                     raise ValueError(
                         f"{self.path}: line {self._line(n_rows + i)} has {len(cells)} cells, "
-                        f"expected {self.n_columns}"
+                        f"expected {self.n_columns} as in the first line"
                     )
             parts.append(self._numbers(chunk, features, n_rows))
             if target is not None:
                 labels += [cells[target] for cells in chunk]
             n_rows += len(chunk)
-        if n_rows == 0 or not features:
-            least = 1 if target is None else 2
-            raise ValueError(
-                f"{self.path}: expected rows and {least} or more columns, "
-                f"got {n_rows}, {self.n_columns}"
-            )
         x = np.concatenate(parts)
         y: np.ndarray | None = None
         class_names: tuple[str, ...] = ()
         holes, no_target = np.isnan(x), np.zeros(n_rows, bool)
         if target is not None:
             y, class_names, no_target = self._targets(labels, target)
+            if class_names and not self.has_header:
+                self._doubt_first_line(labels)
         self._check_missing(holes, no_target, features, target, missing)
         absent = holes.any(axis=1) | no_target
         dropped: tuple[int, ...] = ()
@@ -290,13 +304,47 @@ class CsvFile:
             class_names = tuple(class_names[k] for k in kept)
         return Table(x, y, names, class_names, dropped, target_name)
 
+    def _check_shape(self, features: list[int], target: int | None) -> None:
+        """ValueError without rows or inputs, or for a last column that each line only begins."""
+        if next(self._data_rows(), None) is None:
+            raise ValueError(f"{self.path}: there are no rows below the line of names")
+        if not features:
+            hint = ""
+            if self.n_columns == 1:
+                hint = (
+                    f" between {self.delimiter!r}; where another character separates the cells, "
+                    "pass it as delimiter (--delimiter)"
+                )
+            least = 1 if target is None else 2
+            raise ValueError(
+                f"{self.path}: expected {least} or more columns, got {self.n_columns}{hint}"
+            )
+        last = self.n_columns - 1
+        if last in (*features, target) and not (self.has_header and self.names[last]):
+            if all(is_missing("".join(cells[last:])) for cells, _ in self._data_rows()):
+                raise ValueError(
+                    f"{self.path}: column {last + 1}, the last, is empty and has no name; "
+                    f"remove the {self.delimiter!r} at the end of the lines"
+                )
+
+    def _doubt_first_line(self, labels: list[str]) -> None:
+        """Warn where only the first line, taken for a sample, has a class of its own."""
+        counts = Counter(label.strip() for label in labels)
+        first = labels[0].strip()
+        if counts[first] == 1 < max(counts.values()) and not is_missing(first):
+            warnings.warn(
+                f"{self.path}: the first line has a number and is taken for a sample; no other one "
+                f"has its class {first!r}. If it is a header, change names that are numbers",
+                stacklevel=4,
+            )
+
     def _names(self, features: list[int], target: int | None) -> tuple[tuple[str, ...], str]:
         names = tuple(self.names[j] for j in features)
         return names, "" if target is None else self.names[target]
 
     def _all_numbers(self) -> np.ndarray | None:
         """The whole file (rows, columns), if every cell is a finite number; else None."""
-        if next(self._data_rows(), None) is None or (self.decimal == "," == self.delimiter):
+        if self.decimal == "," == self.delimiter:
             return None
         skipped = next(self._rows(self.delimiter))[1] if self.has_header else 0
         with open(self.path, newline="", encoding="utf-8-sig") as file:
@@ -333,10 +381,19 @@ class CsvFile:
 
     def _no_number(self, cell: str, row: int, column: int) -> ValueError:
         """The error for a cell of a row that should hold a number."""
-        hint = ""
+        hint = (
+            "; encode it as a number, leave the column out (columns, --columns), or empty cells "
+            "without a value (missing, --missing)"
+        )
         other = DECIMALS[1 - DECIMALS.index(self.decimal)]
-        if is_number(cell, other):
-            hint = f" with the decimal sign {self.decimal!r}; pass decimal={other!r} (--decimal)"
+        sign = f" with the decimal sign {self.decimal!r}"
+        change = f"pass decimal={other!r} (--decimal)"
+        if may_have_thousands(cell, other):
+            hint = f"{sign}; if {other!r} separates thousands, remove it from the file"
+            if is_number(cell, other) and not self._decimal_given:
+                hint += f", else {change}"
+        elif is_number(cell, other):
+            hint = f"{sign}; {change}"
         elif not self.has_header and row == 0:
             hint = "; if the first line is a header, none of its names may be a number"
         return ValueError(
@@ -417,6 +474,11 @@ def parse(text: str, decimal: str = ".") -> float:
 def is_number(text: str, decimal: str = ".") -> bool:
     """Whether a text stands for a finite number."""
     return math.isfinite(parse(text, decimal))
+
+
+def may_have_thousands(text: str, sign: str) -> bool:
+    """Whether a text is a number if that sign separates thousands."""
+    return THOUSANDS[sign].fullmatch(text.strip()) is not None
 
 
 def is_missing(text: str) -> bool:

@@ -164,6 +164,7 @@ class StepProfile:
     between   the barriers themselves, what lies between two kernels, and reading the clock
     timed     of a step with the clocks, the mean of the fastest quarter: the sum of the others
     plain     of a step without, from the fastest of some runs
+    reason    why there are fewer threads than were asked for, or than there could be; else ""
     """
 
     batch: int
@@ -172,6 +173,7 @@ class StepProfile:
     between: np.ndarray
     timed: float
     plain: float
+    reason: str = ""
 
     def table(self) -> Table:
         """One line for each verb, then the waiting and what lies between, with the sum."""
@@ -185,7 +187,7 @@ class StepProfile:
             share = f"{found.mean() / self.timed:.1%}"
             rows.append((*name, *(f"{one:.2f}" for one in columns), share))
         sums = [f"{self.timed:.2f}"] * len(names)
-        note = f"A step of {self.batch} takes {self.plain:.2f} µs without the clocks"
+        note = f"A step of {self.batch} takes {self.plain:.2f} µs without the clocks{self.reason}"
         header = ("a step, µs", "verb", *names, "of the step")
         return Table([header, *rows, ("sum", "", *sums, "")], left=2, note=note)
 
@@ -404,16 +406,29 @@ def account(events: list[np.ndarray], phases: np.ndarray, batch: int):
 def step_profile(network, x, y, loss, batch_size, optimizer, threads) -> StepProfile:
     """Take training steps on the samples, and see where their time goes; see StepProfile.
 
-    Raises ArithmeticError where the loss of the first batch is not finite, RuntimeError where not
-    all threads come.
+    Raises ValueError for LBFGS, which takes no steps of batches, ArithmeticError where the loss of
+    the first batch is not finite, RuntimeError where not all threads come.
     """
+    if is_lbfgs(optimizer):
+        raise ValueError(
+            "profile measures steps of batches, and LBFGS takes all samples at once; pass another "
+            "optimizer, such as 'adam'"
+        )
     given = optimizer or network.optimizer
     optimizer = optimizers.optimizer("adam" if given is None or is_lbfgs(given) else given)
     x, y, classes = network.check_data(x, y, loss)
     batch = min(batch_size, len(x))
     samples = len(x) // batch * batch
     flops = 3 * sum(op.flops for op in network.layer_ops()) * batch
-    threads = min(network.executors.threads(threads, flops), max_threads())
+    asked, most = threads or network.threads, max_threads()
+    threads = min(network.executors.threads(threads, flops), most)
+    reason = ""
+    if asked and threads < asked:
+        reason = f"; {threads} of {asked} threads, no more can be used here"
+    elif not asked and threads < most:
+        reason = (
+            f"; of {most} threads as many as in fit, for its arithmetic: threads={most} takes all"
+        )
     ops, loss_op, correct_op = network.loss_ops(
         loss, layout(x), y.dtype, classes, samples=samples, batches=samples // batch, training=True
     )
@@ -477,7 +492,7 @@ def step_profile(network, x, y, loss, batch_size, optimizer, threads) -> StepPro
                 key = (layer, name)
                 found[key] = found.get(key, 0) + time_of
     return StepProfile(
-        batch, found, scale * waiting, scale * between, float(scale * step), 1e6 * plain
+        batch, found, scale * waiting, scale * between, float(scale * step), 1e6 * plain, reason
     )
 
 

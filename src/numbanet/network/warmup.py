@@ -1,7 +1,10 @@
 """warmup: compile into the cache what later processes would otherwise compile at first use."""
 
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +28,8 @@ MODELS: dict[str, Callable] = {
     for row, found in zoo.BOOK_ROWS.items()
     if found.networks == 1
 }
+PROGRESS_SECONDS = 10.0
+"""Seconds after which a line says how many functions are compiled."""
 BATCH = 64
 """Samples in a batch of a model without a recipe."""
 
@@ -41,27 +46,70 @@ def warmup(
     dtypes   of the networks: "float32", "float64"
     say      is called with lines that tell what is done and how long it takes, or None
     Returns how many functions were compiled. What is in the cache already is read and checked. An
-    interrupt leaves what is done so far. Raises OSError where no cache can be written, ValueError
-    for an unknown name.
+    interrupt leaves what is done so far. Warns where the cache is not in $NUMBA_CACHE_DIR, because
+    that cannot be used. Raises OSError where no cache can be written, ValueError for an unknown
+    name.
     """
     say = say or (lambda text: None)
     models = [models] if isinstance(models, str) else list(models)
     builders = [lookup("model", name, MODELS) for name in models] or [_vector, _image]
     dtypes = [dtypes] if isinstance(dtypes, str) else dtypes
     chosen = [lookup("dtype", str(dtype), DTYPES) for dtype in dtypes]
-    if cache_directory() is None:
-        raise OSError("no folder for the cache can be written: let NUMBA_CACHE_DIR name one")
+    _check_directory()
     say(f"the cache is {cache_directory()}; {processes()} processes compile")
-    before = notice.compiled
-    for dtype in chosen:
-        began, done = time.perf_counter(), notice.compiled
-        if not models:
-            _compile_all(dtype)
-        for build in builders:
-            _use(build, dtype)
-        seconds = time.perf_counter() - began
-        say(f"{dtype}: {notice.compiled - done} functions compiled in {seconds:.1f} s")
+    before, notice.unwritten = notice.compiled, ""
+    try:
+        for dtype in chosen:
+            progress = _Progress(str(dtype), say)
+            notice.listener = progress.show
+            if not models:
+                _compile_all(dtype)
+            for build in builders:
+                _use(build, dtype)
+                _check_written()
+            progress.end()
+    finally:
+        notice.listener = None
     return notice.compiled - before
+
+
+def _check_directory() -> None:
+    """OSError where there is no cache; a warning where it is not in the folder that was named."""
+    found, named = cache_directory(), os.environ.get("NUMBA_CACHE_DIR")
+    if found is None:
+        raise OSError("no folder for the cache can be written: let NUMBA_CACHE_DIR name one")
+    if named and not found.is_relative_to(Path(named)):
+        warnings.warn(
+            f"NUMBA_CACHE_DIR={named}: this folder cannot be written, or others may write there; "
+            f"the cache is {found}, where later processes find it only if they look there too",
+            stacklevel=3,
+        )
+
+
+def _check_written() -> None:
+    """OSError where what was compiled last could not be written into the cache."""
+    if notice.unwritten:
+        raise OSError(f"{notice.unwritten}; it is {cache_directory()}")
+
+
+class _Progress:
+    """Lines that tell how many functions of a dtype are compiled, at most one in ten seconds."""
+
+    def __init__(self, dtype: str, say: Callable[[str], object]):
+        self._dtype, self._say = dtype, say
+        self._first, self._began = notice.compiled, time.perf_counter()
+        self._next = self._began + PROGRESS_SECONDS
+
+    def show(self) -> None:
+        """Say it, if it is time."""
+        if time.perf_counter() >= self._next:
+            self._next = time.perf_counter() + PROGRESS_SECONDS
+            self.end(", more follow")
+
+    def end(self, rest: str = "") -> None:
+        """Say it now."""
+        n, seconds = notice.compiled - self._first, time.perf_counter() - self._began
+        self._say(f"{self._dtype}: {n} functions compiled in {seconds:.1f} s{rest}")
 
 
 def _compile_all(dtype) -> None:
@@ -69,8 +117,10 @@ def _compile_all(dtype) -> None:
     kernels = all_kernels()
     regions = [engine.region_unit(dtype, parallel) for parallel in (True, False)]
     compile_ahead([*units([engine.train], dtype), *regions, *units(kernels, dtype)])
+    _check_written()
     for kernel in kernels:
         kernel.address(dtype)
+        _check_written()
 
 
 def _vector(**options) -> Sequential:

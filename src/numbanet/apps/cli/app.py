@@ -107,9 +107,14 @@ _device = click.option(
 _CSV_OPTIONS = (
     click.option("--target", help="The column of y in a CSV file, by name or number from 1."),
     click.option(
+        "--columns",
+        help="The columns of x in a CSV file, names or numbers from 1 between commas; by default "
+        "all others.",
+    ),
+    click.option(
         "--delimiter",
-        type=click.Choice([",", ";", "tab"]),
-        help="Between cells of a CSV file; by default what fits.",
+        help="Between cells of a CSV file: a character, tab or space; by default what fits of "
+        "comma, semicolon and tab.",
     ),
     click.option(
         "--decimal",
@@ -270,7 +275,7 @@ def train(
     rest += [word for name, value in options.given_csv(csv) for word in (name, value)]
     command = shlex.join(["numbanet", "evaluate", output, data, *rest])
     _say(f"saved {output}{instead}; the metrics again:\n{command}")
-    if warning := experiment.guessing_warning(found, d.y_test):
+    if warning := experiment.result_warning(found, d, history.history.get("loss", [])):
         click.echo(warning, err=True)
 
 
@@ -389,7 +394,7 @@ def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> np.ndarray:
         file = tabular.CsvFile(path, csv.get("delimiter"), csv.get("decimal"))
         n, target = math.prod(net.input_shape), None
         names = experiment.first_network(net).feature_names
-        if names and file.has_header:
+        if names and file.has_header and "columns" not in csv:
             table = file.read(
                 [file.index(name) for name in names], None, csv.get("missing", "error")
             )
@@ -397,15 +402,19 @@ def _inputs(path: str, net: Sequential, csv: dict[str, Any]) -> np.ndarray:
             return table.x
         if "target" in csv:
             target = file.index(csv["target"])
-        elif file.n_columns == n + 1:
+        elif file.n_columns == n + 1 and "columns" not in csv:
             click.echo(f"{path}: the last of {n + 1} columns is taken for y and left out", err=True)
             target = n
         chosen = [j for j in range(file.n_columns) if j != target]
+        if "columns" in csv:
+            chosen = [file.index(column) for column in csv["columns"]]
         table = file.read(chosen, None, csv.get("missing", "error"))
         _tell_dropped(path, table)
         return table.x
     if suffix != ".npz":
-        raise ValueError(f"{path}: inputs come from a .csv or a .npz file, got {suffix!r}")
+        raise ValueError(
+            f"{path}: inputs come from a .csv or a .npz file; evaluate takes data sets by name"
+        )
     if csv:
         raise ValueError(f"{experiment.option_names(csv)}: for CSV files, not for {path}")
     return experiment.read_inputs(path, tabular.read_npz(path, "x")[0])
@@ -591,9 +600,15 @@ def _model(path: str) -> list[tuple[str, Any]]:
 )
 def warmup(models, dtypes) -> None:
     """Compile for this machine's CPU ahead: later processes read it from the cache."""
-    names = [name.strip() for name in models.split(",")] if models else ()
+    names = () if models is None else [name.strip() for name in models.split(",")]
+    if "" in names:
+        raise ValueError(f"--models names networks between commas, got {models!r}")
     chosen = ["float32", "float64"] if dtypes == "both" else [dtypes]
-    numbanet.warmup(names, chosen, _say)
+    try:
+        numbanet.warmup(names, chosen, _say)
+    except KeyboardInterrupt:
+        click.echo("\nstopped; what is compiled is kept, and another warmup goes on", err=True)
+        click.get_current_context().exit(130)
 
 
 # --- bench ----------------------------------------------------------------------------------------

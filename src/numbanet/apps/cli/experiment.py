@@ -8,6 +8,8 @@ a Standardize layer, bytes of images through Rescale(1 / 255), and real targets 
 
 import os
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,8 @@ NAMED_MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """Networks by name, with their settings."""
+DIVERGED = 1e3
+"""A training loss above it is that of a training that diverged: guessing has one near 1."""
 MAX_CLASSES = 50
 CLASS_OUTPUTS = ("Softmax", "Sigmoid", "Step")
 """Last activations whose outputs name a class."""
@@ -157,7 +161,7 @@ def read_data(source: str, seed: int, task: str | None = None, **csv: Any) -> Da
             x.dtype != np.uint8,
             decision=decision,
             class_names=class_names,
-            feature_names=header(table),
+            feature_names=header(source, table),
             target_name=table.target_name,
             dropped=len(table.dropped),
         )
@@ -286,11 +290,19 @@ def _check_classes(source: str, names: tuple[str, ...], task: str | None) -> int
     return len(names)
 
 
-def header(table: Table) -> tuple[str, ...]:
-    """The names of a table's inputs, if its file had a header with different names."""
+def header(source: str, table: Table) -> tuple[str, ...]:
+    """The names of a table's inputs; empty, with a warning, where two of them are the same."""
     names = table.feature_names
-    numbered = all(re.fullmatch(r"column \d+", name) for name in names)
-    return () if numbered or len(set(names)) < len(names) else names
+    if all(re.fullmatch(r"column \d+", name) for name in names):
+        return ()
+    if twice := [name for name in names if names.count(name) > 1]:
+        warnings.warn(
+            f"{source}: the header has {twice[0]!r} more than once, so the network finds columns "
+            "by their order, not by their names; name them differently",
+            stacklevel=2,
+        )
+        return ()
+    return names
 
 
 def first_network(net) -> Sequential:
@@ -587,11 +599,22 @@ def format_metrics(found: dict[str, Any], unit: str = "") -> str:
     return f"rmse {rmse}, r2 {found['r2']:.4f}, {found['samples']} samples"
 
 
-def guessing_warning(found: dict[str, Any], y: np.ndarray) -> str:
-    """A warning where the metrics on targets y are no better than guessing, else nothing."""
+def result_warning(found: dict[str, Any], data: Data, losses: Sequence[float]) -> str:
+    """A warning where training diverged, or is no better than guessing, else nothing.
+
+    found    the metrics on the data that were held out
+    losses   of the training's epochs
+    """
+    if losses and max(losses) > DIVERGED and found.get("r2", 0.0) <= 0:
+        return (
+            f"warning: the training loss reached {max(losses):.3g}: training diverged; "
+            "lower --learning-rate"
+        )
     way = "lower --learning-rate, or change --epochs or --layers"
+    if "--task regression" in data.decision:
+        way += f"; where y is a quantity, not one of {data.classes} classes, pass --task regression"
     if "accuracy" in found:
-        most = int(np.unique(y, return_counts=True)[1].max())
+        most = int(np.unique(data.y_test, return_counts=True)[1].max())
         right = found["samples"] - found["mistakes"]
         if right > most or found["mistakes"] == 0:
             return ""

@@ -36,32 +36,45 @@ def parse_batch_size(text: str) -> int | None:
         ) from None
 
 
-CSV_OPTIONS = ("target", "delimiter", "decimal", "missing")
+CSV_OPTIONS = ("target", "columns", "delimiter", "decimal", "missing")
+DELIMITERS = {"tab": "\t", "space": " "}
+"""Delimiters that are written as words."""
 
 
 def take_csv(given: dict[str, Any]) -> dict[str, Any]:
     """Take the options for a CSV file out of those given, as `datasets.read_csv` has them.
 
-    ValueError for --target 0: columns are counted from 1, as in messages.
+    ValueError for --target 0 or --columns 0: columns are counted from 1, as in messages.
     """
     taken = {name: given.pop(name, None) for name in CSV_OPTIONS}
     chosen = {name: value for name, value in taken.items() if value is not None}
-    if chosen.get("delimiter") == "tab":
-        chosen["delimiter"] = "\t"
-    if chosen.get("target", "").isdigit():
-        number = validation.check_int(int(chosen["target"]), "--target as a number")
-        chosen["target"] = number - 1
+    if "delimiter" in chosen:
+        chosen["delimiter"] = DELIMITERS.get(chosen["delimiter"], chosen["delimiter"])
+    if "target" in chosen:
+        chosen["target"] = _column(chosen["target"], "--target")
+    if "columns" in chosen:
+        names = chosen["columns"].split(",")
+        chosen["columns"] = [_column(name.strip(), "--columns") for name in names]
     return chosen
+
+
+def _column(text: str, option: str) -> str | int:
+    """A column by its name, or by its index from 0 where a number from 1 is given."""
+    if not text.isdigit():
+        return text
+    return validation.check_int(int(text), f"{option} as a number") - 1
 
 
 def given_csv(chosen: dict[str, Any]) -> list[tuple[str, str]]:
     """The options for a CSV file as they are written on the command line."""
-    written = dict(chosen)
-    if chosen.get("delimiter") == "\t":
-        written["delimiter"] = "tab"
-    if isinstance(chosen.get("target"), int):
-        written["target"] = str(chosen["target"] + 1)
-    return [(f"--{name}", value) for name, value in written.items()]
+    words = {character: word for word, character in DELIMITERS.items()}
+
+    def written(value) -> str:
+        if isinstance(value, list):
+            return ",".join(map(written, value))
+        return str(value + 1) if isinstance(value, int) else words.get(value, value)
+
+    return [(f"--{name}", written(value)) for name, value in chosen.items()]
 
 
 def csv_text(rows: list[list[str]]) -> str:
