@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -499,6 +500,22 @@ def test_what_networks_must_have_in_common():
         nn.Population(network(), 0)
     with pytest.raises(ValueError, match="size says how many copies"):
         nn.Population([network(), network(1)], 3)
+    with pytest.raises(ValueError, match="a population needs at least one network"):
+        nn.Population([])
+    with pytest.raises(TypeError, match="a population is made of Sequentials, got 1 at place 0"):
+        nn.Population([1, 2])
+    with pytest.raises(ValueError, match=r"build\(0\) and build\(1\) made the same network"):
+        nn.Population.from_builder(lambda seed: network())
+    three = nn.Population(network(), 3)
+    with pytest.raises(IndexError, match=r"network 9 of 3: there are 0 … 2"):
+        three.member(9)
+    with pytest.raises(ValueError, match="no network has trained an epoch; call fit first"):
+        three.scores()
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        three.fit(X, LABELS, optimizer=nn.SGD(1e38), epochs=2)
+    with pytest.raises(ValueError, match="the training of all ended at once: "):
+        three.best()
     population = nn.Population([network(), network(1, outputs=1)][:1])
     with pytest.raises(ValueError, match="x has NaN"):
         population.fit(np.full_like(X, np.nan), LABELS)

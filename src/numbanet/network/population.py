@@ -68,6 +68,13 @@ class Population(KnownArguments, KnownAttributes):
 
     def _check_networks(self) -> None:
         """ValueError or TypeError for networks that cannot be trained together."""
+        if not self.networks:
+            raise ValueError("a population needs at least one network")
+        for k, network in enumerate(self.networks):
+            if not isinstance(network, Sequential):
+                raise TypeError(
+                    f"a population is made of Sequentials, got {fields.shown(network)} at place {k}"
+                )
         Ensemble(self.networks)  # checks the rest of what they have in common
         for k, network in enumerate(self.networks):
             if network.dtype != self.dtype:
@@ -96,8 +103,20 @@ class Population(KnownArguments, KnownAttributes):
 
     @classmethod
     def from_builder(cls, build, members: int = 5, seeds=None) -> "Population":
-        """Build the networks by `build(seed)`, for seeds 0 … members − 1 or the given `seeds`."""
-        return cls(Ensemble.from_builder(build, members, seeds).networks)
+        """Build the networks by `build(seed)`, for seeds 0 … members − 1 or the given `seeds`.
+
+        Raises ValueError where other seeds do not make another network.
+        """
+        made = Ensemble.from_builder(build, members, seeds).networks
+        seeds = range(len(made)) if seeds is None else list(seeds)
+        for seed, network in zip(seeds, made, strict=True):
+            alike = network.seed == made[0].seed and seed != seeds[0]
+            if alike and np.array_equal(network.memory, made[0].memory):
+                raise ValueError(
+                    f"build({seeds[0]}) and build({seed}) made the same network; let build pass "
+                    "its seed on to Sequential"
+                )
+        return cls(made)
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -319,8 +338,14 @@ class Population(KnownArguments, KnownAttributes):
     # --- what came out ---
 
     def member(self, k: int) -> Sequential:
-        """Return network k; its parameters are a part of the population's."""
-        return self.networks[k]
+        """Return network k; its parameters are a part of the population's.
+
+        Raises IndexError where there is none.
+        """
+        try:
+            return self.networks[k]
+        except IndexError:
+            raise IndexError(f"network {k} of {len(self)}: there are 0 … {len(self) - 1}") from None
 
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
         """Return all networks' outputs for inputs x: (networks, samples, *output_shape)."""
@@ -331,12 +356,14 @@ class Population(KnownArguments, KnownAttributes):
 
         metric   by default the loss on the validation data, else the loss; NaN where there is none
         """
+        if not any(history.history for history in self.histories):
+            ended = [text for text in self.stopped if text]
+            reason = f"the training of all ended at once: {ended[0]}" if ended else "call fit first"
+            raise ValueError(f"no network has trained an epoch; {reason}")
         names = {name for history in self.histories for name in history.history}
         metric = metric or ("val_loss" if "val_loss" in names else "loss")
         if metric not in names:
-            raise ValueError(
-                f"no metric {metric!r}; there are {', '.join(sorted(names)) or 'none'}"
-            )
+            raise ValueError(f"no metric {metric!r}; there are {', '.join(sorted(names))}")
         best = max if metric.endswith("accuracy") else min
         values = [history.history.get(metric) for history in self.histories]
         return np.array([best(one) if one else np.nan for one in values])

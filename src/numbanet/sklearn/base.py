@@ -4,6 +4,7 @@ A fitted estimator has its network as `network_`. Data are checked by scikit-lea
 so that errors are those that its users know.
 """
 
+from contextlib import suppress
 from numbers import Integral
 from typing import Any
 
@@ -80,6 +81,20 @@ class NetworkEstimator(BaseEstimator):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y
+
+    def _learn_names(self) -> None:
+        """Give the network the names of columns and classes that are text, as it keeps in a file.
+
+        Names that it cannot have, such as one that is not printable, are left out.
+        """
+        network, classes = self.network_, getattr(self, "classes_", ())
+        columns = getattr(self, "feature_names_in_", ())
+        with suppress(ValueError):
+            if network.input_shape == (len(columns),):
+                network.feature_names = [str(name) for name in columns]
+        with suppress(ValueError):
+            if len(classes) and all(isinstance(name, str) for name in classes):
+                network.class_names = [str(name) for name in classes]
 
     def _outputs(self, X) -> np.ndarray:
         """The network's outputs (samples, outputs) for X."""

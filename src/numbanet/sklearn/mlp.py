@@ -46,6 +46,9 @@ from numbanet.training.weights import relative_weights
 
 STOP_AT = 1e-6
 """At this learning rate, learning_rate="adaptive" stops."""
+NORM_TOLERANCE = 0.1
+"""The part of tol by which the norm of the weights may change the loss within an epoch, unless it
+is measured before every step."""
 EXTRA_CONSTRAINTS = {
     "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Activation, list, tuple],
     "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer, lbfgs.LBFGS],
@@ -205,6 +208,7 @@ class _Perceptron(NetworkEstimator):
         self.network_ = network = Sequential(
             layers, n_features, dtype, threads=self.threads, device=self.device
         )
+        self._learn_names()
         self.n_layers_ = len(hidden) + 2
         activations = self._activations(len(hidden))
         activations += activations[-1:] or self._activations(1)
@@ -261,6 +265,7 @@ class _Perceptron(NetworkEstimator):
                 device=self.device,
             )
             made.take_training(network)
+            self._learn_names()
         if not self._uses_lbfgs:
             self.loss_curve_ = vars(self).get("loss_curve_", [])
             scores = vars(self).get("validation_scores_")
@@ -367,11 +372,7 @@ class _Perceptron(NetworkEstimator):
         incremental: bool,
         callbacks,
     ) -> None:
-        """Train until the loss or the validation score stops improving, or max_iter is reached.
-
-        In the loss of an epoch, the norm of the weights is taken to go evenly from that before the
-        epoch to that after it.
-        """
+        """Train until the loss or the validation score stops improving, or max_iter is reached."""
         network, batch = self.network_, trainer.plan.batch
         order, best = np.arange(samples), None
         counts = np.minimum(batch, samples - np.arange(0, samples, batch)).astype(np.float64)
@@ -380,8 +381,8 @@ class _Perceptron(NetworkEstimator):
         schedule = network.optimizer.schedule
         end = network.epoch + (1 if incremental else self.max_iter)
         self.n_iter_ = 0
-        coefs, divisor, loss = self.coefs_, self._loss_divisor(), self._loss
-        norm = _squared_norm(coefs)
+        divisor, loss = self._loss_divisor(), self._loss
+        norms = _Norms(self.coefs_, self.alpha / 2, samples, NORM_TOLERANCE * max(self.tol, 1e-4))
         try:
             while self.n_iter_ < self.max_iter:
                 if schedule is not None and schedule.has_ended(network.schedule_state):
@@ -398,12 +399,10 @@ class _Perceptron(NetworkEstimator):
                 rates = network.optimizer.rates(
                     network.epoch, len(counts), end, network.schedule_state
                 )
-                if take_epoch(network, trainer, samples, order, rates) < len(counts):
+                norms.begin_epoch(factors * counts)
+                if take_epoch(network, trainer, samples, order, rates, norms) < len(counts):
                     raise self._diverged()
-                before, norm = norm, _squared_norm(coefs)
-                mean = before + (norm - before) * (len(counts) - 1) / (2 * len(counts))
-                penalty = 0.5 * self.alpha * mean * float(np.vdot(factors, counts))
-                total = float(trainer.metric_sums[0]) / divisor + penalty
+                total = float(trainer.metric_sums[0]) / divisor + norms.penalty
                 logs = self._end_epoch(samples, total)
                 if validation is not None:
                     logs |= self._validate(validation, loss)
@@ -523,8 +522,43 @@ class _Perceptron(NetworkEstimator):
         return None
 
 
-def _squared_norm(arrays) -> float:
-    return sum(float(np.vdot(values, values)) for values in arrays)
+class _Norms:
+    """The penalty in the loss of an epoch: a sum over its steps of the norm before each.
+
+    The norm is measured before every step while it changes the loss of an epoch by more than
+    `bound`, else at the ends of the epoch, between which it is taken to go evenly. Whether it is
+    follows from the epoch before, and not from time, so that a training can be repeated.
+    """
+
+    def __init__(self, coefs: list, factor: float, samples: int, bound: float):
+        self.coefs, self.scale, self.bound = coefs, factor, bound * samples
+        self.norm = self._measure()
+        self.least, self.most = 0.0, self.norm  # what a decay could do
+
+    def _measure(self) -> float:
+        return sum(float(np.vdot(values, values)) for values in self.coefs)
+
+    def begin_epoch(self, shares: np.ndarray) -> None:
+        """Begin an epoch with a share (steps,) of the penalty in each step."""
+        self.shares, self.taken, self.penalty = shares, 0, 0.0
+        change = self.scale * (self.most - self.least) * float(shares.sum())
+        self.every = 1 if change > self.bound else len(shares)
+        self.least = self.most = self.norm
+
+    def end_of_call(self, done: int, last: int, batches: int) -> int:
+        """Where a native call from batch `done` towards `last` ends: where the norm is measured."""
+        return min(last, done - done % self.every + self.every)
+
+    def after(self, taken: int, batches: int, seen: int, ended: bool) -> None:
+        """Go on from a native call that reached so many batches; see BetweenCalls."""
+        if batches % self.every and not ended:
+            return
+        before, self.norm = self.norm, self._measure()
+        steps, part = batches - self.taken, float(self.shares[self.taken : batches].sum())
+        mean = before + (self.norm - before) * (steps - 1) / (2 * steps)
+        self.penalty += self.scale * mean * part
+        self.taken = batches
+        self.least, self.most = min(self.least, self.norm), max(self.most, self.norm)
 
 
 class MLPClassifier(ClassesMixin, _Perceptron):

@@ -203,6 +203,7 @@ class _Network(NetworkEstimator):
         """Train this network, or go on with that of the last fit if it is described alike."""
         if first:
             self.network_ = made
+            self._learn_names()
             return
         before = self.network_
         other_dtype = self.dtype is not None and made.dtype != before.dtype

@@ -22,10 +22,11 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.model_selection._search import BaseSearchCV
 
 from numbanet.backend.threads import max_threads
+from numbanet.io.attributes import KnownArguments
 from numbanet.sklearn.base import THREADS
 
 
-class PopulationSearchCV(BaseSearchCV):
+class PopulationSearchCV(KnownArguments, BaseSearchCV):
     """The best of many sets of parameters by cross-validation, with the fits side by side.
 
     The interface is that of scikit-learn's GridSearchCV: scoring, refit, cv, verbose, error_score
@@ -35,16 +36,17 @@ class PopulationSearchCV(BaseSearchCV):
     estimator    any estimator; those of numbanet, alone or as the last step of a Pipeline, are what
                  it is for
     param_grid   a grid as GridSearchCV takes it: a dict of lists by name, or a list of such; or a
-                 ParameterSampler
+                 ParameterGrid or ParameterSampler
     threads      fits at once, each of which has one thread unless its estimator asks for more; by
                  default Numba's number
     """
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseSearchCV._parameter_constraints,
-        "param_grid": [dict, list, ParameterSampler],
+        "param_grid": [dict, list, ParameterGrid, ParameterSampler],
         "threads": THREADS,
     }
+    instead: ClassVar[dict[str, str]] = {"n_jobs": "the fits run in threads: pass threads"}
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class PopulationSearchCV(BaseSearchCV):
 
     def _run_search(self, evaluate_candidates):
         grid = self.param_grid
-        evaluate_candidates(grid if isinstance(grid, ParameterSampler) else ParameterGrid(grid))
+        given = isinstance(grid, (ParameterGrid, ParameterSampler))
+        evaluate_candidates(grid if given else ParameterGrid(grid))
 
 
 class _SingleThreads(ThreadingBackend):

@@ -15,7 +15,7 @@ from numbanet.plan.columns import (
     WEIGHTS,
 )
 from numbanet.training.data import check_last_batch
-from numbanet.training.steps import BetweenCalls, mean_metrics
+from numbanet.training.steps import Between, mean_metrics
 from numbanet.training.stream import read_ahead
 from numbanet.training.weights import relative_weights
 
@@ -138,10 +138,10 @@ def _take_piece(network, trainer, rows, rates, shuffle, between, first, first_sa
         trainer.plan.set_context(FIRST_SAMPLE, 0)
 
 
-def take_epoch(network, trainer, samples: int, order, rates) -> int:
+def take_epoch(network, trainer, samples: int, order, rates, between=None) -> int:
     """Take all steps of an epoch; see `take_steps`. The sums begin at 0."""
     trainer.metric_sums[:] = 0
-    return take_steps(network, trainer, samples, order, rates)
+    return take_steps(network, trainer, samples, order, rates, between)
 
 
 def take_steps(
@@ -150,7 +150,7 @@ def take_steps(
     samples: int,
     order,
     rates,
-    between: BetweenCalls | None = None,
+    between: Between | None = None,
     first: int = 0,
     first_sample: int = 0,
 ) -> int:

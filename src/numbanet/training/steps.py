@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from numbanet.io.fields import Count, Flag, check
 from numbanet.training.callbacks import Callback
@@ -62,6 +62,16 @@ class Unfinished:
 
 class Stopped(Exception):
     """A callback's on_step_end asked for the end of the training."""
+
+
+class Between(Protocol):
+    """What may be done between native calls; see BetweenCalls."""
+
+    def end_of_call(self, done: int, last: int, batches: int) -> int:
+        """Where a native call from batch `done` towards `last` of `batches` ends."""
+
+    def after(self, taken: int, batches: int, seen: int, ended: bool) -> None:
+        """Go on from a native call that took so many steps."""
 
 
 class BetweenCalls:
