@@ -148,7 +148,7 @@ def reference_fit(
         samples,
         batches,
         training=True,
-        weighted=sample_weight is not None,
+        weighted=np.ndim(sample_weight) if sample_weight is not None else 0,
         missing=has_missing(y),
     )
     plan = lower(ops, net.dtype, batch=batch, threads=threads, train=True)

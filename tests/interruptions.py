@@ -139,7 +139,8 @@ def states_after_kills(folder, count, seed=0):
 # --- Ctrl-C -------------------------------------------------------------------------------------
 
 WAITING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may ignore it
 sys.path.insert(0, {tests!r})
 import numpy as np
 import numbanet as nn

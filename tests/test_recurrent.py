@@ -641,10 +641,90 @@ def test_one_output_at_every_step():
         close(found["accuracy"], ((net.predict(x)[:, :, 0] > 0.5) == y)[inside].mean(), 1e-13)
 
 
+def weighted_by_torch(torch, z, y, weights):
+    """PyTorch's mean over steps of the labels y, −100 where there is none, by weights of steps."""
+    each = torch.nn.functional.cross_entropy(
+        z.flatten(0, 1), torch.tensor(y).flatten(), reduction="none", ignore_index=-100
+    )
+    weights = torch.tensor(np.where(y == -100, 0, weights)).flatten()
+    return (each * weights).sum() / weights.sum()
+
+
+@pytest.mark.parametrize("given", ["labels", "rows"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("weighted", ["", "steps", "samples", "classes", "steps classes"])
+def test_steps_without_a_label_and_weights_of_steps_are_those_of_torch(weighted, lengths, given):
+    net, x, y = tagger("softmax"), sequences(), step_targets("classes")
+    generator, theirs = np.random.default_rng(6), Theirs(net)
+    mask, options = generator.uniform(size=y.shape) < 0.3, {"lengths": lengths}
+    mask[2] = True  # a sequence without any target
+    counts = np.full(7, STEPS) if lengths is None else lengths
+    labels = np.where(mask | (np.arange(STEPS) >= counts[:, None]), -100, y)
+    weights = np.ones(y.shape)
+    if "steps" in weighted:
+        weights = options["sample_weight"] = generator.uniform(0, 2, y.shape)
+    if "samples" in weighted:
+        options["sample_weight"] = generator.uniform(0.5, 2, 7)
+        weights = np.tile(options["sample_weight"][:, None], STEPS)
+    if "classes" in weighted:
+        by_class = options["class_weight"] = np.array([0.5, 2.0, 1.0, 3.0])
+        weights = weights * by_class[y]
+    value = weighted_by_torch(theirs.torch, theirs.over_time(x), labels, weights)
+    value.backward()
+    masked = np.ma.array(y, mask=mask)
+    if given == "rows":
+        masked = np.ma.array(np.eye(CLASSES)[y], mask=np.repeat(mask[:, :, None], CLASSES, 2))
+    close(net.loss(x, masked, **options), value.item(), 1e-13)
+    expected = theirs.flat(lambda p: p.grad.numpy())
+    close(net.gradient(x, masked, **options), expected, 1e-12)
+    found, outputs = net.evaluate(x, masked, metrics="f1", **options), net.predict(x)
+    present = labels != -100
+    right = (net.predict_classes(x, lengths=lengths) == y)[present]
+    assert found["mistakes"] == (~right).sum()
+    close(found["accuracy"], np.average(right, weights=weights[present]), 1e-13)
+    close(found["f1"], nn.metrics.f1(y[present], outputs[present], weights[present]), 1e-13)
+
+
+@pytest.mark.parametrize("optimizer", [nn.SGD(0.1), nn.LBFGS()])
+def test_a_fit_with_steps_without_a_label_is_that_without_them(optimizer):
+    x, y, nets = sequences(24), step_targets("classes", 24), [tagger("softmax") for _ in range(2)]
+    mask = np.tile(np.arange(STEPS) >= 4, (24, 1))
+    validation = {"x": x, "y": np.ma.array(y, mask=mask)}
+    options = {"epochs": 3, "optimizer": optimizer, "verbose": 0}
+    options["batch_size"] = None if isinstance(optimizer, nn.LBFGS) else 8
+    nets[0].fit(x, np.ma.array(y, mask=mask), validation_data=validation, **options)
+    wild = np.where(mask, (y + 1) % CLASSES, y)
+    nets[1].fit(x, wild, sample_weight=(~mask).astype(float), **options)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    assert not (nets[0].parameters == tagger("softmax").parameters).all()
+    if options["batch_size"]:
+        lengths = {"lengths": np.full(24, 4)}
+        short = tagger("softmax")
+        short.fit(x, y, validation_data=(x, y), **lengths, **options)
+        close(nets[0].parameters, short.parameters, 1e-12)
+    balanced = np.ma.array(y, mask=mask)
+    counts = np.bincount(y[~mask], minlength=CLASSES)
+    by_class = counts.sum() / (CLASSES * counts)
+    expected = nets[0].loss(x, balanced, class_weight=by_class)
+    close(nets[0].loss(x, balanced, class_weight="balanced"), expected, 1e-13)
+
+
+def test_what_cannot_weigh_steps_refuses_labels_that_are_masked():
+    net, x, y = tagger("softmax"), sequences(), step_targets("classes")
+    masked = np.ma.masked_equal(y, 1)
+    for call in (net.profile, nn.Population([net, tagger("softmax")]).fit):
+        with pytest.raises(ValueError, match="y masks labels of steps, which fit, evaluate, loss"):
+            call(x, masked)
+    with pytest.raises(ValueError, match="block 1 of the data: y masks labels of steps, which"):
+        net.fit(lambda: iter([(x, masked)]), verbose=0)
+
+
 def test_masked_targets_over_time_are_left_out():
     net, x, y = tagger(), sequences(), step_targets("numbers")
     masked = np.ma.array(y, mask=np.random.default_rng(0).uniform(size=y.shape) < 0.3)
+    masked[1, 2] = masked[3] = np.ma.masked
     outputs, inside = net.predict(x, lengths=LENGTHS), np.arange(STEPS) < LENGTHS[:, None]
+    inside &= ~masked.mask.all(axis=2)
     errors = np.where(masked.mask, 0, outputs - y)[inside]
     close(net.loss(x, masked, lengths=LENGTHS), (errors**2).mean(), 1e-13)
 
@@ -660,8 +740,17 @@ def test_masked_targets_over_time_are_left_out():
         (np.full((7, 6), -1), {}, r"y has label -1 at \[0, 0\]"),
         (np.full((7, 6), 0.5), {}, r"fractional label 0\.5 at \[0, 0\]"),
         (np.full((7, 6, 4), np.nan), {}, r"y has NaN at \[0, 0, 0\]"),
-        (np.zeros((7, 6), int), {"class_weight": "balanced"}, "class_weight weighs samples, and"),
-        (np.ma.masked_equal(np.eye(7, 6, dtype=int), 1), {}, r"masks 6 labels, .* \[0, 0\]"),
+        (np.ma.masked_all((7, 6), int), {}, "y masks all targets"),
+        (
+            np.zeros((7, 6), int),
+            {"sample_weight": np.ones((7, 5))},
+            r"shape \(7,\), or \(7, 6\) for every step, got \(7, 5\)",
+        ),
+        (
+            np.ma.masked_equal(np.resize([0.5, 0.5, 0.0, 0.0], (7, 6, 4)), 0),
+            {},
+            r"needs all of a step; fill such steps and give them, by shape \(samples, 6\), a",
+        ),
     ],
 )
 def test_wrong_targets_over_time_are_refused(y, options, message):
@@ -804,7 +893,16 @@ def test_batches_of_a_stateful_network_are_one_long_sequence():
     close(short.predict(chunks[:5]), outputs[0], 0)
     close(short.predict(chunks[5:]), np.concatenate(outputs[1:]), 0)
     short.reset_state()
+    close(short.predict(chunks), np.concatenate(outputs), 0)
+    short.reset_state()
     y = np.random.default_rng(0).normal(size=(15, 2))
+    whole = short.evaluate(chunks, y)
+    close(whole["rmse"], (((np.concatenate(outputs) - y) ** 2).mean()) ** 0.5, 1e-13)
+    short.reset_state()
+    assert short.evaluate(chunks, y, batch_size=15)["loss"] != whole["loss"]
+    short.reset_state()
+    close(short.evaluate(chunks, y, batch_size=5)["loss"], whole["loss"], 0)
+    short.reset_state()
     first = short.evaluate(chunks[:5], y[:5], metrics=["r2", "mean_absolute_error"])
     close(first["loss"], ((outputs[0] - y[:5]) ** 2).mean(), 1e-13)
     close(first["mean_absolute_error"], abs(outputs[0] - y[:5]).mean(), 1e-13)
@@ -901,8 +999,15 @@ def fitted_stateful():
             r"state is that of 4 sequences, and a batch has 2 .* network\.reset_state\(\) first",
         ),
         (lambda net, x, y: net.predict(x[:6]), "6 samples in batches of 4 leave one of 2"),
-        (lambda net, x, y: net.evaluate(x[:2], y[:2]), r"or call network\.reset_state\(\) before"),
-        (lambda net, x, y: net.loss(x[:5], y[:5]), "5 samples in batches of 4 leave one of 1"),
+        (
+            lambda net, x, y: net.evaluate(x[:2], y[:2]),
+            r"after network\.reset_state\(\), with batch_size; in a callback .* network\[:\]",
+        ),
+        (lambda net, x, y: net.predict(x, batch_size=8), "that of 4 sequences, and a batch has 8"),
+        (
+            lambda net, x, y: net.loss(x[:5], y[:5]),
+            "that of 4 sequences, and a batch has 5 samples",
+        ),
         (lambda net, x, y: net.gradient(x, y), "that of 4 sequences, and a batch has 8 samples"),
         (
             lambda net, x, y: net.fit(
@@ -928,6 +1033,11 @@ def test_what_parts_the_sequences_of_a_stateful_network_is_refused(call, message
     with pytest.raises(ValueError, match=message):
         call(net, x, y)
     np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_a_batch_size_is_for_a_stateful_network():
+    with pytest.raises(ValueError, match=r"this one has no stateful layer: .* drop batch_size"):
+        network([nn.GRU(3)]).predict(sequences(4), batch_size=2)
 
 
 def test_layers_that_cannot_go_on_are_refused():
@@ -958,6 +1068,12 @@ STREAMED = {
         nn.GRU(19, True),
         nn.Dropout(0.3, inverted=False),
         nn.Dense(2, activation="softmax"),
+    ],
+    "one output": lambda: [
+        nn.Dense(1),
+        nn.RNN(1, True),
+        nn.GRU(11, True),
+        nn.Dense(1),
     ],
     "last state": lambda: [
         nn.Rescale(0.5),

@@ -1,5 +1,6 @@
 """The estimators: scikit-learn's own checks, and the same results as scikit-learn's classes."""
 
+import _thread
 import copy
 import pickle
 import subprocess
@@ -507,6 +508,22 @@ def test_fits_of_a_search_run_at_once_with_a_thread_each():
     assert numba.get_num_threads() == before and warnings.filters == filters
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_ctrl_c_ends_all_fits_of_a_search():
+    x, y = BINARY
+    endless = ours.MLPClassifier((4,), max_iter=10**9, tol=0, n_iter_no_change=10**9)
+    before = set(threading.enumerate())
+    timer = threading.Timer(1.0, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        ours.PopulationSearchCV(endless, {"alpha": [1e-4, 1e-3, 0.1]}, cv=2, threads=2).fit(x, y)
+    timer.join()
+    end = time.monotonic() + 5
+    while left := [one for one in threading.enumerate() if one not in before]:
+        assert time.monotonic() < end, left
+        time.sleep(0.02)
+
+
 def test_a_search_takes_what_a_sampler_draws():
     x, y = BINARY
     estimator = ours.MLPClassifier((4,), max_iter=5, random_state=0)
@@ -583,9 +600,126 @@ def test_nested_parameters_are_searched():
     assert estimator.layers[0].units == 1 and clone(estimator).optimizer == nn.SGD()
     again = pickle.loads(pickle.dumps(search.best_estimator_))
     assert again.predict(x).tolist() == search.predict(x).tolist()
-    for name in ("layers__7__units", "layers__0__unit", "optimizer__rate", "layers__x__units"):
-        with pytest.raises(ValueError, match=r"Invalid parameter|invalid literal"):
+    estimator.set_params(layers__0__units=4, layers__0=nn.Dense(2, activation="relu"))
+    assert repr(estimator.layers[0]) == repr(nn.Dense(4, activation="relu"))
+    assert estimator.get_params()["layers__0"] is estimator.layers[0]
+    refused = {
+        "layers__7__units": r"there are the layers 0 … 1",
+        "layers__x__units": r"there are the layers 0 … 1",
+        "layers__0__unit": "unit",
+        "layers__0__units__x": "have no parameters of their own",
+        "optimizer__rate": "rate",
+        "optimizer__schedule__x": "have no parameters of their own",
+    }
+    for name, message in refused.items():
+        with pytest.raises(ValueError, match=f"Invalid parameter '{name}' for .*{message}"):
             estimator.set_params(**{name: 3})
+    with pytest.raises(ValueError, match="layers is None, and no list of layers"):
+        ours.NetworkClassifier().set_params(layers__0__units=3)
+    estimator.set_params(optimizer="lbfgs", batch_size=None).set_params(optimizer__tolerance=0.1)
+    assert estimator.fit(x, y).optimizer == nn.LBFGS(0.1)
+
+
+MADE = nn.Sequential([nn.Dense(4, activation="tanh"), nn.Dense(1, activation="sigmoid")], 7)
+
+
+def test_a_network_that_a_function_returns_is_copied():
+    x, y = BINARY
+    before = MADE.memory.copy()
+    estimator = ours.NetworkClassifier(
+        lambda *shapes: MADE, dtype="float64", penalty=nn.L2(0.1), random_state=3, epochs=2
+    )
+    fits = [clone(estimator).fit(x, y).network_ for _ in range(2)]
+    assert np.array_equal(MADE.memory, before) and MADE.epoch == 0
+    assert np.array_equal(fits[0].memory, fits[1].memory)
+    assert fits[0].dtype == np.float64 and fits[0].penalty == (nn.L2(0.1),)
+    other = clone(estimator).set_params(random_state=4).fit(x, y).network_
+    assert not np.array_equal(other.memory, fits[0].memory)
+    trained = copy.deepcopy(MADE)
+    trained.fit(x, y, epochs=3, verbose=0)
+    trained.freeze(0)
+    estimator.set_params(layers=lambda *shapes: trained, epochs=1, dtype=None)
+    found = estimator.fit(x, y).network_
+    assert np.array_equal(found.layers[0].weights, trained.layers[0].weights)
+    assert found.dtype == np.float32 and found.epoch == 1 and trained.epoch == 3
+
+
+def test_scaled_targets_of_a_regressor():
+    x, y = TARGETS
+    estimator = ours.NetworkRegressor(epochs=1, scale_targets=True, random_state=0)
+    assert estimator.fit(x, 1e6 + y).network_.scales_targets
+    assert abs(estimator.predict(x).mean() - 1e6) < 10
+
+
+SWITCHES = [
+    ({"activation": "tanh"}, None),
+    ({"threads": 1}, None),
+    ({"dropout": 0.5}, None),
+    ({"hidden_layer_sizes": (8,)}, r"hidden_layer_sizes is \[8\], and .* built with \[6\]"),
+    ({"batch_norm": True}, "batch_norm is True"),
+    ({"dtype": "float32"}, "dtype is float32"),
+    ({"solver": "lbfgs"}, None),
+    ({"early_stopping": True}, None),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SWITCHES)
+def test_a_warm_start_with_other_parameters(change, message):
+    x, y = CLASSES
+    theirs, mine = both(y, warm_start=True, max_iter=4, hidden_layer_sizes=(6,))
+    mine.fit(x, y).set_params(**change)
+    if message is not None:
+        with pytest.raises(ValueError, match=message):
+            mine.fit(x, y)
+        return
+    mine.fit(x, y)
+    if "activation" in change or "threads" in change:
+        change.pop("threads", None)
+        agree(theirs.fit(x, y).set_params(**change).fit(x, y), mine, x)
+    elif "dropout" in change:
+        assert "Dropout" in repr(mine.network_)
+    else:
+        first = ours.MLPClassifier((6,), warm_start=True, max_iter=2, random_state=0)
+        first.set_params(**change).fit(x, y)
+        first.set_params(solver="adam", early_stopping=False).fit(x, y)
+        assert np.isfinite(first.best_loss_) and first.validation_scores_ is None
+
+
+def test_layers_of_a_warm_start_stay():
+    x, y = CLASSES
+    warm = ours.NetworkClassifier([nn.Dense(3, activation="tanh")], epochs=1, warm_start=True)
+    warm.fit(x, y).set_params(layers__0__units=4)
+    with pytest.raises(ValueError, match="layers or dtype are not those of the network"):
+        warm.fit(x, y)
+
+
+def ends_in(activation):
+    return lambda inputs, outputs: [nn.Dense(8), nn.Dense(outputs[0], activation=activation)]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layers": ends_in(None)}, ValueError, "need a network that ends in softmax"),
+        ({"layers": ends_in("relu")}, ValueError, r"ends in ReLU; .*activation='softmax'"),
+        ({"layers": lambda *shapes: None}, TypeError, r"layers\(\) returned None, not a list"),
+        ({"layers": nn.Dense(8)}, ValueError, "The 'layers' parameter of NetworkClassifier"),
+        ({"layers": MADE}, ValueError, "The 'layers' parameter of NetworkClassifier"),
+        ({"layers": "dense"}, ValueError, "The 'layers' parameter of NetworkClassifier"),
+        ({"warm_start": "x"}, ValueError, "The 'warm_start' parameter of NetworkClassifier"),
+        ({"class_weight": "auto"}, ValueError, 'class_weight is a dict, "balanced" or None'),
+        ({"class_weight": [1, 2]}, ValueError, "or for several labels a sample a list of dicts"),
+        ({"class_weight": {0: -1}}, ValueError, r"class_weight\[0\] must be a finite number of at"),
+        (
+            {"callbacks": nn.callbacks.EarlyStopping()},
+            ValueError,
+            "EarlyStopping watches 'val_loss', and .*; pass validation_split=0.1",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_fitted(change, error, message):
+    with pytest.raises(error, match=message):
+        ours.NetworkClassifier(epochs=1).set_params(**change).fit(*CLASSES)
 
 
 def test_a_network_estimator_goes_on_and_refuses_what_does_not_fit():
@@ -608,6 +742,17 @@ def test_a_network_estimator_goes_on_and_refuses_what_does_not_fit():
     ("change", "data", "message"),
     [
         ({"hidden_layer_sizes": (3, 0)}, CLASSES, "hidden_layer_sizes must be > 0"),
+        ({"activation": nn.Dense(3)}, CLASSES, "The 'activation' parameter of MLPClassifier"),
+        ({"activation": [nn.Dense(3)]}, CLASSES, "is a layer, and no activation"),
+        ({"class_weight": {0: -1, 1: 1}}, BINARY, r"class_weight\[0\] must be a finite number"),
+        ({"class_weight": {0: np.inf}}, BINARY, r"class_weight\[0\] must be a finite number"),
+        ({"class_weight": [1, 2]}, BINARY, "or for several labels a sample a list of dicts"),
+        ({"dtype": np.int8}, BINARY, "int8"),
+        (
+            {"callbacks": nn.callbacks.EarlyStopping()},
+            BINARY,
+            "EarlyStopping watches 'val_loss', .*; pass early_stopping=True or monitor='loss'",
+        ),
         ({"alpha": -1}, CLASSES, "The 'alpha' parameter of MLPClassifier must be a float"),
         ({"dtype": "int8"}, CLASSES, "The 'dtype' parameter of MLPClassifier must be a str among"),
         (
@@ -644,6 +789,21 @@ def test_weights_that_cannot_be_used(solver, weight, message):
     x, y = CLASSES
     with pytest.raises(ValueError, match=message):
         ours.MLPClassifier(solver=solver).fit(x, y, sample_weight=np.full(90, weight))
+
+
+@pytest.mark.parametrize("given", [8.7, True, (8.0,), ((8, 4),), "8"])
+def test_hidden_layers_are_counted_by_integers(given):
+    with pytest.raises((TypeError, ValueError), match="hidden_layer_sizes"):
+        ours.MLPClassifier(given).fit(*CLASSES)
+
+
+@pytest.mark.parametrize("data", [BINARY, TARGETS], ids=len)
+def test_a_validation_part_without_weight(data):
+    x, y = data
+    weights = np.zeros(90)
+    weights[:3] = 1
+    with pytest.raises(ValueError, match="every sample of the validation part has a weight of 0"):
+        perceptron(y, early_stopping=True).fit(x, y, weights)
 
 
 def test_a_training_that_diverges():

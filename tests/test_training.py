@@ -1372,9 +1372,16 @@ def test_the_faster_choice_is_found_within_half_a_second(step_seconds, choices, 
         begins = ends
 
 
+def test_short_work_has_one_thread():
+    """Two threads are tried after some 40 ms: on a busy machine each of their steps would last 20 ms."""
+    calls = simulated(lambda size, *_: {1: 1e-4, 2: 2e-2}[size], 0.2)
+    assert all(size == 1 for began, size, *_ in calls if began < 0.04)
+    assert sum(call[2] for call in calls if call[1] == 2) < 0.05
+
+
 def test_a_call_grows_at_most_twofold_and_is_short_on_a_machine_that_becomes_busy():
     """Two threads take 2 µs a step, 400 µs on the busy machine, one thread 3 µs and 6 µs."""
-    tuner, lengths, most = ThreadTuner(2), [], {1: 0, 2: 0}
+    tuner, lengths, sizes, most = ThreadTuner(2), [], [], {1: 0, 2: 0}
     for call in range(300):
         busy = 100 <= call < 110 or call >= 200
         steps = tuner.steps_per_call()
@@ -1383,9 +1390,10 @@ def test_a_call_grows_at_most_twofold_and_is_short_on_a_machine_that_becomes_bus
         tuner.record(seconds, steps)
         most[tuner.size] = steps
         lengths.append(steps * seconds)
+        sizes.append(tuner.size)
     quiet = [length for call, length in enumerate(lengths[20:100], 20)]
     assert max(quiet) < 0.027 and sorted(quiet)[len(quiet) // 2] > 0.02
-    changes = {100, 200}  # a call that is on its way cannot be shortened
+    changes = {sizes.index(2, 100), sizes.index(2, 200)}  # nothing has told of the change before
     slow = [call for call, length in enumerate(lengths) if length > 0.06]
     assert set(slow) <= changes, [(call, lengths[call]) for call in slow]
 

@@ -26,6 +26,8 @@ ACTIVATIONS = {"": lambda z: z, "relu": F.relu, "sigmoid": torch.sigmoid, "tanh"
 def variants(line: work.Line) -> tuple[str, ...]:
     if line.kind == "inside":
         return ()
+    if any(kind in work.RECURRENT for kind, *_ in line.layers):  # torch.compile takes none of them
+        return ("eager", "eager, foreach") if line.trains else ("eager", "traced")
     if not line.trains:
         return ("eager", "compiled", "traced")
     return ("eager", "eager, foreach", "compiled", "whole step") + (

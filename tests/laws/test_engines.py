@@ -84,6 +84,21 @@ def test_losses_gradients_and_correct_answers_agree_for_targets_over_time(loss, 
     close(found.get("accuracy", 0), correct, ROUNDING)
 
 
+@pytest.mark.parametrize("classes", [True, False])
+def test_three_steps_agree_for_targets_over_time_with_weights(classes):
+    steps, generator = 3, np.random.default_rng(0)
+    layers = [nn.Dense(5, activation="tanh"), nn.Dense(4, activation="softmax")]
+    net = nn.Sequential(layers, (steps, 2), "float64", seed=1)
+    x, weights = generator.normal(size=(14, steps, 2)), generator.uniform(size=(14, steps))
+    y = generator.integers(0, 4, (14, steps)) if classes else np.full((14, steps, 4), 0.25)
+    loss, momentum = nn.CrossEntropy(), OPTIMIZERS["momentum"]
+    params, _, losses = reference_fit(net, x, y, loss, momentum, 6, 1, sample_weight=weights)
+    options = {"loss": loss, "optimizer": momentum, "batch_size": 6, "epochs": 1}
+    history = net.fit(x, y, sample_weight=weights, **options)
+    close(net.memory, params, ROUNDING)
+    close(history.history["loss"][0], losses[0], ROUNDING)
+
+
 @pytest.mark.parametrize("bits", ["labels", "bits"])
 def test_correct_answers_of_a_single_output_agree(bits):
     x = inputs(example_named("dense"), 19)

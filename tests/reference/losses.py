@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from numbanet.nn.losses import CORRECT, HUBER, MISSING, QUANTILE, STEPS
 from numbanet.plan.columns import AUX, N_IN, N_OUT, SAMPLES, WEIGHTS, X, Y
 from reference.data import sample_index, sequence_length
@@ -178,14 +180,18 @@ def average_deltas(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
         length = sequence_length(op, i, steps)
         for j in range(n):
-            inside = j < length * n // steps
-            deltas[op[X] + i * n + j] = deltas[op[Y] + i * n + j] / length if inside else 0
+            factor = 1 / length if j < length * n // steps else 0
+            if op[STEPS.weighted]:
+                factor = op.data[WEIGHTS][sample_index(op, i), j * steps // n]
+            deltas[op[X] + i * n + j] = deltas[op[Y] + i * n + j] * factor
 
 
 def average_losses(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        first = op[AUX] + i * op[STEPS.steps]
-        acts[op[Y] + i] = acts[first : first + sequence_length(op, i, op[STEPS.steps])].mean()
+        steps, first = op[STEPS.steps], op[AUX] + i * op[STEPS.steps]
+        acts[op[Y] + i] = acts[first : first + sequence_length(op, i, steps)].mean()
+        if op[STEPS.weighted]:
+            acts[op[Y] + i] = op.data[WEIGHTS][sample_index(op, i)] @ acts[first : first + steps]
 
 
 def count_correct(op, params, grads, acts, deltas, lo, hi):
@@ -195,7 +201,10 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
         correct = [_is_correct(op, pairs[s * n : s * n + n]) for s in range(length)]
         weights = op.data.get(WEIGHTS)
         weight = 1 if weights is None else weights[sample_index(op, i)]
-        acts[op[Y] + i] = weight * sum(correct) / length
+        if op[CORRECT.weighted]:
+            acts[op[Y] + i] = np.dot(weight[:length], correct)
+        else:
+            acts[op[Y] + i] = weight * sum(correct) / length
 
 
 def _is_correct(op, pairs):

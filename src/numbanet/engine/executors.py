@@ -153,9 +153,9 @@ class ExecutorCache:
         threads,
         samples=None,
         augment=None,
-        weighted=False,
+        weighted: int = 0,
     ) -> TrainingExecutor:
-        """For fit: mini-batches of `batch` of samples like x and y, which may be `weighted`.
+        """For fit: mini-batches of `batch` of samples like x and y, `weighted` as of loss_ops.
 
         samples   in an epoch, by default all of x
         """
@@ -210,7 +210,7 @@ class ExecutorCache:
         )
         return self._get_or_build(key, build)
 
-    def gradient(self, loss, x, y, threads, training: bool, weighted=False) -> GradientExecutor:
+    def gradient(self, loss, x, y, threads, training: bool, weighted=0) -> GradientExecutor:
         """For the gradient over all samples of x and y, with the ops of training or prediction."""
         threads = self.threads(threads, 3 * self.flops * len(x))
         missing = validation.has_missing(y)
@@ -258,13 +258,14 @@ class ExecutorCache:
         threads=None,
         *,
         batch: int | None = None,
-        weighted: bool = False,
+        weighted: int = 0,
         missing: bool = False,
     ) -> InferenceExecutor:
         """For loss and correct answers of any number of samples.
 
-        batch               samples of a batch, where that matters
-        weighted, missing   whether samples have weights, and whether targets are missing
+        batch      samples of a batch, where that matters
+        weighted   the axes of the weights: 1 for samples, 2 for their steps, 0 for none
+        missing    whether targets are missing
         """
         batch = batch or self._evaluation_batch(samples)
         threads = self.threads(threads, self.flops * min(samples, batch))

@@ -224,8 +224,9 @@ def check_step_targets(
               steps) too
     lengths   the checked lengths of the sequences, or None; what stands behind the last step does
               not matter and becomes 0
-    The result is int64 labels (samples, steps), or rows (samples, steps · outputs) of float32 or
-    float64. Raises ValueError as `check_targets`.
+    The result is int64 labels (samples, steps), NO_LABEL where they are masked, or rows (samples,
+    steps · outputs) of float32 or float64, NaN where they are masked. Rows that name classes, but
+    for steps whose targets are all masked, become labels. Raises ValueError as `check_targets`.
     """
     missing = np.ma.getmaskarray(y) if np.ma.is_masked(y) else None
     y = arrays.as_numbers(y if missing is None else y.filled(0), name, labels=True)
@@ -253,24 +254,27 @@ def check_step_targets(
     assert_all_finite(y, name, dtype, FILL_OR_MASK)
     if missing is not None:
         missing = missing.reshape(y.shape) & (inside if labels else inside[:, :, None])
+    if missing is not None and missing[inside].all():
+        raise ValueError(f"{name} masks all targets: there is nothing to learn or to measure")
     if labels:
-        if missing is not None and missing.any():
-            place = np.argwhere(missing)[0].tolist()
-            raise ValueError(
-                f"{name} masks {int(missing.sum())} labels, the first at {place}; shorten such "
-                "sequences by lengths, or pass rows of targets"
-            )
-        return _check_labels(y, outputs, name), True
+        found = _check_labels(y, outputs, name)
+        return found if missing is None else np.where(missing, NO_LABEL, found), True
     rows = y
     if y.dtype not in (np.float32, np.float64) or not y.dtype.isnative:
         rows = y.astype(dtype)
     if missing is not None and missing.any():
-        if missing[inside].all():
-            raise ValueError(f"{name} masks all targets: there is nothing to learn or to measure")
+        absent = missing.all(axis=-1)
+        if outputs > 1 and (absent == missing.any(axis=-1)).all():
+            if _name_classes(rows[inside & ~absent]):
+                return np.where(absent, NO_LABEL, rows.argmax(axis=-1)), True
         rows, classes = np.where(missing, rows.dtype.type(np.nan), rows), False
     else:
         classes = _name_classes(rows[inside])
     return np.ascontiguousarray(rows.reshape(samples, steps * outputs)), classes
+
+
+NO_LABEL = -1
+"""The label of a step without a target, in checked targets."""
 
 
 def has_missing(y: np.ndarray) -> bool:
@@ -303,20 +307,27 @@ def _check_labels(y: np.ndarray, outputs: int, name: str) -> np.ndarray:
 
 
 def check_weights(
-    weights, count: int, name: str = "sample_weight", some: bool = True
+    weights,
+    count: int,
+    name: str = "sample_weight",
+    some: bool = True,
+    steps: int | None = None,
 ) -> np.ndarray:
     """Return weights (count,) as float64; ValueError unless they are finite and at least 0.
 
-    some   whether one of them must be above 0
+    some    whether one of them must be above 0
+    steps   weights (count, steps) serve too
     """
     weights = arrays.as_numbers(weights, name)
-    if weights.shape != (count,):
-        raise ValueError(f"{name} must have shape ({count},), got {weights.shape}")
+    if weights.shape not in ((count,), *([(count, steps)] if steps else [])):
+        either = f", or ({count}, {steps}) for every step" if steps else ""
+        raise ValueError(f"{name} must have shape ({count},){either}, got {weights.shape}")
     assert_all_finite(weights, name, np.float64)
-    wrong = np.flatnonzero(weights < 0)
+    wrong = np.argwhere(weights < 0)
     if len(wrong):
+        place = wrong[0].tolist()
         raise ValueError(
-            f"{name} has {weights[wrong[0]]} at [{wrong[0]}]; weights must be at least 0"
+            f"{name} has {weights[tuple(place)]} at {place}; weights must be at least 0"
         )
     if some and not weights.any():
         raise ValueError(f"{name} is 0 everywhere; there must be a weight above 0")

@@ -154,6 +154,11 @@ class Ensemble(KnownArguments, KnownAttributes):
         """Return the mean of the networks' outputs (samples, *output_shape), for any `combine`."""
         return self._mean(self._outputs(x, lengths, threads))
 
+    def reset_state(self) -> None:
+        """Let the next batch begin with sequences, where networks are stateful."""
+        for network in self.networks:
+            network.reset_state()
+
     def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
         """Return labels (samples,) from the mean of the outputs or by vote, as `combine` says."""
         return self._classes(self._outputs(x, lengths, threads))
@@ -177,7 +182,7 @@ class Ensemble(KnownArguments, KnownAttributes):
         """
         first = self.networks[0]
         chosen = first.resolve_loss(loss)
-        _, y, classes = first.check_data(x, y, chosen, lengths=lengths)
+        _, y, classes = first.check_data(x, y, chosen, lengths=lengths, weighs=True)
         lengths = first.check_lengths(lengths, len(y))
         weights = first.check_weights(y, classes, sample_weight, class_weight, lengths)
         self._check_last_layers(chosen)

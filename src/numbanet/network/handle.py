@@ -239,12 +239,16 @@ def _initial(network) -> list[tuple] | None:
 
 
 def _step_plan(network, rows: int) -> Plan:
-    """The plan of `step`: one step of each of the rows, whose state the caller keeps."""
+    """The plan of `step`: one step of each of the rows, whose state the caller keeps.
+
+    Its kernels are those of `predict`, so that a product adds up in the same order.
+    """
     ops = [
         data.inputs(size(network.input_shape[1:]), network.dtype),
         *step_ops(network.layers),
         *network.output_ops()[:-1],
     ]
+    ops = change_ops(ops, lambda op: replace(op, embedded_verbs={}))
     return _lower(network, ops, rows, False, False, "embedded")
 
 

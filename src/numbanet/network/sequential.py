@@ -35,7 +35,14 @@ from numbanet.training.data import check_last_batch
 from numbanet.training.fit import fit
 from numbanet.training.rate_finder import LearningRates, find_learning_rate
 from numbanet.training.steps import Unfinished
-from numbanet.training.weights import class_weights, relative_weights, sample_weights
+from numbanet.training.weights import (
+    axes,
+    class_weights,
+    labels_of,
+    relative_weights,
+    sample_weights,
+    step_weights,
+)
 
 CONFIG_KEYS = {
     "input_shape",
@@ -88,7 +95,6 @@ OF_FIT = {
 }
 """What fit has instead of arguments of these names."""
 OF_EVALUATE = {
-    "batch_size": "evaluate finds the size of its batches itself",
     "verbose": "evaluate prints nothing",
 }
 """What evaluate has instead of arguments of these names."""
@@ -325,16 +331,21 @@ class Sequential(KnownArguments, KnownAttributes):
 
     # --- using ---
 
-    def predict(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
+    def predict(
+        self, x, *, lengths=None, batch_size: int | None = None, threads: int | None = None
+    ) -> np.ndarray:
         """Return the outputs (samples, *output_shape), of the network's dtype.
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
             other real numbers are converted; matrices of scipy.sparse (samples, features) are
             gathered into dense rows on the fly, here and wherever inputs are taken
         lengths   the number of steps of each sequence, as in fit
+        batch_size   of a stateful network: how many sequences go on from batch to batch; by
+            default as many as the state has, for a new network all samples. Others take none
         Raises ValueError for a wrong shape, no samples, and inputs that are not finite in the
         network's dtype. Outputs that are not finite give a RuntimeWarning with the reason.
         """
+        batch_size = self.check_batch_size(batch_size)
         if type(x) is np.ndarray and not self._checks_inputs and lengths is None:
             small_batch = self.executors.small_batch.get(x.dtype)
             if (
@@ -357,7 +368,7 @@ class Sequential(KnownArguments, KnownAttributes):
         with self.executors.lock:
             if isinstance(x, np.ndarray):
                 self.executors.build_small_batch(x.dtype)
-            state = self.begin_state(len(x))
+            state = self.begin_state(len(x), batch_size)
             batch = None if state is None else len(state)
             executor = self.executors.inference(data.layout(x), len(x), threads, batch)
             data.bind_inputs(executor, x)
@@ -401,12 +412,28 @@ class Sequential(KnownArguments, KnownAttributes):
     def reset_state(self) -> None:
         """Let the next batch begin with sequences, of a stateful network; others have no state.
 
-        After it the batches may have another size, except in a callback of fit.
+        As many go on as before; `batch_size` of fit, predict and evaluate chooses another number.
         """
-        if self._trained_by is None or self._state is None:
-            self._state = None
+        if self._state is None:
+            return
+        if self._trained_by is None:
+            self._state = np.zeros_like(self._state)
         else:
             self._state[:] = 0  # that of the training that is under way
+
+    def check_batch_size(self, batch_size) -> int | None:
+        """Return how many sequences go on from batch to batch, or None where that is not said.
+
+        Raises ValueError for a network that is not stateful: it finds its batches itself.
+        """
+        if batch_size is None:
+            return None
+        if not self.is_stateful:
+            raise ValueError(
+                "batch_size says how many sequences of a stateful network go on, and this one has "
+                "no stateful layer: the size of its batches changes no result; drop batch_size"
+            )
+        return validation.check_int(batch_size, "batch_size")
 
     def begin_state(
         self, samples: int, batch: int | None = None, keep: bool = False
@@ -415,25 +442,28 @@ class Sequential(KnownArguments, KnownAttributes):
 
         batch   samples of a batch, by default as many as the state has, or all
         keep    the copy becomes the state; else it does so where `keep_state` is given it
-        Raises ValueError where the batches are not all of the state's size.
+        Raises ValueError where the samples are no whole batches, or a state that is not zero is
+        that of another number of sequences.
         """
         if not self.is_stateful:
             return None
         known = None if self._state is None else len(self._state)
         wanted = batch or known or samples
+        own = "in a callback of fit take network[:], a copy with a state of its own"
         if samples % wanted:
+            others = f"; other sequences after network.reset_state(), with batch_size; {own}"
             raise ValueError(
                 f"a stateful network takes batches of one size, and {samples} samples in batches "
                 f"of {wanted} leave one of {samples % wanted}: pass a multiple of {wanted} samples"
-                + ("" if batch else ", or call network.reset_state() before sequences of another")
+                + ("" if batch else others)
             )
-        if known not in (None, wanted):
+        if self._state is not None and known != wanted and self._state.any():
             raise ValueError(
                 f"the network's state is that of {known} sequences, and a batch has {wanted} "
-                f"samples: take {known} for a batch, or call network.reset_state() first"
+                f"samples: take {known} for a batch, or call network.reset_state() first; {own}"
             )
         state = np.zeros((wanted, self._state_size), self.dtype)
-        if self._state is not None:
+        if self._state is not None and known == wanted:
             state[:] = self._state
         if keep:
             self._state = state
@@ -455,12 +485,14 @@ class Sequential(KnownArguments, KnownAttributes):
         finally:
             self._state = before
 
-    def predict_classes(self, x, *, lengths=None, threads: int | None = None) -> np.ndarray:
+    def predict_classes(
+        self, x, *, lengths=None, batch_size: int | None = None, threads: int | None = None
+    ) -> np.ndarray:
         """Return labels (samples,): the largest output; of a single output whether it is > 0.5.
 
         Where every step has outputs (steps, classes), they are (samples, steps).
         """
-        outputs = self.predict(x, lengths=lengths, threads=threads)
+        outputs = self.predict(x, lengths=lengths, batch_size=batch_size, threads=threads)
         if self.output_steps is None:
             outputs = outputs.reshape(len(outputs), -1)
         if outputs.shape[-1] > 1:
@@ -547,6 +579,7 @@ class Sequential(KnownArguments, KnownAttributes):
         metrics=(),
         sample_weight=None,
         class_weight=None,
+        batch_size: int | None = None,
         threads: int | None = None,
     ) -> dict[str, float]:
         """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
@@ -554,35 +587,38 @@ class Sequential(KnownArguments, KnownAttributes):
         The loss is the mean over samples, without penalties; by default the one that belongs to
         the last activation. "mistakes" is the number of samples in a wrong class, whatever they
         weigh; all other values are weighted. `metrics` are added by their names. `lengths`,
-        `metrics` and the weights are as in fit.
+        `metrics` and the weights are as in fit, `batch_size` as in predict.
         """
         chosen, wanted = self.resolve_loss(loss), measures.metrics(metrics)
-        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths, weighs=True)
         lengths = self.check_lengths(lengths, len(x))
         weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
-        before = self._state
-        value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights)
+        before, batch_size = self._state, self.check_batch_size(batch_size)
+        value, accuracy = self.score(x, y, classes, chosen, threads, lengths, weights, batch_size)
         found: dict[str, float] = {"loss": value}
         if accuracy is not None:
-            right, answers = accuracy, len(x) * (self.output_steps or 1)
+            right: float | None = accuracy
+            answers = len(x)
             alike = self.check_weights(y, classes, None, None, lengths)
             if weights is not None:
                 self._state = before
-                right = self.score(x, y, classes, chosen, threads, lengths, alike)[1] or 0.0
-            if self.output_steps and lengths is not None:
-                answers = int(lengths.sum())
-            found |= {"accuracy": accuracy, "mistakes": round((1 - right) * answers)}
+                right = self.score(x, y, classes, chosen, threads, lengths, alike, batch_size)[1]
+            if self.output_steps:
+                answers = int(self.steps_with_targets(y, lengths).sum())
+            found |= {"accuracy": accuracy, "mistakes": round((1 - (right or 0.0)) * answers)}
         else:
             wanted = measures.metrics(["rmse", "r2"]) | wanted
         if wanted:
             self._state = before
-        return found | self.measure(wanted, x, y, lengths, weights, threads)
+        return found | self.measure(wanted, x, y, lengths, weights, threads, batch_size)
 
-    def measure(self, metrics, x, y, lengths, weights, threads=None) -> dict[str, float]:
+    def measure(
+        self, metrics, x, y, lengths, weights, threads=None, batch_size=None
+    ) -> dict[str, float]:
         """Return the values of metrics (`nn.metrics.metrics`) of the outputs for checked data."""
         if not metrics:
             return {}
-        outputs = self.predict(x, lengths=lengths, threads=threads)
+        outputs = self.predict(x, lengths=lengths, batch_size=batch_size, threads=threads)
         return measures.measure(metrics, *self.answers(y, outputs, lengths, weights))
 
     def answers(self, y, outputs, lengths=None, weights=None) -> tuple:
@@ -590,17 +626,17 @@ class Sequential(KnownArguments, KnownAttributes):
 
         y, lengths, weights   checked ones
         outputs               of `predict`
-        Of a sequence with targets for every step, each step up to the last one counts by itself.
+        Of a sequence with targets for every step, each step that has one counts by itself.
         """
-        y = self.unscale_targets(y)
         if self.output_steps is None:
-            return y, outputs, weights
+            return self.unscale_targets(y), outputs, weights
         steps, n = self.output_shape
+        inside = self.steps_with_targets(y, lengths)
         y = y.reshape(len(y), steps, *([n] if y.dtype.kind == "f" else []))
-        counts = np.full(len(y), steps) if lengths is None else lengths
-        inside = np.arange(steps) < counts[:, None]
-        if weights is not None:  # of sequences: their lengths are in them
-            weights = np.repeat(weights / counts, counts)
+        if weights is not None:
+            if weights.ndim == 1:  # of sequences: their lengths are in them
+                weights = np.broadcast_to((weights / inside.sum(axis=1))[:, None], inside.shape)
+            weights = weights[inside]
         return y[inside], outputs[inside], weights
 
     def penalty_value(self, samples: int = 1, batches: int = 1) -> float:
@@ -637,14 +673,15 @@ class Sequential(KnownArguments, KnownAttributes):
                    and variance. The network, its running means too, stays as it is.
         """
         chosen = self.resolve_loss(loss)
-        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths, weighs=True)
         lengths = self.check_lengths(lengths, len(x))
         weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
         if fields.Flag()(training, "training"):
             value = self._differentiate(x, y, lengths, weights, chosen, None, True)[0]
         else:
             before = self._state
-            value = self.score(x, y, classes, chosen, None, lengths, weights)[0]
+            only = len(x) if self.is_stateful else None
+            value = self.score(x, y, classes, chosen, None, lengths, weights, only)[0]
             self._state = before
         return value + self.penalty_value(len(x), 1)
 
@@ -665,7 +702,7 @@ class Sequential(KnownArguments, KnownAttributes):
         It is a new vector in their order.
         """
         chosen, training = self.resolve_loss(loss), fields.Flag()(training, "training")
-        x, y, classes = self.check_data(x, y, chosen, lengths=lengths)
+        x, y, classes = self.check_data(x, y, chosen, lengths=lengths, weighs=True)
         lengths = self.check_lengths(lengths, len(x))
         weights = self.check_weights(y, classes, sample_weight, class_weight, lengths)
         return self._differentiate(x, y, lengths, weights, chosen, threads, training)[1]
@@ -679,7 +716,7 @@ class Sequential(KnownArguments, KnownAttributes):
             check_last_batch(self, len(x), len(x))
             memory = memory.copy()  # training writes the running means
         with self.executors.lock:
-            executor = self.executors.gradient(loss, x, y, threads, training, weights is not None)
+            executor = self.executors.gradient(loss, x, y, threads, training, axes(weights))
             executor.plan.set_context(EPOCH, self.epoch)
             executor.plan.set_context(SEED, self.seed)
             data.bind_inputs(executor, x)
@@ -761,9 +798,11 @@ class Sequential(KnownArguments, KnownAttributes):
                            mean over all of them, and nothing is learned from it. A network that
                            gives (steps, outputs) takes a target for every step, (samples, steps) or
                            (samples, steps, outputs); the loss of a batch is then the mean over all
-                           steps of its sequences, up to their lengths
+                           steps of its sequences, up to their lengths, that have a target: masked
+                           labels, and steps whose targets are all masked, are left out
         sample_weight      a weight of at least 0 for every sample of x; loss and accuracy of a
-                           batch are the weighted means over its samples
+                           batch are the weighted means over its samples. With a target for every
+                           step (samples, steps) gives each step its own
         class_weight       a dict of weights by label or class name, 1 for what it leaves out; an
                            array of one for each class; or "balanced", inversely proportional to
                            how often a class occurs in the training data. A sample's weight is
@@ -1034,14 +1073,15 @@ class Sequential(KnownArguments, KnownAttributes):
         batches: int = 1,
         training: bool = False,
         augment=None,
-        weighted: bool = False,
+        weighted: int = 0,
         missing: bool = False,
     ) -> tuple[list[Op], Op, Op | None]:
         """Return the ops from the data to the loss, the loss's op, and the op of the accuracy.
 
         The last is None unless the targets name `classes`. A loss that is fused with the last
-        activation takes the place of its op. If `weighted`, every sample's loss has a weight; if
-        `missing`, targets that are NaN are left out.
+        activation takes the place of its op. If `missing`, targets that are NaN are left out.
+
+        weighted   the axes of the weights: 1 for samples, 2 for their steps, 0 for none
         """
         self._check_loss(loss)
         n, steps = size(self.output_shape), self.output_steps
@@ -1049,23 +1089,25 @@ class Sequential(KnownArguments, KnownAttributes):
         scale, done = (1.0, 0) if augment else self.input_scale()
         targets = data.targets(n, y_dtype, steps or 1)
         threshold = 0.0 if fused else 0.5
-        correct_op = losses.correct_op(n, targets, threshold, steps or 1) if classes else None
+        by_step, correct_op = weighted == 2, None
+        if classes:
+            correct_op = losses.correct_op(n, targets, threshold, steps or 1, by_step)
         loss_op = end = loss.op(self.output_shape[-1], targets, steps)
         ops = [data.inputs(size(self.input_shape), layout, scale)]
         if augment:
             ops.append(augment.op(self.input_shape))
         ops += self.layer_ops(done, -1 if fused else None, samples, batches, training)
         before, after = losses.weights_ops(n)
-        ops += [before, targets] if weighted else [targets]
+        ops += [before, targets] if weighted == 1 else [targets]
         if missing:
             ops.append(losses.missing_op(loss, n, targets))
         if correct_op is not None:
             ops.append(correct_op)
         ends = [loss_op]
         if steps:
-            average, end = losses.steps_ops(n, steps, loss_op)
+            average, end = losses.steps_ops(n, steps, loss_op, by_step)
             ends = [average, loss_op, end]
-        return [*ops, *ends, after] if weighted else [*ops, *ends], end, correct_op
+        return [*ops, *ends, *([after] if weighted == 1 else [])], end, correct_op
 
     def _check_loss(self, loss: losses.Loss) -> None:
         """ValueError for a loss that the network's outputs or its last activation do not fit."""
@@ -1104,11 +1146,12 @@ class Sequential(KnownArguments, KnownAttributes):
         return self.output_shape[0] if len(self.output_shape) == 2 else None
 
     def check_data(
-        self, x, y, loss, labels=("x", "y"), lengths=None
+        self, x, y, loss, labels=("x", "y"), lengths=None, weighs: bool = False
     ) -> tuple[Any, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes.
 
         lengths   of sequences, as given: targets behind the last step do not matter and become 0
+        weighs    whether the caller weighs the targets (`weigh`), so that steps may have no label
         Labels are int64 (samples,), or (samples, steps) where every step has one; rows are
         (samples, outputs), those of all steps one after the other.
         Raises ValueError or TypeError for data that do not fit; `labels` stand in the messages.
@@ -1123,6 +1166,11 @@ class Sequential(KnownArguments, KnownAttributes):
             y, classes = validation.check_step_targets(
                 y, len(x), steps, outputs, self.dtype, lengths, *names_of
             )
+            if y.dtype.kind != "f" and not weighs and (y == validation.NO_LABEL).any():
+                raise ValueError(
+                    f"{labels[1]} masks labels of steps, which fit, evaluate, loss and gradient of "
+                    "a network take, with x and y; here leave such sequences out"
+                )
         else:
             outputs = size(self.output_shape)
             y, classes = validation.check_targets(y, len(x), outputs, self.dtype, *names_of)
@@ -1134,9 +1182,12 @@ class Sequential(KnownArguments, KnownAttributes):
         if loss.fused_activation and y.dtype.kind == "f":
             validation.check_target_range(y, labels[1], type(loss).__name__, *loss.target_range)
         if loss.neutral is None and validation.has_missing(y):
+            what, them = "sample", "them"
+            if self.output_steps:
+                what, them = "step", f"them, by shape (samples, {self.output_steps}),"
             raise ValueError(
-                f"{labels[1]} masks some targets, and {type(loss).__name__} needs all of a sample; "
-                "leave such samples out, or give them a sample_weight of 0"
+                f"{labels[1]} masks some targets, and {type(loss).__name__} needs all of a {what}; "
+                f"fill such {what}s and give {them} a sample_weight of 0"
             )
         if self.scales_targets:
             if y.dtype.kind != "f":
@@ -1165,29 +1216,48 @@ class Sequential(KnownArguments, KnownAttributes):
     def check_weights(
         self, y, classes, sample_weight, class_weight, lengths=None
     ) -> np.ndarray | None:
-        """Return the weights of the samples of checked targets, float64 (samples,), or None.
+        """Return the weights of checked targets; see `weigh`.
 
-        lengths   checked ones; where every step has a target, a sample weighs as much as it has
+        lengths   checked ones
         """
         given = None
         if sample_weight is not None:
-            given = validation.check_weights(sample_weight, len(y))
-        by_class = class_weights(self, class_weight, y, classes)
-        return sample_weights(y, given, by_class, steps=self.weighing_steps(lengths))
+            given = validation.check_weights(sample_weight, len(y), steps=self.output_steps)
+        by_class = class_weights(self, class_weight, y, classes, lengths)
+        return self.weigh(y, given, by_class, lengths)
 
-    def weighing_steps(self, lengths) -> np.ndarray | None:
-        """Return the lengths where the samples weigh as much as they have steps, else None."""
-        return None if self.output_steps is None else lengths
+    def weigh(self, y, given, by_class, lengths, part: str = "") -> np.ndarray | None:
+        """Return weights of samples, float64 (samples,), or of steps (samples, steps), or None.
+
+        given      checked weights, or None
+        by_class   what `class_weights` returned
+        part       which part of the data they are, for the message of ValueError where all are 0
+        Where every step has a target, those behind the lengths and those without one weigh 0.
+        """
+        labels = None if by_class is None else labels_of(y, self.output_shape)
+        if self.output_steps is None:
+            return sample_weights(labels, given, by_class, part)
+        inside = self.steps_with_targets(y, lengths)
+        return step_weights(labels, given, by_class, inside, lengths, part)
+
+    def steps_with_targets(self, y, lengths) -> np.ndarray:
+        """Return which steps have a target, bool (samples, steps), of checked targets."""
+        steps, outputs = self.output_shape
+        if y.dtype.kind == "f":
+            inside = ~np.isnan(y).reshape(len(y), steps, outputs).all(axis=2)
+        else:
+            inside = y != validation.NO_LABEL
+        return inside if lengths is None else inside & (np.arange(steps) < lengths[:, None])
 
     def score(
-        self, x, y, classes, loss, threads=None, lengths=None, weights=None
+        self, x, y, classes, loss, threads=None, lengths=None, weights=None, batch_size=None
     ) -> tuple[float, float | None]:
         """Return the mean loss without penalties, and for classes the accuracy, of checked data.
 
         Both are weighted where the samples have weights.
         """
         with self.executors.lock:
-            state = self.begin_state(len(x))
+            state = self.begin_state(len(x), batch_size)
             executor = self.executors.evaluation(
                 loss,
                 data.layout(x),
@@ -1196,7 +1266,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 len(x),
                 threads,
                 batch=None if state is None else len(state),
-                weighted=weights is not None,
+                weighted=axes(weights),
                 missing=validation.has_missing(y),
             )
             if weights is not None:
@@ -1248,13 +1318,23 @@ class Sequential(KnownArguments, KnownAttributes):
 
     def take_state(self, other) -> None:
         """Become what another network of the same layers is, with its optimiser and its epochs."""
+        self.take_training(other)
+        self._state = None if other._state is None else other._state.copy()
+
+    def take_training(self, other) -> None:
+        """Take parameters, optimiser and epochs of a network whose layers have the same parameters.
+
+        Activations, and other layers without parameters, may be others.
+        """
         self.memory[...] = other.memory
         for name in ("seed", "epoch", "optimizer", "optimizer_steps", "schedule_state"):
             setattr(self, name, getattr(other, name))
         self.scales_targets = other.scales_targets
         self.optimizer_state = other.optimizer_state.copy()
-        self._state = None if other._state is None else other._state.copy()
-        for built, source in zip(self.layers, other.layers, strict=True):
+        ours, theirs = (
+            [one for one in network.layers if one.n_parameters] for network in (self, other)
+        )
+        for built, source in zip(ours, theirs, strict=True):
             built.copy_settings(source)
         self.executors.clear()
 

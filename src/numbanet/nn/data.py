@@ -237,7 +237,10 @@ def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
 
 @kernel(independent=True)
 def targets_int64(op, params, grads, acts, deltas, lo, hi):
-    """Write class labels as one-hot rows; a single output takes the label 0 or 1 itself."""
+    """Write class labels as one-hot rows; a single output takes the label 0 or 1 itself.
+
+    A step without a label has a row of zeros.
+    """
     labels, count = as_pointer(context(op, TARGETS), np.int64), op[LABELS.labels]
     n = op[N_OUT] // count
     for i in range(lo, hi):

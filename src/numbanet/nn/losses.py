@@ -566,14 +566,34 @@ def weights_ops(n_outputs: int) -> tuple[Op, Op]:
 
 # --- sequences of targets ---------------------------------------------------------------------
 
-STEPS = Attrs("steps")
+STEPS = Attrs("steps weighted")
+"""
+steps      of a sample
+weighted   1 where WEIGHTS holds a weight for every step, instead of one for every sample
+"""
+
+
+@inline
+def _step_weight(op, acts, i, steps, s):
+    """The weight of step s of sample i of the batch."""
+    weights = as_pointer(context(op, WEIGHTS), np.float64)
+    return const_like(acts, weights[sample_index(op, i) * steps + s])
 
 
 @kernel(independent=True)
 def average_deltas(op, params, grads, acts, deltas, lo, hi):
-    """deltas[x] = deltas[y] divided by the steps of the sample, 0 behind the last of them"""
+    """deltas[x] = deltas[y] divided by the steps of the sample, 0 behind the last of them
+
+    Of steps that have weights it is deltas[y] times the step's weight.
+    """
     n, steps = op[N_IN], op[STEPS.steps]
     for i in range(lo, hi):
+        if op[STEPS.weighted]:
+            for s in range(steps):
+                weight, first = _step_weight(op, deltas, i, steps, s), i * n + n // steps * s
+                for j in range(first, first + n // steps):
+                    deltas[op[X] + j] = weight * deltas[op[Y] + j]
+            continue
         length = sequence_length(op, i, steps)
         factor, end = const_like(deltas, 1 / length), i * n + n // steps * length
         for j in range(i * n, i * n + n):
@@ -582,39 +602,54 @@ def average_deltas(op, params, grads, acts, deltas, lo, hi):
 
 @kernel(independent=True)
 def average_losses(op, params, grads, acts, deltas, lo, hi):
-    """acts[Y + i] = the mean of the losses of the steps of sample i"""
+    """acts[Y + i] = the mean of the losses of the steps of sample i, or their weighted sum"""
     steps = op[STEPS.steps]
     for i in range(lo, hi):
+        if op[STEPS.weighted]:
+            weighted_sum = const_like(acts, 0)
+            for s in range(steps):
+                weight = _step_weight(op, acts, i, steps, s)
+                weighted_sum += weight * acts[op[AUX] + i * steps + s]
+            acts[op[Y] + i] = weighted_sum
+            continue
         length, total = sequence_length(op, i, steps), const_like(acts, 0)
         for s in range(op[AUX] + i * steps, op[AUX] + i * steps + length):
             total += acts[s]
         acts[op[Y] + i] = total / const_like(acts, length)
 
 
-def steps_ops(n_outputs: int, steps: int, loss_op: Op) -> tuple[Op, Op]:
-    """The ops before and after the loss of every step that make a mean over the steps of it."""
-    attrs = STEPS.pack(steps=steps)
+def steps_ops(n_outputs: int, steps: int, loss_op: Op, weighted: bool = False) -> tuple[Op, Op]:
+    """The ops before and after the loss of every step that make a mean over the steps of it.
+
+    weighted   whether the steps have weights: then it is a weighted sum
+    """
+    attrs = STEPS.pack(steps=steps, weighted=int(weighted))
     before = Op("AverageSteps", n_outputs, n_outputs, copy_forward, average_deltas, attrs=attrs)
     return before, Op("AverageLosses", 0, 1, average_losses, aux=loss_op, attrs=attrs)
 
 
 # --- correct answers --------------------------------------------------------------------------
 
-CORRECT = Attrs("threshold steps")
+CORRECT = Attrs("threshold steps weighted")
 
 
 @kernel(independent=True)
 def count_correct(op, params, grads, acts, deltas, lo, hi):
     """acts[Y + i] = the sample's weight, or 1, times the share of its steps with a correct answer.
 
-    The largest output is that of the class, or the one output is on the target's side. A sample
-    that is no sequence is one step.
+    Of steps that have weights it is the sum of the weights of those with a correct answer. The
+    largest output is that of the class, or the one output is on the target's side. A sample that is
+    no sequence is one step.
     """
     steps, threshold = op[CORRECT.steps], const_like(acts, float_attr(op, CORRECT.threshold))
     n = op[N_IN] // steps
     for i in range(lo, hi):
-        weight = _weight(op, acts, i) if context(op, WEIGHTS) else const_like(acts, 1)
+        each = op[CORRECT.weighted] != 0
+        weight = const_like(acts, 1)
+        if context(op, WEIGHTS) and not each:
+            weight = _weight(op, acts, i)
         length, count = sequence_length(op, i, steps) if steps > 1 else 1, 0
+        total = const_like(acts, 0)
         for s in range(length):
             a, y = op[X] + i * op[N_IN] + s * n, op[AUX] + i * op[N_IN] + s * n
             best = right = 0
@@ -625,11 +660,19 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
             if n == 1:
                 same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
             count += 1 if same else 0
-        acts[op[Y] + i] = weight * (const_like(acts, count) / const_like(acts, length))
+            if each and same:
+                total += _step_weight(op, acts, i, steps, s)
+        share = const_like(acts, count) / const_like(acts, length)
+        acts[op[Y] + i] = total if each else weight * share
 
 
-def correct_op(n_outputs: int, targets: Op, threshold: float, steps: int = 1) -> Op:
-    """The op that marks the correct answers; a single output is compared with `threshold`."""
+def correct_op(
+    n_outputs: int, targets: Op, threshold: float, steps: int = 1, weighted: bool = False
+) -> Op:
+    """The op that marks the correct answers; a single output is compared with `threshold`.
+
+    weighted   whether the steps have weights
+    """
     return Op(
         "Correct",
         n_outputs,
@@ -637,5 +680,5 @@ def correct_op(n_outputs: int, targets: Op, threshold: float, steps: int = 1) ->
         count_correct,
         side_output=True,
         aux=targets,
-        attrs=CORRECT.pack(threshold=float(threshold), steps=steps),
+        attrs=CORRECT.pack(threshold=float(threshold), steps=steps, weighted=int(weighted)),
     )

@@ -54,7 +54,7 @@ class Lowerable(Protocol):
         batches: int = 1,
         training: bool = False,
         augment=None,
-        weighted: bool = False,
+        weighted: int = 0,
         missing: bool = False,
     ) -> tuple[list[Op], Op, Op | None]:
         """Return the ops from the data to the loss, the loss's op, and the op of the accuracy."""

@@ -11,15 +11,36 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_regressor
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from numbanet.io.fields import shown
+from numbanet.training.weights import WEIGHT
+
 SPARSE = "csr"
 """The format that a sparse X comes in; scikit-learn converts others."""
+DTYPES = [StrOptions({"float32", "float64"}), type, np.dtype, None]
+"""What a dtype may be; the network refuses other types than float32 and float64."""
 THREADS = [Interval(Integral, 1, None, closed="left"), None]
 """What a number of threads may be."""
+
+
+def check_monitors(watching, validated: bool, way: str) -> None:
+    """ValueError for a metric of validation data that is watched where there are none.
+
+    watching    callbacks, and a schedule or None
+    validated   whether there are validation data
+    way         what to pass instead
+    """
+    for one in watching:
+        monitor = getattr(one, "monitor", None) or ""
+        if monitor.startswith("val_") and not validated:
+            raise ValueError(
+                f"{type(one).__name__} watches {monitor!r}, and no data are set aside for "
+                f"validation; pass {way}"
+            )
 
 
 class NetworkEstimator(BaseEstimator):
@@ -31,6 +52,11 @@ class NetworkEstimator(BaseEstimator):
 
     allow_nd = False
     dtypes: tuple = (np.float64, np.float32)
+
+    def _keep(self, parameters: dict) -> None:
+        """Store the constructor's arguments, its `locals()`."""
+        given = {k: v for k, v in parameters.items() if k not in ("self", "__class__")}
+        self.__dict__.update(given)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -88,11 +114,25 @@ class ClassesMixin(ClassifierMixin):
         """The weights of the samples times those of their classes, if there are any."""
         if self.class_weight is None:
             return sample_weight
+        self._check_class_weight()
         by_class = compute_sample_weight(self.class_weight, y)
         weights = by_class if sample_weight is None else by_class * sample_weight
         if not weights.any():
             raise ValueError("class_weight leaves every sample a weight of 0")
         return weights
+
+    def _check_class_weight(self) -> None:
+        """ValueError unless the weights of classes are what they may be."""
+        given, several = self.class_weight, isinstance(self.class_weight, list)
+        each = given if several else [given]
+        if given != "balanced" and not all(isinstance(one, dict) for one in each):
+            raise ValueError(
+                'class_weight is a dict, "balanced" or None, or for several labels a sample a list '
+                f"of dicts, one for each, got {shown(given)}"
+            )
+        for k, weights in enumerate(each if given != "balanced" else []):
+            for key, weight in weights.items():
+                WEIGHT(weight, f"class_weight{f'[{k}]' if several else ''}[{key!r}]")
 
     def _learn_classes(self, y) -> None:
         self._binarizer = LabelBinarizer().fit(y)

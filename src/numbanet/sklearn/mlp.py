@@ -7,7 +7,7 @@ differs, and what is offered beyond, stands in docs/sklearn.md.
 
 import warnings
 from contextlib import ExitStack
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,11 +25,19 @@ from numbanet.network.sequential import Sequential
 from numbanet.nn import losses, optimizers
 from numbanet.nn.data import bind_inputs
 from numbanet.nn.layers import BatchNorm, Dense, Dropout, Sigmoid, per_neuron
+from numbanet.nn.layers.activations import Activation
 from numbanet.nn.layers.base import Layer
 from numbanet.nn.optimizers import SGD, AdamEpsilonHat, AdamW, Optimizer
 from numbanet.nn.regularizers import L2, penalties
 from numbanet.plan.columns import PENALTY_FACTORS, TARGETS, WEIGHTS
-from numbanet.sklearn.base import THREADS, ClassesMixin, NetworkEstimator, TargetsMixin
+from numbanet.sklearn.base import (
+    DTYPES,
+    THREADS,
+    ClassesMixin,
+    NetworkEstimator,
+    TargetsMixin,
+    check_monitors,
+)
 from numbanet.training import lbfgs
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.data import Validation, check_last_batch
@@ -39,11 +47,11 @@ from numbanet.training.weights import relative_weights
 STOP_AT = 1e-6
 """At this learning rate, learning_rate="adaptive" stops."""
 EXTRA_CONSTRAINTS = {
-    "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Layer, list, tuple],
-    "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer],
+    "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Activation, list, tuple],
+    "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer, lbfgs.LBFGS],
     "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
     "batch_norm": ["boolean"],
-    "dtype": [StrOptions({"float32", "float64"}), None],
+    "dtype": DTYPES,
     "threads": THREADS,
     "device": [StrOptions({"cpu", "cuda"})],
 }
@@ -54,7 +62,7 @@ LAST_ACTIVATIONS = {"Sigmoid": "logistic", "Softmax": "softmax", "Exp": "exp", "
 
 def _stochastic(estimator) -> bool:
     """AttributeError unless the solver takes steps: what `partial_fit` needs."""
-    if estimator.solver == "lbfgs":
+    if lbfgs.is_lbfgs(estimator.solver):
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers. "
             f"{estimator.solver} is not stochastic."
@@ -70,11 +78,6 @@ class _Perceptron(NetworkEstimator):
     validation_scores_: Any
     validation_loss_curve_: Any
     best_validation_score_: Any
-
-    def _keep(self, parameters: dict) -> None:
-        """Store the constructor's arguments, its `locals()`."""
-        given = {k: v for k, v in parameters.items() if k not in ("self", "__class__")}
-        self.__dict__.update(given)
 
     # --- fitted attributes ---
 
@@ -106,9 +109,7 @@ class _Perceptron(NetworkEstimator):
 
     def _fit(self, X, y, sample_weight, incremental: bool):
         self._validate_params()
-        hidden = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=int)).tolist()
-        if any(units <= 0 for units in hidden):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        hidden = self._hidden_units()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         callbacks = as_callbacks(self.callbacks)
@@ -118,9 +119,13 @@ class _Perceptron(NetworkEstimator):
                     f"{type(self).__name__} calls callbacks after epochs, not after steps as "
                     f"{type(callback).__name__} asks; the estimators of any layers do"
                 )
+        measured = self.early_stopping and not self._uses_lbfgs
+        way = "" if self._uses_lbfgs else "early_stopping=True or "
+        watching = [*callbacks, getattr(self.solver, "schedule", None)]
+        check_monitors(watching, measured, f"{way}monitor='loss'")
         first = "network_" not in vars(self) or not (self.warm_start or incremental)
         X, y = self._check_X_y(X, y, first)
-        dtype = np.dtype(self.dtype or X.dtype)
+        dtype = np.dtype(X.dtype if self.dtype is None else self.dtype)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -130,13 +135,15 @@ class _Perceptron(NetworkEstimator):
         self._random_state = check_random_state(self.random_state)
         if first:
             self._initialize(X.shape[1], hidden, y, dtype)
+        else:
+            self._follow_parameters(hidden)
         network = self.network_
         with ExitStack() as at_end:
             at_end.enter_context(network.in_training())
             for callback in callbacks:
                 callback.on_fit_begin(network)
                 at_end.callback(callback.on_fit_end, network)
-            if self.solver == "lbfgs":
+            if self._uses_lbfgs:
                 self._fit_lbfgs(X, y, sample_weight, callbacks)
             else:
                 self._fit_stochastic(X, y, sample_weight, incremental, callbacks)
@@ -150,42 +157,115 @@ class _Perceptron(NetworkEstimator):
             "values and need to be preprocessed."
         )
 
-    def _initialize(self, n_features: int, hidden: list[int], y, dtype) -> None:
-        """Build the network; its initial weights are scikit-learn's for this random state."""
-        self.out_activation_, self.n_outputs_ = self._last_layer(y)
-        activations = self._each("activation", len(hidden))
+    @property
+    def _uses_lbfgs(self) -> bool:
+        return lbfgs.is_lbfgs(self.solver)
+
+    def _hidden_units(self) -> list[int]:
+        """The units of every hidden layer; TypeError unless they are integers."""
+        given = self.hidden_layer_sizes
+        each = np.atleast_1d(np.asarray(given, dtype=object)).tolist()
+        for units in each:
+            if isinstance(units, (bool, np.bool_)) or not isinstance(units, Integral):
+                raise TypeError(
+                    f"hidden_layer_sizes is an integer, or a list of one for each hidden layer, "
+                    f"got {given!r}"
+                )
+        if any(units <= 0 for units in each):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {each}.")
+        return [int(units) for units in each]
+
+    def _layers(self, hidden: list[int]) -> list[Layer]:
+        """All layers, by the parameters of now."""
+        activations = self._activations(len(hidden))
         rates = self._each("dropout", len(hidden))
         layers: list[Layer] = []
         for units, activation, rate in zip(hidden, activations, rates, strict=True):
             if self.batch_norm:
-                own = per_neuron.activation(activation)
-                layers += [Dense(units, activation=None, initializer="zeros"), BatchNorm(), own]
+                layers += [Dense(units, activation=None, initializer="zeros"), BatchNorm()]
+                layers.append(activation)
             else:
                 layers.append(Dense(units, activation=activation, initializer="zeros"))
             layers += [Dropout(rate)] if rate else []
         last = Dense(self.n_outputs_, activation=self.out_activation_, initializer="zeros")
+        return [*layers, last]
+
+    def _activations(self, n: int) -> list[Layer]:
+        """Those of the hidden layers; ValueError for a layer that is none."""
+        found = [per_neuron.activation(one) for one in self._each("activation", n)]
+        for one in found:
+            if not isinstance(one, Activation):
+                raise ValueError(f"activation: {one} is a layer, and no activation")
+        return found
+
+    def _initialize(self, n_features: int, hidden: list[int], y, dtype) -> None:
+        """Build the network; its initial weights are scikit-learn's for this random state."""
+        self.out_activation_, self.n_outputs_ = self._last_layer(y)
+        layers = self._layers(hidden)
         self.network_ = network = Sequential(
-            [*layers, last], n_features, dtype, threads=self.threads, device=self.device
+            layers, n_features, dtype, threads=self.threads, device=self.device
         )
         self.n_layers_ = len(hidden) + 2
-        activations.append(activations[-1] if activations else self.activation)
+        activations = self._activations(len(hidden))
+        activations += activations[-1:] or self._activations(1)
         for weights, bias, activation in zip(
             self.coefs_, self.intercepts_, activations, strict=True
         ):
-            logistic = isinstance(per_neuron.activation(activation), Sigmoid)
-            bound = np.sqrt((2.0 if logistic else 6.0) / sum(weights.shape))
+            bound = np.sqrt((2.0 if isinstance(activation, Sigmoid) else 6.0) / sum(weights.shape))
             weights[...] = self._random_state.uniform(-bound, bound, weights.shape)
             bias[...] = self._random_state.uniform(-bound, bound, bias.shape)
         if any(isinstance(layer, Dropout) for layer in layers):
             network.seed = int(self._random_state.randint(1 << 31))
         self.n_iter_ = self.t_ = 0
-        if self.solver != "lbfgs":
-            stops = self.early_stopping
-            self.loss_curve_, self._without_improvement = [], 0
-            self.best_loss_ = None if stops else np.inf
-            self.validation_scores_ = [] if stops else None
-            self.validation_loss_curve_ = [] if stops else None
-            self.best_validation_score_ = -np.inf if stops else None
+        if not self._uses_lbfgs:
+            self.loss_curve_ = []
+            self._begin_records()
+
+    def _begin_records(self) -> None:
+        """Forget what was best, and the measures of a validation part."""
+        stops, self._without_improvement = self.early_stopping, 0
+        self.best_loss_ = None if stops else np.inf
+        self.validation_scores_ = [] if stops else None
+        self.validation_loss_curve_ = [] if stops else None
+        self.best_validation_score_ = -np.inf if stops else None
+
+    def _follow_parameters(self, hidden: list[int]) -> None:
+        """Let the network that goes on have the parameters of now.
+
+        Raises ValueError for those that its weights do not fit.
+        """
+        network, kinds = self.network_, [type(built.layer) for built in self.network_.layers]
+        fixed = {
+            "hidden_layer_sizes": ([len(bias) for bias in self.intercepts_[:-1]], hidden),
+            "batch_norm": (BatchNorm in kinds, bool(self.batch_norm and hidden)),
+            "dtype": (
+                str(network.dtype),
+                str(network.dtype if self.dtype is None else np.dtype(self.dtype)),
+            ),
+        }
+        for name, (before, now) in fixed.items():
+            if before != now:
+                raise ValueError(
+                    f"{name} is {now}, and the network that warm_start or partial_fit goes on with "
+                    f"was built with {before}; set {name} back, or fit anew with warm_start=False"
+                )
+        layers = self._layers(hidden)
+        now = repr(layers), self.threads, self.device
+        if now != (repr(network.specs), network.threads, network.device):
+            self.network_ = made = Sequential(
+                layers,
+                network.input_shape,
+                network.dtype,
+                network.seed,
+                threads=self.threads,
+                device=self.device,
+            )
+            made.take_training(network)
+        if not self._uses_lbfgs:
+            self.loss_curve_ = vars(self).get("loss_curve_", [])
+            scores = vars(self).get("validation_scores_")
+            if not self.loss_curve_ or self.early_stopping != (scores is not None):
+                self._begin_records()
 
     def _each(self, name: str, n: int) -> list:
         """A parameter of the hidden layers: given once for all, or as a list, one for each."""
@@ -218,14 +298,15 @@ class _Perceptron(NetworkEstimator):
         X, y, _ = network.check_data(X, y, self._loss)
         network.penalty = penalties(L2(self.alpha))
         network.executors.clear()
+        own = isinstance(self.solver, lbfgs.LBFGS)
         found = lbfgs.minimize(
             network,
             X,
             y,
             self._loss,
-            tol=self.tol,
+            tol=self.solver.tolerance if own else self.tol,
             max_iter=self.max_iter,
-            max_fun=self.max_fun,
+            max_fun=self.solver.max_evaluations if own else self.max_fun,
             weights=weights,
             penalty_factor=1 / (len(X) if weights is None else weights.sum()),
             callback=end_iteration,
@@ -429,6 +510,13 @@ class _Perceptron(NetworkEstimator):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
+        if weights is not None:
+            for part, name in ((train, "training"), (validation, "validation")):
+                if not part[2].any():
+                    raise ValueError(
+                        f"early_stopping: every sample of the {name} part has a weight of 0; weigh "
+                        "more samples, or pass another validation_fraction or random_state"
+                    )
         return *train, *([None] if weights is None else []), validation
 
     def _strata(self, y):

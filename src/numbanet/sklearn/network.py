@@ -1,72 +1,65 @@
 """NetworkClassifier and NetworkRegressor: any layers as an estimator of scikit-learn."""
 
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from numbanet.io.attributes import instance
+from numbanet.io.fields import shown
 from numbanet.network.sequential import Sequential
+from numbanet.network.transfer import alike
 from numbanet.nn.layers import Dense, Flatten
 from numbanet.nn.layers.base import Layer, size
 from numbanet.nn.optimizers import Optimizer, optimizer
-from numbanet.sklearn.base import ClassesMixin, NetworkEstimator, TargetsMixin
+from numbanet.sklearn.base import (
+    DTYPES,
+    THREADS,
+    ClassesMixin,
+    NetworkEstimator,
+    TargetsMixin,
+    check_monitors,
+)
+from numbanet.training.callbacks import as_callbacks
+from numbanet.training.lbfgs import LBFGS
 
 
 class _Network(NetworkEstimator):
     """What both estimators share: parameters, the network and its training."""
 
+    _parameter_constraints: ClassVar[dict] = {
+        "layers": [list, tuple, callable, None],
+        "epochs": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "shuffle": ["boolean"],
+        "validation_split": [Interval(Real, 0, 1, closed="left")],
+        "dtype": DTYPES,
+        "threads": THREADS,
+        "device": [StrOptions({"cpu", "cuda"})],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+    }
+    layers: Any
+    optimizer: Any
     allow_nd = True
     dtypes = (np.float64, np.float32, np.uint8)
-
-    def __init__(
-        self,
-        layers=None,
-        *,
-        loss=None,
-        optimizer="adam",
-        epochs=100,
-        batch_size=32,
-        shuffle=True,
-        penalty=None,
-        validation_split=0.0,
-        callbacks=None,
-        dtype=None,
-        threads=None,
-        device="cpu",
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-    ):
-        self.layers = layers
-        self.loss = loss
-        self.optimizer = optimizer
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.penalty = penalty
-        self.validation_split = validation_split
-        self.callbacks = callbacks
-        self.dtype = dtype
-        self.threads = threads
-        self.device = device
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
 
     # --- nested parameters ---
 
     def get_params(self, deep=True) -> dict[str, Any]:
-        """Return the parameters by name; if deep, the fields of layers and optimiser too.
+        """Return the parameters by name; if deep, layers and the fields of theirs and of optimiser.
 
-        They are called layers__0__units, optimizer__learning_rate and so on.
+        They are called layers__0, layers__0__units, optimizer__learning_rate and so on.
         """
         found = super().get_params(deep)
         parts = {"optimizer": self.optimizer} if deep else {}
         if deep and isinstance(self.layers, (list, tuple)):
             parts |= {f"layers__{i}": layer for i, layer in enumerate(self.layers)}
+            found |= {name: layer for name, layer in parts.items() if name != "optimizer"}
         for name, part in parts.items():
             if is_dataclass(part) and not isinstance(part, type):
                 found |= {f"{name}__{f.name}": getattr(part, f.name) for f in fields(part)}
@@ -79,20 +72,36 @@ class _Network(NetworkEstimator):
         """
         nested = {k: v for k, v in params.items() if k.startswith(("layers__", "optimizer__"))}
         super().set_params(**{k: v for k, v in params.items() if k not in nested})
-        for key, value in nested.items():
-            *place, field = key.split("__")
+        for key, value in sorted(nested.items(), key=lambda one: one[0].count("__")):
             try:
-                if place == ["optimizer"]:
-                    self.optimizer = _changed(optimizer(self.optimizer), field, value)
-                else:
-                    layers, number = list(self.layers), int(place[1])
-                    layers[number] = _changed(instance(layers[number], Layer), field, value)
-                    self.layers = layers
+                self._set_nested(key.split("__"), value)
             except (LookupError, TypeError) as error:
                 raise ValueError(
                     f"Invalid parameter {key!r} for estimator {type(self).__name__}: {error}"
                 ) from error
         return self
+
+    def _set_nested(self, names: list[str], value) -> None:
+        """Set optimizer__field, layers__number or layers__number__field."""
+        if names[0] == "optimizer":
+            if len(names) != 2:
+                raise LookupError("the optimizer's fields have no parameters of their own")
+            given = LBFGS() if self.optimizer == "lbfgs" else self.optimizer
+            given = given if isinstance(given, LBFGS) else optimizer(given)
+            self.optimizer = _changed(given, names[1], value)
+            return
+        if not isinstance(self.layers, (list, tuple)):
+            raise LookupError(f"layers is {shown(self.layers)}, and no list of layers")
+        layers = list(self.layers)
+        if not names[1].isdecimal() or int(names[1]) >= len(layers):
+            raise LookupError(f"there are the layers 0 … {len(layers) - 1}")
+        number = int(names[1])
+        if len(names) > 3:
+            raise LookupError("a layer's fields have no parameters of their own")
+        if len(names) == 3:
+            value = _changed(instance(layers[number], Layer), names[2], value)
+        layers[number] = value
+        self.layers = layers
 
     # --- fitting ---
 
@@ -104,7 +113,10 @@ class _Network(NetworkEstimator):
         Raises ValueError or TypeError for what does not fit, DivergenceError where the loss does
         not stay finite.
         """
+        self._validate_params()
         first = "network_" not in vars(self) or not self.warm_start
+        watching = [*as_callbacks(self.callbacks), getattr(self.optimizer, "schedule", None)]
+        check_monitors(watching, self.validation_split > 0, "validation_split=0.1")
         X, y = self._check_X_y(X, y, first)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
@@ -112,8 +124,7 @@ class _Network(NetworkEstimator):
             )
         sample_weight = self._weigh_classes(y, sample_weight)
         y = self._targets(y, first)
-        if first:
-            self.network_ = self._build(X)
+        self._take(self._build(X), first)
         history = self.network_.fit(
             X,
             y,
@@ -126,35 +137,86 @@ class _Network(NetworkEstimator):
             callbacks=self.callbacks,
             verbose=self.verbose,
             sample_weight=sample_weight,
+            **self._fit_options(),
         )
         self.history_, self.n_iter_ = history.history, len(history.seconds)
         return self
 
     def _build(self, X) -> Sequential:
         """The network for samples like those of X; ValueError where its outputs do not fit y."""
-        input_shape = X.shape[1:]
-        dtype = self.dtype or ("float64" if X.dtype == np.float64 else "float32")
+        shapes = X.shape[1:], (self.n_outputs_,)
+        dtype = self.dtype
+        if dtype is None:
+            dtype = "float64" if X.dtype == np.float64 else "float32"
         seed = int(check_random_state(self.random_state).randint(1 << 31))
-        n_outputs, activation = self.n_outputs_, self._last_activation()
-        if callable(self.layers):
-            made = self.layers(input_shape, (n_outputs,))
-        else:
+        options: Any = seed, self.penalty, self.threads, self.device
+        activation = self._last_activation()
+        if not callable(self.layers):
             hidden = self.layers
             if hidden is None:
                 hidden = [Flatten(), Dense(100, activation="relu")]
-            made = [*hidden, Flatten(), Dense(n_outputs, activation=activation)]
-        if not isinstance(made, Sequential):
-            options = dtype, seed, self.penalty, self.threads, self.device
-            made = Sequential(made, input_shape, *options)
-        if size(made.output_shape) != n_outputs:
+            last = Dense(self.n_outputs_, activation=activation)
+            return Sequential([*hidden, Flatten(), last], shapes[0], dtype, *options)
+        given = self.layers(*shapes)
+        if isinstance(given, Sequential):
+            made = self._copy(given, seed)
+        elif isinstance(given, (list, tuple)):
+            made = Sequential(given, shapes[0], dtype, *options)
+        else:
+            raise TypeError(f"layers() returned {shown(given)}, not a list or a Sequential")
+        if size(made.output_shape) != self.n_outputs_:
             raise ValueError(
-                f"y needs a network with {n_outputs} outputs, the one that layers() made has "
+                f"y needs a network with {self.n_outputs_} outputs, the one that layers() made has "
                 f"{size(made.output_shape)}; use the output_shape that it is given"
+            )
+        final = type(made.layers[-1].layer).__name__
+        if activation != "identity" and final.lower() != activation:
+            raise ValueError(
+                f"the classes of y need a network that ends in {activation}, the one that layers() "
+                f"made ends in {final}; give its last layer activation={activation!r}"
             )
         return made
 
+    def _copy(self, given: Sequential, seed: int) -> Sequential:
+        """A network that a function returned, by the parameters that are given here.
 
-def _changed(part: Layer | Optimizer, field: str, value):
+        Weights that are not those of its seed were learnt or set, and stay.
+        """
+        initial = alike(given, given.specs, given.input_shape)
+        made = Sequential(
+            given.specs,
+            given.input_shape,
+            given.dtype if self.dtype is None else self.dtype,
+            seed,
+            list(given.penalty) if self.penalty is None else self.penalty,
+            given.threads if self.threads is None else self.threads,
+            given.device if self.device == "cpu" else self.device,
+        )
+        if not np.array_equal(given.memory, initial.memory):
+            made.memory[...] = given.memory
+            made.scales_targets = given.scales_targets
+        for built, source in zip(made.layers, given.layers, strict=True):
+            built.copy_settings(source)
+        return made
+
+    def _take(self, made: Sequential, first: bool) -> None:
+        """Train this network, or go on with that of the last fit if it is described alike."""
+        if first:
+            self.network_ = made
+            return
+        before = self.network_
+        other_dtype = self.dtype is not None and made.dtype != before.dtype
+        if repr(made.specs) != repr(before.specs) or other_dtype:
+            raise ValueError(
+                "layers or dtype are not those of the network that warm_start goes on with; set "
+                "them back, or fit anew with warm_start=False"
+            )
+        before.penalty, before.threads = made.penalty, made.threads
+        before.executors.clear()
+        before.to(made.device)
+
+
+def _changed(part: Layer | Optimizer | LBFGS, field: str, value):
     """A copy with another value of a field; TypeError for an unknown field."""
     return replace(part, **{field: value})
 
@@ -200,24 +262,7 @@ class NetworkClassifier(ClassesMixin, _Network):
         warm_start=False,
         verbose=0,
     ):
-        super().__init__(
-            layers,
-            loss=loss,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            penalty=penalty,
-            validation_split=validation_split,
-            callbacks=callbacks,
-            dtype=dtype,
-            threads=threads,
-            device=device,
-            random_state=random_state,
-            warm_start=warm_start,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
+        self._keep(locals())
 
     def _targets(self, y, first: bool) -> np.ndarray:
         if first:
@@ -227,6 +272,9 @@ class NetworkClassifier(ClassesMixin, _Network):
             self._check_known(y, all_of_them=True)
         return self._encode(y, np.float32)
 
+    def _fit_options(self) -> dict[str, Any]:
+        return {}
+
     def _last_activation(self) -> str:
         return "softmax" if self._binarizer.y_type_ == "multiclass" else "sigmoid"
 
@@ -235,14 +283,41 @@ class NetworkRegressor(TargetsMixin, _Network):
     """A regressor of any layers.
 
     The output layer that is added to `layers` has one linear unit for each target. Parameters and
-    fitted attributes are those of NetworkClassifier, without `class_weight` and `classes_`.
+    fitted attributes are those of NetworkClassifier, without `class_weight` and `classes_`, and
+
+    scale_targets   whether y is standardised for the training, as by Sequential.fit
     """
+
+    def __init__(
+        self,
+        layers=None,
+        *,
+        loss=None,
+        optimizer="adam",
+        epochs=100,
+        batch_size=32,
+        shuffle=True,
+        penalty=None,
+        scale_targets=False,
+        validation_split=0.0,
+        callbacks=None,
+        dtype=None,
+        threads=None,
+        device="cpu",
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        self._keep(locals())
 
     def _targets(self, y, first: bool) -> np.ndarray:
         y = self._encode(y, np.float64)
         if first:
             self.n_outputs_ = y.shape[1]
         return y
+
+    def _fit_options(self) -> dict[str, Any]:
+        return {"scale_targets": self.scale_targets}
 
     def _last_activation(self) -> str:
         return "identity"

@@ -8,6 +8,9 @@ has to be started, to load compiled code or to be sent the data. What a training
 depend on threads, so that the scores are those of GridSearchCV, bit for bit.
 """
 
+import ctypes
+import threading
+import time
 import warnings
 from typing import ClassVar
 
@@ -79,10 +82,14 @@ class PopulationSearchCV(BaseSearchCV):
         before = numba.get_num_threads()
         threads = min(self.threads or before, max_threads())
         numba.set_num_threads(threads)
+        backend = _SingleThreads()
         try:
             # Tasks in threads leave filters of warnings behind in any order.
-            with warnings.catch_warnings(), parallel_config(_SingleThreads(), n_jobs=threads):
+            with warnings.catch_warnings(), parallel_config(backend, n_jobs=threads):
                 return super().fit(X, y, **params)
+        except BaseException:
+            backend.interrupt()
+            raise
         finally:
             numba.set_num_threads(before)
 
@@ -92,11 +99,47 @@ class PopulationSearchCV(BaseSearchCV):
 
 
 class _SingleThreads(ThreadingBackend):
-    """joblib's threads, in each of which Numba has one."""
+    """joblib's threads, in each of which Numba has one.
+
+    They are interrupted together: each hears of it as the main thread hears of Ctrl-C.
+    """
+
+    WAIT_SECONDS = 2.0
+    """How long an interrupted search waits for its fits; those in native code end later."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.lock, self.running, self.interrupted = threading.Lock(), set(), False
 
     def submit(self, func, callback=None):
         def run():
-            numba.set_num_threads(1)
-            return func()
+            thread = threading.get_ident()
+            try:
+                with self.lock:
+                    if self.interrupted:
+                        raise RuntimeError("the search was interrupted")
+                    self.running.add(thread)
+                try:
+                    numba.set_num_threads(1)
+                    return func()
+                finally:
+                    with self.lock:
+                        self.running.discard(thread)
+            except KeyboardInterrupt:  # the pool hands on Exceptions alone
+                raise RuntimeError("the search was interrupted") from None
 
         return super().submit(run, callback)
+
+    def interrupt(self) -> None:
+        """End all fits, and begin none of those that wait; return when they have ended."""
+        end = time.monotonic() + self.WAIT_SECONDS
+        self.interrupted = True
+        while True:
+            with self.lock:
+                for thread in self.running:
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                        ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt)
+                    )
+                if not self.running or time.monotonic() > end:
+                    return
+            time.sleep(0.05)

@@ -11,7 +11,7 @@ from numbanet.nn.data import bind_inputs
 from numbanet.plan.columns import LENGTHS, TARGETS
 from numbanet.training.lbfgs import LBFGS
 from numbanet.training.stream import Stream, check_penalties
-from numbanet.training.weights import class_weights, sample_weights
+from numbanet.training.weights import class_weights
 
 WRONG_SPLIT = "{label} must be at least 0 and below 1, got {got}"
 SPLIT = Real(0, below=1, says=WRONG_SPLIT, beyond=WRONG_SPLIT)
@@ -25,7 +25,7 @@ class Validation(NamedTuple):
     x, y      inputs (samples, …), and labels (samples,) or rows (samples, outputs)
     classes   whether y names classes
     lengths   numbers of steps, int64 (samples,), or None
-    weights   weights of the samples, float64, or None
+    weights   weights of the samples, or of their steps (samples, steps), float64, or None
     """
 
     x: np.ndarray
@@ -60,16 +60,15 @@ class Data(NamedTuple):
 
     def weighed(self, network, class_weight) -> "Data":
         """The same with the weights of classes in those of the samples."""
-        by_class = class_weights(network, class_weight, self.y, self.classes)
+        by_class = class_weights(network, class_weight, self.y, self.classes, self.lengths)
         validation = self.validation
         if validation is not None:
-            steps = network.weighing_steps(validation.lengths)
-            found = sample_weights(validation.y, validation.weights, by_class, "validation", steps)
+            y, lengths = validation.y, validation.lengths
+            found = network.weigh(y, validation.weights, by_class, lengths, "validation")
             validation = validation._replace(weights=found)
         weights = self.weights
         if self.stream is None:
-            steps = network.weighing_steps(self.lengths)
-            weights = sample_weights(self.y, weights, by_class, "training", steps)
+            weights = network.weigh(self.y, weights, by_class, self.lengths, "training")
         return self._replace(weights=weights, validation=validation)
 
     def scaled(self, network, loss, scale_targets: bool) -> "Data":
@@ -127,10 +126,10 @@ def read(
         if steps_per_epoch is not None:
             raise ValueError("steps_per_epoch is for data in blocks; x and y are all of them")
         network.learn_names(x, y)
-        x, y, classes = network.check_data(x, y, loss, lengths=lengths)
+        x, y, classes = network.check_data(x, y, loss, lengths=lengths, weighs=True)
         lengths = network.check_lengths(lengths, len(x))
         if sample_weight is not None:
-            weights = check_weights(sample_weight, len(x))
+            weights = check_weights(sample_weight, len(x), steps=network.output_steps)
     validation = None
     if validation_data is not None:
         validation = _validation_data(network, validation_data, validation_split, loss)
@@ -186,11 +185,13 @@ def _validation_data(network, given, validation_split, loss) -> Validation:
         loss,
         labels=("validation x", "validation y"),
         lengths=given.get("lengths"),
+        weighs=True,
     )
     lengths = network.check_lengths(given.get("lengths"), len(x), "validation lengths")
     weights = given.get("sample_weight")
     if weights is not None:
-        weights = check_weights(weights, len(x), "validation sample_weight")
+        name, steps = "validation sample_weight", network.output_steps
+        weights = check_weights(weights, len(x), name, steps=steps)
     return Validation(x, y, classes, lengths, weights)
 
 

@@ -221,7 +221,7 @@ class Run:
                 "leave the last layer without an activation",
             )
         if _rms(y).max() > LARGE:
-            yield f"y spans {_span(low, high)}", "scale it by fit(…, scale_targets=True)"
+            yield f"y spans {_span(low, high)}", "scale it: scale_targets=True"
 
     def _of_rate(self, diverged: bool) -> tuple[str, bool]:
         """What to do with the learning rate, and whether it is an unusual one."""

@@ -33,6 +33,7 @@ from numbanet.training.history import History
 from numbanet.training.lbfgs import LBFGS, is_lbfgs
 from numbanet.training.progress import VERBOSE, Progress
 from numbanet.training.steps import BetweenCalls, Stopped, Unfinished
+from numbanet.training.weights import axes
 
 
 def fit(
@@ -112,7 +113,7 @@ def fit(
                 batches=batches,
                 threads=threads,
                 augment=augment,
-                weighted=data.weights is not None,
+                weighted=axes(data.weights),
             )
             at_end.callback(trainer.release)
             run = Run(

@@ -15,6 +15,7 @@ from numbanet.io.fields import Count, Real, check
 from numbanet.nn.data import bind_inputs
 from numbanet.nn.optimizers import AROUND
 from numbanet.plan.columns import EPOCH, PENALTY_FACTORS, SEED, TARGETS, WEIGHTS
+from numbanet.training.weights import axes
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def minimize(
     tol              the largest element of the gradient at which it stops
     max_iter         most iterations
     max_fun          most evaluations of loss and gradient
-    weights          weights of the samples (samples,), float64, or None
+    weights          weights of the samples (samples,), or of their steps (samples, steps),
+                     float64, or None
     penalty_factor   what the penalties are multiplied by
     callback         called with the value after every iteration; a true result ends the search
     The arithmetic is float64, whatever the network's dtype, and deterministic.
@@ -78,7 +80,7 @@ def minimize(
         arguments = network.specs, network.input_shape, "float64", network.seed
         work = type(network)(*arguments, network.penalty, network.threads, network.device)
         work.memory[:] = network.memory
-    executor = work.executors.gradient(loss, x, y, None, True, weights is not None)
+    executor = work.executors.gradient(loss, x, y, None, True, axes(weights))
     executor.plan.set_context(EPOCH, network.epoch)
     executor.plan.set_context(SEED, network.seed)
     bind_inputs(executor, x)

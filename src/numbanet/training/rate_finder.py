@@ -25,7 +25,7 @@ from numbanet.training.data import check_last_batch
 from numbanet.training.diagnosis import STUCK_DROP
 from numbanet.training.epoch import epoch_permutation, reuse_optimizer_state
 from numbanet.training.lbfgs import is_lbfgs
-from numbanet.training.weights import relative_weights
+from numbanet.training.weights import axes, relative_weights
 
 FEWEST_STEPS = 20
 """Fewer steps do not show a curve."""
@@ -92,7 +92,7 @@ def find_learning_rate(
     chosen = optimizers.optimizer(optimizer or network.optimizer or "adam")
     chosen = replace(chosen, learning_rate=lowest, accumulate=1, average=0.0)
     network.learn_names(x, y)
-    x, y, classes = network.check_data(x, y, loss, lengths=lengths)
+    x, y, classes = network.check_data(x, y, loss, lengths=lengths, weighs=True)
     lengths = network.check_lengths(lengths, len(x))
     weights = network.check_weights(y, classes, sample_weight, class_weight, lengths)
     batch = len(x) if batch_size is None else min(check_int(batch_size, "batch_size"), len(x))
@@ -108,7 +108,7 @@ def find_learning_rate(
         batch=batch,
         batches=-(-len(x) // batch),
         threads=check_threads(threads),
-        weighted=weights is not None,
+        weighted=axes(weights),
     )
     reuse_optimizer_state(network, chosen)
     trainer.set_optimizer(chosen)

@@ -284,6 +284,7 @@ class GradientExecutor(_StepExecutor):
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op):
         super().__init__(ops, dtype, batch=batch, threads=threads, loss_op=loss_op)
+        self.tuner = ThreadTuner(self.plan.threads)
         self.allocate_grads(keep=True)
 
     def gradient(self, params, samples: int) -> float:
@@ -291,7 +292,10 @@ class GradientExecutor(_StepExecutor):
         self.metric_sums[:] = 0
         self.call[CALL.epoch_samples] = samples
         if not self.long_steps:
-            self.run_batches(self.kernel, params, 0, 1, self.plan.threads)
+            self.tuner.steps_per_call()  # one: for the size
+            began = time.perf_counter()
+            self.run_batches(self.kernel, params, 0, 1, self.tuner.size)
+            self.tuner.record(time.perf_counter() - began, 1)
         elif not self.run_in_pieces(params, 0, apply=False):
             self._run_stage(params, 0, TAKE_GRADIENTS, 1)
         return float(self.metric_sums[0])
@@ -308,7 +312,7 @@ class InferenceExecutor(Executor):
         super().__init__(
             ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op
         )
-        self.batches_per_call = 1  # adjusted to how long they take
+        self.tuner = ThreadTuner(self.plan.threads)
         self.checks_finite = self.plan.ops[0].forward is data.inputs_zero_copy
 
     def infer(self, params, samples: int) -> tuple[float, float]:
@@ -317,13 +321,10 @@ class InferenceExecutor(Executor):
         self.call[CALL.epoch_samples] = samples
         batches, done = -(-samples // self.plan.batch), 0
         while done < batches:
+            last = min(batches, done + self.tuner.steps_per_call())
             began = time.perf_counter()
-            last = min(batches, done + self.batches_per_call)
-            self.run_batches(self.kernel, params, done, last, self.plan.threads)
-            if batches > 1:
-                seconds = max(1e-7, (time.perf_counter() - began) / (last - done))
-                most = max(1, CALL_SECONDS / seconds)
-                self.batches_per_call = int(min(4 * self.batches_per_call, most))
+            self.run_batches(self.kernel, params, done, last, self.tuner.size)
+            self.tuner.record((time.perf_counter() - began) / (last - done), last - done)
             done = last
         return float(self.metric_sums[0]), float(self.metric_sums[1])
 

@@ -7,11 +7,13 @@ CALL_SECONDS = 0.05
 class ThreadTuner:
     """Chooses all threads, or one where synchronisation costs more than parallel work saves.
 
-    Small steps and a busy machine favour one. The weights are bit-identical in both cases, so both
-    are tried now and then, and the faster is kept. The choice in use is timed by every call; the
-    other one by a trial: some steps that only warm the caches and wake the threads, then some that
-    are timed. A trial comes often enough that a choice which a busy machine brought about is undone
-    within half a second, and rarely enough to cost less than 3 % of the time.
+    Small steps and a busy machine favour one. The results are bit-identical in both cases, so both
+    are tried now and then, and the faster is kept. One comes first: on a busy machine a step of
+    several threads may take a hundred times as long, and short work has ended before they are
+    tried. The choice in use is timed by every call; the other one by a trial: some steps that only
+    warm the caches and wake the threads, then some that are timed. A trial comes often enough that
+    a choice which a busy machine brought about is undone within half a second, and rarely enough to
+    cost less than 3 % of the time.
 
     size   the threads of the next call
     """
@@ -21,6 +23,8 @@ class ThreadTuner:
     WARM_SECONDS, TIMED_SECONDS = 0.0015, 0.005
     """Seconds of a trial that are not timed, and that are. A step that lasts longer needs no
     warming."""
+    FIRST_SECONDS = 0.05
+    """Seconds of steps by one thread before several are tried."""
     TRIAL_INTERVAL = 0.35
     """Seconds of steps between trials."""
     TRIAL_SHARE = 0.025
@@ -31,7 +35,7 @@ class ThreadTuner:
         self.seconds: dict[int, float] = {}
         self.latest: dict[int, float] = {}
         self.steps: dict[int, int] = {}
-        self.untried = [threads, 1] if threads > 1 else []
+        self.untried = [1, threads] if threads > 1 else []
         self.since_trial, self.interval = 0.0, self.TRIAL_INTERVAL
         self._begin_trial()
 
@@ -39,15 +43,20 @@ class ThreadTuner:
         self.warm = self.timed = self.cost = 0.0
         self.timed_steps = 0
 
+    @property
+    def _timed_seconds(self) -> float:
+        """Seconds of a trial that are timed: those of the first come before everything else."""
+        return self.TIMED_SECONDS if self.seconds else self.FIRST_SECONDS
+
     def steps_per_call(self) -> int:
         """Choose the size for the next call and return its number of steps.
 
-        After a few steps, and in a trial, it is at most twice that of the last call of this size,
-        whose time may be an old one, from when the machine was quiet.
+        It is at most twice that of the last call of this size, whose time may be an old one, from
+        when the machine was quiet; a trial of several threads begins with one step.
         """
-        if self.calls < 2:  # times of no use: the first call compiles, the second starts threads
-            self.size = self.threads
-            return (1, 8)[self.calls]
+        if self.calls < 2:  # the first call may compile: its time is a bound
+            self.size = 1
+            return max(1, min(8, round(self.TIMED_SECONDS / self.latest[1]))) if self.calls else 1
         best = min(self.seconds, key=self.seconds.__getitem__, default=self.threads)
         if not self.untried and self.threads > 1 and self.since_trial >= self.interval:
             self.untried = [1 if best == self.threads else self.threads]
@@ -56,9 +65,10 @@ class ThreadTuner:
         seconds = self.STEPS_SECONDS
         if self.untried:
             warm = self.warm >= self.WARM_SECONDS
-            seconds = self.TIMED_SECONDS - self.timed if warm else self.WARM_SECONDS - self.warm
-        step = self.latest.get(self.size, self.latest[self.threads])
-        return max(1, min(max(8, 2 * self.steps.get(self.size, 0)), round(seconds / step)))
+            seconds = self._timed_seconds - self.timed if warm else self.WARM_SECONDS - self.warm
+            seconds = min(seconds, self.STEPS_SECONDS)
+        step = self.latest.get(self.size, self.latest[1])
+        return max(1, min(2 * self.steps.get(self.size, 0), round(seconds / step)))
 
     def record(self, seconds: float, steps: int) -> None:
         """Take in how long a step of the last call took, and how many it took.
@@ -66,10 +76,10 @@ class ThreadTuner:
         An interrupted call does not come here.
         """
         self.calls += 1
-        if self.calls == 1:
-            return
         seconds, steps = max(seconds, 1e-7), max(1, steps)
         self.latest[self.size], self.steps[self.size] = seconds, steps
+        if self.calls == 1:
+            return
         if self.untried:
             self._record_trial(seconds, steps)
         else:
@@ -84,7 +94,7 @@ class ThreadTuner:
             return
         self.warm = self.WARM_SECONDS
         self.timed, self.timed_steps = self.timed + seconds * steps, self.timed_steps + steps
-        if self.timed >= 0.8 * self.TIMED_SECONDS:
+        if self.timed >= 0.8 * self._timed_seconds:
             self.seconds[self.size] = self.timed / self.timed_steps
             self.untried.pop(0)
             self.since_trial = 0.0
