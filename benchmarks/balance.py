@@ -1,8 +1,9 @@
 """Seconds and mean returns of the examples that balance a pole, over several seeds.
 
-python -m benchmarks.balance [how many seeds, 10]
+python -m benchmarks.balance [SEEDS]
 """
 
+import argparse
 import importlib
 import statistics
 import sys
@@ -29,11 +30,18 @@ def line(name: str, seeds: int) -> str:
     )
 
 
-def main(seeds: int = 10) -> None:
+def main() -> None:
     """Print a line for each example."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.balance", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("seeds", type=int, nargs="?", default=10, help="how many (default: 10)")
+    given = parser.parse_args()
+    if given.seeds < 1:
+        parser.error(f"at least 1 seed is needed, got {given.seeds}")
     for name in EXAMPLES:
-        print(line(name, seeds), flush=True)
+        print(line(name, given.seeds), flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

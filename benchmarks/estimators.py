@@ -186,6 +186,8 @@ def main() -> None:
     unknown = [name for name in names if name not in (*DATA, "search")]
     if unknown:
         parser.error(f"no data {', '.join(unknown)}; there are {chosen}")
+    if arguments.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
     warnings.simplefilter("ignore", ConvergenceWarning)
     os.environ["PYTHONWARNINGS"] = "ignore"  # in the processes of scikit-learn's search
     if fitted := [name for name in names if name != "search"]:

@@ -4,6 +4,7 @@ benchmarks.scaling: what a step is made of.
 No time is asserted. What the peers compute is checked by the program itself.
 """
 
+import importlib
 import json
 import os
 import platform
@@ -206,6 +207,46 @@ def test_ctrl_c_leaves_the_lines_that_are_done(tmp_path, monkeypatch, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
     status, shown = run(monkeypatch, capsys, "--readme", figures)
     assert status == 0 and shown.count("**2 µs**") == 2
+    args = ["--lines", "8-64-64-1", "--peers", "pytorch", "--json", figures]
+    assert run(monkeypatch, capsys, *args)[0] == 130
+    assert json.loads(figures.read_text())["lines"] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--seconds", "nan"], "must be positive"),
+        (["--seconds", "inf"], "must be positive"),
+        (["--threads", "x"], "--threads needs integers between commas, got 'x'"),
+        (["--lines", ""], "no line ''; there are 1 to"),
+        (["--json", "no/x.json"], "--json no/x.json: this file cannot be written"),
+        (["--plot", "no/x.png"], "--plot no/x.png: this file cannot be written"),
+        (["--plot", "x.txt"], "--plot x.txt: the name of a PNG file is needed"),
+        (["--readme", "none.json"], "--readme none.json: no file of --json: "),
+        (["--readme", "other.json"], "--readme other.json: no file of --json: "),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_once(args, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text("[]")
+    monkeypatch.setattr(sys, "argv", ["peers", *args])
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "args"),
+    [("balance", ["x"]), ("balance", ["0"]), ("estimators", ["--rounds", "0"])],
+)
+def test_other_benchmarks_refuse_their_arguments_in_words(module, args, monkeypatch, capsys):
+    if module == "estimators":
+        pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr(sys, "argv", ["program", *args])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"benchmarks.{module}").main()
+    assert "error: " in capsys.readouterr().err
 
 
 def test_a_line_is_printed_when_it_is_done(monkeypatch, capsys):

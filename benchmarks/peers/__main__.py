@@ -8,6 +8,8 @@ See the docstring of `benchmarks.peers` for what is compared and how.
 
 import argparse
 import json
+import math
+import os
 import sys
 import tempfile
 import time
@@ -60,25 +62,43 @@ def arguments():
     try:
         given.lines = (
             [work.line(name.strip()) for name in given.lines.split(",")]
-            if given.lines
+            if given.lines is not None
             else list(work.LINES)
         )
-        given.threads = [int(n) for n in given.threads.split(",")]
     except ValueError as error:
         parser.error(str(error))
+    try:
+        given.threads = [int(n) for n in given.threads.split(",")]
+    except ValueError:
+        parser.error(f"--threads needs integers between commas, got {given.threads!r}")
     given.peers = [peer for peer in given.peers.split(",") if peer]
     unknown = [peer for peer in given.peers if peer not in others]
     if unknown:
         parser.error(f"unknown peers {unknown}; there are {', '.join(others)}")
-    if given.seconds <= 0 or given.rounds < 1 or min(given.threads) < 1:
+    if not 0 < given.seconds < math.inf or given.rounds < 1 or min(given.threads) < 1:
         parser.error("seconds, rounds and threads must be positive")
+    if given.plot and given.plot.suffix.lower() != ".png":
+        parser.error(f"--plot {given.plot}: the name of a PNG file is needed")
+    for name in ("json", "plot"):
+        if (path := getattr(given, name)) and not _can_be_written(path):
+            parser.error(f"--{name} {path}: this file cannot be written")
+    if given.readme:
+        try:
+            given.readme = report.readme(json.loads(given.readme.read_text()))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            parser.error(f"--readme {given.readme}: no file of --json: {error}")
     return given
+
+
+def _can_be_written(path: Path) -> bool:
+    """Whether a file may be written or replaced there."""
+    return os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
 
 
 def main() -> None:
     given = arguments()
     if given.readme:
-        print(report.readme(json.loads(given.readme.read_text())))
+        print(given.readme)
         return
     began = time.perf_counter()
 
@@ -99,6 +119,23 @@ def main() -> None:
     }
     print(report.header(facts, versions, given.threads, given.seconds, given.isa), end="\n\n")
     print(report.heads(abouts), flush=True)
+
+    def write_json() -> None:
+        everything = {
+            "machine": facts | {"load after": report.load()},
+            "names": {peer: about["name"] for peer, about in abouts.items()},
+            "versions": versions,
+            "threads": given.threads,
+            "seconds": given.seconds,
+            "rounds": given.rounds,
+            "isa": given.isa,
+            "missing": missing,
+            "lines": results,
+        }
+        if given.json:
+            given.json.write_text(json.dumps(everything, indent=1))
+
+    write_json()
     with tempfile.TemporaryDirectory(prefix="numbanet-peers-") as folder:
         for line in given.lines:
             try:
@@ -118,19 +155,7 @@ def main() -> None:
                 break
             results.append(result)
             print(report.table_row(result, abouts), flush=True)
-            if given.json:
-                everything = {
-                    "machine": facts | {"load after": report.load()},
-                    "names": {peer: about["name"] for peer, about in abouts.items()},
-                    "versions": versions,
-                    "threads": given.threads,
-                    "seconds": given.seconds,
-                    "rounds": given.rounds,
-                    "isa": given.isa,
-                    "missing": missing,
-                    "lines": results,
-                }
-                given.json.write_text(json.dumps(everything, indent=1))
+            write_json()
     peaks: dict[int, float] = {}
     for result in results:
         for n, peak in result["peaks"].items():

@@ -81,8 +81,9 @@ NAMED_MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """Networks by name, with their settings."""
-DIVERGED = 1e3
-"""A training loss above it is that of a training that diverged: guessing has one near 1."""
+DIVERGED = 1e6
+"""A training loss above it is that of a training that diverged: guessing has one near 1, and
+penalties add hundreds at most."""
 MAX_CLASSES = 50
 CLASS_OUTPUTS = ("Softmax", "Sigmoid", "Step")
 """Last activations whose outputs name a class."""
