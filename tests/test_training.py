@@ -1373,7 +1373,7 @@ def test_the_faster_choice_is_found_within_half_a_second(step_seconds, choices, 
 
 
 def test_short_work_has_one_thread():
-    """Two threads, whose steps last 20 ms each on a busy machine, are tried after some 40 ms."""
+    """Two threads, whose steps last 20 ms each on a busy machine, are tried soon."""
     calls = simulated(lambda size, *_: {1: 1e-4, 2: 2e-2}[size], 0.2)
     assert all(size == 1 for began, size, *_ in calls if began < 0.04)
     assert sum(call[2] for call in calls if call[1] == 2) < 0.05

@@ -81,7 +81,7 @@ NAMED_MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """Networks by name, with their settings."""
-DIVERGED = 1e6
+LOST = 1e6
 """A training loss above it is that of a training that diverged: guessing has one near 1, and
 penalties add hundreds at most."""
 MAX_CLASSES = 50
@@ -653,7 +653,7 @@ def result_warning(found: dict[str, Any], data: Data, losses: Sequence[float]) -
     found    the metrics on the data that were held out
     losses   of the training's epochs
     """
-    if losses and max(losses) > DIVERGED and found.get("r2", 0.0) <= 0:
+    if losses and max(losses) > LOST and found.get("r2", 0.0) <= 0:
         return (
             f"warning: the training loss reached {max(losses):.3g}: training diverged; "
             "lower --learning-rate"
