@@ -15,7 +15,7 @@ import numpy as np
 import numbanet as nn
 from numbanet.backend.threads import max_threads
 
-SAMPLES, BATCH, EPOCHS, ROUNDS = 4096, 32, 4, 3
+SAMPLES, BATCH, EPOCHS, ROUNDS = 4096, 32, 20, 2
 STEPS = EPOCHS * SAMPLES // BATCH
 OPTIONS = {"optimizer": "adam", "epochs": EPOCHS, "batch_size": BATCH, "verbose": 0}
 

@@ -411,8 +411,8 @@ def test_settings_of_fit(settings, error, message):
 def test_settings_of_evaluate():
     net = network()
     refused(
-        TypeError,
-        "Sequential.evaluate has no argument 'batch_size'; evaluate finds",
+        ValueError,
+        "batch_size says how many sequences of a stateful network go on, and this one has no",
         net,
         lambda: net.evaluate(X, LABELS, batch_size=3),
     )

@@ -96,11 +96,11 @@ def test_a_policy_learned_in_compiled_code():
 
 
 def test_a_policy_learned_by_ppo():
-    assert main("ppo") >= 475
+    assert main("ppo", seed=1) >= 475
 
 
 def test_a_controller_learned_through_the_equations_of_motion():
-    assert main("pendulum", steps=300) < 0.2
+    assert main("pendulum", steps=400) < 0.2
 
 
 def test_an_energy_learned_from_forces():

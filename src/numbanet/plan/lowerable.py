@@ -62,13 +62,15 @@ class Lowerable(Protocol):
     def resolve_loss(self, given) -> Any:
         """Return the loss asked for, or the one that belongs to the last activation."""
 
-    def check_data(self, x, y, loss, labels=("x", "y")) -> tuple[Any, np.ndarray, bool]:
+    def check_data(
+        self, x, y, loss, labels=("x", "y"), lengths=None, weighs=False
+    ) -> tuple[Any, np.ndarray, bool]:
         """Return x and y as kernels read them, and whether y names classes."""
 
     def check_lengths(self, lengths, samples: int, name: str = "lengths") -> np.ndarray | None:
         """Return the lengths of sequences as kernels read them, or None."""
 
     def score(
-        self, x, y, classes, loss, threads=None, lengths=None, weights=None
+        self, x, y, classes, loss, threads=None, lengths=None, weights=None, batch_size=None
     ) -> tuple[float, float | None]:
         """Return the mean loss without penalties, and for classes the accuracy."""

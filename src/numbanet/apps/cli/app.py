@@ -448,7 +448,7 @@ def plot(model, data, held_out, force, **given) -> None:
     for name, path in paths.items():
         options.check_writable(path, force, f"--{name}", (model, data))
     net = load(model)
-    x, y, _ = _evaluation_data(data, net, held_out, csv)
+    x, y, *_ = _evaluation_data(data, net, held_out, csv)
     first = experiment.first_network(net)
     draw = {
         "filters": lambda: plotting.filters(first),
