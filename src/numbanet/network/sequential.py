@@ -600,8 +600,8 @@ class Sequential(KnownArguments, KnownAttributes):
         if accuracy is not None:
             right: float | None = accuracy
             answers = len(x)
-            alike = self.check_weights(y, classes, None, None, lengths)
-            if weights is not None:
+            if sample_weight is not None or class_weight is not None:
+                alike = self.check_weights(y, classes, None, None, lengths)
                 self._state = before
                 right = self.score(x, y, classes, chosen, threads, lengths, alike, batch_size)[1]
             if self.output_steps:

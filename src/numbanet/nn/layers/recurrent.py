@@ -266,23 +266,31 @@ def _clear(op, row):
             row[op[CELL.kept] + j] = zero
 
 
+@inline
+def _products(op, params, m, known, before, n_before, y, n):
+    """z += h' U and q = h' U_n + b_n, for m rows n_before and n elements apart
+
+    before, y   the step before, with `known` states, and this one
+    """
+    width, summed, u = op[CELL.width], op[CELL.summed], ptr_add(params, op[W])
+    h = ptr_add(before, op[CELL.state])
+    gemm(m, summed, known, h, n_before, u, width, 1, ptr_add(y, op[CELL.gates]), n)
+    if width > summed:
+        q, u_q, bias = ptr_add(y, op[CELL.kept]), ptr_add(u, summed), ptr_add(u, op[N_WEIGHTS])
+        gemm_bias(m, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
+
+
 def _forward(op, params, grads, acts, deltas, lo, hi):
     """Run the cell over the steps of samples lo ≤ i < hi        acts[y]   z becomes gates and h"""
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
-    steps, columns = op[CELL.steps], op[CELL.columns]
-    n, u = op[N_OUT], ptr_add(params, op[W])
-    bias, block = ptr_add(u, op[N_WEIGHTS]), ptr_add(acts, op[Y] + lo * op[N_OUT])
+    units, steps, columns = op[CELL.units], op[CELL.steps], op[CELL.columns]
+    n, block = op[N_OUT], ptr_add(acts, op[Y] + lo * op[N_OUT])
     for s in range(steps):
         t, t_before = _steps(op, s)
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
         known, n_before = _known(op, s), n
         if s == 0 and known:
             y_before, n_before = _initial_row(op, acts, lo), columns - op[CELL.carried]
-        h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
-        gemm(hi - lo, summed, known, h, n_before, u, width, 1, z, n)
-        if width > summed:
-            q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
-            gemm_bias(hi - lo, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
+        _products(op, params, hi - lo, known, y_before, n_before, y, n)
         for i in range(hi - lo):
             row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
             if t < sequence_length(op, lo + i, steps):
@@ -334,14 +342,10 @@ def _step(op, params, grads, acts, deltas, lo, hi):
     The state stands in the place of grads and becomes that after the step.
     acts[x]   z becomes gates and h        acts[y] = h
     """
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
-    columns, size, carried = op[CELL.columns], context(op, STATE_SIZE), op[CELL.carried]
+    units, carried = op[CELL.units], op[CELL.carried]
+    columns, size = op[CELL.columns], context(op, STATE_SIZE)
     x, before = ptr_add(acts, op[X] + lo * columns), _state_rows(op, grads, lo)
-    h, z, u = ptr_add(before, op[CELL.state]), ptr_add(x, op[CELL.gates]), ptr_add(params, op[W])
-    gemm(hi - lo, summed, units, h, size, u, width, 1, z, columns)
-    if width > summed:
-        q, u_q, bias = ptr_add(x, op[CELL.kept]), ptr_add(u, summed), ptr_add(u, op[N_WEIGHTS])
-        gemm_bias(hi - lo, width - summed, units, h, size, u_q, width, bias, 1, q, columns)
+    _products(op, params, hi - lo, units, before, size, x, columns)
     for i in range(hi - lo):
         row, row_before = ptr_add(x, i * columns), ptr_add(before, i * size)
         for j in range(0, units, lanes(acts)):
@@ -359,18 +363,10 @@ def _state_rows(op, state, lo):
 
 
 def _step_cuda(op, params, grads, acts, deltas, lo, hi):
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    units = op[CELL.units]
     for i in range(lo + thread_rank(), hi, num_threads()):
         row, before = ptr_add(acts, op[X] + i * op[CELL.columns]), _state_rows(op, grads, i)
-        for c in range(width):
-            total = const_like(acts, 0)
-            if c < summed:
-                total = row[op[CELL.gates] + c]
-            else:
-                total = params[op[W] + op[N_WEIGHTS] + c - summed]
-            for k in range(units):
-                total += before[op[CELL.state] + k] * params[op[W] + k * width + c]
-            row[_u_column(op, c)] = total
+        _products_cuda(op, params, units, before, row)
         for j in range(units):
             value(op, row, before, j, units - j, units - j)
         for j in range(op[CELL.carried], op[CELL.columns]):
@@ -386,9 +382,19 @@ def _u_column(op, c):
     return op[CELL.gates] + c if c < summed else op[CELL.kept] + c - summed
 
 
+@inline
+def _products_cuda(op, params, known, before, y):
+    """z += h' U and q = h' U_n + b_n, for one row; see `_products`."""
+    width, summed, u = op[CELL.width], op[CELL.summed], ptr_add(params, op[W])
+    for c in range(width):
+        total = y[_u_column(op, c)] if c < summed else u[op[N_WEIGHTS] + c - summed]
+        for k in range(known):
+            total += before[op[CELL.state] + k] * u[k * width + c]
+        y[_u_column(op, c)] = total
+
+
 def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
-    steps, columns = op[CELL.steps], op[CELL.columns]
+    units, steps, columns = op[CELL.units], op[CELL.steps], op[CELL.columns]
     for i in range(lo + thread_rank(), hi, num_threads()):
         block = ptr_add(acts, op[Y] + i * op[N_OUT])
         for s in range(steps):
@@ -397,15 +403,7 @@ def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
             known = _known(op, s)
             if s == 0 and known:
                 y_before = _initial_row(op, acts, i)
-            for c in range(width):
-                total = const_like(acts, 0)
-                if c < summed:
-                    total = y[op[CELL.gates] + c]
-                else:
-                    total = params[op[W] + op[N_WEIGHTS] + c - summed]
-                for k in range(known):
-                    total += y_before[op[CELL.state] + k] * params[op[W] + k * width + c]
-                y[_u_column(op, c)] = total
+            _products_cuda(op, params, known, y_before, y)
             if t < sequence_length(op, i, steps):
                 for j in range(units):
                     value(op, y, y_before, j, units - j, known - j)
