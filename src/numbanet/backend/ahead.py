@@ -73,7 +73,8 @@ def compile_ahead(units: Iterable[Unit], done: Callable[[Unit], None] | None = N
     done   is called with each unit that a child has compiled
     The first ones are begun first: long ones should come first.
     """
-    if processes() < 2:
+    units = list(units)
+    if len(units) < LEAST or processes() < 2:
         return
     with ONE_AT_A_TIME:
         missing = [unit for unit in units if not unit.is_cached]

@@ -192,14 +192,15 @@ class Sequential(KnownArguments, KnownAttributes):
         scaling.check_layers(self.layers)
         built_layer.check_first(self.layers)
         self._checks_inputs = checks_inputs(self.layers[0].layer)
-        self._state, self._state_size = None, sum(op.state for op in self.layer_ops())
+        ops = self.layer_ops()
+        self._state, self._state_size = None, sum(op.state for op in ops)
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
         self.scales_targets = False
         self._class_names = self._feature_names = ()
         self.target_name = ""
-        built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
+        built_layer.check_size(self.layers, ops, self.dtype)
 
     def _allocate(self) -> None:
         """Allocate the flat memory, filled with zeros."""

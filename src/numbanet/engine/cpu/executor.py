@@ -96,6 +96,8 @@ class Executor:
 
     def bind(self, column: int, array: np.ndarray | None) -> None:
         """Let the plan read (or write) a contiguous array of the caller's; None unbinds."""
+        if column in self._bound and self._bound[column] is array:
+            return
         self._bound[column] = array
         self.plan.set_context(column, array.ctypes.data if array is not None else 0)
 

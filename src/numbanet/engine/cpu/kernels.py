@@ -576,8 +576,9 @@ def run_parallel(kernel_address, call, memories, workers: int, most: int) -> Non
 
 def in_region(entry, arguments, workers: int) -> None:
     """Call an entry point with so many threads, under the lock of the work queue."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(workers, max_threads()))
+    before, wanted = numba.get_num_threads(), min(workers, max_threads())
+    if wanted != before:
+        numba.set_num_threads(wanted)
     try:
         if numba.threading_layer() == "workqueue":
             with _workqueue_lock:
@@ -585,4 +586,5 @@ def in_region(entry, arguments, workers: int) -> None:
         else:
             entry(*arguments)
     finally:
-        numba.set_num_threads(before)
+        if wanted != before:
+            numba.set_num_threads(before)
