@@ -18,6 +18,7 @@ from examples import (
     network,
     targets,
 )
+from numbanet.backend.intrinsics import CACHE_LINE
 from numbanet.engine.cpu import executor
 from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT
 
@@ -203,4 +204,4 @@ def test_a_step_leaves_inputs_and_targets_alone():
 def test_a_memory_begins_with_a_cache_line(n, dtype):
     memory = executor.allocate(n, dtype)
     assert memory.shape == (n,) and memory.dtype == dtype and not memory.any()
-    assert n == 0 or memory.ctypes.data % executor.CACHE_LINE == 0
+    assert n == 0 or memory.ctypes.data % CACHE_LINE == 0

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from numbanet.backend.ahead import Unit
+from numbanet.backend.intrinsics import CACHE_LINE
 from numbanet.backend.jit import Kernel, units
 from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels
@@ -19,10 +20,6 @@ from numbanet.plan.lower import lower
 
 SURE_FLOPS = 5e9
 """Operations per second that any core reaches: a step that would last long at this rate is cut."""
-
-
-CACHE_LINE = 64
-"""Bytes; a vector register that lies across two cache lines costs two accesses."""
 
 
 def allocate(n_elements: int, dtype) -> np.ndarray:
