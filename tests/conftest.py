@@ -39,6 +39,8 @@ def as_many_threads_as_asked_for(monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
+    # what takes longest comes first, so that no process is left alone with it at the end
+    items.sort(key=lambda item: item.path.name != "test_ptx.py")
     for item in items:
         if item.get_closest_marker("gpu") and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

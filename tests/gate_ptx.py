@@ -147,11 +147,6 @@ def whole_networks():
         LaunchMode.FUSED,
     )
     yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), LaunchMode.FUSED
-    steered = {"clip_norm": 1.0, "accumulate": 2, "average": 0.9}
-    for mode in LaunchMode:
-        net = nn.Sequential([nn.Dense(30, activation="tanh"), nn.Dense(1)], 8)
-        net.layers[0].weight_decay = 0.1
-        yield "steered", net, 64, "mean_squared_error", nn.Adam(**steered), mode
     yield (
         "lenet5",
         nn.models.lenet5(dtype="float64"),
@@ -160,6 +155,11 @@ def whole_networks():
         nn.RMSprop(),
         LaunchMode.SINGLE_BLOCK,
     )
+    steered = {"clip_norm": 1.0, "accumulate": 2, "average": 0.9}
+    for mode in LaunchMode:
+        net = nn.Sequential([nn.Dense(30, activation="tanh"), nn.Dense(1)], 8)
+        net.layers[0].weight_decay = 0.1
+        yield "steered", net, 64, "mean_squared_error", nn.Adam(**steered), mode
 
 
 def of_network(name, net, batch, loss, optimizer, mode):

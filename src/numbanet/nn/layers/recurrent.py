@@ -1026,6 +1026,9 @@ class Recurrent(Layer):
     instead: ClassVar[dict[str, str]] = {
         **Layer.instead,
         "hidden_size": "its size is `units`",
+        "input_size": "Sequential takes the shape of a sample, input_shape",
+        "activation": "gates have the sigmoid, all else tanh; nn.RNN takes an activation",
+        "recurrent_activation": "gates have the sigmoid",
         "num_layers": "write a layer for each, with return_sequences=True but for the last",
         "bidirectional": "write nn.Bidirectional(nn.LSTM(units))",
         "go_backwards": "reverse=True begins with the last step",
@@ -1056,15 +1059,22 @@ class Recurrent(Layer):
     """What a step hands to the next one, in the order of the columns."""
 
     def __post_init__(self):
+        kind, second = type(self).__name__, self.return_sequences
+        if type(second) is int:
+            raise ValueError(
+                f"{kind}: return_sequences must be True or False, got {second}; the size of the "
+                f"input comes from input_shape, so PyTorch's {kind}({self.units}, {second}) is "
+                f"nn.{kind}({second})"
+            )
         super().__post_init__()
         if self.stateful and self.reverse:
             raise ValueError(
-                f"{type(self).__name__}: reverse=True ends with the first step, which the next "
+                f"{kind}: reverse=True ends with the first step, which the next "
                 "batch cannot go on from; a stateful layer begins with it"
             )
         if self.stateful and self.initial_state != "zeros":
             raise ValueError(
-                f"{type(self).__name__}: a stateful layer goes on from the state of the batch "
+                f"{kind}: a stateful layer goes on from the state of the batch "
                 "before, and initial_state='trained' begins every sequence anew; choose one"
             )
 
