@@ -10,6 +10,7 @@ import numpy as np
 from numbanet.backend.ahead import Unit
 from numbanet.backend.intrinsics import CACHE_LINE
 from numbanet.backend.jit import Kernel, units
+from numbanet.backend.permutation import shuffle_unit
 from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels
 from numbanet.engine.cpu.kernels import APPLY_GRADIENTS, CALL, TAKE_GRADIENTS
@@ -249,6 +250,10 @@ class TrainingExecutor(_StepExecutor):
             for column, kernel in optimizer.kernels(group).items():
                 plan.optimizer_rows[:, k, column] = kernel.address(dtype)
         self.set_optimizer(optimizer)
+
+    def engine_units(self, dtype, threads: int) -> list[Unit]:
+        """The same, and what shuffles the samples of an epoch."""
+        return [*super().engine_units(dtype, threads), shuffle_unit()]
 
     def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
