@@ -70,6 +70,8 @@ from numbanet.backend.intrinsics import (
     transpose,
     where_greater,
 )
+from numbanet.backend.intrinsics.gemm import NR_GEMV
+from numbanet.backend.intrinsics.target import VECTOR_BYTES
 from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.fields import By, Choice, Count, Flag, shown
 from numbanet.nn.initializers import INITIALIZER, Columns, Zeros
@@ -112,6 +114,10 @@ BOTH = ("", "reverse_")
 """What stands in front of the names of the recurrent parameters, for each direction."""
 STATES = Attrs("units steps columns state directions reverse sequences")
 """As in CELL; `sequences` is 1 where the states of all steps are wanted."""
+PACKED_STEPS = 8
+"""Steps from which a copy of U as panels is faster for a single sample."""
+L1_BYTES = 32768
+"""A level-1 cache, of which a U may leave nothing to the next step."""
 
 
 # --- cells: one step of one sample --------------------------------------------------------------
@@ -266,12 +272,70 @@ def _clear(op, row):
             row[op[CELL.kept] + j] = zero
 
 
+@inline
+def _worth_packing(op, acts):
+    """Whether a single sample is faster with U as panels: many steps, and U larger than level 1."""
+    elements = op[CELL.units] * op[CELL.width]
+    return op[CELL.steps] >= PACKED_STEPS and elements * VECTOR_BYTES > L1_BYTES * lanes(acts)
+
+
+@inline
+def _panel(op, acts, k):
+    """The first column of panel k of U, and how many it has: those of z, or those of q."""
+    summed, at_once = op[CELL.summed], NR_GEMV * lanes(acts)
+    of_z = (summed + at_once - 1) // at_once
+    if k < of_z:
+        return k * at_once, min(at_once, summed - k * at_once)
+    c = summed + (k - of_z) * at_once
+    return c, min(at_once, op[CELL.width] - c)
+
+
+@inline
+def _panels(op, acts):
+    """How many panels U has."""
+    summed, at_once = op[CELL.summed], NR_GEMV * lanes(acts)
+    return (summed + at_once - 1) // at_once + (op[CELL.width] - summed + at_once - 1) // at_once
+
+
+@inline
+def _pack(op, params, acts):
+    """Copy U into scratch memory, panel by panel, each of them contiguous."""
+    units, width, u = op[CELL.units], op[CELL.width], ptr_add(params, op[W])
+    for k in range(_panels(op, acts)):
+        c, n = _panel(op, acts, k)
+        panel = ptr_add(acts, op[SCRATCH] + c * units)
+        for row in range(units):
+            for j in range(n):
+                panel[row * n + j] = u[row * width + c + j]
+
+
+@inline
+def _add_packed_product(op, params, acts, known, h, y, s):
+    """z += h' U and q = h' U_n + b_n of a single sample, with U as panels.
+
+    Every other step takes them from the last one to the first, so that half of them are still in
+    level 1. Sums do not change: a column of U is in one panel.
+    """
+    units, summed, panels = op[CELL.units], op[CELL.summed], _panels(op, acts)
+    bias = ptr_add(params, op[W] + op[N_WEIGHTS] - summed)
+    for i in range(panels):
+        c, n = _panel(op, acts, panels - 1 - i if s % 2 else i)
+        panel, out = ptr_add(acts, op[SCRATCH] + c * units), ptr_add(y, _u_column(op, c))
+        if c < summed:
+            gemm(1, n, known, h, 0, panel, n, 1, out, 0)
+        else:
+            gemm_bias(1, n, known, h, 0, panel, n, ptr_add(bias, c), 1, out, 0)
+
+
 def _forward(op, params, grads, acts, deltas, lo, hi):
     """Run the cell over the steps of samples lo ≤ i < hi        acts[y]   z becomes gates and h"""
     units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
     steps, columns = op[CELL.steps], op[CELL.columns]
     n, u = op[N_OUT], ptr_add(params, op[W])
     bias, block = ptr_add(u, op[N_WEIGHTS]), ptr_add(acts, op[Y] + lo * op[N_OUT])
+    packed = hi - lo == 1 and _worth_packing(op, acts)
+    if packed:
+        _pack(op, params, acts)
     for s in range(steps):
         t, t_before = _steps(op, s)
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
@@ -279,10 +343,13 @@ def _forward(op, params, grads, acts, deltas, lo, hi):
         if s == 0 and known:
             y_before, n_before = _initial_row(op, acts, lo), columns - op[CELL.carried]
         h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
-        gemm(hi - lo, summed, known, h, n_before, u, width, 1, z, n)
-        if width > summed:
-            q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
-            gemm_bias(hi - lo, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
+        if packed:
+            _add_packed_product(op, params, acts, known, h, y, s)
+        else:
+            gemm(hi - lo, summed, known, h, n_before, u, width, 1, z, n)
+            if width > summed:
+                q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
+                gemm_bias(hi - lo, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
         for i in range(hi - lo):
             row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
             if t < sequence_length(op, lo + i, steps):
