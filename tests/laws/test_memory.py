@@ -99,7 +99,7 @@ def together(here, op, verb):
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_fills_its_slot(case):
     here = harness(*case, "float64")
-    for op, row, verb, kernel in verbs(here):
+    for op, row, verb, _ in verbs(here):
         if op.in_place or verb == "accumulate_gradient":  # they add to what is there
             continue
         for lo, hi in ranges(op, verb):
