@@ -438,7 +438,6 @@ def _step(op, params, grads, acts, deltas, lo, hi):
         row, row_before = ptr_add(x, i * columns), ptr_add(before, i * size)
         for j in range(0, units, lanes(acts)):
             gates(op, row, row_before, j, units - j, units - j)
-        for j in range(0, units, lanes(acts)):
             state(op, row, row_before, j, units - j, units - j)
         for j in range(carried, columns):
             row_before[j] = row[j]
