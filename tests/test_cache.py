@@ -133,6 +133,21 @@ def test_a_folder_where_a_file_should_be(kept):
         path.write_bytes(content)
 
 
+def test_a_versions_first_use_removes_what_is_unused_for_a_month(monkeypatch, tmp_path):
+    base, month = tmp_path / "numbanet", cache.UNUSED_SECONDS
+    ages = {"0" * 16: 1.1 * month, "1" * 16: 0.9 * month, "of the user": 2 * month}
+    for name, age in ages.items():
+        (base / name).mkdir(parents=True)
+        (base / name / "code.nbc").write_bytes(b"")
+        os.utime(base / name, (time.time() - age,) * 2)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    used = cache.cache_directory.__wrapped__()
+    assert {path.name for path in base.iterdir()} == {used.name, "1" * 16, "of the user"}
+    os.utime(used, (0, 0))
+    assert cache.cache_directory.__wrapped__() == used
+    assert time.time() - used.stat().st_mtime < 0.1 * month
+
+
 def test_nowhere_to_write(kept, tmp_path):
     (tmp_path / f"numbanet-{os.getuid() if os.name == 'posix' else 'user'}").write_text(
         "a file in the way"
@@ -383,8 +398,9 @@ def scaled(x, factor):
     return x * const_like(x, factor)
 
 
-def test_a_helper_is_compiled_into_its_callers_and_not_by_itself():
+def test_a_helper_is_compiled_into_its_callers_and_not_by_itself(monkeypatch):
     """Once for all literals, without machine code; Python cannot call it."""
+    monkeypatch.setattr(cache, "cache_directory", lambda: None)  # compiled, not read
 
     @nn.kernel
     def uses(op, params, grads, acts, deltas, lo, hi):

@@ -514,7 +514,7 @@ def test_wrong_lengths_are_refused(layers, lengths, message):
     net = nn.Sequential([*layers, nn.Dense(1)], (4, 3))
     x, y = np.zeros((2, 4, 3)), np.zeros((2, 1))
     calls = [net.predict, *(lambda x, f=f, **o: f(x, y, **o) for f in (net.fit, net.evaluate))]
-    calls += [lambda x, f=f, **o: f(x, y, **o) for f in (net.loss, net.gradient)]
+    calls += [lambda x, f=f, **o: f(x, y, **o) for f in (net.loss, net.gradient, net.profile)]
     for call in calls:
         with pytest.raises(ValueError, match=message):
             call(x, lengths=lengths)
@@ -1064,11 +1064,33 @@ def test_what_parts_the_sequences_of_a_stateful_network_is_refused(call, message
         ("dropout", r"nn\.Dropout\(rate\) between layers"),
         ("bidirectional", r"nn\.Bidirectional"),
         ("hidden_size", "its size is `units`"),
+        ("input_size", "input_shape"),
+        ("num_layers", "a layer for each, with return_sequences=True"),
+        ("batch_first", r"inputs are \(samples, steps, channels\)"),
+        ("return_state", r"network\.stream\(\) has the state"),
+        ("activation", r"nn\.RNN takes an activation"),
+        ("recurrent_activation", "gates have the sigmoid"),
     ],
 )
 def test_other_names_of_a_recurrent_layer_say_what_to_write(given, way):
     with pytest.raises(TypeError, match=f"LSTM has no argument '{given}'; .*{way}"):
         nn.LSTM(units=4, **{given: 1})
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_the_sizes_in_torchs_order_say_what_to_write(kind):
+    message = r"comes from input_shape, so PyTorch's (\w+)\(28, 64\) is nn\.\1\(64\)"
+    with pytest.raises(ValueError, match=message):
+        kind(28, 64)
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match=r"input_shape must be an integer of at least 1, got 0"):
+        network([nn.LSTM(3)], (0, 2))
+    net, x, y = network([nn.LSTM(3)], (4, 2)), np.zeros((5, 0, 2)), np.zeros((5, 2))
+    for call in (net.predict, lambda x: net.fit(x, y), lambda x: net.evaluate(x, y)):
+        with pytest.raises(ValueError, match=r"shape \(samples, 4, 2\), got \(5, 0, 2\)"):
+            call(x)
 
 
 def test_a_batch_size_is_for_a_stateful_network():

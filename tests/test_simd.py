@@ -3,15 +3,18 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 
 from numbanet.backend import intrinsics
 from numbanet.backend.intrinsics import VECTOR_BYTES, data_pointer, ptr_add
 from numbanet.backend.intrinsics.gemm import NR_GEMV, brgemm_strided
+from numbanet.backend.intrinsics.pointers import prefetch, prefetch_write
 from numbanet.backend.jit import entry_point
 from numbanet.nn import data
 
@@ -230,6 +233,18 @@ def every_form(m, n, k, batch, use_bias, a, a_t, b, b_t, bias, c):
     intrinsics.brgemm_bias(
         m, n, k, batch, a, k, one, b, n, two, bias, use_bias, ptr_add(c, 7 * size), n
     )
+
+
+def test_a_prefetch_says_whether_the_line_will_be_written():
+    def fetch(x):
+        prefetch(data_pointer(x))
+        prefetch_write(data_pointer(x))
+
+    compiled = numba.njit(fetch)
+    compiled(np.zeros(1, np.float32))
+    (code,) = compiled.inspect_llvm().values()
+    written = re.findall(r"call void @llvm\.prefetch\.p0\(.*?, i32 (\d), ", code)
+    assert set(written) == {"0", "1"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -145,7 +145,7 @@ def test_the_reference_engine_agrees(layers, features, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_gpu_agrees(dtype, short_switch_interval):
+def test_a_gpu_agrees(dtype):
     pytest.importorskip("numba_cuda")
     x = sparse.csr_array(matrix(14, dtype=dtype))
     nets = [network([nn.Dense(5)], dtype="float64", device=device) for device in ("cpu", "cuda")]

@@ -289,14 +289,17 @@ def _clear(op, row):
 
 
 @inline
-def _add_product(op, params, rows, known, before, n_before, y, n):
-    """z += h' U and q = h' U_n + b_n, for some samples of a step; h' has `known` elements"""
+def _products(op, params, m, known, before, n_before, y, n):
+    """z += h' U and q = h' U_n + b_n, for m rows n_before and n elements apart
+
+    before, y   the step before, with `known` states, and this one
+    """
     width, summed, u = op[CELL.width], op[CELL.summed], ptr_add(params, op[W])
-    h, z = ptr_add(before, op[CELL.state]), ptr_add(y, op[CELL.gates])
-    gemm(rows, summed, known, h, n_before, u, width, 1, z, n)
+    h = ptr_add(before, op[CELL.state])
+    gemm(m, summed, known, h, n_before, u, width, 1, ptr_add(y, op[CELL.gates]), n)
     if width > summed:
         q, u_q, bias = ptr_add(y, op[CELL.kept]), ptr_add(u, summed), ptr_add(u, op[N_WEIGHTS])
-        gemm_bias(rows, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
+        gemm_bias(m, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
 
 
 @inline
@@ -337,8 +340,8 @@ def _pack(op, params, acts):
 
 
 @inline
-def _add_packed_product(op, params, acts, known, before, y, s):
-    """The same for a single sample, with U as panels.
+def _packed_products(op, params, acts, known, before, y, s):
+    """`_products` of a single sample, with U as panels.
 
     Every other step takes them from the last one to the first, so that half of them are still in
     level 1. Sums do not change: a column of U is in one panel.
@@ -369,11 +372,11 @@ def _forward(op, params, grads, acts, deltas, lo, hi):
             y_before, n_before = _initial_row(op, acts, lo), columns - op[CELL.carried]
         for first in range(0, hi - lo, MR):
             last = min(first + MR, hi - lo)
-            z, before = ptr_add(y, first * n), ptr_add(y_before, first * n_before)
+            rows, before = ptr_add(y, first * n), ptr_add(y_before, first * n_before)
             if packed:
-                _add_packed_product(op, params, acts, known, before, z, s)
+                _packed_products(op, params, acts, known, before, rows, s)
             else:
-                _add_product(op, params, last - first, known, before, n_before, z, n)
+                _products(op, params, last - first, known, before, n_before, rows, n)
             for i in range(first, last):
                 row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
                 if t < sequence_length(op, lo + i, steps):
@@ -430,10 +433,10 @@ def _step(op, params, grads, acts, deltas, lo, hi):
     The state stands in the place of grads and becomes that after the step.
     acts[x]   z becomes gates and h        acts[y] = h
     """
-    units, columns, carried = op[CELL.units], op[CELL.columns], op[CELL.carried]
-    size = context(op, STATE_SIZE)
+    units, carried = op[CELL.units], op[CELL.carried]
+    columns, size = op[CELL.columns], context(op, STATE_SIZE)
     x, before = ptr_add(acts, op[X] + lo * columns), _state_rows(op, grads, lo)
-    _add_product(op, params, hi - lo, units, before, size, x, columns)
+    _products(op, params, hi - lo, units, before, size, x, columns)
     for i in range(hi - lo):
         row, row_before = ptr_add(x, i * columns), ptr_add(before, i * size)
         for j in range(0, units, lanes(acts)):
@@ -452,18 +455,10 @@ def _state_rows(op, state, lo):
 
 
 def _step_cuda(op, params, grads, acts, deltas, lo, hi):
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    units = op[CELL.units]
     for i in range(lo + thread_rank(), hi, num_threads()):
         row, before = ptr_add(acts, op[X] + i * op[CELL.columns]), _state_rows(op, grads, i)
-        for c in range(width):
-            total = const_like(acts, 0)
-            if c < summed:
-                total = row[op[CELL.gates] + c]
-            else:
-                total = params[op[W] + op[N_WEIGHTS] + c - summed]
-            for k in range(units):
-                total += before[op[CELL.state] + k] * params[op[W] + k * width + c]
-            row[_u_column(op, c)] = total
+        _products_cuda(op, params, units, before, row)
         for j in range(units):
             gates(op, row, before, j, units - j, units - j)
             state(op, row, before, j, units - j, units - j)
@@ -480,9 +475,19 @@ def _u_column(op, c):
     return op[CELL.gates] + c if c < summed else op[CELL.kept] + c - summed
 
 
+@inline
+def _products_cuda(op, params, known, before, y):
+    """z += h' U and q = h' U_n + b_n, for one row; see `_products`."""
+    width, summed, u = op[CELL.width], op[CELL.summed], ptr_add(params, op[W])
+    for c in range(width):
+        total = y[_u_column(op, c)] if c < summed else u[op[N_WEIGHTS] + c - summed]
+        for k in range(known):
+            total += before[op[CELL.state] + k] * u[k * width + c]
+        y[_u_column(op, c)] = total
+
+
 def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
-    steps, columns = op[CELL.steps], op[CELL.columns]
+    units, steps, columns = op[CELL.units], op[CELL.steps], op[CELL.columns]
     for i in range(lo + thread_rank(), hi, num_threads()):
         block = ptr_add(acts, op[Y] + i * op[N_OUT])
         for s in range(steps):
@@ -491,15 +496,7 @@ def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
             known = _known(op, s)
             if s == 0 and known:
                 y_before = _initial_row(op, acts, i)
-            for c in range(width):
-                total = const_like(acts, 0)
-                if c < summed:
-                    total = y[op[CELL.gates] + c]
-                else:
-                    total = params[op[W] + op[N_WEIGHTS] + c - summed]
-                for k in range(known):
-                    total += y_before[op[CELL.state] + k] * params[op[W] + k * width + c]
-                y[_u_column(op, c)] = total
+            _products_cuda(op, params, known, y_before, y)
             if t < sequence_length(op, i, steps):
                 for j in range(units):
                     gates(op, y, y_before, j, units - j, known - j)
@@ -764,7 +761,7 @@ def _before(op, memory, i, s):
 
 
 @inline
-def _add_tangent_product(op, rows, known, before, n_before, u, beta, y):
+def _add_product(op, rows, known, before, n_before, u, beta, y):
     """z += h' U and q = β q + h' U_n, for some samples of a step; h' has `known` elements"""
     width, summed, n = op[CELL.width], op[CELL.summed], op[N_OUT]
     h, z, q = ptr_add(before, op[CELL.state]), ptr_add(y, op[CELL.gates]), ptr_add(y, op[CELL.kept])
@@ -788,9 +785,9 @@ def _tangent(op, params, grads, acts, deltas, lo, hi):
         y, ty = ptr_add(acts, first), ptr_add(deltas, first)
         y_before, n_before = _before(op, acts, lo, s)
         ty_before, _ = _before(op, deltas, lo, s)
-        _add_tangent_product(op, hi - lo, known, ty_before, n_before, u, 0, ty)
+        _add_product(op, hi - lo, known, ty_before, n_before, u, 0, ty)
         if with_params:
-            _add_tangent_product(op, hi - lo, known, y_before, n_before, u_dot, 1, ty)
+            _add_product(op, hi - lo, known, y_before, n_before, u_dot, 1, ty)
             for i in range(hi - lo):
                 for j in range(width - summed):
                     ty[i * n + op[CELL.kept] + j] += u_dot[op[N_WEIGHTS] + j]
@@ -1132,6 +1129,9 @@ class Recurrent(Layer):
     instead: ClassVar[dict[str, str]] = {
         **Layer.instead,
         "hidden_size": "its size is `units`",
+        "input_size": "Sequential takes the shape of a sample, input_shape",
+        "activation": "gates have the sigmoid, all else tanh; nn.RNN takes an activation",
+        "recurrent_activation": "gates have the sigmoid",
         "num_layers": "write a layer for each, with return_sequences=True but for the last",
         "bidirectional": "write nn.Bidirectional(nn.LSTM(units))",
         "go_backwards": "reverse=True begins with the last step",
@@ -1162,15 +1162,22 @@ class Recurrent(Layer):
     """What a step hands to the next one, in the order of the columns."""
 
     def __post_init__(self):
+        kind, second = type(self).__name__, self.return_sequences
+        if type(second) is int:
+            raise ValueError(
+                f"{kind}: return_sequences must be True or False, got {second}; the size of the "
+                f"input comes from input_shape, so PyTorch's {kind}({self.units}, {second}) is "
+                f"nn.{kind}({second})"
+            )
         super().__post_init__()
         if self.stateful and self.reverse:
             raise ValueError(
-                f"{type(self).__name__}: reverse=True ends with the first step, which the next "
+                f"{kind}: reverse=True ends with the first step, which the next "
                 "batch cannot go on from; a stateful layer begins with it"
             )
         if self.stateful and self.initial_state != "zeros":
             raise ValueError(
-                f"{type(self).__name__}: a stateful layer goes on from the state of the batch "
+                f"{kind}: a stateful layer goes on from the state of the batch "
                 "before, and initial_state='trained' begins every sequence anew; choose one"
             )
 
