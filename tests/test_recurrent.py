@@ -460,6 +460,28 @@ def test_states_beyond_the_end_are_zero(make):
             assert (one[length:] == 0).all() and (one[:length] != 0).any(axis=1).all()
 
 
+WIDE = {
+    "rnn": lambda: [nn.RNN(150)],
+    "lstm": lambda: [nn.LSTM(70, initial_state="trained")],
+    "gru of states, reversed": lambda: [nn.GRU(70, return_sequences=True, reverse=True)],
+    "gru in both directions": lambda: [nn.Bidirectional(nn.GRU(67))],
+}
+"""Their U is larger than a level-1 cache."""
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("steps", [3, 9])
+def test_a_sequence_alone_gives_what_it_gives_among_others(name, dtype, steps):
+    net = network(WIDE[name](), (steps, CHANNELS), dtype)
+    x, lengths = sequences(3, (steps, CHANNELS)).astype(dtype), np.array([steps, 2, 1])
+    for given in ({}, {"lengths": lengths}):
+        together = net.predict(x, **given)
+        for i in range(len(x)):
+            own = {key: values[i : i + 1] for key, values in given.items()}
+            assert net.predict(x[i : i + 1], **own).tobytes() == together[i : i + 1].tobytes()
+
+
 def test_lengths_on_a_gpu_are_those_of_the_cpu():
     pytest.importorskip("numba_cuda")
     layers = lambda: [nn.LSTM(3, return_sequences=True), nn.Bidirectional(nn.GRU(2))]  # noqa: E731
