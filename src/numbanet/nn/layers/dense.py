@@ -260,9 +260,10 @@ def _backward_single(op, params, deltas, i, m):
 
 @inline
 def _backward_transposed_w(op, params, deltas, i, m):
-    """da = dz Wᵀ for rows i … i + m of dz, a panel of Wᵀ at a time."""
+    """da = dz Wᵀ for rows i … i + m of dz, a panel of Wᵀ at a time, as wide as it can be."""
     n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
-    width = 2 * lanes(params)
+    tile = 2 * lanes(params)
+    width = max(1, PANEL_ELEMENTS // n_out // tile) * tile
     height, panel = PANEL_ELEMENTS // width, local_array(params, PANEL_ELEMENTS)
     for k in range(0, n_in, width):
         n = min(width, n_in - k)
