@@ -12,7 +12,7 @@ import numbanet as nn
 from numbanet.engine.reference import Reference, Row
 from numbanet.io.validation import has_missing
 from numbanet.network.handle import step_plan
-from numbanet.nn.data import layout
+from numbanet.nn.data import inference_layout, layout
 from numbanet.plan.columns import (
     AUX,
     BASE_X,
@@ -198,9 +198,8 @@ def reference_predict(net, x, *, batch=8, threads=1, references=REFERENCES):
     """Outputs for all samples."""
     x = nn.io.validation.check_inputs(x, net.input_shape, net.dtype)
     outputs = np.full((len(x), *net.output_shape), np.nan, net.dtype)
-    plan = lower(
-        net.executors.inference_ops(layout(x)), net.dtype, batch=batch, threads=threads, train=False
-    )
+    ops = net.executors.inference_ops(inference_layout(x))
+    plan = lower(ops, net.dtype, batch=batch, threads=threads, train=False)
     Reference(plan, references, net.dtype, inputs=x, outputs=outputs).infer(
         net.memory.copy(), len(x)
     )

@@ -340,7 +340,8 @@ class Sequential(KnownArguments, KnownAttributes):
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
             other real numbers are converted; matrices of scipy.sparse (samples, features) are
-            gathered into dense rows on the fly, here and wherever inputs are taken
+            gathered into dense rows on the fly, here and wherever inputs are taken; where less
+            than a sixteenth is stored, a first Dense multiplies that alone in a prediction
         lengths   the number of steps of each sequence, as in fit
         batch_size   of a stateful network: how many sequences go on from batch to batch; by
             default as many as the state has, for a new network all samples. Others take none
@@ -372,7 +373,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 self.executors.build_small_batch(x.dtype)
             state = self.begin_state(len(x), batch_size)
             batch = None if state is None else len(state)
-            executor = self.executors.inference(data.layout(x), len(x), threads, batch)
+            executor = self.executors.inference(data.inference_layout(x), len(x), threads, batch)
             data.bind_inputs(executor, x)
             executor.bind(OUTPUTS, outputs)
             executor.bind(LENGTHS, lengths)
