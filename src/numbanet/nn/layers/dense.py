@@ -327,13 +327,33 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
         add_rows(samples, n_out, dz, n_out, 0, db)
 
 
+FEW_COLUMNS, MANY_SAMPLES = 4, 32
+"""Most columns beside whole panels of the microkernel whose gradient is taken transposed, and the
+fewest samples for which that saves more than it costs to turn them back."""
+
+
 @inline
 def _add_products(n_in, n_out, m, a, lda, dz, stride, beta, dw):
     """dW = β dW + aᵀ dz over m rows; of a single output dWᵀ = dzᵀ a fills the registers."""
+    few = n_out % (2 * lanes(dw))
+    fits = 0 < few <= FEW_COLUMNS and few * n_in <= PANEL_ELEMENTS
     if n_out == 1:
         gemm_tn(1, n_in, m, dz, stride, a, lda, beta, dw, n_in)
+    elif fits and m >= MANY_SAMPLES and beta == 0:
+        gemm_tn(n_in, n_out - few, m, a, lda, dz, stride, 0, dw, n_out)
+        _few_products(n_in, few, m, a, lda, dz, stride, dw, n_out)
     else:
         gemm_tn(n_in, n_out, m, a, lda, dz, stride, beta, dw, n_out)
+
+
+@inline
+def _few_products(n_in, few, m, a, lda, dz, stride, dw, n_out):
+    """The last `few` columns of dW = aᵀ dz over m rows, from dWᵀ = dzᵀ a in a panel."""
+    j, panel = n_out - few, local_array(dw, PANEL_ELEMENTS)
+    gemm_tn(few, n_in, m, ptr_add(dz, j), stride, a, lda, 0, panel, n_in)
+    for k in range(n_in):
+        for c in range(few):
+            dw[k * n_out + j + c] = panel[c * n_in + k]
 
 
 @inline
