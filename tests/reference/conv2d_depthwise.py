@@ -1,7 +1,7 @@
 """Reference implementations of the kernels in nn/layers/conv2d_depthwise.py."""
 
 from numbanet.nn.layers.conv2d_depthwise import GEOMETRY
-from numbanet.plan.columns import N_IN, N_OUT, N_WEIGHTS, W, X, Y
+from reference.conv2d import convolution
 
 
 def terms(op):
@@ -21,29 +21,4 @@ def terms(op):
                         )
 
 
-def forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(lo, hi):
-        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
-        for z in range(op[N_OUT]):
-            bias = op[W] + op[N_WEIGHTS] + z % op[GEOMETRY.channels]
-            acts[y + z] = params[bias] if op[GEOMETRY.bias] else 0
-        for z, a, k in terms(op):
-            acts[y + z] += acts[x + a] * params[op[W] + k]
-
-
-def backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(lo, hi):
-        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
-        for a in range(op[N_IN]):
-            deltas[x + a] = 0
-        for z, a, k in terms(op):
-            deltas[x + a] += deltas[y + z] * params[op[W] + k]
-
-
-def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
-    for i in range(lo, hi):
-        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
-        for z, a, k in terms(op):
-            grads[op[W] + k] += acts[x + a] * deltas[y + z]
-        for z in range(op[N_OUT] if op[GEOMETRY.bias] else 0):
-            grads[op[W] + op[N_WEIGHTS] + z % op[GEOMETRY.channels]] += deltas[y + z]
+forward, backward, accumulate_gradient = convolution(terms, GEOMETRY.bias, GEOMETRY.channels)

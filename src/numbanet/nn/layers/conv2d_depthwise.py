@@ -37,10 +37,10 @@ TILE = 4
 
 @inline
 def _input_steps(op):
-    """Elements of the input between outputs beside one another, and from tap to tap: down, right"""
+    """Elements of the input from output to output, down and right, and from tap to tap likewise."""
     channels, row = op[GEOMETRY.channels], op[GEOMETRY.width] * op[GEOMETRY.channels]
-    column, down = op[GEOMETRY.stride_col] * channels, op[GEOMETRY.dilation_row] * row
-    return column, down, op[GEOMETRY.dilation_col] * channels
+    outputs = op[GEOMETRY.stride_row] * row, op[GEOMETRY.stride_col] * channels
+    return *outputs, op[GEOMETRY.dilation_row] * row, op[GEOMETRY.dilation_col] * channels
 
 
 @kernel
@@ -48,8 +48,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
     """Slide the filters over images lo ≤ i < hi        acts[y] overwritten"""
     channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
     kernel_h, kernel_w = op[GEOMETRY.kernel_h], op[GEOMETRY.kernel_w]
-    column, down, right = _input_steps(op)
-    row_stride = op[GEOMETRY.stride_row] * op[GEOMETRY.width] * channels
+    row_stride, column, down, right = _input_steps(op)
     for i in range(lo, hi):
         for out_row in range(op[GEOMETRY.out_height]):
             a = ptr_add(acts, op[X] + i * op[N_IN] + out_row * row_stride)
@@ -82,8 +81,7 @@ def forward(op, params, grads, acts, deltas, lo, hi):
 def forward(op, params, grads, acts, deltas, lo, hi):
     channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
     kernel_h, kernel_w = op[GEOMETRY.kernel_h], op[GEOMETRY.kernel_w]
-    column, down, right = _input_steps(op)
-    row_stride = op[GEOMETRY.stride_row] * op[GEOMETRY.width] * channels
+    row_stride, column, down, right = _input_steps(op)
     for e in range(thread_rank(), (hi - lo) * op[N_OUT], num_threads()):
         i = div_u32(e, op[N_OUT])
         pixel = div_u32(e - i * op[N_OUT], channels)
@@ -102,8 +100,7 @@ def backward(op, params, grads, acts, deltas, lo, hi):
     """Carry the error back to the images lo ≤ i < hi        deltas[x] overwritten"""
     channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
     kernel_h, kernel_w = op[GEOMETRY.kernel_h], op[GEOMETRY.kernel_w]
-    column, down, right = _input_steps(op)
-    row_stride = op[GEOMETRY.stride_row] * op[GEOMETRY.width] * channels
+    row_stride, column, down, right = _input_steps(op)
     for i in range(lo, hi):
         x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
         for j in range(x, x + op[N_IN]):
@@ -156,8 +153,7 @@ def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     """
     channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
     kernel_h, kernel_w = op[GEOMETRY.kernel_h], op[GEOMETRY.kernel_w]
-    column, down, right = _input_steps(op)
-    row_stride = op[GEOMETRY.stride_row] * op[GEOMETRY.width] * channels
+    row_stride, column, down, right = _input_steps(op)
     for i in range(lo, hi):
         for c in range(0, channels, lanes(acts)):
             a, dz = ptr_add(acts, op[X] + i * op[N_IN] + c), op[Y] + i * op[N_OUT] + c
@@ -198,8 +194,7 @@ def _products(op, a, row_stride, column, dz, n):
 @accumulate_gradient.cuda
 def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
     channels, out_width = op[GEOMETRY.channels], op[GEOMETRY.out_width]
-    column, down, right = _input_steps(op)
-    row_stride = op[GEOMETRY.stride_row] * op[GEOMETRY.width] * channels
+    row_stride, column, down, right = _input_steps(op)
     n_weights = op[N_WEIGHTS]
     for k in range(thread_rank(), n_weights + op[GEOMETRY.bias] * channels, num_threads()):
         tap = div_u32(k, channels)
