@@ -14,7 +14,9 @@ The search is one of 48 candidates by 5 folds on digits: GridSearchCV with a pro
 beside PopulationSearchCV. A winner is as good as scikit-learn's where it is the same, or where
 scikit-learn's own mean score of it is within a standard error of the best.
 
-A second process on the machine spoils the figures: scikit-learn's as well as ours.
+A second process on the machine spoils the figures: scikit-learn's as well as ours. So would the
+threads of scikit-learn's BLAS, which spin for a tenth of a second after its last product: before
+every fit there is a rest.
 """
 
 import argparse
@@ -35,6 +37,8 @@ from numbanet import sklearn as numbanet_estimators
 DTYPES = {"float64": np.float64, "float32": np.float32}
 LIBRARIES = {"scikit-learn": neural_network, "numbanet": numbanet_estimators}
 KINDS = [(library, dtype) for dtype in DTYPES for library in LIBRARIES]
+REST = 0.15
+"""Seconds before a fit in which the threads of the fit before it fall asleep."""
 PREDICTIONS = 300
 """Predictions of one row in a measurement."""
 FOLDS = 5
@@ -100,6 +104,7 @@ def fits(name: str, rounds: int) -> dict[tuple[str, str], np.ndarray]:
         for library, dtype in KINDS:
             x, x_test = given[0].astype(dtype), given[2].astype(dtype)
             estimator = getattr(LIBRARIES[library], kind)(random_state=seed, **options)
+            time.sleep(REST)
             start = time.perf_counter()
             estimator.fit(x, given[1])
             seconds = time.perf_counter() - start

@@ -8,6 +8,7 @@ from checkers import close, reference_fit, reference_gradient, reference_predict
 
 import numbanet as nn
 from numbanet.io import validation
+from numbanet.nn import data
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -144,15 +145,48 @@ def test_the_reference_engine_agrees(layers, features, dtype):
     close(history["loss"], losses, 1e-12)
 
 
+RARE_CASES = {
+    "float32": ([nn.Dense(7, "tanh")], {}, True),
+    "float64": ([nn.Dense(70)], {"dtype": "float64"}, True),
+    "no bias": ([nn.Dense(7, bias=False)], {"dtype": "float64"}, True),
+    "rescale": ([nn.Rescale(-0.5), nn.Dense(140)], {"dtype": "float64"}, True),
+    "one output": ([nn.Dense(1)], {}, False),
+    "not first": ([nn.Standardize(), nn.Dense(7)], {}, False),
+}
+
+
+@pytest.mark.parametrize("case", RARE_CASES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_gpu_agrees(dtype, short_switch_interval):
+def test_a_prediction_multiplies_the_few_stored_elements_alone(case, dtype):
+    layers, options, alone = RARE_CASES[case]
+    x, net = matrix(60, 200, dtype, density=0.03), network(layers, 200, **options)
+    for built in net.layers:
+        if "bias" in built.parameters:
+            built.parameters["bias"][:] = GENERATOR.normal(size=built.parameters["bias"].shape)
+    given = sparse.csr_array(x)
+    for rows in (given, given[20:37], given[:1], given[7:8]):  # row 7 is empty
+        assert net.predict(rows).tobytes() == net.predict(rows.toarray()).tobytes()
+    few, many = (
+        data.inference_layout(validation.check_inputs(sparse.csr_array(one), (200,), net.dtype))
+        for one in (x, x + 1)
+    )
+    assert (few, many) == (f"rare_sparse_{dtype}", f"sparse_{dtype}")
+    assert (net.executors.inference_ops(few)[0].name == "Dense") == alone
+    rounding = 1e-11 if options.get("dtype") else 1e-5
+    close(net.predict(given), reference_predict(net, given), rounding)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gpu_agrees(dtype):
     pytest.importorskip("numba_cuda")
     x = sparse.csr_array(matrix(14, dtype=dtype))
+    rare = sparse.csr_array(matrix(14, dtype=dtype, density=0.03))
     nets = [network([nn.Dense(5)], dtype="float64", device=device) for device in ("cpu", "cuda")]
     for net in nets:
         net.fit(x, Y[:14], batch_size=8, verbose=0)
     close(nets[1].memory, nets[0].memory, 1e-11)
     close(nets[1].predict(x), nets[0].predict(x), 1e-11)
+    close(nets[1].predict(rare), nets[0].predict(rare), 1e-11)
 
 
 def test_a_large_sparse_matrix_never_becomes_dense():

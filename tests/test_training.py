@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import inspect
 import io
+import itertools
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 import numbanet as nn
+from numbanet.backend import threads
 from numbanet.engine.cpu import executor
 from numbanet.engine.cpu.tuner import ThreadTuner
 from numbanet.nn import losses
@@ -953,7 +955,7 @@ def test_a_callback_stops_the_training_within_an_epoch():
     assert len(fit(net, x, y, epochs=2).seconds) == 2
 
 
-def test_callbacks_at_steps_see_what_the_gpu_has_computed(short_switch_interval):
+def test_callbacks_at_steps_see_what_the_gpu_has_computed():
     pytest.importorskip("numba_cuda")
     x, y = data(24)
     seen: dict[str, list] = {"cpu": [], "cuda": []}
@@ -973,7 +975,7 @@ def test_callbacks_at_steps_see_what_the_gpu_has_computed(short_switch_interval)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_what_a_callback_writes_at_a_step_is_used_by_the_next(device, short_switch_interval):
+def test_what_a_callback_writes_at_a_step_is_used_by_the_next(device):
     if device == "cuda":
         pytest.importorskip("numba_cuda")
     x, y = data()
@@ -1313,14 +1315,15 @@ def test_the_keyboard_stops_within_an_epoch():
     assert process.wait() == 0
 
 
-def simulated(step_seconds, ends, most_steps=1 << 40):
+def simulated(step_seconds, ends, most_steps=1 << 40, idle=lambda: 0):
     """Calls of a ThreadTuner of two threads by a simulated clock: (time, size, seconds, steps).
 
     step_seconds(size, time, since)   how long a step takes that begins `since` seconds after the
                                       size was changed
     most_steps                        of a call: those of an epoch
+    idle()                            what a look for idle CPUs finds
     """
-    tuner, now, changed, calls, before = ThreadTuner(2), 0.0, 0.0, [], None
+    tuner, now, changed, calls, before = ThreadTuner(2, idle), 0.0, 0.0, [], None
     while now < ends:
         steps = min(most_steps, tuner.steps_per_call())
         if tuner.size != before:
@@ -1379,9 +1382,46 @@ def test_short_work_has_one_thread():
     assert sum(call[2] for call in calls if call[1] == 2) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("looks", "begins", "ends"),
+    [
+        (itertools.repeat(2), 0.003, 0.008),
+        (itertools.chain([1] * 12, itertools.repeat(2)), 0.015, 0.03),
+        (itertools.cycle([2, 2, 1]), 0.04, 0.06),
+        (itertools.repeat(0), 0.04, 0.06),
+    ],
+    ids=["idle", "idle later", "idle now and then", "not known"],
+)
+def test_threads_are_tried_at_once_where_their_cpus_are_idle(looks, begins, ends):
+    calls = simulated(lambda size, *_: {1: 1e-4, 2: 6e-5}[size], 0.2, idle=lambda: next(looks))
+    assert begins < next(began for began, size, *_ in calls if size == 2) < ends
+
+
+def test_idle_cpus_are_those_that_no_other_thread_runs_on(monkeypatch, tmp_path):
+    file = tmp_path / "loadavg"
+    monkeypatch.setattr(threads, "Path", lambda _: file)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)
+    assert threads.idle_cpus() == 0
+    for text, idle in (("0.1 0 0 1/99 7", 4), ("9 9 9 4/99 7", 1), ("9 9 9 8/99 7", 0), ("", 0)):
+        file.write_text(text)
+        assert threads.idle_cpus() == idle
+
+
+def test_a_call_soon_holds_all_steps_of_a_short_epoch():
+    tuner, lengths = ThreadTuner(1), []
+    for _ in range(12):  # epochs of 7 steps
+        done = 0
+        while done < 7:
+            steps = min(7 - done, tuner.steps_per_call())
+            tuner.record(1e-4, steps)
+            done += steps
+            lengths.append(steps)
+    assert lengths[-8:] == [7] * 8
+
+
 def test_a_call_grows_at_most_twofold_and_is_short_on_a_machine_that_becomes_busy():
     """Two threads take 2 µs a step, 400 µs on the busy machine, one thread 3 µs and 6 µs."""
-    tuner, lengths, sizes, most = ThreadTuner(2), [], [], {1: 0, 2: 0}
+    tuner, lengths, sizes, most = ThreadTuner(2, lambda: 0), [], [], {1: 0, 2: 0}
     for call in range(300):
         busy = 100 <= call < 110 or call >= 200
         steps = tuner.steps_per_call()
@@ -1391,7 +1431,7 @@ def test_a_call_grows_at_most_twofold_and_is_short_on_a_machine_that_becomes_bus
         most[tuner.size] = steps
         lengths.append(steps * seconds)
         sizes.append(tuner.size)
-    quiet = [length for call, length in enumerate(lengths[20:100], 20)]
+    quiet = lengths[70:100]
     assert max(quiet) < 0.027 and sorted(quiet)[len(quiet) // 2] > 0.02
     changes = {sizes.index(2, 100), sizes.index(2, 200)}  # nothing has told of the change before
     slow = [call for call, length in enumerate(lengths) if length > 0.06]

@@ -29,7 +29,7 @@ def sequence_length(op, i, steps):
     return steps if lengths is None else int(lengths[sample_index(op, i)])
 
 
-def _row(op, i):
+def input_row(op, i):
     """Sample i of the batch, from an array or SparseRows."""
     data, k = op.data[INPUTS], sample_index(op, i)
     return data.dense(slice(k, k + 1))[0] if isinstance(data, SparseRows) else data[k].reshape(-1)
@@ -47,21 +47,21 @@ def _rows(op, row_of, acts, lo, hi, scale):
 
 
 def inputs_float32(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, input_row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def inputs_float64(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, input_row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def inputs_uint8(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, input_row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def _copy_features(op, acts, lo, hi):
     scale = op.float_attr(COPY.scale)
     for i in range(op.context(SAMPLES)):
-        row = _row(op, i)
+        row = input_row(op, i)
         for j in range(lo, hi):
             acts[op[Y] + i * op[N_OUT] + j] = float(row[j]) * scale
 
@@ -79,11 +79,11 @@ def features_uint8(op, params, grads, acts, deltas, lo, hi):
 
 
 def sparse_float32(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, input_row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def sparse_float64(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, _row, acts, lo, hi, op.float_attr(COPY.scale))
+    _rows(op, input_row, acts, lo, hi, op.float_attr(COPY.scale))
 
 
 def sparse_features_float32(op, params, grads, acts, deltas, lo, hi):
@@ -95,7 +95,7 @@ def sparse_features_float64(op, params, grads, acts, deltas, lo, hi):
 
 
 def inputs_zero_copy(op, params, grads, acts, deltas, lo, hi):
-    _rows(op, _row, acts, lo, hi, 1.0)
+    _rows(op, input_row, acts, lo, hi, 1.0)
 
 
 def targets_float32(op, params, grads, acts, deltas, lo, hi):

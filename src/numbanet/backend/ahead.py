@@ -3,9 +3,8 @@
 Numba compiles under a lock, so threads would wait for one another. Forked children share what is
 imported, compile what is missing in the cache, each one unit after the other, and end. They run
 none of it, so a helper that is linked by its name need not be there. Meanwhile this process
-compiles what links none; the rest it reads. Where there is no cache, no
-fork or one processor, or where a child fails, nothing is lost: what is not in the cache is compiled
-at its first use.
+compiles what links none; the rest it reads. Where there is no cache, no fork or one processor, or
+where a child fails, nothing is lost: what is not in the cache is compiled at its first use.
 """
 
 import logging
@@ -74,7 +73,8 @@ def compile_ahead(units: Iterable[Unit], done: Callable[[Unit], None] | None = N
     done   is called with each unit that a child has compiled
     The first ones are begun first: long ones should come first.
     """
-    if processes() < 2:
+    units = list(units)
+    if len(units) < LEAST or processes() < 2:
         return
     with ONE_AT_A_TIME:
         missing = [unit for unit in units if not unit.is_cached]

@@ -53,6 +53,18 @@ def usable_cpus() -> int:
     return cpus if math.isinf(quota) else max(1, min(cpus, math.ceil(quota)))
 
 
+def idle_cpus() -> int:
+    """Return on how many CPUs this thread finds nothing else to run at this moment, its own too.
+
+    It is 0 where the system does not say (elsewhere than under Linux).
+    """
+    try:
+        running = Path("/proc/loadavg").read_bytes().split()[3].partition(b"/")[0]
+    except (OSError, IndexError):
+        return 0
+    return max(0, (os.cpu_count() or 1) - int(running) + 1)
+
+
 def _cpu_quota(folder: Path) -> float:
     """The CPUs that a control group (Linux, version 2 or 1) grants; inf where it sets no limit."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):

@@ -11,7 +11,7 @@ from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import executor as cpu
 from numbanet.engine.cpu.kernels import usable_threads
 from numbanet.io import validation
-from numbanet.nn import data, losses
+from numbanet.nn import data, dense_sparse, losses
 from numbanet.nn.layers.base import size
 from numbanet.plan.op import Op
 from numbanet.plan.plan import Plan
@@ -299,6 +299,9 @@ class ExecutorCache:
         n_in, dtype = size(self.network.input_shape), self.network.dtype
         scale, done = self.network.input_scale()
         body = [*self.network.layer_ops(done), *self.network.output_ops()]
+        first = dense_sparse.first_op(body[0], str(layout), scale)
+        if first is not None:
+            return [first, *body[1:]]
         return [data.inference_inputs(n_in, layout, dtype, scale, body[0]), *body]
 
     def _evaluation_batch(self, samples: int) -> int:

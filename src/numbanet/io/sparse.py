@@ -32,10 +32,14 @@ class SparseRows:
         return len(self), self.n_columns
 
     @property
+    def stored(self) -> int:
+        """How many elements of these rows are stored."""
+        return int(self.starts[-1] - self.starts[0])
+
+    @property
     def nbytes(self) -> int:
         """Bytes of what is stored of these rows."""
-        stored = int(self.starts[-1] - self.starts[0])
-        return stored * (self.values.itemsize + self.columns.itemsize) + self.starts.nbytes
+        return self.stored * (self.values.itemsize + self.columns.itemsize) + self.starts.nbytes
 
     def __len__(self):
         return len(self.starts) - 1

@@ -311,7 +311,7 @@ def step_ops(layers: list[BuiltLayer]) -> list[Op]:
 
 def _settled(penalties, group: Group, frozen: bool, op: Op) -> Op:
     """The op with what is set for its layer."""
-    op = replace(op, penalties=penalties) if op.n_weights else op
+    op = replace(op, penalties=penalties) if op.n_weights and op.penalties != penalties else op
     op = replace(op, group=group) if op.n_params and group != DEFAULT_GROUP else op
     return _frozen(op) if frozen else op
 

@@ -192,14 +192,15 @@ class Sequential(KnownArguments, KnownAttributes):
         scaling.check_layers(self.layers)
         built_layer.check_first(self.layers)
         self._checks_inputs = checks_inputs(self.layers[0].layer)
-        self._state, self._state_size = None, sum(op.state for op in self.layer_ops())
+        ops = self.layer_ops()
+        self._state, self._state_size = None, sum(op.state for op in ops)
         self.output_shape = self.layers[-1].output_shape
         n_outputs = (size(self.output_shape),)
         self.target_scaling = built_layer.BuiltLayer(UnscaleTargets(), n_outputs, n_outputs, 0)
         self.scales_targets = False
         self._class_names = self._feature_names = ()
         self.target_name = ""
-        built_layer.check_size(self.layers, self.layer_ops(), self.dtype)
+        built_layer.check_size(self.layers, ops, self.dtype)
 
     def _allocate(self) -> None:
         """Allocate the flat memory, filled with zeros."""
@@ -339,7 +340,8 @@ class Sequential(KnownArguments, KnownAttributes):
 
         x   inputs (samples, *input_shape): float32, float64 and uint8 are read where they lie,
             other real numbers are converted; matrices of scipy.sparse (samples, features) are
-            gathered into dense rows on the fly, here and wherever inputs are taken
+            gathered into dense rows on the fly, here and wherever inputs are taken; where less
+            than a sixteenth is stored, a first Dense multiplies that alone in a prediction
         lengths   the number of steps of each sequence, as in fit
         batch_size   of a stateful network: how many sequences go on from batch to batch; by
             default as many as the state has, for a new network all samples. Others take none
@@ -371,7 +373,7 @@ class Sequential(KnownArguments, KnownAttributes):
                 self.executors.build_small_batch(x.dtype)
             state = self.begin_state(len(x), batch_size)
             batch = None if state is None else len(state)
-            executor = self.executors.inference(data.layout(x), len(x), threads, batch)
+            executor = self.executors.inference(data.inference_layout(x), len(x), threads, batch)
             data.bind_inputs(executor, x)
             executor.bind(OUTPUTS, outputs)
             executor.bind(LENGTHS, lengths)
@@ -586,9 +588,10 @@ class Sequential(KnownArguments, KnownAttributes):
         """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
 
         The loss is the mean over samples, without penalties; by default the one that belongs to
-        the last activation. "mistakes" is the number of samples in a wrong class, whatever they
-        weigh; all other values are weighted. `metrics` are added by their names. `lengths`,
-        `metrics` and the weights are as in fit, `batch_size` as in predict.
+        the last activation, also after a fit with another: a network does not keep its loss.
+        "mistakes" is the number of samples in a wrong class, whatever they weigh; all other values
+        are weighted. `metrics` are added by their names. `lengths`, `metrics` and the weights are
+        as in fit, `batch_size` as in predict.
         """
         chosen, wanted = self.resolve_loss(loss), measures.metrics(metrics)
         x, y, classes = self.check_data(x, y, chosen, lengths=lengths, weighs=True)
@@ -600,8 +603,8 @@ class Sequential(KnownArguments, KnownAttributes):
         if accuracy is not None:
             right: float | None = accuracy
             answers = len(x)
-            alike = self.check_weights(y, classes, None, None, lengths)
-            if weights is not None:
+            if sample_weight is not None or class_weight is not None:
+                alike = self.check_weights(y, classes, None, None, lengths)
                 self._state = before
                 right = self.score(x, y, classes, chosen, threads, lengths, alike, batch_size)[1]
             if self.output_steps:
@@ -995,19 +998,21 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return export(self, path)
 
-    def profile(self, x, y, loss=None, batch_size: int = 128, optimizer=None, threads=None):
+    def profile(
+        self, x, y, loss=None, batch_size: int = 128, optimizer=None, threads=None, *, lengths=None
+    ):
         """Measure where the time of a training step goes; return a profile that shows itself.
 
         Its first table has the cost of each kernel alone: time, operations, bytes, fraction of the
         peak, and what limits the speed. The second has whole steps on all threads: microseconds in
         each kernel, waiting for the other threads, and between the kernels.
-        optimizer, threads   as in fit; for LBFGS, in the network's state, Adam
+        optimizer, threads, lengths   as in fit; for LBFGS, in the network's state, Adam
         The network stays as it is. `costs` and `step` are the data. Raises ArithmeticError where
         the loss of the first batch is not finite, ValueError for optimizer=LBFGS.
         """
         from numbanet.network.profiler import profile
 
-        return profile(self, x, y, loss, batch_size, optimizer, threads)
+        return profile(self, x, y, loss, batch_size, optimizer, threads, lengths)
 
     @known_arguments(OF_DIAGNOSE)
     def diagnose(self, x, y, *, loss=None, validation_data=None):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.backend.intrinsics import (
+    CACHE_LINE,
     VECTOR_BYTES,
     address,
     as_pointer,
@@ -54,8 +55,9 @@ LABELS = Attrs("labels")
 ZERO_COPY = Attrs("nonfinite")
 NONFINITE = ZERO_COPY.nonfinite
 """1 when an input was not finite, for inputs that are read in place."""
-CACHE_LINE = 64
-"""Bytes of a cache line."""
+RARE, RARE_SHARE = "rare_", 1 / 16
+"""In front of the layout of sparse rows with so few stored elements, by their share of all, that
+multiplying them one by one is faster than a dense product."""
 
 SOURCE: int = INPUTS
 """In the templates: the column of row 0 with the address of the data."""
@@ -179,7 +181,7 @@ def _gather_features_cuda(op, params, grads, acts, deltas, lo, hi):
         _gather_element(op, acts, values, i, lo + e - i * (hi - lo))
 
 
-def _for_dtype(dtype: str, name: str, column: int, cpu, cuda):
+def for_dtype(dtype: str, name: str, column: int, cpu, cuda):
     """The kernel that copies data of a dtype, from the templates for CPU and GPU."""
     values = {"SOURCE": column, "DTYPE": getattr(np, dtype)}
     names = {key: value for key, value in values.items() if key in cpu.__code__.co_names}
@@ -188,22 +190,22 @@ def _for_dtype(dtype: str, name: str, column: int, cpu, cuda):
 
 
 inputs_float32, inputs_float64, inputs_uint8 = (
-    _for_dtype(dtype, "inputs", INPUTS, _copy, _copy_cuda)
+    for_dtype(dtype, "inputs", INPUTS, _copy, _copy_cuda)
     for dtype in ("float32", "float64", "uint8")
 )
 features_float32, features_float64, features_uint8 = (
-    _for_dtype(dtype, "features", INPUTS, _copy_features, _copy_features_cuda)
+    for_dtype(dtype, "features", INPUTS, _copy_features, _copy_features_cuda)
     for dtype in ("float32", "float64", "uint8")
 )
 sparse_float32, sparse_float64 = (
-    _for_dtype(dtype, "sparse", INPUTS, _gather, _gather_cuda) for dtype in ("float32", "float64")
+    for_dtype(dtype, "sparse", INPUTS, _gather, _gather_cuda) for dtype in ("float32", "float64")
 )
 sparse_features_float32, sparse_features_float64 = (
-    _for_dtype(dtype, "sparse_features", INPUTS, _gather_features, _gather_features_cuda)
+    for_dtype(dtype, "sparse_features", INPUTS, _gather_features, _gather_features_cuda)
     for dtype in ("float32", "float64")
 )
 targets_float32, targets_float64 = (
-    _for_dtype(dtype, "targets", TARGETS, _copy, _copy_cuda) for dtype in ("float32", "float64")
+    for_dtype(dtype, "targets", TARGETS, _copy, _copy_cuda) for dtype in ("float32", "float64")
 )
 
 
@@ -296,6 +298,13 @@ def layout(x) -> str:
     return f"sparse_{x.dtype}" if isinstance(x, SparseRows) else str(x.dtype)
 
 
+def inference_layout(x) -> str:
+    """Return the same for inputs that are only read, with RARE in front where it holds."""
+    if isinstance(x, SparseRows) and x.stored < RARE_SHARE * len(x) * x.n_columns:
+        return RARE + layout(x)
+    return layout(x)
+
+
 def bind_inputs(executor, x) -> None:
     """Let an executor read the inputs x, an array or SparseRows."""
     sparse = isinstance(x, SparseRows)
@@ -321,7 +330,7 @@ def inference_inputs(n: int, kind, network_dtype, scale: float, next_op: Op) -> 
     write in place.
     """
     if str(kind) != str(network_dtype) or scale != 1 or next_op.in_place:
-        return inputs(n, kind, scale)
+        return inputs(n, str(kind).removeprefix(RARE), scale)
     return Op("Inputs", 0, n, inputs_zero_copy, attrs=ZERO_COPY.pack(nonfinite=0))
 
 

@@ -1,6 +1,7 @@
 """Plan: a network lowered for one purpose, as tables of integers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Plan:
     rows: dict[Op, int]
     groups: list[Group]
 
-    @property
+    @cached_property
     def task_size(self) -> int:
         """Parameters in the largest task."""
         return int((self.tasks[:, 4] - self.tasks[:, 3]).max(initial=0))
@@ -63,7 +64,7 @@ class Plan:
         """The optimiser's rows in every thread's table, (threads, groups, ROW_SIZE)."""
         return self.tables[:, -len(self.groups) :]
 
-    @property
+    @cached_property
     def n_memory(self) -> int:
         """Elements of params: all parameters, then the buffers."""
         return self.n_params + sum(op.buffers for op in self.ops)

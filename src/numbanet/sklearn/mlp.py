@@ -390,7 +390,7 @@ class _Perceptron(NetworkEstimator):
                 for callback in callbacks:
                     callback.on_epoch_begin(network.epoch + 1, network)
                 if self.shuffle:
-                    order = order[self._random_state.permutation(samples)]
+                    order[:] = order[self._random_state.permutation(samples)]
                 if weights is not None:
                     relative, sums = relative_weights(weights, order, batch)
                     trainer.bind(WEIGHTS, relative)
@@ -531,7 +531,8 @@ class _Norms:
     """
 
     def __init__(self, coefs: list, factor: float, samples: int, bound: float):
-        self.coefs, self.scale, self.bound = coefs, factor, bound * samples
+        self.coefs = [values.ravel() for values in coefs]
+        self.scale, self.bound = factor, bound * samples
         self.norm = self._measure()
         self.least, self.most = 0.0, self.norm  # what a decay could do
 
@@ -541,7 +542,8 @@ class _Norms:
     def begin_epoch(self, shares: np.ndarray) -> None:
         """Begin an epoch with a share (steps,) of the penalty in each step."""
         self.shares, self.taken, self.penalty = shares, 0, 0.0
-        change = self.scale * (self.most - self.least) * float(shares.sum())
+        self.whole = float(shares.sum())
+        change = self.scale * (self.most - self.least) * self.whole
         self.every = 1 if change > self.bound else len(shares)
         self.least = self.most = self.norm
 
@@ -554,7 +556,9 @@ class _Norms:
         if batches % self.every and not ended:
             return
         before, self.norm = self.norm, self._measure()
-        steps, part = batches - self.taken, float(self.shares[self.taken : batches].sum())
+        steps, part = batches - self.taken, self.whole
+        if steps < len(self.shares):
+            part = float(self.shares[self.taken : batches].sum())
         mean = before + (self.norm - before) * (steps - 1) / (2 * steps)
         self.penalty += self.scale * mean * part
         self.taken = batches

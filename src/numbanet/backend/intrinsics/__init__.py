@@ -67,11 +67,12 @@ from numbanet.backend.intrinsics.pointers import (
 )
 from numbanet.backend.intrinsics.process import PROCESS_TOKEN, process_token
 from numbanet.backend.intrinsics.random import fold_in, philox, uniform, uniform_scalar
-from numbanet.backend.intrinsics.target import VECTOR_BYTES
+from numbanet.backend.intrinsics.target import CACHE_LINE, VECTOR_BYTES
 from numbanet.backend.intrinsics.transpose import transpose
 from numbanet.backend.intrinsics.vectors import load, load_or, reduce_sum, store
 
 __all__ = [
+    "CACHE_LINE",
     "PROCESS_TOKEN",
     "VECTOR_BYTES",
     "BoundFunction",

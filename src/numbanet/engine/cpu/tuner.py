@@ -1,5 +1,9 @@
 """ThreadTuner: how many threads work on training steps, chosen by timing."""
 
+from collections.abc import Callable
+
+from numbanet.backend.threads import idle_cpus
+
 CALL_SECONDS = 0.05
 """Seconds that one native call should last, so that Ctrl-C and progress are never far."""
 
@@ -10,11 +14,13 @@ class ThreadTuner:
     Small steps and a busy machine favour one. The results are bit-identical in both cases, so both
     are tried now and then, and the faster is kept. One comes first: on a busy machine a step of
     several threads may take a hundred times as long, and short work has ended before they are
-    tried. The choice in use is timed by every call; the other one by a trial: some steps that only
-    warm the caches and wake the threads, then some that are timed. A trial comes often enough that
-    a choice which a busy machine brought about is undone within half a second, and rarely enough to
-    cost less than 3 % of the time.
+    tried. A few looks in a row that find an idle CPU for each let them begin at once. The choice in
+    use is timed by every call; the other one by a trial: some steps that only warm the caches and
+    wake the threads, then some that are timed. A trial comes often enough that a choice which a
+    busy machine brought about is undone within half a second, and rarely enough to cost less than
+    3 % of the time.
 
+    idle   tells on how many CPUs nothing else runs now
     size   the threads of the next call
     """
 
@@ -24,17 +30,22 @@ class ThreadTuner:
     """Seconds of a trial that are not timed, and that are. A step that lasts longer needs no
     warming."""
     FIRST_SECONDS = 0.05
-    """Seconds of steps by one thread before several are tried."""
+    """Seconds of steps by one thread before several are tried, unless CPUs are found idle."""
+    LOOK_SECONDS, LOOKS = 0.001, 3
+    """Seconds of these steps before each look for idle CPUs, and how many looks in a row must find
+    them."""
     TRIAL_INTERVAL = 0.35
     """Seconds of steps between trials."""
     TRIAL_SHARE = 0.025
     """Most of the time that trials may cost: after a dear one, the interval is longer."""
 
-    def __init__(self, threads: int):
-        self.threads, self.size, self.calls = threads, threads, 0
+    def __init__(self, threads: int, idle: Callable[[], int] = idle_cpus):
+        self.threads, self.idle, self.size, self.calls = threads, idle, threads, 0
         self.seconds: dict[int, float] = {}
         self.latest: dict[int, float] = {}
         self.steps: dict[int, int] = {}
+        self.asked = self.found_idle = 0
+        self.next_look = self.LOOK_SECONDS
         self.untried = [1, threads] if threads > 1 else []
         self.since_trial, self.interval = 0.0, self.TRIAL_INTERVAL
         self._begin_trial()
@@ -54,6 +65,10 @@ class ThreadTuner:
         It is at most twice that of the last call of this size, whose time may be an old one, from
         when the machine was quiet; a trial of several threads begins with one step.
         """
+        self.asked = self._steps_per_call()
+        return self.asked
+
+    def _steps_per_call(self) -> int:
         if self.calls < 2:  # the first call may compile: its time is a bound
             self.size = 1
             return max(1, min(8, round(self.TIMED_SECONDS / self.latest[1]))) if self.calls else 1
@@ -66,18 +81,20 @@ class ThreadTuner:
         if self.untried:
             warm = self.warm >= self.WARM_SECONDS
             seconds = self._timed_seconds - self.timed if warm else self.WARM_SECONDS - self.warm
-            seconds = min(seconds, self.STEPS_SECONDS)
+            seconds = min(seconds, self.STEPS_SECONDS if self.seconds else self.LOOK_SECONDS)
         step = self.latest.get(self.size, self.latest[1])
         return max(1, min(2 * self.steps.get(self.size, 0), round(seconds / step)))
 
     def record(self, seconds: float, steps: int) -> None:
         """Take in how long a step of the last call took, and how many it took.
 
+        A call that was cut short by the end of an epoch lets the next one be as long as it might.
         An interrupted call does not come here.
         """
         self.calls += 1
         seconds, steps = max(seconds, 1e-7), max(1, steps)
-        self.latest[self.size], self.steps[self.size] = seconds, steps
+        before = self.steps.get(self.size, 0) if steps < self.asked else 0
+        self.latest[self.size], self.steps[self.size] = seconds, max(steps, before)
         if self.calls == 1:
             return
         if self.untried:
@@ -94,9 +111,17 @@ class ThreadTuner:
             return
         self.warm = self.WARM_SECONDS
         self.timed, self.timed_steps = self.timed + seconds * steps, self.timed_steps + steps
-        if self.timed >= 0.8 * self._timed_seconds:
+        if self.timed >= 0.8 * self._timed_seconds or self._all_idle():
             self.seconds[self.size] = self.timed / self.timed_steps
             self.untried.pop(0)
             self.since_trial = 0.0
             self.interval = max(self.TRIAL_INTERVAL, self.cost / self.TRIAL_SHARE)
             self._begin_trial()
+
+    def _all_idle(self) -> bool:
+        """Whether one thread has been timed for a while, and there are idle CPUs for all."""
+        if self.seconds or self.timed < self.next_look:
+            return False
+        self.next_look = self.timed + self.LOOK_SECONDS
+        self.found_idle = self.found_idle + 1 if self.idle() >= self.threads else 0
+        return self.found_idle >= self.LOOKS
