@@ -11,6 +11,7 @@ from reference import REFERENCES
 import numbanet as nn
 from numbanet.engine.reference import Reference, Row
 from numbanet.io.validation import has_missing
+from numbanet.network.handle import step_plan
 from numbanet.nn.data import inference_layout, layout
 from numbanet.plan.columns import (
     AUX,
@@ -29,6 +30,7 @@ from numbanet.plan.columns import (
     SAMPLES,
     SCRATCH,
     SEED,
+    STATE_SIZE,
     STATISTICS,
     TARGETS,
     W,
@@ -255,14 +257,17 @@ class KernelHarness:
         ops, _, _ = net.loss_ops(loss, layout(x), y.dtype, classes, training=training)
         self.plan = lower(ops, net.dtype, batch=len(x), threads=1, train=True)
         self.data = {INPUTS: x, TARGETS: y, PERMUTATION: None, OUTPUTS: None}
-        self.plan.set_context(INPUTS, x.ctypes.data)
         self.plan.set_context(TARGETS, y.ctypes.data)
+        self._allocate(x, self.plan.n_params + sum(op.buffers for op in ops), seed=seed)
+
+    def _allocate(self, x, n_memory, n_grads=None, seed=5):
+        """Fill the memories with random numbers; `n_grads` are as many as the parameters."""
+        self.plan.set_context(INPUTS, x.ctypes.data)
         self.plan.set_context(SAMPLES, self.samples)
         generator = np.random.default_rng(seed)
-        buffers = sum(op.buffers for op in ops)
         sizes = {
-            "params": self.plan.n_params + buffers,
-            "grads": self.plan.n_params,
+            "params": n_memory,
+            "grads": self.plan.n_params if n_grads is None else n_grads,
             "acts": self.plan.n_acts,
             "deltas": self.plan.n_deltas,
         }
@@ -345,6 +350,15 @@ class KernelHarness:
     def scratch(self, row):
         """The elements of acts that a verb of the op may use as scratch memory."""
         return range(row[SCRATCH], row[SCRATCH] + self.op(row).scratch)
+
+
+class StepHarness(KernelHarness):
+    """The plan of one step of a sequence, whose state stands in the place of grads."""
+
+    def __init__(self, net, x):
+        self.samples, self.dtype, self.plan = len(x), net.dtype, step_plan(net, len(x))
+        self.data = {INPUTS: x, PERMUTATION: None}
+        self._allocate(x, net.memory.size, len(x) * int(self.plan.tables[0, 0, STATE_SIZE]))
 
 
 def stray_writes(harness, kernel, row, verb, lo, hi):

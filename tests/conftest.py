@@ -4,8 +4,8 @@ It has to be chosen before Numba is imported.
 """
 
 import ctypes
+import importlib.util
 import os
-import sys
 
 import pytest
 
@@ -21,6 +21,15 @@ if not _has_gpu():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def simulated_threads_take_turns():
+    """The simulator runs a block's threads one at a time."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" and importlib.util.find_spec("numba_cuda"):
+        import simulated_blocks
+
+        simulated_blocks.kernel.BlockManager = simulated_blocks.Block
+
+
 @pytest.fixture(autouse=True)
 def as_many_threads_as_asked_for(monkeypatch):
     """Plans are made for as many threads as a test asks for, on a machine of few CPUs too."""
@@ -29,16 +38,9 @@ def as_many_threads_as_asked_for(monkeypatch):
     monkeypatch.setattr(executors, "max_threads", lambda: 64)
 
 
-@pytest.fixture
-def short_switch_interval():
-    """Switch between Python's threads often: those of the simulator wait for one another."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
 def pytest_collection_modifyitems(items):
+    # what takes longest comes first, so that no process is left alone with it at the end
+    items.sort(key=lambda item: item.path.name != "test_ptx.py")
     for item in items:
         if item.get_closest_marker("gpu") and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

@@ -112,9 +112,19 @@ LAYERS = [
     ),
     Example("conv with groups", lambda: [nn.Conv2D(4, 2, groups=2, bias=False)], (4, 3, 6)),
     Example(
-        "depthwise conv",
+        "conv with two filters for each channel",
         lambda: [nn.Conv2D(6, (3, 2), stride=2, groups=3, dilation=(1, 2))],
         (6, 5, 3),
+    ),
+    Example(
+        "depthwise conv",
+        lambda: [nn.Conv2D(3, (3, 2), stride=(1, 2), groups=3, dilation=(1, 2))],
+        (6, 9, 3),
+    ),
+    Example(
+        "depthwise conv of many channels",
+        lambda: [nn.Conv2D(18, 3, stride=2, groups=18, padding="same", bias=False)],
+        (4, 6, 18),
     ),
     Example(
         "conv after conv",

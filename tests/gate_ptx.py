@@ -4,8 +4,8 @@
 
 One line for each kernel, precision and architecture: registers, bytes spilled, of stack
 and of shared memory, or the error. Run in a process of its own with the simulator off. The kernels
-are: each CUDA kernel alone (as for a launch per op), the engine's kernels for whole networks in
-every launch mode, and networks compiled for single threads.
+are: each CUDA kernel alone, the engine's kernels for whole networks in every launch mode, and
+networks compiled for single threads.
 """
 
 import contextlib
@@ -31,11 +31,10 @@ from reference import kernels  # noqa: E402
 import numbanet as nn  # noqa: E402
 from numbanet import compiled as c  # noqa: E402
 from numbanet.backend.cuda import driver  # noqa: E402
+from numbanet.backend.intrinsics import as_pointer  # noqa: E402
 from numbanet.engine.cuda import executor  # noqa: E402
-from numbanet.engine.cuda import kernels as engine  # noqa: E402
 from numbanet.engine.cuda import launch as launch_modes  # noqa: E402
 from numbanet.engine.cuda.launch import LaunchMode  # noqa: E402
-from numbanet.plan.columns import FORWARD  # noqa: E402
 
 ALL_ARCHITECTURES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
 ARCHITECTURES = (
@@ -44,6 +43,7 @@ ARCHITECTURES = (
     else (ALL_ARCHITECTURES[0], ALL_ARCHITECTURES[-1])
 )
 """Those that kernels are compiled for: the oldest and the newest, or all."""
+MATRIX = types.Array(types.float32, 2, "C")
 REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
 
@@ -147,11 +147,6 @@ def whole_networks():
         LaunchMode.FUSED,
     )
     yield "lenet5", nn.models.lenet5(), 128, "cross_entropy", nn.Adam(), LaunchMode.FUSED
-    steered = {"clip_norm": 1.0, "accumulate": 2, "average": 0.9}
-    for mode in LaunchMode.SINGLE_BLOCK, LaunchMode.FUSED:
-        net = nn.Sequential([nn.Dense(30, activation="tanh"), nn.Dense(1)], 8)
-        net.layers[0].weight_decay = 0.1
-        yield "steered", net, 64, "mean_squared_error", nn.Adam(**steered), mode
     yield (
         "lenet5",
         nn.models.lenet5(dtype="float64"),
@@ -160,112 +155,147 @@ def whole_networks():
         nn.RMSprop(),
         LaunchMode.SINGLE_BLOCK,
     )
+    steered = {"clip_norm": 1.0, "accumulate": 2, "average": 0.9}
+    for mode in LaunchMode:
+        net = nn.Sequential([nn.Dense(30, activation="tanh"), nn.Dense(1)], 8)
+        net.layers[0].weight_decay = 0.1
+        yield "steered", net, 64, "mean_squared_error", nn.Adam(**steered), mode
 
 
-def launches():
-    """(name, dtype, launch) for whole networks."""
-    for name, net, batch, loss, optimizer, mode in whole_networks():
-        launch_modes.choose_launch_mode = lambda ops, batch, training, mode=mode: mode
-        chosen = net.resolve_loss(loss)
-        classes = loss == "cross_entropy"
-        targets = np.dtype("int64" if classes else "float32")
-        ops, last, correct = net.loss_ops(
-            chosen, np.dtype("float32"), targets, classes, 1000, 10, True
+def of_network(name, net, batch, loss, optimizer, mode):
+    """Rows for the launches of a whole network."""
+    launch_modes.choose_launch_mode = lambda ops, batch, training: mode
+    chosen = net.resolve_loss(loss)
+    classes = loss == "cross_entropy"
+    targets = np.dtype("int64" if classes else "float32")
+    ops, last, correct = net.loss_ops(chosen, np.dtype("float32"), targets, classes, 1000, 10, True)
+    trainer = executor.TrainingExecutor(
+        ops,
+        net.dtype,
+        batch=batch,
+        threads=1,
+        loss_op=last,
+        correct_op=correct,
+        optimizer=optimizer,
+    )
+    if mode is LaunchMode.SINGLE_BLOCK:
+        found = {"steps": trainer.single_block}
+    else:
+        found = {f"region {k}": launch for k, (launch, _, _) in enumerate(trainer.launches)}
+        found |= {"gradients": trainer.gradients, "updates": trainer.updates}
+        if trainer.norm:
+            found |= {"squares": trainer.square_sums, "factor": trainer.gradient_factor}
+    for part, launch in found.items():
+        yield from of_launch(f"{name} {part}", net.dtype, launch)
+
+
+def of_launch(name, kind, launch, architectures=ARCHITECTURES):
+    """Rows for a launch."""
+    arguments = (types.int64,) * launch.n_args
+    return compiled(name, kind, launch.function, arguments, architectures)
+
+
+def of_kernel(name, kernel, kind, architectures):
+    """Rows for a CUDA kernel alone, whose arguments are addresses."""
+    verb = driver.cuda_kernel(kernel)
+
+    def work(op, params, grads, acts, deltas, lo, hi):
+        op, params, grads = (
+            as_pointer(op, np.int64),
+            as_pointer(params, kind),
+            as_pointer(grads, kind),
         )
-        trainer = executor.TrainingExecutor(
-            ops,
-            net.dtype,
-            batch=batch,
-            threads=1,
-            loss_op=last,
-            correct_op=correct,
-            optimizer=optimizer,
-        )
-        if mode == LaunchMode.SINGLE_BLOCK:
-            yield f"{name} steps", net.dtype, trainer.single_block
-        else:
-            for k, (launch, _, _) in enumerate(trainer.launches):
-                yield f"{name} region {k}", net.dtype, launch
-            yield f"{name} gradients", net.dtype, trainer.gradients
-            yield f"{name} updates", net.dtype, trainer.updates
-            if trainer.norm:
-                yield f"{name} squares", net.dtype, trainer.square_sums
-                yield f"{name} factor", net.dtype, trainer.gradient_factor
+        verb(op, params, grads, as_pointer(acts, kind), as_pointer(deltas, kind), lo, hi)
+
+    return of_launch(name, kind, driver.CudaKernel(work, 7), architectures)
 
 
-def alone(kernel, kind):
-    """The launch of a single kernel."""
-    return engine.forward_backward(engine.one_step(FORWARD, kernel), kind)
+def for_threads(net):
+    """Rows for a network compiled for single threads, with the bytes of stack that it needs."""
+    predict_row = net.compiled(device="cuda")
+
+    def kernel(x, out):
+        i = cuda.grid(1)
+        if i < len(out):
+            predict_row(x[i], out[i])
+
+    arguments = types.Array(types.float32, 1 + len(net.input_shape), "C"), MATRIX
+    for row in compiled("compiled for threads", np.float32, kernel, arguments, ARCHITECTURES):
+        yield row | {"needed": predict_row.n_local * 4}
+
+
+def derivatives(net):
+    """Rows for the functions of a handle, each called by single threads; hvp needs most stack."""
+    options = {"loss": "mean_squared_error", "optimizer": "adam", "hvp": True, "rows": 2}
+    model = net.handle(device="cuda", **options)
+    for name, kernel in functions_of(model).items():
+        rows = compiled(f"{name} in threads", np.float32, kernel, (MATRIX,) * 7, ARCHITECTURES)
+        for row in rows:
+            yield row | ({"needed": model.n_local * 4} if name == "hvp" else {})
+
+
+def functions_of(model):
+    """Kernels whose threads call a function of a handle each, or draw random numbers."""
+    forward, vjp, jvp, hvp = model.forward, model.vjp, model.jvp, model.hvp
+    loss_gradient, update = model.loss_gradient, model.update
+
+    def forward_(params, x, y, grads, drow, out, state):
+        i = cuda.grid(1)
+        if i < len(x):
+            forward(params[i], x[i], out[i])
+
+    def vjp_(params, x, y, grads, drow, out, state):
+        i = cuda.grid(1)
+        if i < len(x):
+            vjp(params[i], x[i], y[i], grads[i], drow[i])
+
+    def jvp_(params, x, y, grads, drow, out, state):
+        i = cuda.grid(1)
+        if i < len(x):
+            jvp(params[i], x[i], drow[i], out[i, :0], out[i], y[i])
+
+    def hvp_(params, x, y, grads, drow, out, state):
+        i = cuda.grid(1)
+        if i < len(x):
+            g = grads[i]
+            hvp(params[i], x[i], out[i], drow[i], g, out[i, :0], state[i, : g.size])
+
+    def step(params, x, y, grads, drow, out, state):
+        i = cuda.grid(1)
+        if i < len(x):
+            y[i, 0] = loss_gradient(params[i], x[i], y[i], grads[i])
+            c.clip_by_norm(grads[i], 1.0)
+            update(params[i], grads[i], state[i], 1)
+            update(params[i], grads[i], state[i], 2, 0.001)
+
+    def random(params, x, y, grads, drow, out, state):
+        i = cuda.grid(1)
+        if i < len(x):
+            key = c.new_key(3, i)
+            x[i, 0] = c.uniform(key, 0) + c.normal(key, 1)
+            x[i, 1] = c.categorical(key, 2, out[i])
+
+    kernels = forward_, vjp_, jvp_, hvp_, step, random
+    return {kernel.__name__.rstrip("_"): kernel for kernel in kernels}
 
 
 def everything():
-    """(name, dtype, what makes the launch, architectures)."""
-    for name, kernel in kernels().items():
-        if not name.startswith("numbanet.network.profiler"):  # it measures the CPU
-            for kind, architectures in (
-                (np.float32, ARCHITECTURES),
-                (np.float64, (ARCHITECTURES[0], ARCHITECTURES[-1])),
-            ):
-                yield name, kind, partial(alone, kernel, kind), architectures
-    for name, kind, launch in launches():
-        yield name, kind, lambda launch=launch: launch, ARCHITECTURES
-
-
-def for_threads():
-    """Rows for networks compiled for single threads, with the bytes that must be on their stack."""
-    for net in (
-        nn.Sequential([nn.Dense(64, activation="tanh"), nn.Dense(1)], 8),
-        nn.models.lenet5(),
-    ):
-        predict_row = net.compiled(device="cuda")
-
-        def kernel(x, out):
-            i = cuda.grid(1)
-            if i < len(out):
-                predict_row(x[i], out[i])  # noqa: B023
-
-        arguments = (
-            types.Array(types.float32, 1 + len(net.input_shape), "C"),
-            types.Array(types.float32, 2, "C"),
-        )
-        for row in compiled("compiled for threads", np.float32, kernel, arguments, ARCHITECTURES):
-            yield row | {"needed": predict_row.n_local * 4}
+    """Functions that return rows; those that take longest come first."""
+    for network in whole_networks():
+        yield partial(of_network, *network)
     for layers, shape in (
         ([nn.Dense(16, activation="tanh"), nn.LayerNorm(), nn.Dense(3)], (4,)),
         ([nn.GRU(5), nn.Dense(3)], (6, 4)),
     ):
-        net = nn.Sequential(layers, shape)
-        options = {"loss": "mean_squared_error", "optimizer": "adam", "hvp": True, "rows": 2}
-        model = net.handle(device="cuda", **options)
-        arguments = (types.Array(types.float32, 2, "C"),) * 7
-        for row in compiled(
-            "derivatives in threads", np.float32, all_functions(model), arguments, ARCHITECTURES
-        ):
-            yield row | {"needed": model.n_local * 4}
-
-
-def all_functions(model):
-    """A kernel whose threads call every function of a handle, and draw random numbers."""
-    forward, vjp, jvp, hvp = model.forward, model.vjp, model.jvp, model.hvp
-    loss_gradient, update = model.loss_gradient, model.update
-
-    def kernel(params, x, y, grads, drow, out, state):
-        i = cuda.grid(1)
-        if i < len(x):
-            p, g, none = params[i], grads[i], out[i, :0]
-            key = c.new_key(3, i)
-            x[i, 0] = c.uniform(key, 0) + c.normal(key, 1)
-            x[i, 1] = c.categorical(key, 2, out[i])
-            forward(p, x[i], out[i])
-            vjp(p, x[i], y[i], g, drow[i])
-            jvp(p, x[i], drow[i], none, out[i], y[i])
-            hvp(p, x[i], out[i], drow[i], g, none, state[i, : g.size])
-            y[i, 0] = loss_gradient(p, x[i], y[i], g)
-            c.clip_by_norm(g, 1.0)
-            update(p, g, state[i], 1)
-            update(p, g, state[i], 2, 0.001)
-
-    return kernel
+        yield partial(derivatives, nn.Sequential(layers, shape))
+    yield partial(for_threads, nn.Sequential([nn.Dense(64, activation="tanh"), nn.Dense(1)], 8))
+    yield partial(for_threads, nn.models.lenet5())
+    for name, kernel in kernels().items():
+        if not name.startswith("numbanet.network.profiler"):  # it measures the CPU
+            yield partial(of_kernel, name, kernel, np.float32, ARCHITECTURES)
+            yield partial(
+                of_kernel, name, kernel, np.float64, ARCHITECTURES[:: len(ARCHITECTURES) - 1]
+            )
 
 
 def main(part=0, of=1):
@@ -278,14 +308,9 @@ def main(part=0, of=1):
     )
     launch_modes.multiprocessors = lambda: 132
     rows = []
-    for k, (name, kind, make, architectures) in enumerate(everything()):
+    for k, rows_of in enumerate(everything()):
         if k % of == part:
-            launch = make()
-            rows += compiled(
-                name, kind, launch.function, (types.int64,) * launch.n_args, architectures
-            )
-    if part == 0:
-        rows += for_threads()
+            rows += rows_of()
     with contextlib.suppress(BrokenPipeError):
         json.dump(rows, sys.stdout)
 

@@ -98,7 +98,7 @@ def test_images_are_augmented_as_in_one_array(least_bytes):
     assert same(parts, whole)
 
 
-def test_blocks_on_a_gpu_train_as_on_the_cpu(short_switch_interval):
+def test_blocks_on_a_gpu_train_as_on_the_cpu():
     pytest.importorskip("numba_cuda")
     options = {**OPTIONS, "batch_size": 16, "epochs": 1}
     nets = [network(dtype="float64", device=device) for device in ("cpu", "cuda")]

@@ -32,14 +32,19 @@ import numbanet as nn
 from numbanet.backend import cache
 
 x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
-net = nn.Sequential([nn.Dense(1)], 3, seed=1)
 if "remove" in sys.argv:
     import shutil
     shutil.rmtree(cache.cache_directory())
-threads = 2 if "parallel" in sys.argv else 1
-net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=threads, verbose=0)
-print(cache.cache_directory(), net.parameters.tobytes().hex())
+if "predict" in sys.argv:  # the fewest kernels
+    found = nn.Sequential([nn.LeakyReLU(0.5)], 3).predict(x, threads=1) - np.where(x > 0, x, x / 2)
+else:
+    net, threads = nn.Sequential([nn.Dense(1)], 3, seed=1), 2 if "parallel" in sys.argv else 1
+    net.fit(x, x[:, :1], optimizer=nn.SGD(0.1), epochs=3, threads=threads, verbose=0)
+    found = net.parameters
+print(cache.cache_directory(), found.tobytes().hex())
 """
+RIGHT = bytes(20 * 3 * 4).hex()
+"""What the script prints where predictions are right."""
 
 
 def test_numba_without_its_compiler_is_refused():
@@ -54,9 +59,9 @@ def test_numba_without_its_compiler_is_refused():
 
 
 def train(*args, **places):
-    """Train in a new process that has these places and no other.
+    """Train or predict in a new process that has these places and no other.
 
-    Return its cache directory and its weights.
+    Return its cache directory and its weights, or the errors of its predictions.
     """
     env = {
         key: value
@@ -133,45 +138,56 @@ def test_a_folder_where_a_file_should_be(kept):
         path.write_bytes(content)
 
 
-def test_nowhere_to_write(kept, tmp_path):
+def test_a_versions_first_use_removes_what_is_unused_for_a_month(monkeypatch, tmp_path):
+    base, month = tmp_path / "numbanet", cache.UNUSED_SECONDS
+    ages = {"0" * 16: 1.1 * month, "1" * 16: 0.9 * month, "of the user": 2 * month}
+    for name, age in ages.items():
+        (base / name).mkdir(parents=True)
+        (base / name / "code.nbc").write_bytes(b"")
+        os.utime(base / name, (time.time() - age,) * 2)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    used = cache.cache_directory.__wrapped__()
+    assert {path.name for path in base.iterdir()} == {used.name, "1" * 16, "of the user"}
+    os.utime(used, (0, 0))
+    assert cache.cache_directory.__wrapped__() == used
+    assert time.time() - used.stat().st_mtime < 0.1 * month
+
+
+def test_nowhere_to_write(tmp_path):
     (tmp_path / f"numbanet-{os.getuid() if os.name == 'posix' else 'user'}").write_text(
         "a file in the way"
     )
     (tmp_path / "file").write_text("")
     nowhere = tmp_path / "file" / "below"
-    directory, weights = train(
-        NUMBA_CACHE_DIR=nowhere, XDG_CACHE_HOME=nowhere, HOME=nowhere, TMPDIR=tmp_path
-    )
-    assert (directory, weights) == ("None", kept[2])
+    places = dict.fromkeys(("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"), nowhere)
+    assert train("predict", **places, TMPDIR=tmp_path) == ["None", RIGHT]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs permissions of files")
-def test_a_home_that_cannot_be_written_gives_way_to_a_private_temporary_folder(kept, tmp_path):
+def test_a_home_that_cannot_be_written_gives_way_to_a_private_temporary_folder(tmp_path):
     home = tmp_path / "home"
     home.mkdir(mode=0o500)
     if os.access(home, os.W_OK):  # the superuser writes everywhere, but not below a file
         (home / ".cache").write_text("")
-    directory, weights = train(HOME=home, TMPDIR=tmp_path)
-    assert Path(directory).parent == tmp_path / f"numbanet-{os.getuid()}" and weights == kept[2]
+    directory, errors = train("predict", HOME=home, TMPDIR=tmp_path)
+    assert Path(directory).parent == tmp_path / f"numbanet-{os.getuid()}" and errors == RIGHT
+    assert list(Path(directory).glob("*.nbc"))
     assert Path(directory).stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs permissions of files")
 def test_a_folder_that_others_can_write_to_is_not_used(kept, tmp_path):
-    _, directory, weights = kept
+    directory = kept[1]
     open_to_all = tmp_path / "numbanet" / directory.name
     open_to_all.mkdir(parents=True)
     open_to_all.chmod(0o777)
-    used, found = train(NUMBA_CACHE_DIR=tmp_path, XDG_CACHE_HOME=tmp_path / "other")
-    assert (
-        Path(used).is_relative_to(tmp_path / "other")
-        and found == weights
-        and not list(open_to_all.iterdir())
-    )
+    used, errors = train("predict", NUMBA_CACHE_DIR=tmp_path, XDG_CACHE_HOME=tmp_path / "other")
+    assert Path(used).is_relative_to(tmp_path / "other") and errors == RIGHT
+    assert not list(open_to_all.iterdir())
 
 
-def test_a_folder_that_goes_away(tmp_path, kept):
-    assert train("remove", NUMBA_CACHE_DIR=tmp_path)[1] == kept[2]
+def test_a_folder_that_goes_away(tmp_path):
+    assert train("remove", "predict", NUMBA_CACHE_DIR=tmp_path)[1] == RIGHT
 
 
 # --- activations made from the mathematics of one element -----------------------------------------
@@ -383,8 +399,9 @@ def scaled(x, factor):
     return x * const_like(x, factor)
 
 
-def test_a_helper_is_compiled_into_its_callers_and_not_by_itself():
+def test_a_helper_is_compiled_into_its_callers_and_not_by_itself(monkeypatch):
     """Once for all literals, without machine code; Python cannot call it."""
+    monkeypatch.setattr(cache, "cache_directory", lambda: None)  # compiled, not read
 
     @nn.kernel
     def uses(op, params, grads, acts, deltas, lo, hi):

@@ -15,10 +15,9 @@ from numbanet.plan.columns import W
 from numbanet.plan.op import Op
 
 cuda = pytest.importorskip("numba.cuda")
-pytestmark = [
-    pytest.mark.usefixtures("short_switch_interval"),
-    pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda"),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda"
+)
 
 X, Y = np.random.default_rng(0).normal(size=(9, 4)), np.arange(9) % 3
 

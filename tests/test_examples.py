@@ -1,6 +1,7 @@
 """The scripts in examples/ run, in short versions, and learn what they say."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -97,6 +98,15 @@ def test_a_policy_learned_in_compiled_code():
 
 def test_a_policy_learned_by_ppo():
     assert main("ppo", seed=1) >= 475
+
+
+def test_the_benchmark_of_the_pole_says_how_many_seeds_solve_it(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    monkeypatch.setattr(sys, "argv", ["balance", "2"])
+    importlib.import_module("benchmarks.balance").main()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("policy gradient: 2 of 2 seeds reach 475, median")
+    assert re.match(r"PPO, 500,000 steps: [12] of 2 seeds reach 475, median", second)
 
 
 def test_a_controller_learned_through_the_equations_of_motion():

@@ -19,7 +19,7 @@ from numbanet.engine.cuda.launch import LaunchMode
 
 cuda = driver.module()
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("short_switch_interval")]
+pytestmark = pytest.mark.gpu
 
 TINY = driver.SIMULATED
 SIDE = 16 if TINY else 28

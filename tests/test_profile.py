@@ -188,6 +188,17 @@ def test_a_loss_that_is_not_finite_is_said():
         net.profile(np.ones((8, 3)), np.ones((8, 1)))
 
 
+def test_steps_behind_the_lengths_are_not_taken():
+    net = nn.Sequential([nn.RNN(3, activation="relu"), nn.Dense(1)], (4, 2), "float64")
+    net.parameters[:] = 0.9
+    x, y, lengths = np.ones((12, 4, 2)), np.ones((12, 1)), np.resize([2, 3, 1], 12)
+    x[np.arange(4) >= lengths[:, None]] = 1e308
+    verbs = {one.layer for one in net.profile(x, y, batch_size=4, lengths=lengths).costs}
+    assert "RNN" in verbs
+    with pytest.raises(ArithmeticError, match="not a finite number"):
+        net.profile(x, y, batch_size=4)
+
+
 def test_many_threads_have_two_columns():
     many = np.arange(1.0, 7.0)
     step = StepProfile(8, {("Dense", "forward"): many}, 0 * many, 7 - many, 7.0, 6.5)

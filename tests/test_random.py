@@ -1,4 +1,7 @@
-"""The random numbers: known values of the hash functions, and compiled code against Python."""
+"""The random numbers: known values of the hash functions, and compiled code against Python.
+
+Permutations against NumPy's.
+"""
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import pytest
 from numbanet.backend.intrinsics import data_pointer, fold_in, store, uniform, uniform_scalar
 from numbanet.backend.intrinsics.random import Word, fold_in_python, murmur, uniform_python
 from numbanet.backend.jit import entry_point
+from numbanet.backend.permutation import WORDS, permutation
 
 COUNTERS = [0, 1, 77, 2**32 - 9]
 KEYS = [0, 1, -1, 2**63 - 1, -(2**63), 0x123456789ABCDEF]
@@ -38,3 +42,12 @@ def test_compiled_code_draws_what_the_python_copy_draws(dtype):
             assert (
                 vector[:2].tolist() == drawn and (vector[:2] >= 0).all() and (vector[:2] < 1).all()
             )
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 3, 8, 9, 64, 65, WORDS - 1, WORDS + 1, 5 * WORDS])
+def test_a_permutation_is_the_one_that_numpy_draws(samples):
+    for low, high, first in [(0, 0, 0), (3, 5, 0), (3, 5, 77), (2**62 + 1, 2**40, 2**50)]:
+        generator = np.random.Generator(np.random.Philox(counter=first, key=[low, high]))
+        drawn = permutation(samples, low, high, first)
+        assert drawn.dtype == np.int64
+        np.testing.assert_array_equal(drawn, generator.permutation(samples))

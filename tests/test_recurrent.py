@@ -460,6 +460,28 @@ def test_states_beyond_the_end_are_zero(make):
             assert (one[length:] == 0).all() and (one[:length] != 0).any(axis=1).all()
 
 
+WIDE = {
+    "rnn": lambda: [nn.RNN(150)],
+    "lstm": lambda: [nn.LSTM(70, initial_state="trained")],
+    "gru of states, reversed": lambda: [nn.GRU(70, return_sequences=True, reverse=True)],
+    "gru in both directions": lambda: [nn.Bidirectional(nn.GRU(67))],
+}
+"""Their U is larger than a level-1 cache."""
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("steps", [3, 9])
+def test_a_sequence_alone_gives_what_it_gives_among_others(name, dtype, steps):
+    net = network(WIDE[name](), (steps, CHANNELS), dtype)
+    x, lengths = sequences(3, (steps, CHANNELS)).astype(dtype), np.array([steps, 2, 1])
+    for given in ({}, {"lengths": lengths}):
+        together = net.predict(x, **given)
+        for i in range(len(x)):
+            own = {key: values[i : i + 1] for key, values in given.items()}
+            assert net.predict(x[i : i + 1], **own).tobytes() == together[i : i + 1].tobytes()
+
+
 def test_lengths_on_a_gpu_are_those_of_the_cpu():
     pytest.importorskip("numba_cuda")
     layers = lambda: [nn.LSTM(3, return_sequences=True), nn.Bidirectional(nn.GRU(2))]  # noqa: E731
@@ -492,7 +514,7 @@ def test_wrong_lengths_are_refused(layers, lengths, message):
     net = nn.Sequential([*layers, nn.Dense(1)], (4, 3))
     x, y = np.zeros((2, 4, 3)), np.zeros((2, 1))
     calls = [net.predict, *(lambda x, f=f, **o: f(x, y, **o) for f in (net.fit, net.evaluate))]
-    calls += [lambda x, f=f, **o: f(x, y, **o) for f in (net.loss, net.gradient)]
+    calls += [lambda x, f=f, **o: f(x, y, **o) for f in (net.loss, net.gradient, net.profile)]
     for call in calls:
         with pytest.raises(ValueError, match=message):
             call(x, lengths=lengths)
@@ -1042,11 +1064,33 @@ def test_what_parts_the_sequences_of_a_stateful_network_is_refused(call, message
         ("dropout", r"nn\.Dropout\(rate\) between layers"),
         ("bidirectional", r"nn\.Bidirectional"),
         ("hidden_size", "its size is `units`"),
+        ("input_size", "input_shape"),
+        ("num_layers", "a layer for each, with return_sequences=True"),
+        ("batch_first", r"inputs are \(samples, steps, channels\)"),
+        ("return_state", r"network\.stream\(\) has the state"),
+        ("activation", r"nn\.RNN takes an activation"),
+        ("recurrent_activation", "gates have the sigmoid"),
     ],
 )
 def test_other_names_of_a_recurrent_layer_say_what_to_write(given, way):
     with pytest.raises(TypeError, match=f"LSTM has no argument '{given}'; .*{way}"):
         nn.LSTM(units=4, **{given: 1})
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_the_sizes_in_torchs_order_say_what_to_write(kind):
+    message = r"comes from input_shape, so PyTorch's (\w+)\(28, 64\) is nn\.\1\(64\)"
+    with pytest.raises(ValueError, match=message):
+        kind(28, 64)
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match=r"input_shape must be an integer of at least 1, got 0"):
+        network([nn.LSTM(3)], (0, 2))
+    net, x, y = network([nn.LSTM(3)], (4, 2)), np.zeros((5, 0, 2)), np.zeros((5, 2))
+    for call in (net.predict, lambda x: net.fit(x, y), lambda x: net.evaluate(x, y)):
+        with pytest.raises(ValueError, match=r"shape \(samples, 4, 2\), got \(5, 0, 2\)"):
+            call(x)
 
 
 def test_a_batch_size_is_for_a_stateful_network():

@@ -3,17 +3,23 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
+from checkers import KernelHarness
 
+import numbanet as nn
 from numbanet.backend import intrinsics
 from numbanet.backend.intrinsics import VECTOR_BYTES, data_pointer, ptr_add
 from numbanet.backend.intrinsics.gemm import NR_GEMV, brgemm_strided
+from numbanet.backend.intrinsics.pointers import prefetch, prefetch_write
 from numbanet.backend.jit import entry_point
 from numbanet.nn import data
+from numbanet.nn.layers import dense
 
 GUARD = 70
 """Numbers around each operand: NaN around what is read, a marked value around what is written."""
@@ -230,6 +236,37 @@ def every_form(m, n, k, batch, use_bias, a, a_t, b, b_t, bias, c):
     intrinsics.brgemm_bias(
         m, n, k, batch, a, k, one, b, n, two, bias, use_bias, ptr_add(c, 7 * size), n
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [1, 3, 4, 5, 16, 18, 33, 36, 37, 100])
+def test_a_gradient_has_the_same_bits_whether_it_is_taken_or_added_to_nought(width, dtype):
+    net = nn.Sequential([nn.Dense(width)], 45, dtype, seed=1)
+    samples, generator = 40, np.random.default_rng(width)
+    x, y = (generator.normal(size=(samples, n)).astype(dtype) for n in (45, width))
+    harness = KernelHarness(net, x, y, nn.MeanSquaredError())
+    (op,) = (op for op in harness.plan.ops if op.name == "Dense")
+    row, grads = harness.rows[op], harness.memories()["grads"]
+    harness.place(0, samples)
+    for lo, hi in ((0, 8), (8, 33), (33, 46)):
+        changed = harness.call(dense.gradient, row, lo, hi)
+        assert changed["grads"] == set(range(lo * width, hi * width))
+    taken = grads.copy()
+    grads[:] = 0
+    harness.call(dense.accumulate_gradient, row, 0, samples)
+    assert taken.tobytes() == grads.tobytes()
+
+
+def test_a_prefetch_says_whether_the_line_will_be_written():
+    def fetch(x):
+        prefetch(data_pointer(x))
+        prefetch_write(data_pointer(x))
+
+    compiled = numba.njit(fetch)
+    compiled(np.zeros(1, np.float32))
+    (code,) = compiled.inspect_llvm().values()
+    written = re.findall(r"call void @llvm\.prefetch\.p0\(.*?, i32 (\d), ", code)
+    assert set(written) == {"0", "1"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -177,7 +177,7 @@ def test_a_prediction_multiplies_the_few_stored_elements_alone(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_gpu_agrees(dtype, short_switch_interval):
+def test_a_gpu_agrees(dtype):
     pytest.importorskip("numba_cuda")
     x = sparse.csr_array(matrix(14, dtype=dtype))
     rare = sparse.csr_array(matrix(14, dtype=dtype, density=0.03))

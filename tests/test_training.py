@@ -955,7 +955,7 @@ def test_a_callback_stops_the_training_within_an_epoch():
     assert len(fit(net, x, y, epochs=2).seconds) == 2
 
 
-def test_callbacks_at_steps_see_what_the_gpu_has_computed(short_switch_interval):
+def test_callbacks_at_steps_see_what_the_gpu_has_computed():
     pytest.importorskip("numba_cuda")
     x, y = data(24)
     seen: dict[str, list] = {"cpu": [], "cuda": []}
@@ -975,7 +975,7 @@ def test_callbacks_at_steps_see_what_the_gpu_has_computed(short_switch_interval)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_what_a_callback_writes_at_a_step_is_used_by_the_next(device, short_switch_interval):
+def test_what_a_callback_writes_at_a_step_is_used_by_the_next(device):
     if device == "cuda":
         pytest.importorskip("numba_cuda")
     x, y = data()

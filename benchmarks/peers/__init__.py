@@ -45,9 +45,6 @@ How each side is measured at its best
              comparison with these two. A prediction is a call from Python, arrays or tensors in
              memory to outputs
 
-No line: depthwise convolutions. numbanet computes them as Conv2D with as many groups as channels,
-a product for each group, at about 1 % of the FMA peak; it has no kernel of their own.
-
 Files: `work` the lines as data · `with_*` one contender each · `worker` the process around a
 contender · `rounds` asks them in turn · `report` table and plot · `peak` what the processor could
 do at most.

@@ -37,8 +37,9 @@ def network(line: work.Line, dtype: str = "float32") -> nn.Sequential:
     for kind, *own in line.layers:
         if kind == "dense":
             layers.append(nn.Dense(own[0], activation=own[1] or None))
-        elif kind == "conv":
-            layers.append(nn.Conv2D(own[0], own[1], activation=own[2]))
+        elif kind in work.CONVOLUTIONS:
+            groups = own[0] if kind == "depthwise" else 1
+            layers.append(nn.Conv2D(own[0], own[1], groups=groups, activation=own[2]))
         else:
             layers.append(OTHER_LAYERS[kind](*own))
     return nn.Sequential(layers, line.input_shape, dtype=dtype, seed=work.SEED)

@@ -57,7 +57,8 @@ def forward(line: work.Line, weights, x, logits: bool):
             if kind == "layer_norm":
                 x = F.layer_norm(x, w.shape, w, b)
                 continue
-            x = F.linear(x, w, b) if kind == "dense" else F.conv2d(x, w, b)
+            groups = len(w) if kind == "depthwise" else 1
+            x = F.linear(x, w, b) if kind == "dense" else F.conv2d(x, w, b, groups=groups)
             if own[-1] != "softmax":
                 x = ACTIVATIONS[own[-1]](x)
             elif not (logits and i == last):

@@ -24,8 +24,9 @@ class Line:
                from compiled code)
     layers     ("dense", units, activation), ("conv", maps, window, activation), ("pool", size),
                ("flatten",), ("lstm", units) and ("gru", units), whose output is the last state;
-               and, in training, ("lp_pool", size) of p = 2, ("avg_pool", size), ("batch_norm",),
-               and ("layer_norm",) of vectors
+               and, in training, ("depthwise", maps, window, activation), as many maps as before,
+               ("lp_pool", size) of p = 2, ("avg_pool", size), ("batch_norm",), and ("layer_norm",)
+               of vectors
     loss       "quadratic" (half the square, summed over outputs) or "cross_entropy"; both are means
                over the batch
     optimizer  ("sgd", rate) or ("adam", rate), the other numbers as in Kingma and Ba
@@ -93,6 +94,7 @@ PLAIN = ("dense", "conv", "pool", "flatten")
 RECURRENT = {"lstm": 4, "gru": 3}
 """The gates of each."""
 POOLS = ("pool", "lp_pool", "avg_pool")
+CONVOLUTIONS = ("conv", "depthwise")
 
 LENET = (
     ("conv", 6, 5, "relu"),
@@ -306,6 +308,23 @@ LINES = (
         1.5,
     ),
     _train(
+        "depthwise",
+        "32 maps of 3×3, depthwise 3×3, average pool, Adam, batch 64",
+        "mnist",
+        IMAGE,
+        (
+            ("conv", 32, 3, "relu"),
+            ("depthwise", 32, 3, "relu"),
+            ("avg_pool", 4),
+            ("flatten",),
+            ("dense", 10, "softmax"),
+        ),
+        "cross_entropy",
+        ("adam", 1e-3),
+        64,
+        1.5,
+    ),
+    _train(
         "softmax-1000",
         "784-1000 softmax, cross-entropy, SGD, batch 64",
         "mnist",
@@ -349,10 +368,10 @@ def shapes(line: Line) -> list[tuple]:
         if kind == "dense":
             found.append(((shape[0], own[0]), shape[0] * own[0], 1, own[1], shape))
             shape = (own[0],)
-        elif kind == "conv":
+        elif kind in CONVOLUTIONS:
             maps, window, activation = own
             after = (shape[0] - window + 1, shape[1] - window + 1, maps)
-            kernel = (window, window, shape[2], maps)
+            kernel = (window, window, 1 if kind == "depthwise" else shape[2], maps)
             found.append((kernel, prod(kernel), after[0] * after[1], activation, shape))
             shape = after
         elif kind in RECURRENT:
@@ -555,7 +574,7 @@ def before_flatten(line: Line) -> tuple | None:
         return None
     shape = line.input_shape
     for kind, *own in line.layers:
-        if kind == "conv":
+        if kind in CONVOLUTIONS:
             shape = (shape[0] - own[1] + 1, shape[1] - own[1] + 1, own[0])
         elif kind in POOLS:
             shape = (shape[0] // own[0], shape[1] // own[0], shape[2])

@@ -28,12 +28,11 @@ from examples import (
     targets,
 )
 from numbanet.backend.cuda import driver
+from numbanet.backend.intrinsics import as_pointer, shared_array, syncthreads, thread_in_block
 from numbanet.plan import columns
 
 pytest.importorskip("numba_cuda")
 launch = pytest.importorskip("numbanet.engine.cuda.launch")
-
-pytestmark = pytest.mark.usefixtures("short_switch_interval")
 
 ROUNDING = 1e-11
 LOSS = loss_named("quadratic")
@@ -254,9 +253,49 @@ def test_every_kernel_has_a_cuda_kernel():
             )
 
 
-@pytest.mark.skipif(
-    not driver.SIMULATED, reason="on a GPU accesses beyond a memory are not checked"
-)
+# --- what the simulator finds --------------------------------------------------------------------
+
+simulated = pytest.mark.skipif(not driver.SIMULATED, reason="a GPU does not find it by itself")
+
+
+def rotated(with_barrier):
+    """The elements of an array, each moved by one place through memory that the block shares."""
+
+    def work(address):
+        numbers, k = as_pointer(address, np.int64), thread_in_block()
+        shared = shared_array(numbers, driver.BLOCK_THREADS)
+        shared[k] = numbers[k]
+        if with_barrier:
+            syncthreads()
+        numbers[(k + 1) % driver.BLOCK_THREADS] = shared[k - 1 if k else driver.BLOCK_THREADS - 1]
+
+    buffer = driver.DeviceBuffer(driver.BLOCK_THREADS, np.int64)
+    buffer.upload(np.arange(1, driver.BLOCK_THREADS + 1))
+    driver.CudaKernel(work, 1)(1, 1, buffer.address)
+    return buffer.array.tolist()
+
+
+@simulated
+def test_a_barrier_that_is_missing_is_seen():
+    n = driver.BLOCK_THREADS
+    assert rotated(with_barrier=True) == [n - 1, n, *range(1, n - 1)]
+    for _ in range(20):
+        assert rotated(with_barrier=False) != rotated(with_barrier=True)
+
+
+@simulated
+def test_a_thread_that_fails_ends_its_block():
+    def work(address):
+        if thread_in_block() == 3:
+            as_pointer(address, np.int64)[1] = 0
+        syncthreads()
+
+    buffer = driver.DeviceBuffer(1, np.int64)
+    with pytest.raises(IndexError, match=r"tid=\[3, 0, 0\].*element 1 of an array of 1"):
+        driver.CudaKernel(work, 1)(1, 1, buffer.address)
+
+
+@simulated
 def test_the_simulator_sees_what_lies_outside_a_memory(monkeypatch):
     force_mode(monkeypatch, launch.LaunchMode.FUSED)
     net = network(example_named("dense")).to("cuda")

@@ -300,9 +300,9 @@ def test_the_gradient_of_a_product_cut_by_its_inputs_is_that_of_one_cut_by_sampl
         [nn.Dense(29, activation="tanh", bias=False), nn.Dense(1)], 301, "float64", seed=2
     )
     generator = np.random.default_rng(10)
-    x, y = generator.normal(size=(18, 301)), generator.normal(size=18)
-    # 9 samples are few enough for a cut, 18 are not
-    parts = [net.gradient(x[k : k + 9], y[k : k + 9]) for k in (0, 9)]
+    x, y = generator.normal(size=(24, 301)), generator.normal(size=24)
+    # 12 samples are few enough for a cut, 24 are not
+    parts = [net.gradient(x[k : k + 12], y[k : k + 12]) for k in (0, 12)]
     close(sum(parts) / 2, net.gradient(x, y), ROUNDING)
     assert sorted(executor.plan.uses_split_k for executor in net.executors.executors.values()) == [
         False,

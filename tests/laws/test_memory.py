@@ -5,7 +5,7 @@ No number is read before it was written.
 
 import numpy as np
 import pytest
-from checkers import KernelHarness, close, stray_writes
+from checkers import KernelHarness, StepHarness, close, stray_writes
 
 import numbanet as nn
 from examples import (
@@ -18,6 +18,7 @@ from examples import (
     network,
     targets,
 )
+from numbanet.backend.intrinsics import CACHE_LINE
 from numbanet.engine.cpu import executor
 from numbanet.plan.columns import ACCUMULATE, BACKWARD, FORWARD, GRADIENT
 
@@ -85,10 +86,21 @@ def test_a_kernel_writes_nothing_outside_its_slot(case, dtype):
             )
 
 
+def together(here, op, verb):
+    """The op, then those in place that work on the same slot: they may fill the rest of it."""
+    ops = list(here.rows)
+    k, found = ops.index(op), [op]
+    for other in {"forward": ops[k + 1 :], "backward": ops[:k][::-1]}.get(verb, []):
+        if not (other.in_place or other.side_output):
+            break
+        found += [other] * other.in_place
+    return found
+
+
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_fills_its_slot(case):
     here = harness(*case, "float64")
-    for op, row, verb, kernel in verbs(here):
+    for op, row, verb, _ in verbs(here):
         if op.in_place or verb == "accumulate_gradient":  # they add to what is there
             continue
         for lo, hi in ranges(op, verb):
@@ -97,15 +109,22 @@ def test_a_kernel_fills_its_slot(case):
             slot = here.memories()[memory]
             kept = slot.copy()
             slot[sorted(numbers)] = np.nan
-            here.call(kernel, row, lo, hi)
+            for one in together(here, op, verb):
+                here.call(getattr(one, verb), here.rows[one], lo, hi)
             assert np.isfinite(slot).all(), f"{op.name}.{verb}({lo}, {hi})"
             slot[:] = kept
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_kernel_does_what_its_reference_does_on_any_range(case):
-    here = harness(*case, "float64")
+    agrees_with_its_references(harness(*case, "float64"))
+
+
+def agrees_with_its_references(here):
+    """Whether every kernel of a plan does what its reference does; returns their names."""
+    called = set()
     for op, row, verb, kernel in verbs(here):
+        called.add(kernel.__name__)
         for lo, hi in ranges(op, verb):
             here.place(*((lo, hi) if verb != "gradient" else (0, here.samples)))
             expected = here.call_reference(kernel, row, lo, hi)
@@ -114,6 +133,23 @@ def test_a_kernel_does_what_its_reference_does_on_any_range(case):
                 if name == "acts":
                     memory[here.scratch(row)] = expected[name][here.scratch(row)] = 0
                 close(memory, expected[name], 1e-13)
+    return called
+
+
+CELLS = {
+    "tanh_step": [nn.RNN(19)],
+    "relu_step": [nn.RNN(5, activation="relu")],
+    "lstm_step": [nn.LSTM(19)],
+    "gru_step": [nn.LSTM(3, return_sequences=True), nn.GRU(18)],
+}
+"""Layers whose cells have these kernels for a step; some are wider than a vector register."""
+
+
+@pytest.mark.parametrize("kernel", CELLS)
+def test_a_step_does_what_its_reference_does_on_any_range(kernel):
+    net = nn.Sequential([*CELLS[kernel], nn.Dense(2)], (4, 3), "float64", seed=3)
+    x = np.random.default_rng(2).normal(size=(9, 3))
+    assert kernel in agrees_with_its_references(StepHarness(net, x))
 
 
 def test_an_empty_range_changes_nothing():
@@ -203,4 +239,4 @@ def test_a_step_leaves_inputs_and_targets_alone():
 def test_a_memory_begins_with_a_cache_line(n, dtype):
     memory = executor.allocate(n, dtype)
     assert memory.shape == (n,) and memory.dtype == dtype and not memory.any()
-    assert n == 0 or memory.ctypes.data % executor.CACHE_LINE == 0
+    assert n == 0 or memory.ctypes.data % CACHE_LINE == 0

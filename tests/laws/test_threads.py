@@ -1,5 +1,6 @@
 """The number of threads does not change a single bit."""
 
+import itertools
 import math
 import os
 import subprocess
@@ -29,7 +30,9 @@ from examples import (
 )
 from numbanet.backend import threads as threads_module
 from numbanet.backend.intrinsics import const_like
+from numbanet.nn.layers.dense import dense_op
 from numbanet.plan.columns import N_OUT, Y
+from numbanet.plan.tasks import MAX_TASK, MOST_SMALL_TASKS, partition_parameters
 
 LOSS = loss_named("mean squared error")
 
@@ -74,6 +77,21 @@ def test_a_large_network_is_the_same_bits_with_every_optimizer(optimizer, batch_
             trained(large, x, y, "cross_entropy", OPTIMIZERS[optimizer], batch_size, threads)
             == alone
         )
+
+
+@pytest.mark.parametrize("sizes", [(784, 30, 10), (8, 64, 64, 1), (784, 100, 10), (7, 3)])
+def test_tasks_are_few_and_have_every_parameter_once(sizes):
+    """Each costs something besides its parameters; all but an op's last are whole tiles."""
+    ops = [dense_op(n_in, n_out, True, 1, n_out) for n_in, n_out in itertools.pairwise(sizes)]
+    rows = {op: k for k, op in enumerate(ops)}
+    tasks, bounds = partition_parameters(ops, rows, 2, tile_rows=8)
+    n_params, cuts = sum(op.n_params for op in ops), tasks[:, 3:].ravel()
+    assert cuts[0] == 0 and cuts[-1] == n_params and (cuts[1:-1:2] == cuts[2::2]).all()
+    assert bounds.tolist() == sorted(bounds) and bounds[0] == 0 and bounds[-1] == len(tasks)
+    for op, k in rows.items():
+        heights = np.diff(tasks[tasks[:, 0] == k][:, 1:3]).ravel()
+        assert heights.sum() == op.param_rows and not (heights[:-1] % 8).any()
+    assert len(tasks) <= MOST_SMALL_TASKS + len(ops) + n_params // MAX_TASK
 
 
 def test_layers_with_rates_and_decays_of_their_own_are_the_same_bits():

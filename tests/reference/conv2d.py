@@ -24,29 +24,38 @@ def terms(op):
                             )
 
 
-def forward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(lo, hi):
-        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
-        for z in range(op[N_OUT]):
-            bias = op[W] + op[N_WEIGHTS] + z % op[GEOMETRY.c_out]
-            acts[y + z] = params[bias] if op[GEOMETRY.bias] else 0
-        for z, a, k in terms(op):
-            acts[y + z] += acts[x + a] * params[op[W] + k]
+def convolution(terms, bias, filters):
+    """The three kernels of a convolution, from its products.
+
+    bias, filters   the columns of an op that say whether there is a bias, and how many filters
+    """
+
+    def forward(op, params, grads, acts, deltas, lo, hi):
+        for i in range(lo, hi):
+            x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
+            for z in range(op[N_OUT]):
+                place = op[W] + op[N_WEIGHTS] + z % op[filters]
+                acts[y + z] = params[place] if op[bias] else 0
+            for z, a, k in terms(op):
+                acts[y + z] += acts[x + a] * params[op[W] + k]
+
+    def backward(op, params, grads, acts, deltas, lo, hi):
+        for i in range(lo, hi):
+            x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
+            for a in range(op[N_IN]):
+                deltas[x + a] = 0
+            for z, a, k in terms(op):
+                deltas[x + a] += deltas[y + z] * params[op[W] + k]
+
+    def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
+        for i in range(lo, hi):
+            x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
+            for z, a, k in terms(op):
+                grads[op[W] + k] += acts[x + a] * deltas[y + z]
+            for z in range(op[N_OUT] if op[bias] else 0):
+                grads[op[W] + op[N_WEIGHTS] + z % op[filters]] += deltas[y + z]
+
+    return forward, backward, accumulate_gradient
 
 
-def backward(op, params, grads, acts, deltas, lo, hi):
-    for i in range(lo, hi):
-        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
-        for a in range(op[N_IN]):
-            deltas[x + a] = 0
-        for z, a, k in terms(op):
-            deltas[x + a] += deltas[y + z] * params[op[W] + k]
-
-
-def accumulate_gradient(op, params, grads, acts, deltas, lo, hi):
-    for i in range(lo, hi):
-        x, y = op[X] + i * op[N_IN], op[Y] + i * op[N_OUT]
-        for z, a, k in terms(op):
-            grads[op[W] + k] += acts[x + a] * deltas[y + z]
-        for z in range(op[N_OUT] if op[GEOMETRY.bias] else 0):
-            grads[op[W] + op[N_WEIGHTS] + z % op[GEOMETRY.c_out]] += deltas[y + z]
+forward, backward, accumulate_gradient = convolution(terms, GEOMETRY.bias, GEOMETRY.c_out)

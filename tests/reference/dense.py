@@ -23,9 +23,9 @@ def _rows(op, lo, hi):
 def forward(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out = op[LAYOUT.n_in], op[LAYOUT.n_out]
     for x, y in _rows(op, lo, hi):
-        for j in range(op[LAYOUT.stride]):
-            z = params[op[W] + n_in * n_out + j] if op[LAYOUT.bias] and j < n_out else 0.0
-            for k in range(n_in if j < n_out else 0):
+        for j in range(n_out):
+            z = params[op[W] + n_in * n_out + j] if op[LAYOUT.bias] else 0.0
+            for k in range(n_in):
                 z += acts[x + k] * params[op[W] + k * n_out + j]
             acts[y + j] = z
 

@@ -224,7 +224,7 @@ def _tangent(cell):
                 last = last if last[0] else None
                 h, dh = (zero, zero) if last is None else (one.h for one in last)
                 for k, out in enumerate(change.products):
-                    out += dh @ u[k] + h @ du[k] + (0 if k < n_summed else dbias)
+                    out[:] = dh @ u[k] + h @ du[k] + (out if k < n_summed else dbias)
                 kept = (zero, zero) if last is None else (one.kept for one in last)
                 cell(row, change, (h, dh), tuple(kept))
 
@@ -360,6 +360,7 @@ def states_forward(op, params, grads, acts, deltas, lo, hi):
 
 def states_backward(op, params, grads, acts, deltas, lo, hi):
     for i in range(lo, hi):
-        deltas[op[X] + i * op[N_IN] : op[X] + (i + 1) * op[N_IN]] = 0
+        rows = deltas[op[X] + i * op[N_IN] :][: op[N_IN]].reshape(op[STATES.steps], -1)
+        rows[:, op[STATES.read] :] = 0
         for y, x in _places(op, i):
             deltas[x] = deltas[y]

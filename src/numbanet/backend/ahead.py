@@ -3,9 +3,8 @@
 Numba compiles under a lock, so threads would wait for one another. Forked children share what is
 imported, compile what is missing in the cache, each one unit after the other, and end. They run
 none of it, so a helper that is linked by its name need not be there. Meanwhile this process
-compiles what links none; the rest it reads. Where there is no cache, no
-fork or one processor, or where a child fails, nothing is lost: what is not in the cache is compiled
-at its first use.
+compiles what links none; the rest it reads. Where there is no cache, no fork or one processor, or
+where a child fails, nothing is lost: what is not in the cache is compiled at its first use.
 """
 
 import logging

@@ -4,8 +4,8 @@ Compiled code is kept in a directory named after a hash of all sources of the pa
 in one file never uses a stale kernel of another; the name of a file of the cache also contains a
 hash of the source file of its function, which may be the user's. Each file carries its own key and
 checksum: a broken, truncated or foreign one counts as absent. Where nothing can be written, code
-is compiled anew in each process; nothing fails. Where compiling takes more than a second, a line in
-the log "numbanet" says so.
+is compiled anew in each process; nothing fails. A version's first use removes what no process has
+used for a month. Where compiling takes more than a second, a line in the log "numbanet" says so.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ import logging
 import math
 import os
 import pickle
+import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -30,6 +32,8 @@ NOTICE_SECONDS = 1.0
 """Seconds of compiling after which a line says so."""
 BURST_GAP = 10.0
 """Seconds without compiling after which a new burst begins, with a line of its own."""
+UNUSED_SECONDS = 30 * 86400.0
+"""Seconds after which the code of a version that no process used is removed."""
 
 
 @cache
@@ -53,14 +57,27 @@ def cache_directory() -> Path | None:
     for base in _candidates():
         path = base / source_hash()
         with contextlib.suppress(OSError):
+            known = path.is_dir()
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.name == "posix":
                 status = path.stat()
                 if status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
                     continue  # code from there would run in our name
             with tempfile.TemporaryFile(dir=path):
-                return path
+                os.utime(path)
+            if not known:
+                _remove_unused(base)
+            return path
     return None
+
+
+def _remove_unused(base: Path) -> None:
+    """Remove the directories of versions that no process has used for UNUSED_SECONDS."""
+    with contextlib.suppress(OSError):
+        for path in base.iterdir():
+            age = time.time() - path.lstat().st_mtime
+            if re.fullmatch("[0-9a-f]{16}", path.name) and age > UNUSED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _candidates():

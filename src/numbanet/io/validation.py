@@ -174,13 +174,7 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     Raises ValueError for lengths that differ, labels out of range or fractional, and what is not
     finite in `dtype`.
     """
-    missing = np.ma.getmaskarray(y) if np.ma.is_masked(y) else None
-    y = arrays.as_numbers(y if missing is None else y.filled(0), name, labels=True)
-    if y.ndim == 0 or len(y) != samples:
-        raise ValueError(
-            f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
-            "they must be as many"
-        )
+    y, missing = _without_mask(y, samples, name, x_name)
     assert_all_finite(y, name, dtype, FILL_OR_MASK)
     if missing is not None and y.ndim == 1 and outputs > 1:
         raise ValueError(
@@ -209,6 +203,21 @@ def check_targets(y, samples: int, outputs: int, dtype, name: str = "y", x_name:
     return np.ascontiguousarray(rows), _name_classes(rows)
 
 
+def _without_mask(y, samples: int, name: str, x_name: str) -> tuple[np.ndarray, Any]:
+    """Return targets as an array, zeros where they are masked, and the mask, or None.
+
+    ValueError unless there are as many as samples.
+    """
+    missing = np.ma.getmaskarray(y) if np.ma.is_masked(y) else None
+    y = arrays.as_numbers(y if missing is None else y.filled(0), name, labels=True)
+    if y.ndim == 0 or len(y) != samples:
+        raise ValueError(
+            f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
+            "they must be as many"
+        )
+    return y, missing
+
+
 def _name_classes(rows: np.ndarray) -> bool:
     """Whether rows of targets hold a single one among zeros, or of single targets zeros and ones"""
     classes = bool(((rows == 0) | (rows == 1)).all())
@@ -228,13 +237,7 @@ def check_step_targets(
     steps · outputs) of float32 or float64, NaN where they are masked. Rows that name classes, but
     for steps whose targets are all masked, become labels. Raises ValueError as `check_targets`.
     """
-    missing = np.ma.getmaskarray(y) if np.ma.is_masked(y) else None
-    y = arrays.as_numbers(y if missing is None else y.filled(0), name, labels=True)
-    if y.ndim == 0 or len(y) != samples:
-        raise ValueError(
-            f"{x_name} has {samples} samples and {name} has {len(y) if y.ndim else 'none'}; "
-            "they must be as many"
-        )
+    y, missing = _without_mask(y, samples, name, x_name)
     labels = outputs > 1 and y.shape[1:] in ((steps,), (steps, 1))
     if not labels and y.shape[1:] not in ((steps, outputs), *([(steps,)] if outputs == 1 else [])):
         either = f"({samples}, {steps}, {outputs})"

@@ -155,7 +155,7 @@ def make_handle(
     """Return a handle, int64 (n); see Sequential.handle."""
     programs = make_programs(network, loss, rows, gradient, jvp, hvp)
     if step:
-        programs["step"] = Program(_step_plan(network, rows))
+        programs["step"] = Program(step_plan(network, rows))
     optimizer_rows, n_state, kernels = optimizer_kernels(optimizer, network)
     update, begin_step = (one.address(network.dtype) if one else 0 for one in kernels)
     arrays = _initial(network)
@@ -239,7 +239,7 @@ def _initial(network) -> list[tuple] | None:
     return rows
 
 
-def _step_plan(network, rows: int) -> Plan:
+def step_plan(network, rows: int) -> Plan:
     """The plan of `step`: one step of each of the rows, whose state the caller keeps.
 
     Its kernels are those of `predict`, so that a product adds up in the same order.

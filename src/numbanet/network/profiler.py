@@ -34,6 +34,7 @@ from numbanet.plan.columns import (
     FORWARD,
     GRADIENT,
     INDEX,
+    LENGTHS,
     N_SPLIT_K,
     PERMUTATION,
     ROW_SIZE,
@@ -403,9 +404,10 @@ def account(events: list[np.ndarray], phases: np.ndarray, batch: int):
     return used, waiting, step - used.sum(axis=1) - waiting, step
 
 
-def step_profile(network, x, y, loss, batch_size, optimizer, threads) -> StepProfile:
+def step_profile(network, x, y, loss, batch_size, optimizer, threads, lengths=None) -> StepProfile:
     """Take training steps on the samples, and see where their time goes; see StepProfile.
 
+    lengths   of sequences, checked
     Raises ValueError for LBFGS, which takes no steps of batches, ArithmeticError where the loss of
     the first batch is not finite, RuntimeError where not all threads come.
     """
@@ -416,7 +418,7 @@ def step_profile(network, x, y, loss, batch_size, optimizer, threads) -> StepPro
         )
     given = optimizer or network.optimizer
     optimizer = optimizers.optimizer("adam" if given is None or is_lbfgs(given) else given)
-    x, y, classes = network.check_data(x, y, loss)
+    x, y, classes = network.check_data(x, y, loss, lengths=lengths)
     batch = min(batch_size, len(x))
     samples = len(x) // batch * batch
     flops = 3 * sum(op.flops for op in network.layer_ops()) * batch
@@ -444,6 +446,7 @@ def step_profile(network, x, y, loss, batch_size, optimizer, threads) -> StepPro
     executor.allocate_grads(keep=executor.keeps_gradients)
     bind_inputs(executor, x)
     executor.bind(TARGETS, y)
+    executor.bind(LENGTHS, lengths)
     params = network.memory.copy()
     state = optimizer.initial_state(params[: network.parameters.size])
     executor.call[CALL.state] = state.ctypes.data
@@ -496,15 +499,18 @@ def step_profile(network, x, y, loss, batch_size, optimizer, threads) -> StepPro
     )
 
 
-def profile(network, x, y, loss=None, batch_size=128, optimizer=None, threads=None) -> Profile:
+def profile(
+    network, x, y, loss=None, batch_size=128, optimizer=None, threads=None, lengths=None
+) -> Profile:
     """Measure every verb of a training step on the first `batch_size` samples, and whole steps.
 
     The network and the data are left unchanged.
     """
-    chosen = network.resolve_loss(loss)
+    chosen, lengths = network.resolve_loss(loss), network.check_lengths(lengths, len(x))
     most = MOST_BATCHES * batch_size
-    step = step_profile(network, x[:most], y[:most], chosen, batch_size, optimizer, threads)
-    x, y, classes = network.check_data(x[:batch_size], y[:batch_size], chosen)
+    first, used = (None if lengths is None else lengths[:n] for n in (batch_size, most))
+    step = step_profile(network, x[:most], y[:most], chosen, batch_size, optimizer, threads, used)
+    x, y, classes = network.check_data(x[:batch_size], y[:batch_size], chosen, lengths=first)
     ops, loss_op, _ = network.loss_ops(
         chosen, layout(x), y.dtype, False, samples=len(x), batches=1, training=True
     )
@@ -512,6 +518,7 @@ def profile(network, x, y, loss=None, batch_size=128, optimizer=None, threads=No
     params = network.memory.copy()
     bind_inputs(executor, x)
     executor.bind(TARGETS, y)
+    executor.bind(LENGTHS, first)
     executor.gradient(params, len(x))
     plan, samples, before = executor.plan, len(x), peak(network.dtype)
     table, item, found = plan.tables[0], network.dtype.itemsize, []

@@ -588,9 +588,10 @@ class Sequential(KnownArguments, KnownAttributes):
         """Return loss, accuracy and mistakes for classes; loss, rmse and r2 for other targets.
 
         The loss is the mean over samples, without penalties; by default the one that belongs to
-        the last activation. "mistakes" is the number of samples in a wrong class, whatever they
-        weigh; all other values are weighted. `metrics` are added by their names. `lengths`,
-        `metrics` and the weights are as in fit, `batch_size` as in predict.
+        the last activation, also after a fit with another: a network does not keep its loss.
+        "mistakes" is the number of samples in a wrong class, whatever they weigh; all other values
+        are weighted. `metrics` are added by their names. `lengths`, `metrics` and the weights are
+        as in fit, `batch_size` as in predict.
         """
         chosen, wanted = self.resolve_loss(loss), measures.metrics(metrics)
         x, y, classes = self.check_data(x, y, chosen, lengths=lengths, weighs=True)
@@ -602,8 +603,8 @@ class Sequential(KnownArguments, KnownAttributes):
         if accuracy is not None:
             right: float | None = accuracy
             answers = len(x)
-            alike = self.check_weights(y, classes, None, None, lengths)
-            if weights is not None:
+            if sample_weight is not None or class_weight is not None:
+                alike = self.check_weights(y, classes, None, None, lengths)
                 self._state = before
                 right = self.score(x, y, classes, chosen, threads, lengths, alike, batch_size)[1]
             if self.output_steps:
@@ -997,19 +998,21 @@ class Sequential(KnownArguments, KnownAttributes):
 
         return export(self, path)
 
-    def profile(self, x, y, loss=None, batch_size: int = 128, optimizer=None, threads=None):
+    def profile(
+        self, x, y, loss=None, batch_size: int = 128, optimizer=None, threads=None, *, lengths=None
+    ):
         """Measure where the time of a training step goes; return a profile that shows itself.
 
         Its first table has the cost of each kernel alone: time, operations, bytes, fraction of the
         peak, and what limits the speed. The second has whole steps on all threads: microseconds in
         each kernel, waiting for the other threads, and between the kernels.
-        optimizer, threads   as in fit; for LBFGS, in the network's state, Adam
+        optimizer, threads, lengths   as in fit; for LBFGS, in the network's state, Adam
         The network stays as it is. `costs` and `step` are the data. Raises ArithmeticError where
         the loss of the first batch is not finite, ValueError for optimizer=LBFGS.
         """
         from numbanet.network.profiler import profile
 
-        return profile(self, x, y, loss, batch_size, optimizer, threads)
+        return profile(self, x, y, loss, batch_size, optimizer, threads, lengths)
 
     @known_arguments(OF_DIAGNOSE)
     def diagnose(self, x, y, *, loss=None, validation_data=None):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from numbanet.backend.intrinsics import (
+    CACHE_LINE,
     VECTOR_BYTES,
     address,
     as_pointer,
@@ -54,8 +55,6 @@ LABELS = Attrs("labels")
 ZERO_COPY = Attrs("nonfinite")
 NONFINITE = ZERO_COPY.nonfinite
 """1 when an input was not finite, for inputs that are read in place."""
-CACHE_LINE = 64
-"""Bytes of a cache line."""
 RARE, RARE_SHARE = "rare_", 1 / 16
 """In front of the layout of sparse rows with so few stored elements, by their share of all, that
 multiplying them one by one is faster than a dense product."""

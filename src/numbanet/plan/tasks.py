@@ -9,6 +9,8 @@ from numbanet.plan.plan import TASK_SIZE
 
 MAX_TASK = 4096
 MIN_TASK = 1024
+MOST_SMALL_TASKS = 8
+"""Tasks of fewer parameters than MAX_TASK: one costs about 250 cycles besides its parameters."""
 TASK_OVERHEAD = 64
 """What a task costs besides its parameters, in parameters."""
 
@@ -20,7 +22,7 @@ def partition_parameters(ops: list[Op], rows: dict[Op, int], threads: int, tile_
     never from the number of threads. Returns (tasks, task_bounds); see Plan.
     """
     n_params = sum(op.n_params for op in ops)
-    grain = min(MAX_TASK, max(MIN_TASK, n_params // 32))
+    grain = min(MAX_TASK, max(MIN_TASK, n_params // MOST_SMALL_TASKS))
     tasks, costs, offset = [], [0], 0
     for op in ops:
         if op.trained:

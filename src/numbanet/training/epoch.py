@@ -4,6 +4,7 @@ from contextlib import closing
 
 import numpy as np
 
+from numbanet.backend.permutation import permutation
 from numbanet.nn.data import bind_inputs
 from numbanet.plan.columns import (
     EPOCH,
@@ -29,8 +30,7 @@ def epoch_permutation(seed: int, epoch: int, samples: int, first: int = 0) -> np
 
     first   for data that are a part of the epoch's, how many samples came before them
     """
-    generator = np.random.Generator(np.random.Philox(counter=first, key=[seed, epoch]))
-    return generator.permutation(samples)
+    return permutation(samples, seed, epoch, first)
 
 
 def reuse_optimizer_state(network, optimizer) -> None:

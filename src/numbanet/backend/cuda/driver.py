@@ -82,7 +82,7 @@ def _name(device) -> str:
 @cache
 def multiprocessors() -> int:
     """The number of streaming multiprocessors of the GPU."""
-    return 2 if SIMULATED else int(module().get_current_device().MULTIPROCESSOR_COUNT)
+    return 1 if SIMULATED else int(module().get_current_device().MULTIPROCESSOR_COUNT)
 
 
 def device_name() -> str:

@@ -7,7 +7,6 @@ written for a block group (`per_thread`, in driver.py).
 """
 
 import struct
-import threading
 import types
 from typing import Any
 
@@ -118,9 +117,13 @@ def _address(pointer):
     return 1 if pointer.array.size else 0
 
 
+def _poisoned(dtype_of, count):
+    """An array whose elements are NaN until they are written."""
+    return np.full(count, np.nan if dtype_of.dtype.kind == "f" else 0, dtype_of.dtype)
+
+
 def _local_array(dtype_of, count):
-    poison = np.nan if dtype_of.dtype.kind == "f" else 0
-    return Pointer(np.full(count, poison, dtype_of.dtype))
+    return Pointer(_poisoned(dtype_of, count))
 
 
 def _data_pointer(array):
@@ -151,8 +154,6 @@ _INTRINSICS: dict[str, Any] = {
     "data_pointer": _data_pointer,
 }
 
-_lock = threading.Lock()
-
 
 def simulator_intrinsics(cuda) -> dict:
     """Return the Python versions of the intrinsics.
@@ -161,13 +162,10 @@ def simulator_intrinsics(cuda) -> dict:
     """
 
     def shared_array(dtype_of, count):
-        # The simulator identifies allocations by the line of code that asks for them, so each
-        # dtype and size is given a line of its own.
-        line = compile("array(count, dtype)", f"<shared {dtype_of.dtype} {count}>", "eval")
-        with _lock:
-            return Pointer(
-                eval(line, {"array": cuda().shared.array, "count": count, "dtype": dtype_of.dtype})
-            )
+        now = cuda()  # of one launch; two arrays of one type and size in a kernel are the same
+        arrays = now.__dict__.setdefault("shared_arrays", {})
+        place = now.blockIdx.x, now.blockIdx.y, dtype_of.dtype, count
+        return Pointer(arrays.setdefault(place, _poisoned(dtype_of, count)))
 
     functions = _INTRINSICS | {
         "thread_in_block": lambda: cuda().threadIdx.x,

@@ -66,12 +66,13 @@ from numbanet.backend.intrinsics.pointers import (
     stack_array,
 )
 from numbanet.backend.intrinsics.process import PROCESS_TOKEN, process_token
-from numbanet.backend.intrinsics.random import fold_in, uniform, uniform_scalar
-from numbanet.backend.intrinsics.target import VECTOR_BYTES
+from numbanet.backend.intrinsics.random import fold_in, philox, uniform, uniform_scalar
+from numbanet.backend.intrinsics.target import CACHE_LINE, VECTOR_BYTES
 from numbanet.backend.intrinsics.transpose import transpose
 from numbanet.backend.intrinsics.vectors import load, load_or, reduce_sum, store
 
 __all__ = [
+    "CACHE_LINE",
     "PROCESS_TOKEN",
     "VECTOR_BYTES",
     "BoundFunction",
@@ -110,6 +111,7 @@ __all__ = [
     "num_groups",
     "num_threads",
     "odd_mask",
+    "philox",
     "process_token",
     "ptr_add",
     "reduce_sum",

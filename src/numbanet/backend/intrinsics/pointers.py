@@ -162,16 +162,33 @@ def local_array(typingctx, dtype_of, count):
         ), codegen  # with the literal in it, so that two sizes are two functions
 
 
+def _emit_prefetch(builder, pointer, write):
+    """LLVM's prefetch of the cache line at `pointer`."""
+    word, place = ir.IntType(32), builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [place, word(write), word(2), word(1)])
+
+
 @intrinsic
 def prefetch(typingctx, pointer):
     """Fetch the cache line at `pointer` ahead of use; the address need not be valid."""
     if isinstance(pointer, types.CPointer):
 
         def codegen(context, builder, signature, args):
-            word, place = ir.IntType(32), builder.bitcast(args[0], ir.IntType(8).as_pointer())
-            kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            builder.call(function, [place, word(0), word(2), word(1)])
+            _emit_prefetch(builder, args[0], 0)
+            return context.get_dummy_value()
+
+        return types.void(pointer), codegen
+
+
+@intrinsic
+def prefetch_write(typingctx, pointer):
+    """The same for a line that will be written: the other cores' copies of it become invalid."""
+    if isinstance(pointer, types.CPointer):
+
+        def codegen(context, builder, signature, args):
+            _emit_prefetch(builder, args[0], 1)
             return context.get_dummy_value()
 
         return types.void(pointer), codegen

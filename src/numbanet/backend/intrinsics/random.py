@@ -8,8 +8,10 @@ The algorithm is written once, in `splitmix`, `murmur` and `random_bits`, for op
 +, *, ^ and >>: `_Emitted` emits LLVM instructions, `Word` calculates in Python. The Python copies
 `fold_in_python` and `uniform_python` serve the CUDA simulator and the tests.
 
+`philox` fills memory with the words of the generator Philox 4×64, which is NumPy's too.
+
 Source   Steele, Lea, Flood 2014 (SplitMix64, for the keys); Appleby 2011 (the finaliser of
-         MurmurHash3, for the values)
+         MurmurHash3, for the values); Salmon, Moraes, Dror, Shaw 2011 (Philox)
 """
 
 from llvmlite import ir
@@ -159,3 +161,41 @@ def uniform_scalar(typingctx, key, counter):
             return _emit_uniform(builder, ir.DoubleType(), args[0], args[1])
 
         return types.float64(types.int64, types.int64), codegen
+
+
+# --- Philox -----------------------------------------------------------------------------------
+
+_FACTORS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+_WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
+_ROUNDS = 10
+
+
+@intrinsic
+def philox(typingctx, words, low, high, counter):
+    """Write the eight 32-bit words of one counter, of the key (low, high), to `words`, uint32."""
+    if isinstance(words, types.CPointer) and words.dtype == types.uint32:
+
+        def codegen(context, builder, signature, args):
+            word, double = ir.IntType(64), ir.IntType(128)
+
+            def product(x, factor):
+                """The high and the low half of x times the factor."""
+                both = builder.mul(builder.zext(x, double), double(factor))
+                high_half = builder.trunc(builder.lshr(both, double(64)), word)
+                return high_half, builder.trunc(both, word)
+
+            key, c = list(args[1:3]), [args[3], word(0), word(0), word(0)]
+            for _ in range(_ROUNDS):
+                (high0, low0), (high1, low1) = (
+                    product(c[0], _FACTORS[0]),
+                    product(c[2], _FACTORS[1]),
+                )
+                first, third = (builder.xor(a, b) for a, b in ((high1, c[1]), (high0, c[3])))
+                c = [builder.xor(first, key[0]), low1, builder.xor(third, key[1]), low0]
+                key = [builder.add(k, word(step)) for k, step in zip(key, _WEYL, strict=True)]
+            place = builder.bitcast(args[0], word.as_pointer())
+            for k, value in enumerate(c):
+                builder.store(value, builder.gep(place, [word(k)]), align=4)
+            return context.get_dummy_value()
+
+        return types.void(words, types.int64, types.int64, types.int64), codegen

@@ -23,6 +23,8 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
+CACHE_LINE = 64
+"""Bytes of a cache line; a vector register that lies across two of them costs two accesses."""
 MR = 8 if VECTOR_BYTES == 64 else 6 if binding.get_process_triple().startswith("x86") else 8
 """Rows of the micro-kernel: with two vectors per row its sums fill the registers."""
 

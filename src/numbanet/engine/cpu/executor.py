@@ -8,7 +8,9 @@ import time
 import numpy as np
 
 from numbanet.backend.ahead import Unit
+from numbanet.backend.intrinsics import CACHE_LINE
 from numbanet.backend.jit import Kernel, units
+from numbanet.backend.permutation import shuffle_unit
 from numbanet.backend.threads import max_threads
 from numbanet.engine.cpu import kernels
 from numbanet.engine.cpu.kernels import APPLY_GRADIENTS, CALL, TAKE_GRADIENTS
@@ -19,10 +21,6 @@ from numbanet.plan.lower import lower
 
 SURE_FLOPS = 5e9
 """Operations per second that any core reaches: a step that would last long at this rate is cut."""
-
-
-CACHE_LINE = 64
-"""Bytes; a vector register that lies across two cache lines costs two accesses."""
 
 
 def allocate(n_elements: int, dtype) -> np.ndarray:
@@ -65,6 +63,7 @@ class Executor:
         self.deltas = allocate(plan.n_deltas, dtype)
         self.grads = allocate(0, dtype)
         self.metric_sums = np.zeros(2)
+        self.tuner = ThreadTuner(plan.threads)
         self.barrier = np.zeros(kernels.BARRIER_SIZE, np.int64)
         self._bound: dict[int, np.ndarray | None] = {}
         self.call = np.zeros(len(CALL), np.int64)
@@ -116,6 +115,14 @@ class Executor:
         reached = self.try_batches(kernel, params, first, last, workers)
         if reached < 0 and workers > 1:
             reached = self.try_batches(kernel, params, first, last, 1)
+        return reached
+
+    def timed_batches(self, params, first: int, last: int) -> int:
+        """Do batches with the tuner's choice of threads, which learns how long one took."""
+        began = time.perf_counter()
+        reached = self.run_batches(self.kernel, params, first, last, self.tuner.size)
+        done = reached - first
+        self.tuner.record((time.perf_counter() - began) / max(1, done), done)
         return reached
 
     def try_batches(self, kernel, params, first: int, last: int, workers: int) -> int:
@@ -233,7 +240,6 @@ class TrainingExecutor(_StepExecutor):
         )
         plan = self.plan
         self.n_state = len(optimizer.vectors) * plan.n_params
-        self.tuner = ThreadTuner(plan.threads)
         self.keeps_gradients = optimizer.keeps_gradients
         self.call[CALL.accumulate] = optimizer.accumulate
         self.square_sums = np.zeros(len(plan.tasks))
@@ -244,6 +250,10 @@ class TrainingExecutor(_StepExecutor):
             for column, kernel in optimizer.kernels(group).items():
                 plan.optimizer_rows[:, k, column] = kernel.address(dtype)
         self.set_optimizer(optimizer)
+
+    def engine_units(self, dtype, threads: int) -> list[Unit]:
+        """The same, and what shuffles the samples of an epoch."""
+        return [*super().engine_units(dtype, threads), shuffle_unit()]
 
     def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
@@ -267,12 +277,9 @@ class TrainingExecutor(_StepExecutor):
             apply = last % accumulate == 0 or last * self.plan.batch >= samples
             return last if self.run_in_pieces(params, first, apply=apply) else first
         self.allocate_grads(keep=self.keeps_gradients)
-        began = time.perf_counter()
-        reached = self.run_batches(self.kernel, params, first, last, self.tuner.size)
-        seconds = (time.perf_counter() - began) / max(1, reached - first)
-        self.tuner.record(seconds, reached - first)
+        reached = self.timed_batches(params, first, last)
         if self.tuner.calls > 1:
-            self.step_seconds = seconds
+            self.step_seconds = self.tuner.latest[self.tuner.size]
         return reached
 
     def publish(self) -> None:
@@ -286,7 +293,6 @@ class GradientExecutor(_StepExecutor):
 
     def __init__(self, ops, dtype, *, batch, threads, loss_op):
         super().__init__(ops, dtype, batch=batch, threads=threads, loss_op=loss_op)
-        self.tuner = ThreadTuner(self.plan.threads)
         self.allocate_grads(keep=True)
 
     def gradient(self, params, samples: int) -> float:
@@ -295,9 +301,7 @@ class GradientExecutor(_StepExecutor):
         self.call[CALL.epoch_samples] = samples
         if not self.long_steps:
             self.tuner.steps_per_call()  # one: for the size
-            began = time.perf_counter()
-            self.run_batches(self.kernel, params, 0, 1, self.tuner.size)
-            self.tuner.record(time.perf_counter() - began, 1)
+            self.timed_batches(params, 0, 1)
         elif not self.run_in_pieces(params, 0, apply=False):
             self._run_stage(params, 0, TAKE_GRADIENTS, 1)
         return float(self.metric_sums[0])
@@ -314,7 +318,6 @@ class InferenceExecutor(Executor):
         super().__init__(
             ops, dtype, batch=batch, threads=threads, loss_op=loss_op, correct_op=correct_op
         )
-        self.tuner = ThreadTuner(self.plan.threads)
         self.checks_finite = self.plan.ops[0].forward is data.inputs_zero_copy
 
     def infer(self, params, samples: int) -> tuple[float, float]:
@@ -324,9 +327,7 @@ class InferenceExecutor(Executor):
         batches, done = -(-samples // self.plan.batch), 0
         while done < batches:
             last = min(batches, done + self.tuner.steps_per_call())
-            began = time.perf_counter()
-            self.run_batches(self.kernel, params, done, last, self.tuner.size)
-            self.tuner.record((time.perf_counter() - began) / (last - done), last - done)
+            self.timed_batches(params, done, last)
             done = last
         return float(self.metric_sums[0]), float(self.metric_sums[1])
 

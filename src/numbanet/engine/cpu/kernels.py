@@ -26,17 +26,21 @@ from numba.core import types
 
 from numbanet.backend.ahead import Unit
 from numbanet.backend.intrinsics import (
+    CACHE_LINE,
+    VECTOR_BYTES,
     address,
     as_pointer,
     call_indirect,
     const_like,
     data_pointer,
     float_attr,
+    lanes,
     ptr_add,
     set_float_attr,
 )
 from numbanet.backend.intrinsics.affinity import leave_shared_cpu, record_cpu
 from numbanet.backend.intrinsics.barrier import barrier_arrive_all, barrier_wait
+from numbanet.backend.intrinsics.pointers import prefetch_write
 from numbanet.backend.jit import entry_point, inline, inline_strict, kernel
 from numbanet.backend.threads import max_threads
 from numbanet.nn.regularizers import penalize
@@ -303,6 +307,16 @@ def _update(optimizer, params, grads, state, deltas, first, last):
 
 
 @inline
+def _fetch_for_update(params, first, last):
+    """Fetch the cache lines of parameters first … last − 1 while their gradient is taken.
+
+    The other threads have read them: unless they give them up before, each store waits for that.
+    """
+    for i in range(first, last, lanes(params) * (CACHE_LINE // VECTOR_BYTES)):
+        prefetch_write(ptr_add(params, i))
+
+
+@inline
 def _update_region(
     call, params, grads, acts, deltas, worker, workers, batch, piece, n_pieces, take, apply
 ):
@@ -328,6 +342,8 @@ def _update_region(
             optimizer = ptr_add(table, op[OPTIMIZER_ROW] * ROW_SIZE)
             buffer = call[CALL.n_kept] + t * call[CALL.task_size] - first
             g = ptr_add(grads, buffer if not kept or (take and adding) else 0)
+            if apply:
+                _fetch_for_update(params, first, last)
             if take:
                 call_indirect(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
                 penalize(op, params, g, first, min(last, op[W] + op[N_WEIGHTS]))

@@ -13,7 +13,8 @@ Every product is a batch-reduce GEMM on the image as it lies: nothing is copied 
   backward              for an input row: rows of dz times the transposed filters, k running over o
                         and the batch over r; the (s, c) results of neighbouring pixels overlap and
                         are added to the row one after the other
-With dilation or groups (s, c) are not contiguous, and each s takes a product of its own.
+With dilation or groups (s, c) are not contiguous, and each s takes a product of its own. Where
+every channel is a group with one filter, no product is left: see conv2d_depthwise.
 
 Source   LeCun et al. 1998; Nielsen, Neural Networks and Deep Learning, chapter 6; Dumoulin,
          Visin 2016 (geometry)
@@ -40,6 +41,7 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.jit import inline, kernel
 from numbanet.io.fields import Count, Flag, Padding, Pair
 from numbanet.nn.initializers import INITIALIZER
+from numbanet.nn.layers import conv2d_depthwise as depthwise
 from numbanet.nn.layers.base import ACTIVATION, Layer, Shape
 from numbanet.nn.layers.window import pad_ops, window
 from numbanet.nn.regularizers import PENALTY
@@ -118,37 +120,46 @@ class Conv2D(Layer):
         )
         c_in, c_out = shape[2], int(self.filters)
         taps = kernel_h * kernel_w * (c_in // self.groups)
-        attrs = GEOMETRY.pack(
-            bias=int(self.bias),
-            height=height,
-            width=width,
-            c_in=c_in,
-            out_height=out_height,
-            out_width=out_width,
-            c_out=c_out,
-            kernel_h=kernel_h,
-            kernel_w=kernel_w,
-            stride_row=view.stride[0],
-            stride_col=view.stride[1],
-            dilation_row=view.dilation[0],
-            dilation_col=view.dilation[1],
-            groups=int(self.groups),
-        )
+        sizes = {
+            "bias": int(self.bias),
+            "height": height,
+            "width": width,
+            "out_height": out_height,
+            "out_width": out_width,
+            "kernel_h": kernel_h,
+            "kernel_w": kernel_w,
+            "stride_row": view.stride[0],
+            "stride_col": view.stride[1],
+            "dilation_row": view.dilation[0],
+            "dilation_col": view.dilation[1],
+        }
+        options: dict[str, Any]
+        if self.groups == c_in == c_out:
+            kernels = depthwise.forward, depthwise.backward
+            options = {
+                "accumulate_gradient": depthwise.accumulate_gradient,
+                "offset": depthwise.GEOMETRY.bias,
+                "attrs": depthwise.GEOMETRY.pack(**sizes, channels=c_in),
+            }
+        else:
+            kernels, groups = (forward, backward), int(self.groups)
+            options = {
+                "accumulate_gradient": accumulate_gradient,
+                "offset": GEOMETRY.bias,
+                "attrs": GEOMETRY.pack(**sizes, c_in=c_in, c_out=c_out, groups=groups),
+                "scratch": taps * c_out + out_width * kernel_w * c_in,
+            }
         convolve = Op(
             "Conv2D",
             height * width * c_in,
             out_height * out_width * c_out,
-            forward,
-            backward,
-            accumulate_gradient=accumulate_gradient,
+            *kernels,
             linear=True,
-            offset=GEOMETRY.bias,
             param_rows=taps + self.bias,
             param_cols=c_out,
             n_weights=taps * c_out,
-            scratch=taps * c_out + out_width * kernel_w * c_in,
-            attrs=attrs,
             weight_reuse=out_height * out_width,
+            **options,
         )
         return [*pad_ops(view), convolve]
 

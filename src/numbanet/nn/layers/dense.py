@@ -57,7 +57,7 @@ LAYOUT = Attrs("bias rows n_in n_out stride")
 bias          1 where the layer has a bias, which follows the weights as one more row of W
 rows          rows of a and of z in a sample: 1, or the steps of a sequence
 n_in, n_out   elements of a row of a, and those of a row of z that are computed
-stride        elements from one row of z to the next; those behind the first n_out become 0
+stride        elements from one row of z to the next; those behind the first n_out are left alone
 """
 LONG_DOT = 32
 """Inputs from which a single output is faster as a dot product, with vectors along the inputs."""
@@ -110,7 +110,7 @@ def dense_op(n_in: int, n_out: int, bias: bool, rows: int, stride: int) -> Op:
     """Return the op that multiplies each of the `rows` of a sample by W.
 
     stride   elements from one row of the output to the next, at least n_out; those behind the
-             first n_out become 0
+             first n_out are left alone
     The gradient of a sequence is a long sum of few parameters, so it is accumulated.
     """
     vector = rows == 1 and stride == n_out
@@ -155,22 +155,15 @@ def forward(op, params, grads, acts, deltas, lo, hi):
         gemm_nt(rows, 1, n_in, a, n_in, w, n_in, 1, z, stride)
     else:
         gemm_bias(rows, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, stride)
-    if stride > n_out:
-        for i in range(rows):
-            for j in range(i * stride + n_out, (i + 1) * stride):
-                z[j] = const_like(z, 0)
 
 
 @forward.cuda
 def forward(op, params, grads, acts, deltas, lo, hi):
     n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
-    rows, rest = (hi - lo) * op[LAYOUT.rows], stride - n_out
+    rows = (hi - lo) * op[LAYOUT.rows]
     w, bias = ptr_add(params, op[W]), ptr_add(params, op[W] + n_in * n_out)
     a, z = ptr_add(acts, op[X] + lo * op[N_IN]), ptr_add(acts, op[Y] + lo * op[N_OUT])
     gemm_bias_cuda(rows, n_out, n_in, a, n_in, w, n_out, bias, op[LAYOUT.bias], z, stride)
-    for e in range(thread_rank(), rows * rest, num_threads()):
-        i = div_u32(e, rest)
-        z[i * stride + n_out + e - i * rest] = const_like(z, 0)
 
 
 @kernel
@@ -267,9 +260,10 @@ def _backward_single(op, params, deltas, i, m):
 
 @inline
 def _backward_transposed_w(op, params, deltas, i, m):
-    """da = dz Wᵀ for rows i … i + m of dz, a panel of Wᵀ at a time."""
+    """da = dz Wᵀ for rows i … i + m of dz, a panel of Wᵀ at a time, as wide as it can be."""
     n_in, n_out, stride = op[LAYOUT.n_in], op[LAYOUT.n_out], op[LAYOUT.stride]
-    width = 2 * lanes(params)
+    tile = 2 * lanes(params)
+    width = max(1, PANEL_ELEMENTS // n_out // tile) * tile
     height, panel = PANEL_ELEMENTS // width, local_array(params, PANEL_ELEMENTS)
     for k in range(0, n_in, width):
         n = min(width, n_in - k)
@@ -333,23 +327,41 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
         add_rows(samples, n_out, dz, n_out, 0, db)
 
 
+FEW_COLUMNS, MANY_SAMPLES = 4, 32
+"""Most columns beside whole panels of the microkernel whose gradient is taken transposed, and the
+fewest samples for which that saves more than it costs to turn them back."""
+
+
 @inline
 def _add_products(n_in, n_out, m, a, lda, dz, stride, beta, dw):
     """dW = β dW + aᵀ dz over m rows; of a single output dWᵀ = dzᵀ a fills the registers."""
+    few = n_out % (2 * lanes(dw))
+    fits = 0 < few <= FEW_COLUMNS and few * n_in <= PANEL_ELEMENTS
     if n_out == 1:
         gemm_tn(1, n_in, m, dz, stride, a, lda, beta, dw, n_in)
+    elif fits and m >= MANY_SAMPLES and beta == 0:
+        gemm_tn(n_in, n_out - few, m, a, lda, dz, stride, 0, dw, n_out)
+        _few_products(n_in, few, m, a, lda, dz, stride, dw, n_out)
     else:
         gemm_tn(n_in, n_out, m, a, lda, dz, stride, beta, dw, n_out)
 
 
 @inline
+def _few_products(n_in, few, m, a, lda, dz, stride, dw, n_out):
+    """The last `few` columns of dW = aᵀ dz over m rows, from dWᵀ = dzᵀ a in a panel."""
+    j, panel = n_out - few, local_array(dw, PANEL_ELEMENTS)
+    gemm_tn(few, n_in, m, ptr_add(dz, j), stride, a, lda, 0, panel, n_in)
+    for k in range(n_in):
+        for c in range(few):
+            dw[k * n_out + j + c] = panel[c * n_in + k]
+
+
+@inline
 def add_rows(m, n, dz, stride, beta, db):
-    """db = β db + Σ dz over m rows, in their order, with the sums in registers."""
-    for j in range(0, n, lanes(db)):
-        total = load(ptr_add(db, j), n - j) if beta else splat(db, 0)
-        for i in range(m):
-            total = total + load(ptr_add(dz, i * stride + j), n - j)
-        store(ptr_add(db, j), total, n - j)
+    """db = β db + Σ dz over m rows, in their order: 1ᵀ dz with a 1 for all rows."""
+    one = local_array(db, 1)
+    one[0] = const_like(db, 1)
+    gemm_tn(1, n, m, one, 0, dz, stride, beta, db, n)
 
 
 @gradient.cuda

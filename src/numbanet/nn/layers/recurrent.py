@@ -37,9 +37,11 @@ and states are zero, and so are their deltas: nothing is learned there.
 What a step hands to the next one, c (LSTM) and h, are its last columns, the *carried* ones. A row
 of InitialState has these alone: parameters, or the state of the batch before (STATE).
 
-A cell is a pair of functions of one step, `value` and `vjp`, on vector registers or scalars; the
-kernels are made from them. For derivatives along a direction it has `tangent` and `second`, the
-derivatives of the two. A product U along a direction is ḣ' U + h' U̇: tangents run over time too.
+A cell is three functions of one step, on vector registers or scalars: `gates` and then `state` make
+the value, `vjp` its derivative; the kernels are made from them. The value is in two parts because
+each of them is a shorter chain of operations that wait for one another. For derivatives along a
+direction it has `tangent` and `second`, the derivatives of the value and of `vjp`. A product U
+along a direction is ḣ' U + h' U̇: tangents run over time too.
 
 Source   Elman 1990; Hochreiter, Schmidhuber 1997, Gers et al. 2000 (LSTM); Cho et al. 2014 (GRU, in
          the form of cuDNN: reset after the product)
@@ -70,6 +72,8 @@ from numbanet.backend.intrinsics import (
     transpose,
     where_greater,
 )
+from numbanet.backend.intrinsics.gemm import NR_GEMV
+from numbanet.backend.intrinsics.target import MR, VECTOR_BYTES
 from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.fields import By, Choice, Count, Flag, shown
 from numbanet.nn.initializers import INITIALIZER, Columns, Zeros
@@ -110,8 +114,13 @@ FORGET_GATE = 1
 """Its place among the gates of an LSTM."""
 BOTH = ("", "reverse_")
 """What stands in front of the names of the recurrent parameters, for each direction."""
-STATES = Attrs("units steps columns state directions reverse sequences")
-"""As in CELL; `sequences` is 1 where the states of all steps are wanted."""
+STATES = Attrs("units steps columns state read directions reverse sequences")
+"""As in CELL; `sequences` is 1 where the states of all steps are wanted, `read` the first column of
+a step whose deltas a cell adds to or reads: those of the gates are overwritten."""
+PACKED_STEPS = 8
+"""Steps from which a copy of U as panels is faster for a single sample."""
+L1_BYTES = 32768
+"""A level-1 cache, of which a U may leave nothing to the next step."""
 
 
 # --- cells: one step of one sample --------------------------------------------------------------
@@ -147,7 +156,12 @@ def _put_scalar(p, k, value, n):
 # first `m` elements count (none at first). The elements are j … j + n of each gate.
 
 
-def _tanh_value(op, y, before, j, n, m):
+@inline
+def _no_gates(op, y, before, j, n, m):
+    """Of an RNN, whose state is all that it has."""
+
+
+def _tanh_state(op, y, before, j, n, m):
     put(y, op[CELL.state] + j, tanh(get(y, op[CELL.gates] + j, n)), n)
 
 
@@ -156,7 +170,7 @@ def _tanh_vjp(op, y, before, dy, dbefore, j, n, m):
     put(dy, op[CELL.gates] + j, dh * (const_like(h, 1) - h * h), n)
 
 
-def _relu_value(op, y, before, j, n, m):
+def _relu_state(op, y, before, j, n, m):
     z = get(y, op[CELL.gates] + j, n)
     zero = const_like(z, 0)
     put(y, op[CELL.state] + j, where_greater(zero, z, zero, z), n)
@@ -168,17 +182,20 @@ def _relu_vjp(op, y, before, dy, dbefore, j, n, m):
     put(dy, op[CELL.gates] + j, where_greater(h, zero, dh, zero), n)
 
 
-def _lstm_value(op, y, before, j, n, m):
+def _lstm_gates(op, y, before, j, n, m):
     units, z, c = op[CELL.units], op[CELL.gates] + j, op[CELL.kept] + j
     i, f = sigmoid(get(y, z, n)), sigmoid(get(y, z + units, n))
     g, o = tanh(get(y, z + 2 * units, n)), sigmoid(get(y, z + 3 * units, n))
-    cell = f * get(before, c, m) + i * g
     put(y, z, i, n)
     put(y, z + units, f, n)
     put(y, z + 2 * units, g, n)
     put(y, z + 3 * units, o, n)
-    put(y, c, cell, n)
-    put(y, op[CELL.state] + j, o * tanh(cell), n)
+    put(y, c, f * get(before, c, m) + i * g, n)
+
+
+def _lstm_state(op, y, before, j, n, m):
+    o, c = get(y, op[CELL.gates] + 3 * op[CELL.units] + j, n), get(y, op[CELL.kept] + j, n)
+    put(y, op[CELL.state] + j, o * tanh(c), n)
 
 
 def _lstm_vjp(op, y, before, dy, dbefore, j, n, m):
@@ -194,12 +211,16 @@ def _lstm_vjp(op, y, before, dy, dbefore, j, n, m):
     put(dbefore, c, get(dbefore, c, m) + dc * f, m)
 
 
-def _gru_value(op, y, before, j, n, m):
+def _gru_gates(op, y, before, j, n, m):
+    units, z = op[CELL.units], op[CELL.gates] + j
+    put(y, z, sigmoid(get(y, z, n)), n)
+    put(y, z + units, sigmoid(get(y, z + units, n)), n)
+
+
+def _gru_state(op, y, before, j, n, m):
     units, z, h = op[CELL.units], op[CELL.gates] + j, op[CELL.state] + j
-    r, u = sigmoid(get(y, z, n)), sigmoid(get(y, z + units, n))
+    r, u = get(y, z, n), get(y, z + units, n)
     new = tanh(get(y, z + 2 * units, n) + r * get(y, op[CELL.kept] + j, n))
-    put(y, z, r, n)
-    put(y, z + units, u, n)
     put(y, z + 2 * units, new, n)
     put(y, h, new + u * (get(before, h, m) - new), n)
 
@@ -218,7 +239,8 @@ def _gru_vjp(op, y, before, dy, dbefore, j, n, m):
 
 # --- a cell over time ---------------------------------------------------------------------------
 
-value: Any = None
+gates: Any = None
+state: Any = None
 vjp: Any = None
 
 
@@ -266,30 +288,107 @@ def _clear(op, row):
             row[op[CELL.kept] + j] = zero
 
 
+@inline
+def _products(op, params, m, known, before, n_before, y, n):
+    """z += h' U and q = h' U_n + b_n, for m rows n_before and n elements apart
+
+    before, y   the step before, with `known` states, and this one
+    """
+    width, summed, u = op[CELL.width], op[CELL.summed], ptr_add(params, op[W])
+    h = ptr_add(before, op[CELL.state])
+    gemm(m, summed, known, h, n_before, u, width, 1, ptr_add(y, op[CELL.gates]), n)
+    if width > summed:
+        q, u_q, bias = ptr_add(y, op[CELL.kept]), ptr_add(u, summed), ptr_add(u, op[N_WEIGHTS])
+        gemm_bias(m, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
+
+
+@inline
+def _worth_packing(op, acts):
+    """Whether a single sample is faster with U as panels: many steps, and U larger than level 1."""
+    elements = op[CELL.units] * op[CELL.width]
+    return op[CELL.steps] >= PACKED_STEPS and elements * VECTOR_BYTES > L1_BYTES * lanes(acts)
+
+
+@inline
+def _panel(op, acts, k):
+    """The first column of panel k of U, and how many it has: those of z, or those of q."""
+    summed, at_once = op[CELL.summed], NR_GEMV * lanes(acts)
+    of_z = (summed + at_once - 1) // at_once
+    if k < of_z:
+        return k * at_once, min(at_once, summed - k * at_once)
+    c = summed + (k - of_z) * at_once
+    return c, min(at_once, op[CELL.width] - c)
+
+
+@inline
+def _panels(op, acts):
+    """How many panels U has."""
+    summed, at_once = op[CELL.summed], NR_GEMV * lanes(acts)
+    return (summed + at_once - 1) // at_once + (op[CELL.width] - summed + at_once - 1) // at_once
+
+
+@inline
+def _pack(op, params, acts):
+    """Copy U into scratch memory, panel by panel, each of them contiguous."""
+    units, width, u = op[CELL.units], op[CELL.width], ptr_add(params, op[W])
+    for k in range(_panels(op, acts)):
+        c, n = _panel(op, acts, k)
+        panel = ptr_add(acts, op[SCRATCH] + c * units)
+        for row in range(units):
+            for j in range(n):
+                panel[row * n + j] = u[row * width + c + j]
+
+
+@inline
+def _packed_products(op, params, acts, known, before, y, s):
+    """`_products` of a single sample, with U as panels.
+
+    Every other step takes them from the last one to the first, so that half of them are still in
+    level 1. Sums do not change: a column of U is in one panel.
+    """
+    units, summed, panels = op[CELL.units], op[CELL.summed], _panels(op, acts)
+    bias, h = ptr_add(params, op[W] + op[N_WEIGHTS] - summed), ptr_add(before, op[CELL.state])
+    for i in range(panels):
+        c, n = _panel(op, acts, panels - 1 - i if s % 2 else i)
+        panel, out = ptr_add(acts, op[SCRATCH] + c * units), ptr_add(y, _u_column(op, c))
+        if c < summed:
+            gemm(1, n, known, h, 0, panel, n, 1, out, 0)
+        else:
+            gemm_bias(1, n, known, h, 0, panel, n, ptr_add(bias, c), 1, out, 0)
+
+
 def _forward(op, params, grads, acts, deltas, lo, hi):
     """Run the cell over the steps of samples lo ≤ i < hi        acts[y]   z becomes gates and h"""
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
-    steps, columns = op[CELL.steps], op[CELL.columns]
-    n, u = op[N_OUT], ptr_add(params, op[W])
-    bias, block = ptr_add(u, op[N_WEIGHTS]), ptr_add(acts, op[Y] + lo * op[N_OUT])
+    units, steps, columns, n = op[CELL.units], op[CELL.steps], op[CELL.columns], op[N_OUT]
+    block = ptr_add(acts, op[Y] + lo * n)
+    packed = hi - lo == 1 and _worth_packing(op, acts)
+    if packed:
+        _pack(op, params, acts)
     for s in range(steps):
         t, t_before = _steps(op, s)
         y, y_before = ptr_add(block, t * columns), ptr_add(block, t_before * columns)
         known, n_before = _known(op, s), n
         if s == 0 and known:
             y_before, n_before = _initial_row(op, acts, lo), columns - op[CELL.carried]
-        h, z = ptr_add(y_before, op[CELL.state]), ptr_add(y, op[CELL.gates])
-        gemm(hi - lo, summed, known, h, n_before, u, width, 1, z, n)
-        if width > summed:
-            q, u_q = ptr_add(y, op[CELL.kept]), ptr_add(u, summed)
-            gemm_bias(hi - lo, width - summed, known, h, n_before, u_q, width, bias, 1, q, n)
-        for i in range(hi - lo):
-            row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
-            if t < sequence_length(op, lo + i, steps):
-                for j in range(0, units, lanes(acts)):
-                    value(op, row, row_before, j, units - j, known - j)
+        for first in range(0, hi - lo, MR):
+            last = min(first + MR, hi - lo)
+            rows, before = ptr_add(y, first * n), ptr_add(y_before, first * n_before)
+            if packed:
+                _packed_products(op, params, acts, known, before, rows, s)
             else:
-                _clear(op, row)
+                _products(op, params, last - first, known, before, n_before, rows, n)
+            for i in range(first, last):
+                row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+                if t < sequence_length(op, lo + i, steps):
+                    for j in range(0, units, lanes(acts)):
+                        gates(op, row, row_before, j, units - j, known - j)
+                else:
+                    _clear(op, row)
+            for i in range(first, last):
+                row, row_before = ptr_add(y, i * n), ptr_add(y_before, i * n_before)
+                if t < sequence_length(op, lo + i, steps):
+                    for j in range(0, units, lanes(acts)):
+                        state(op, row, row_before, j, units - j, known - j)
 
 
 def _backward(op, params, grads, acts, deltas, lo, hi):
@@ -334,18 +433,15 @@ def _step(op, params, grads, acts, deltas, lo, hi):
     The state stands in the place of grads and becomes that after the step.
     acts[x]   z becomes gates and h        acts[y] = h
     """
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
-    columns, size, carried = op[CELL.columns], context(op, STATE_SIZE), op[CELL.carried]
+    units, carried = op[CELL.units], op[CELL.carried]
+    columns, size = op[CELL.columns], context(op, STATE_SIZE)
     x, before = ptr_add(acts, op[X] + lo * columns), _state_rows(op, grads, lo)
-    h, z, u = ptr_add(before, op[CELL.state]), ptr_add(x, op[CELL.gates]), ptr_add(params, op[W])
-    gemm(hi - lo, summed, units, h, size, u, width, 1, z, columns)
-    if width > summed:
-        q, u_q, bias = ptr_add(x, op[CELL.kept]), ptr_add(u, summed), ptr_add(u, op[N_WEIGHTS])
-        gemm_bias(hi - lo, width - summed, units, h, size, u_q, width, bias, 1, q, columns)
+    _products(op, params, hi - lo, units, before, size, x, columns)
     for i in range(hi - lo):
         row, row_before = ptr_add(x, i * columns), ptr_add(before, i * size)
         for j in range(0, units, lanes(acts)):
-            value(op, row, row_before, j, units - j, units - j)
+            gates(op, row, row_before, j, units - j, units - j)
+            state(op, row, row_before, j, units - j, units - j)
         for j in range(carried, columns):
             row_before[j] = row[j]
         for j in range(units):
@@ -359,20 +455,13 @@ def _state_rows(op, state, lo):
 
 
 def _step_cuda(op, params, grads, acts, deltas, lo, hi):
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
+    units = op[CELL.units]
     for i in range(lo + thread_rank(), hi, num_threads()):
         row, before = ptr_add(acts, op[X] + i * op[CELL.columns]), _state_rows(op, grads, i)
-        for c in range(width):
-            total = const_like(acts, 0)
-            if c < summed:
-                total = row[op[CELL.gates] + c]
-            else:
-                total = params[op[W] + op[N_WEIGHTS] + c - summed]
-            for k in range(units):
-                total += before[op[CELL.state] + k] * params[op[W] + k * width + c]
-            row[_u_column(op, c)] = total
+        _products_cuda(op, params, units, before, row)
         for j in range(units):
-            value(op, row, before, j, units - j, units - j)
+            gates(op, row, before, j, units - j, units - j)
+            state(op, row, before, j, units - j, units - j)
         for j in range(op[CELL.carried], op[CELL.columns]):
             before[j] = row[j]
         for j in range(units):
@@ -386,9 +475,19 @@ def _u_column(op, c):
     return op[CELL.gates] + c if c < summed else op[CELL.kept] + c - summed
 
 
+@inline
+def _products_cuda(op, params, known, before, y):
+    """z += h' U and q = h' U_n + b_n, for one row; see `_products`."""
+    width, summed, u = op[CELL.width], op[CELL.summed], ptr_add(params, op[W])
+    for c in range(width):
+        total = y[_u_column(op, c)] if c < summed else u[op[N_WEIGHTS] + c - summed]
+        for k in range(known):
+            total += before[op[CELL.state] + k] * u[k * width + c]
+        y[_u_column(op, c)] = total
+
+
 def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
-    units, width, summed = op[CELL.units], op[CELL.width], op[CELL.summed]
-    steps, columns = op[CELL.steps], op[CELL.columns]
+    units, steps, columns = op[CELL.units], op[CELL.steps], op[CELL.columns]
     for i in range(lo + thread_rank(), hi, num_threads()):
         block = ptr_add(acts, op[Y] + i * op[N_OUT])
         for s in range(steps):
@@ -397,18 +496,11 @@ def _forward_cuda(op, params, grads, acts, deltas, lo, hi):
             known = _known(op, s)
             if s == 0 and known:
                 y_before = _initial_row(op, acts, i)
-            for c in range(width):
-                total = const_like(acts, 0)
-                if c < summed:
-                    total = y[op[CELL.gates] + c]
-                else:
-                    total = params[op[W] + op[N_WEIGHTS] + c - summed]
-                for k in range(known):
-                    total += y_before[op[CELL.state] + k] * params[op[W] + k * width + c]
-                y[_u_column(op, c)] = total
+            _products_cuda(op, params, known, y_before, y)
             if t < sequence_length(op, i, steps):
                 for j in range(units):
-                    value(op, y, y_before, j, units - j, known - j)
+                    gates(op, y, y_before, j, units - j, known - j)
+                    state(op, y, y_before, j, units - j, known - j)
             else:
                 _clear(op, y)
 
@@ -444,28 +536,33 @@ def _backward_cuda(op, params, grads, acts, deltas, lo, hi):
                 d_before[op[CELL.state] + k] = total
 
 
-def _make_kernels(name, value, vjp) -> tuple[Kernel, Kernel, Kernel]:
+def _make_kernels(name, gates, state, vjp) -> tuple[Kernel, Kernel, Kernel]:
     """The kernels `name_forward`, `name_backward` and `name_step` of a cell, for CPU and GPU."""
     made = []
-    for verb, cell, cpu, cuda in (
+    value = {"gates": gates, "state": state}
+    for verb, cells, cpu, cuda in (
         ("forward", value, _forward, _forward_cuda),
-        ("backward", vjp, _backward, _backward_cuda),
+        ("backward", {"vjp": vjp}, _backward, _backward_cuda),
         ("step", value, _step, _step_cuda),
     ):
-        what = cell.__name__.rpartition("_")[2]
         vectors, scalars = (
-            inline(specialize(cell, f"{name}_{what}{kind}", get=get, put=put))
+            {
+                what: inline(specialize(cell, f"{name}_{what}{kind}", get=get, put=put))
+                if cell is not _no_gates
+                else cell
+                for what, cell in cells.items()
+            }
             for kind, get, put in (("", _get, _put), ("_scalar", _get_scalar, _put_scalar))
         )
-        one = kernel(specialize(cpu, f"{name}_{verb}", **{what: vectors}))
-        made.append(one.cuda(specialize(cuda, f"{name}_{verb}", **{what: scalars})))
+        one = kernel(specialize(cpu, f"{name}_{verb}", **vectors))
+        made.append(one.cuda(specialize(cuda, f"{name}_{verb}", **scalars)))
     return made[0], made[1], made[2]
 
 
-tanh_forward, tanh_backward, tanh_step = _make_kernels("tanh", _tanh_value, _tanh_vjp)
-relu_forward, relu_backward, relu_step = _make_kernels("relu", _relu_value, _relu_vjp)
-lstm_forward, lstm_backward, lstm_step = _make_kernels("lstm", _lstm_value, _lstm_vjp)
-gru_forward, gru_backward, gru_step = _make_kernels("gru", _gru_value, _gru_vjp)
+tanh_forward, tanh_backward, tanh_step = _make_kernels("tanh", _no_gates, _tanh_state, _tanh_vjp)
+relu_forward, relu_backward, relu_step = _make_kernels("relu", _no_gates, _relu_state, _relu_vjp)
+lstm_forward, lstm_backward, lstm_step = _make_kernels("lstm", _lstm_gates, _lstm_state, _lstm_vjp)
+gru_forward, gru_backward, gru_step = _make_kernels("gru", _gru_gates, _gru_state, _gru_vjp)
 
 
 @inline
@@ -664,13 +761,13 @@ def _before(op, memory, i, s):
 
 
 @inline
-def _add_product(op, rows, known, before, n_before, u, y):
-    """z += h' U and q += h' U_n, for some samples of a step; h' has `known` elements"""
+def _add_product(op, rows, known, before, n_before, u, beta, y):
+    """z += h' U and q = β q + h' U_n, for some samples of a step; h' has `known` elements"""
     width, summed, n = op[CELL.width], op[CELL.summed], op[N_OUT]
     h, z, q = ptr_add(before, op[CELL.state]), ptr_add(y, op[CELL.gates]), ptr_add(y, op[CELL.kept])
     gemm(rows, summed, known, h, n_before, u, width, 1, z, n)
     if width > summed:
-        gemm(rows, width - summed, known, h, n_before, ptr_add(u, summed), width, 1, q, n)
+        gemm(rows, width - summed, known, h, n_before, ptr_add(u, summed), width, beta, q, n)
 
 
 def _tangent(op, params, grads, acts, deltas, lo, hi):
@@ -688,9 +785,9 @@ def _tangent(op, params, grads, acts, deltas, lo, hi):
         y, ty = ptr_add(acts, first), ptr_add(deltas, first)
         y_before, n_before = _before(op, acts, lo, s)
         ty_before, _ = _before(op, deltas, lo, s)
-        _add_product(op, hi - lo, known, ty_before, n_before, u, ty)
+        _add_product(op, hi - lo, known, ty_before, n_before, u, 0, ty)
         if with_params:
-            _add_product(op, hi - lo, known, y_before, n_before, u_dot, ty)
+            _add_product(op, hi - lo, known, y_before, n_before, u_dot, 1, ty)
             for i in range(hi - lo):
                 for j in range(width - summed):
                     ty[i * n + op[CELL.kept] + j] += u_dot[op[N_WEIGHTS] + j]
@@ -761,7 +858,7 @@ def _tangent_cuda(op, params, grads, acts, deltas, lo, hi):
             y, ty = ptr_add(acts, first), ptr_add(deltas, first)
             (y_before, _), (ty_before, _) = _before(op, acts, i, s), _before(op, deltas, i, s)
             for c in range(width):
-                total = ty[_u_column(op, c)]
+                total = ty[_u_column(op, c)] if c < summed else const_like(deltas, 0)
                 for k in range(known):
                     total += ty_before[op[CELL.state] + k] * params[op[W] + k * width + c]
                 if with_params:
@@ -979,13 +1076,17 @@ def states_forward(op, params, grads, acts, deltas, lo, hi):
 
 @kernel(independent=True)
 def states_backward(op, params, grads, acts, deltas, lo, hi):
-    """dx = dy in the columns of h of these steps, else 0        deltas[x] overwritten"""
+    """dx = dy in the columns of h of these steps, else 0
+
+    deltas[x] overwritten, but for the columns before `read`
+    """
     units, columns = op[STATES.units], op[STATES.columns]
     n_in, n_out = op[STATES.steps] * columns, op[N_OUT]
     rows = op[STATES.steps] if op[STATES.sequences] else 1
     for i in range(lo, hi):
-        for k in range(op[X] + i * n_in, op[X] + (i + 1) * n_in):
-            deltas[k] = const_like(deltas, 0)
+        for x in range(op[X] + i * n_in, op[X] + (i + 1) * n_in, columns):
+            for k in range(x + op[STATES.read], x + columns):
+                deltas[k] = const_like(deltas, 0)
         y = op[Y] + i * n_out
         for s in range(rows):
             for d in range(op[STATES.directions]):
@@ -1028,6 +1129,9 @@ class Recurrent(Layer):
     instead: ClassVar[dict[str, str]] = {
         **Layer.instead,
         "hidden_size": "its size is `units`",
+        "input_size": "Sequential takes the shape of a sample, input_shape",
+        "activation": "gates have the sigmoid, all else tanh; nn.RNN takes an activation",
+        "recurrent_activation": "gates have the sigmoid",
         "num_layers": "write a layer for each, with return_sequences=True but for the last",
         "bidirectional": "write nn.Bidirectional(nn.LSTM(units))",
         "go_backwards": "reverse=True begins with the last step",
@@ -1058,15 +1162,22 @@ class Recurrent(Layer):
     """What a step hands to the next one, in the order of the columns."""
 
     def __post_init__(self):
+        kind, second = type(self).__name__, self.return_sequences
+        if type(second) is int:
+            raise ValueError(
+                f"{kind}: return_sequences must be True or False, got {second}; the size of the "
+                f"input comes from input_shape, so PyTorch's {kind}({self.units}, {second}) is "
+                f"nn.{kind}({second})"
+            )
         super().__post_init__()
         if self.stateful and self.reverse:
             raise ValueError(
-                f"{type(self).__name__}: reverse=True ends with the first step, which the next "
+                f"{kind}: reverse=True ends with the first step, which the next "
                 "batch cannot go on from; a stateful layer begins with it"
             )
         if self.stateful and self.initial_state != "zeros":
             raise ValueError(
-                f"{type(self).__name__}: a stateful layer goes on from the state of the batch "
+                f"{kind}: a stateful layer goes on from the state of the batch "
                 "before, and initial_state='trained' begins every sequence anew; choose one"
             )
 
@@ -1199,6 +1310,7 @@ class Recurrent(Layer):
             steps=steps,
             columns=columns,
             state=states,
+            read=0 if overlay else directions * width,
             directions=directions,
             reverse=int(self.reverse),
             sequences=int(self.return_sequences),
