@@ -392,6 +392,7 @@ def test_targets(name):
             "needs a network that ends in sigmoid, .* Softmax; .* loss='cross_entropy'",
         ),
         ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'; did you mean 'adam'"),
+        ({"optimizer": "lbfg"}, ValueError, "did you mean 'lbfgs'.*adamw, lbfgs"),
         ({"optimizer": 0.1}, TypeError, "an optimizer is a name or an Optimizer, not 0.1"),
         ({"lr": 0.1}, TypeError, r"Sequential.fit has no argument 'lr'; pass an optimizer with it"),
         ({"clip_norm": 1}, TypeError, "no argument 'clip_norm'; pass an optimizer with it"),

@@ -112,6 +112,16 @@ def test_what_happens_around_an_update_is_that_of_a_network_alone(threads, monke
             assert histories[k].history[name] == pytest.approx(values, rel=1e-6)
 
 
+def test_evaluate_gives_what_each_network_does():
+    population, weights = nn.Population(network(), 3), np.linspace(0.1, 2, len(X))
+    for options in ({}, {"metrics": "f1", "sample_weight": weights}, {"loss": "mse"}):
+        found = population.evaluate(X, LABELS, **options)
+        assert found == [one.evaluate(X, LABELS, **options) for one in population]
+    assert len({one["loss"] for one in found}) == 3
+    with pytest.raises(TypeError, match="take whole sequences"):
+        population.evaluate(X, LABELS, lengths=np.ones(len(X), int))
+
+
 def test_images_and_further_epochs():
     population, labels = nn.Population([image_network(k) for k in range(3)]), np.arange(40) % 3
     population.fit(IMAGES, labels, epochs=2, batch_size=8)
@@ -450,6 +460,7 @@ def test_losses_of_many_parameter_vectors(dtype):
 WRONG = [
     ({"epochs": [1, 2]}, ValueError, "epochs: 2 for 3 networks"),
     ({"optimizer": ["adam", "sgd", "adma"]}, ValueError, "network 2: unknown optimizer 'adma'"),
+    ({"optimizer": "lbfgs"}, ValueError, "network 0: L-BFGS takes no mini-batches"),
     (
         {"batch_size": [1, 0, 3]},
         ValueError,
@@ -475,7 +486,7 @@ WRONG = [
         ValueError,
         "network 1: ReduceOnPlateau: no metric 'val_loss' to watch.*pass validation_data",
     ),
-    ({"metrics": "f1"}, TypeError, "evaluate the networks one by one"),
+    ({"metrics": "f1"}, TypeError, r"see evaluate\(x, y, metrics=…\)"),
     ({"loss": "binary_cross_entropy"}, ValueError, "network 0: .* needs a network that ends in"),
 ]
 
@@ -509,6 +520,9 @@ def test_what_networks_must_have_in_common():
     three = nn.Population(network(), 3)
     with pytest.raises(IndexError, match=r"network 9 of 3: there are 0 … 2"):
         three.member(9)
+    with pytest.raises(TypeError, match=r"one network at a time, .* population.networks is the"):
+        three[:2]
+    assert [*three] == three.networks and three[0] is three.member(0) and three[-1] is [*three][2]
     with pytest.raises(ValueError, match="no network has trained an epoch; call fit first"):
         three.scores()
     with np.errstate(all="ignore"), warnings.catch_warnings():

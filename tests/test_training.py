@@ -166,7 +166,7 @@ def test_lbfgs_finds_the_minimum_of_a_convex_loss(dtype):
         net.score(x[:9], y[:9], True, nn.CrossEntropy())[0] + net.penalty_value(), rel=1e-4
     )
     again = nn.Sequential([nn.Dense(3, activation="softmax")], 4, dtype, penalty=nn.L2(0.1))
-    again.fit(x, y, optimizer="lbfgs", batch_size=None, epochs=3, verbose=0)
+    again.fit(x, y, optimizer="L-BFGS", batch_size=None, epochs=3, verbose=0)
     assert again.epoch == 3
 
 

@@ -17,16 +17,17 @@ def lookup(what: str, name: str, known: dict, synonyms: dict[str, str] | None = 
     if name in known:
         return known[name]
     names = {**{one: one for one in known}, **(synonyms or {})}
-    plain = {_plain(one): entry for one, entry in names.items()}
-    key = _plain(name)
-    if key in plain:
-        return known[plain[key]]
-    found = get_close_matches(name.lower(), names, 1) or get_close_matches(key, plain, 1)
-    near = f"; did you mean {plain[_plain(found[0])]!r}?" if found else ""
+    entries = {plain(one): entry for one, entry in names.items()}
+    key = plain(name)
+    if key in entries:
+        return known[entries[key]]
+    found = get_close_matches(name.lower(), names, 1) or get_close_matches(key, entries, 1)
+    near = f"; did you mean {entries[plain(found[0])]!r}?" if found else ""
     raise ValueError(f"unknown {what} {name!r}{near} (known: {', '.join(known)})")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name without what does not count in it."""
     return "".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 

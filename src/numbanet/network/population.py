@@ -33,6 +33,7 @@ from numbanet.training.averages import Snapshot, measured_network, refresh, rest
 from numbanet.training.data import check_last_batch
 from numbanet.training.epoch import epoch_permutation, go_back, reuse_optimizer_state
 from numbanet.training.history import History
+from numbanet.training.lbfgs import is_lbfgs
 from numbanet.training.progress import VERBOSE, Progress
 
 STEPS_PER_VISIT = 8
@@ -121,6 +122,12 @@ class Population(KnownArguments, KnownAttributes):
     def __len__(self) -> int:
         return len(self.networks)
 
+    def __getitem__(self, k: int) -> Sequential:
+        return self.member(k)
+
+    def __iter__(self):
+        return iter(self.networks)
+
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "_matrix"}
 
@@ -165,7 +172,7 @@ class Population(KnownArguments, KnownAttributes):
             "validation_split": "pass validation_rows",
             "sample_weight": "pass rows, which may name a sample several times",
             "class_weight": "pass rows, which may name a sample several times",
-            "metrics": "evaluate the networks one by one, member(k).evaluate(…, metrics=…)",
+            "metrics": "see evaluate(x, y, metrics=…)",
             "augment": "the networks of a population train on x as it is",
             "lengths": "the networks of a population take whole sequences",
         }
@@ -338,10 +345,15 @@ class Population(KnownArguments, KnownAttributes):
     # --- what came out ---
 
     def member(self, k: int) -> Sequential:
-        """Return network k; its parameters are a part of the population's.
+        """Return network k, also as population[k]; its parameters are a part of the population's.
 
-        Raises IndexError where there is none.
+        k   an integer, negative from the end. Raises IndexError where there is none.
         """
+        if isinstance(k, slice):
+            raise TypeError(
+                "a population gives one network at a time, population[k]; population.networks is "
+                "the list of all, of which there are slices"
+            )
         try:
             return self.networks[k]
         except IndexError:
@@ -350,6 +362,28 @@ class Population(KnownArguments, KnownAttributes):
     def predict(self, x, *, threads: int | None = None) -> np.ndarray:
         """Return all networks' outputs for inputs x: (networks, samples, *output_shape)."""
         return np.stack([network.predict(x, threads=threads) for network in self.networks])
+
+    @known_arguments({"lengths": "the networks of a population take whole sequences"})
+    def evaluate(
+        self,
+        x,
+        y,
+        *,
+        loss=None,
+        metrics=(),
+        sample_weight=None,
+        class_weight=None,
+        threads: int | None = None,
+    ) -> list[dict[str, float]]:
+        """Return what each network's own evaluate does for these data: its loss and metrics."""
+        options = {
+            "loss": loss,
+            "metrics": metrics,
+            "sample_weight": sample_weight,
+            "class_weight": class_weight,
+            "threads": threads,
+        }
+        return [network.evaluate(x, y, **options) for network in self.networks]
 
     def scores(self, metric: str | None = None) -> np.ndarray:
         """Return each network's best value of a metric of its history: (networks,).
@@ -512,6 +546,11 @@ class MemberRun:
 
 def _prepare(network, x, y, loss, scale_targets, given) -> MemberRun:
     """Check one network's settings and measure its scalings."""
+    if is_lbfgs(given["optimizer"]):
+        raise ValueError(
+            "L-BFGS takes no mini-batches, and the networks of a population do; fit the network by "
+            "itself, member(k).fit(…, batch_size=None)"
+        )
     optimizer = optimizers.optimizer(given["optimizer"] or network.optimizer or "adam")
     epochs = validation.check_int(given["epochs"], "epochs", 0)
     patience, size, rows = given["patience"], given["batch_size"], given["rows"]

@@ -49,6 +49,9 @@ STOP_AT = 1e-6
 NORM_TOLERANCE = 0.1
 """The part of tol by which the norm of the weights may change the loss within an epoch, unless it
 is measured before every step."""
+NORM_PART = 8192
+"""Weights whose squares BLAS adds up at a time: of longer vectors its own threads would take a
+share, and spin for a tenth of a second where those of the next steps are to run."""
 EXTRA_CONSTRAINTS = {
     "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Activation, list, tuple],
     "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer, lbfgs.LBFGS],
@@ -531,7 +534,11 @@ class _Norms:
     """
 
     def __init__(self, coefs: list, factor: float, samples: int, bound: float):
-        self.coefs = [values.ravel() for values in coefs]
+        self.coefs = [
+            part
+            for values in coefs
+            for part in np.split(values.ravel(), range(NORM_PART, values.size, NORM_PART))
+        ]
         self.scale, self.bound = factor, bound * samples
         self.norm = self._measure()
         self.least, self.most = 0.0, self.norm  # what a decay could do

@@ -8,10 +8,10 @@ from numbanet.io.attributes import instance
 from numbanet.io.fields import Flag, shown
 from numbanet.io.validation import check_int, check_threads
 from numbanet.nn import metrics as measures
-from numbanet.nn import optimizers
 from numbanet.nn.augment import Augment
 from numbanet.plan.columns import STATE
 from numbanet.training import data as given_data
+from numbanet.training import lbfgs
 from numbanet.training.averages import measured_network, refresh
 from numbanet.training.callbacks import as_callbacks, warn_of_nan
 from numbanet.training.data import (
@@ -30,7 +30,7 @@ from numbanet.training.epoch import (
 )
 from numbanet.training.fit_lbfgs import check_lbfgs, fit_lbfgs
 from numbanet.training.history import History
-from numbanet.training.lbfgs import LBFGS, is_lbfgs
+from numbanet.training.lbfgs import LBFGS
 from numbanet.training.progress import VERBOSE, Progress
 from numbanet.training.steps import BetweenCalls, Stopped, Unfinished
 from numbanet.training.weights import axes
@@ -60,7 +60,8 @@ def fit(
     resumed   epochs that were trained before, and how far the next one has come, if it was begun
     options   what else belongs to the data; see `data.read`
     """
-    loss, optimizer = network.resolve_loss(loss), _optimizer(network, optimizer)
+    optimizer = lbfgs.optimizer(network.optimizer or "adam" if optimizer is None else optimizer)
+    loss = network.resolve_loss(loss)
     callbacks, metrics = as_callbacks(callbacks), measures.metrics(metrics)
     epochs = check_int(epochs, "epochs", 0)
     verbose = VERBOSE(int(verbose) if isinstance(verbose, bool) else verbose, "verbose")
@@ -141,15 +142,6 @@ def fit(
         return _epochs(
             run, data, batches, trainer, between, callbacks, shuffle, metrics, undo, resumed[1]
         )
-
-
-def _optimizer(network, given) -> optimizers.Optimizer | LBFGS:
-    """The optimizer that fit was given, or that of the last fit, or Adam."""
-    if given is None:
-        given = network.optimizer or "adam"
-    if is_lbfgs(given):
-        return given if isinstance(given, LBFGS) else LBFGS()
-    return optimizers.optimizer(given)
 
 
 def _check_rates(run: Run, data: Data, batches: int, metrics) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 from numbanet.io.arrays import near_one
 from numbanet.io.attributes import Description
 from numbanet.io.fields import Count, Real, check
+from numbanet.io.registry import lookup, plain
+from numbanet.nn import optimizers
 from numbanet.nn.data import bind_inputs
-from numbanet.nn.optimizers import AROUND
+from numbanet.nn.optimizers import AROUND, NAMES, Optimizer
 from numbanet.plan.columns import EPOCH, PENALTY_FACTORS, SEED, TARGETS, WEIGHTS
 from numbanet.training.weights import axes
 
@@ -41,8 +43,17 @@ class LBFGS(Description):
 
 def is_lbfgs(given) -> bool:
     """Whether an `optimizer` argument asks for L-BFGS: by an object, the class or its name."""
-    named = isinstance(given, str) and given.lower() == "lbfgs"
+    named = isinstance(given, str) and plain(given) == "lbfgs"
     return named or given is LBFGS or isinstance(given, LBFGS)
+
+
+def optimizer(given) -> Optimizer | LBFGS:
+    """The optimiser for a name, an object or a class: L-BFGS, or one with mini-batches."""
+    if is_lbfgs(given):
+        return given if isinstance(given, LBFGS) else LBFGS()
+    if isinstance(given, str):
+        return lookup("optimizer", given, {**NAMES, "lbfgs": LBFGS})()
+    return optimizers.optimizer(given)
 
 
 def minimize(
