@@ -87,6 +87,48 @@ static void conv2d_backward(const op_t *op, const memory_t *m) {
 
 static void conv2d_accumulate_gradient(const op_t *op, const memory_t *m) { conv2d_walk(op, m, 2); }
 
+/* a: bias height width channels out_height out_width kernel_h kernel_w stride_row stride_col
+   dilation_row dilation_col. verb: 0 forward, 1 backward, 2 gradient */
+static void conv2d_depthwise_walk(const op_t *op, const memory_t *m, int verb) {
+    const double *a = op->a;
+    const long channels = count(a[3]), taps = count(a[6]) * count(a[7]);
+    for (long k = 0; k < op->n_out; k++) {
+        const long pixel = k / channels, c = k % channels, y = op->y + k;
+        const long h = pixel / count(a[5]), v = pixel % count(a[5]);
+        const long bias = op->w + op->n_weights + c;
+        if (verb == 0)
+            m->acts[y] = a[0] != 0 ? m->params[bias] : 0;
+        else if (verb == 2 && a[0] != 0)
+            m->grads[bias] += m->deltas[y];
+        for (long tap = 0; tap < taps; tap++) {
+            const long row = h * count(a[8]) + tap / count(a[7]) * count(a[10]);
+            const long col = v * count(a[9]) + tap % count(a[7]) * count(a[11]);
+            const long x = op->x + (row * count(a[2]) + col) * channels + c;
+            const long w = op->w + tap * channels + c;
+            if (verb == 0)
+                m->acts[y] += m->acts[x] * m->params[w];
+            else if (verb == 1)
+                m->deltas[x] += m->deltas[y] * m->params[w];
+            else
+                m->grads[w] += m->deltas[y] * m->acts[x];
+        }
+    }
+}
+
+static void conv2d_depthwise_forward(const op_t *op, const memory_t *m) {
+    conv2d_depthwise_walk(op, m, 0);
+}
+
+static void conv2d_depthwise_backward(const op_t *op, const memory_t *m) {
+    for (long k = 0; k < op->n_in; k++)
+        m->deltas[op->x + k] = 0;
+    conv2d_depthwise_walk(op, m, 1);
+}
+
+static void conv2d_depthwise_accumulate_gradient(const op_t *op, const memory_t *m) {
+    conv2d_depthwise_walk(op, m, 2);
+}
+
 /* a: height row_stride top left_elements padded_row_stride */
 static void window_pad_forward(const op_t *op, const memory_t *m) {
     const long stride = count(op->a[1]);

@@ -506,7 +506,7 @@ def profile(
 
     The network and the data are left unchanged.
     """
-    chosen, lengths = network.resolve_loss(loss), network.check_lengths(lengths, len(x))
+    chosen, lengths = network.resolve_loss(loss), network.check_lengths(lengths, np.shape(x)[0])
     most = MOST_BATCHES * batch_size
     first, used = (None if lengths is None else lengths[:n] for n in (batch_size, most))
     step = step_profile(network, x[:most], y[:most], chosen, batch_size, optimizer, threads, used)
