@@ -1350,6 +1350,11 @@ def cold_for_a_while(size, now, since):
     return seconds * (5 if since < 1e-3 else 1)
 
 
+def disturbed_now_and_then(size, now, since):
+    """A step of two threads in fifty lasts five times as long."""
+    return {1: 9e-4, 2: 5e-4 * (5 if int(now * 2000) % 50 == 0 else 1)}[size]
+
+
 def long_steps(size, now, since):
     return {1: 18e-3, 2: 30e-3 if 2 <= now < 4 else 11e-3}[size]
 
@@ -1360,9 +1365,10 @@ def long_steps(size, now, since):
         (busy_from_2_to_4, {2.0: 2, 4.0: 1, 8.0: 2}, 1 << 40),
         (busy_from_2_to_4, {2.0: 2, 4.0: 1, 8.0: 2}, 40),
         (cold_for_a_while, {2.0: 1, 6.0: 2}, 1 << 40),
+        (disturbed_now_and_then, {8.0: 2}, 1),
         (long_steps, {2.0: 2, 4.0: 1, 8.0: 2}, 1 << 40),
     ],
-    ids=["busy", "busy, short epochs", "cold caches", "long steps"],
+    ids=["busy", "busy, short epochs", "cold caches", "disturbed, single steps", "long steps"],
 )
 def test_the_faster_choice_is_found_within_half_a_second(step_seconds, choices, most_steps):
     calls, begins = simulated(step_seconds, max(choices), most_steps), 0.0

@@ -15,10 +15,11 @@ class ThreadTuner:
     are tried now and then, and the faster is kept. One comes first: on a busy machine a step of
     several threads may take a hundred times as long, and short work has ended before they are
     tried. A few looks in a row that find an idle CPU for each let them begin at once. The choice in
-    use is timed by every call; the other one by a trial: some steps that only warm the caches and
-    wake the threads, then some that are timed. A trial comes often enough that a choice which a
-    busy machine brought about is undone within half a second, and rarely enough to cost less than
-    3 % of the time.
+    use is timed all along, calls of 5 ms together: what disturbs a single short one decides
+    nothing. The other one is timed by a trial: some steps that only warm the caches and wake the
+    threads, then some that are timed. A trial comes often enough that a choice which a busy machine
+    brought about is undone within half a second, and rarely enough to cost less than 3 % of the
+    time.
 
     idle   tells on how many CPUs nothing else runs now
     size   the threads of the next call
@@ -27,8 +28,8 @@ class ThreadTuner:
     STEPS_SECONDS = 0.025
     """Seconds of a call of many steps; where the machine becomes busy, it lasts longer."""
     WARM_SECONDS, TIMED_SECONDS = 0.0015, 0.005
-    """Seconds of a trial that are not timed, and that are. A step that lasts longer needs no
-    warming."""
+    """Seconds of a trial that are not timed, and that are, in a trial or of the choice in use. A
+    step that lasts longer needs no warming."""
     FIRST_SECONDS = 0.05
     """Seconds of steps by one thread before several are tried, unless CPUs are found idle."""
     LOOK_SECONDS, LOOKS = 0.001, 3
@@ -48,9 +49,9 @@ class ThreadTuner:
         self.next_look = self.LOOK_SECONDS
         self.untried = [1, threads] if threads > 1 else []
         self.since_trial, self.interval = 0.0, self.TRIAL_INTERVAL
-        self._begin_trial()
+        self._begin_timing()
 
-    def _begin_trial(self) -> None:
+    def _begin_timing(self) -> None:
         self.warm = self.timed = self.cost = 0.0
         self.timed_steps = 0
 
@@ -76,6 +77,7 @@ class ThreadTuner:
         if not self.untried and self.threads > 1 and self.since_trial >= self.interval:
             self.untried = [1 if best == self.threads else self.threads]
             self.steps[self.untried[0]] = 0
+            self._begin_timing()
         self.size = self.untried[0] if self.untried else best
         seconds = self.STEPS_SECONDS
         if self.untried:
@@ -100,8 +102,11 @@ class ThreadTuner:
         if self.untried:
             self._record_trial(seconds, steps)
         else:
-            self.seconds[self.size] = seconds
+            self.timed, self.timed_steps = self.timed + seconds * steps, self.timed_steps + steps
             self.since_trial += seconds * steps
+            if self.timed >= self.TIMED_SECONDS:
+                self.seconds[self.size] = self.timed / self.timed_steps
+                self._begin_timing()
 
     def _record_trial(self, seconds: float, steps: int) -> None:
         """The same for a call of a trial, which ends when enough of it was timed."""
@@ -116,7 +121,7 @@ class ThreadTuner:
             self.untried.pop(0)
             self.since_trial = 0.0
             self.interval = max(self.TRIAL_INTERVAL, self.cost / self.TRIAL_SHARE)
-            self._begin_trial()
+            self._begin_timing()
 
     def _all_idle(self) -> bool:
         """Whether one thread has been timed for a while, and there are idle CPUs for all."""
