@@ -126,9 +126,11 @@ def test_networks_of_an_ensemble_have_a_folder_each(saving, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_kill_at_any_moment_leaves_a_loadable_state(tmp_path):
-    places = states_after_kills(tmp_path / "run", 4)
+    kept, kills = 3, 4
+    places = states_after_kills(tmp_path / "run", kills)
     assert all(b > a for a, b in zip([(0, 0), *places[:-1]], places, strict=True))
-    assert len(checkpoints(tmp_path / "run")) <= 3
+    # one killed between writing a state and removing an old one leaves that
+    assert len(checkpoints(tmp_path / "run")) <= kept + kills
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT for a child")
