@@ -43,8 +43,26 @@ static void dense_accumulate_gradient(const op_t *op, const memory_t *m) {
     }
 }
 
+/* What a convolution does for one output and its bias. verb: 0 forward, 1 backward, 2 gradient */
+static void convolution_bias(const memory_t *m, int verb, long y, long bias, int has_bias) {
+    if (verb == 0)
+        m->acts[y] = has_bias ? m->params[bias] : 0;
+    else if (verb == 2 && has_bias)
+        m->grads[bias] += m->deltas[y];
+}
+
+/* The same for one of its products: an input, an output and a weight. */
+static void convolution_term(const memory_t *m, int verb, long x, long y, long w) {
+    if (verb == 0)
+        m->acts[y] += m->acts[x] * m->params[w];
+    else if (verb == 1)
+        m->deltas[x] += m->deltas[y] * m->params[w];
+    else
+        m->grads[w] += m->deltas[y] * m->acts[x];
+}
+
 /* a: bias height width c_in out_height out_width c_out kernel_h kernel_w stride_row stride_col
-   dilation_row dilation_col groups. verb: 0 forward, 1 backward, 2 gradient */
+   dilation_row dilation_col groups */
 static void conv2d_walk(const op_t *op, const memory_t *m, int verb) {
     const double *a = op->a;
     const long width = count(a[2]), c_in = count(a[3]), c_out = count(a[6]);
@@ -54,10 +72,7 @@ static void conv2d_walk(const op_t *op, const memory_t *m, int verb) {
             for (long o = 0; o < c_out; o++) {
                 const long y = op->y + (h * count(a[5]) + v) * c_out + o;
                 const long bias = op->w + op->n_weights + o;
-                if (verb == 0)
-                    m->acts[y] = a[0] != 0 ? m->params[bias] : 0;
-                else if (verb == 2 && a[0] != 0)
-                    m->grads[bias] += m->deltas[y];
+                convolution_bias(m, verb, y, bias, a[0] != 0);
                 for (long r = 0; r < count(a[7]); r++)
                     for (long s = 0; s < count(a[8]); s++)
                         for (long c = 0; c < channels; c++) {
@@ -67,12 +82,7 @@ static void conv2d_walk(const op_t *op, const memory_t *m, int verb) {
                             const long x = op->x + (row * width + col) * c_in + in;
                             const long tap = (r * count(a[8]) + s) * channels + c;
                             const long w = op->w + tap * c_out + o;
-                            if (verb == 0)
-                                m->acts[y] += m->acts[x] * m->params[w];
-                            else if (verb == 1)
-                                m->deltas[x] += m->deltas[y] * m->params[w];
-                            else
-                                m->grads[w] += m->deltas[y] * m->acts[x];
+                            convolution_term(m, verb, x, y, w);
                         }
             }
 }
@@ -88,7 +98,7 @@ static void conv2d_backward(const op_t *op, const memory_t *m) {
 static void conv2d_accumulate_gradient(const op_t *op, const memory_t *m) { conv2d_walk(op, m, 2); }
 
 /* a: bias height width channels out_height out_width kernel_h kernel_w stride_row stride_col
-   dilation_row dilation_col. verb: 0 forward, 1 backward, 2 gradient */
+   dilation_row dilation_col */
 static void conv2d_depthwise_walk(const op_t *op, const memory_t *m, int verb) {
     const double *a = op->a;
     const long channels = count(a[3]), taps = count(a[6]) * count(a[7]);
@@ -96,21 +106,13 @@ static void conv2d_depthwise_walk(const op_t *op, const memory_t *m, int verb) {
         const long pixel = k / channels, c = k % channels, y = op->y + k;
         const long h = pixel / count(a[5]), v = pixel % count(a[5]);
         const long bias = op->w + op->n_weights + c;
-        if (verb == 0)
-            m->acts[y] = a[0] != 0 ? m->params[bias] : 0;
-        else if (verb == 2 && a[0] != 0)
-            m->grads[bias] += m->deltas[y];
+        convolution_bias(m, verb, y, bias, a[0] != 0);
         for (long tap = 0; tap < taps; tap++) {
             const long row = h * count(a[8]) + tap / count(a[7]) * count(a[10]);
             const long col = v * count(a[9]) + tap % count(a[7]) * count(a[11]);
             const long x = op->x + (row * count(a[2]) + col) * channels + c;
             const long w = op->w + tap * channels + c;
-            if (verb == 0)
-                m->acts[y] += m->acts[x] * m->params[w];
-            else if (verb == 1)
-                m->deltas[x] += m->deltas[y] * m->params[w];
-            else
-                m->grads[w] += m->deltas[y] * m->acts[x];
+            convolution_term(m, verb, x, y, w);
         }
     }
 }
