@@ -12,6 +12,7 @@ import numbanet as nn
 from numbanet.engine.reference import Reference, Row
 from numbanet.io.validation import has_missing
 from numbanet.network.handle import step_plan
+from numbanet.nn import losses
 from numbanet.nn.data import inference_layout, layout
 from numbanet.plan.columns import (
     AUX,
@@ -24,6 +25,7 @@ from numbanet.plan.columns import (
     N_OUT,
     OUTPUTS,
     PARTIAL_GRADS,
+    PENALTY_FACTORS,
     PERMUTATION,
     SAMPLE_STRIDE_X,
     SAMPLE_STRIDE_Y,
@@ -39,6 +41,7 @@ from numbanet.plan.columns import (
 )
 from numbanet.plan.lower import lower
 from numbanet.training.epoch import epoch_permutation as epoch_permutation
+from numbanet.training.epoch import reuse_optimizer_state
 from numbanet.training.weights import relative_weights
 
 STEP = 1e-5
@@ -115,6 +118,39 @@ def training_gradient_error(net, x, y, loss):
     """
     numeric = difference(lambda: trained_once(net, x, y, loss, 0.0)[1], net.parameters)
     return largest_error(net, trained_once(net, x, y, loss, 1.0)[0], numeric)
+
+
+def penalty_of_an_epoch(device, optimizer, threads=1):
+    """What an executor says that L2 adds to the loss of an epoch, and what NumPy finds.
+
+    Of a network of three layers, the second without a penalty, on 14 samples in batches of 5.
+    """
+    layers = [
+        nn.Dense(7, activation="tanh", penalty=[nn.L1(0.2), nn.L2(0.3)]),
+        nn.Dense(6, activation="tanh"),
+        nn.Dense(2, activation=None, penalty=nn.L2(0.01)),
+    ]
+    generator, factors = np.random.default_rng(0), np.array([1.5, 0.0, 7.0])
+    x, y = generator.normal(size=(14, 5)), generator.normal(size=(14, 2))
+    net = nn.Sequential(layers, 5, "float64", device=device)
+    reuse_optimizer_state(net, optimizer)
+    trainer = net.executors.training(
+        losses.loss("quadratic"), optimizer, x, y, False, batch=5, batches=3, threads=threads
+    )
+    for column, array in ((INPUTS, x), (TARGETS, y), (PENALTY_FACTORS, factors)):
+        trainer.bind(column, array)
+    trainer.set_optimizer(optimizer)
+    trainer.sum_penalties()
+    dense = [built for built in net.layers if isinstance(built.layer, nn.Dense)]
+    first, _, last = (built.parameters["weights"] for built in dense)
+    expected = 0.0
+    for k, samples in enumerate((5, 5, 4)):
+        value = 0.3 / 2 * (first**2).sum() + 0.01 / 2 * (last**2).sum()
+        expected += value * factors[k] * samples
+        taken = optimizer.updates(k, 3)
+        assert trainer.steps(net.memory, net.optimizer_state, 14, k, k + 1, taken) == k + 1
+        trainer.publish()
+    return trainer.penalty_sums.sum(), expected
 
 
 # --- the reference engine ----------------------------------------------------------------------

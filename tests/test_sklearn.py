@@ -33,7 +33,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import numbanet as nn
 from numbanet import sklearn as ours
 from numbanet.nn.optimizers import AdamEpsilonHat
-from numbanet.sklearn import mlp
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -849,12 +848,3 @@ def test_the_end_of_the_epochs_is_announced():
 def test_numbanet_alone_does_not_import_scikit_learn():
     code = "import sys, numbanet; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_the_norm_of_many_weights_is_a_sum_of_parts_that_wake_no_threads_of_blas():
-    coefs = [np.random.default_rng(k).normal(size=(300, 100 + k)) for k in range(2)]
-    norms = mlp._Norms(coefs, 1.0, 10, 1.0)
-    assert max(map(len, norms.coefs)) == mlp.NORM_PART < 10_000
-    assert norms.norm == pytest.approx(sum((values**2).sum() for values in coefs), rel=1e-12)
-    coefs[1][-1, -1] += 100  # they are views
-    assert norms._measure() > norms.norm + 5000

@@ -8,7 +8,7 @@ samples already fill several of them.
 
 import numpy as np
 import pytest
-from checkers import close
+from checkers import close, penalty_of_an_epoch
 from reference import kernels
 
 import numbanet as nn
@@ -130,6 +130,10 @@ def test_layers_with_rates_and_decays_of_their_own_agree(optimizer, mode):
         net.fit(x, y, loss=LOSS.loss, optimizer=chosen, batch_size=3, epochs=2)
     close(nets[1].memory - before, nets[0].memory - before, 1e-9)
     close(nets[1].optimizer_state, nets[0].optimizer_state, 1e-10)
+
+
+def test_what_penalties_add_to_the_loss_is_the_norm_before_every_step(mode):
+    close(*penalty_of_an_epoch("cuda", nn.SGD(0.3, clip_norm=0.1, accumulate=2)), ROUNDING)
 
 
 def test_weighted_samples_agree(mode):

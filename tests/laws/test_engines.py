@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from checkers import close, reference_evaluate, reference_fit, reference_gradient, reference_predict
+from checkers import (
+    close,
+    penalty_of_an_epoch,
+    reference_evaluate,
+    reference_fit,
+    reference_gradient,
+    reference_predict,
+)
 
 import numbanet as nn
 from examples import (
@@ -222,6 +229,14 @@ def test_the_factors_of_penalties_agree():
     trainer.set_optimizer(net.optimizer)
     assert take_epoch(net, trainer, 14, None, None) == 3
     close(net.memory, params, ROUNDING)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "two batches and a clipped norm"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_penalties_add_to_the_loss_is_the_norm_before_every_step(optimizer, threads):
+    one = OPTIMIZERS.get(optimizer, nn.SGD(0.3, clip_norm=0.1, accumulate=2))
+    found, expected = penalty_of_an_epoch("cpu", one, threads)
+    close(found, expected, ROUNDING)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=named(LOSSES))

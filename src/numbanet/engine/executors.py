@@ -40,10 +40,14 @@ class TrainingExecutor(Executor, Protocol):
     """Steps of training by mini-batches."""
 
     metric_sums: np.ndarray
+    penalty_sums: np.ndarray
     correct_op: Op | None
 
     def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
+
+    def sum_penalties(self) -> None:
+        """From now on, add to penalty_sums what the L2 penalties add to the summed loss."""
 
     def steps_per_call(self) -> int:
         """How many steps the next call should take, so that Ctrl-C and progress are never far."""

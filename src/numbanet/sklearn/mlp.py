@@ -46,12 +46,6 @@ from numbanet.training.weights import relative_weights
 
 STOP_AT = 1e-6
 """At this learning rate, learning_rate="adaptive" stops."""
-NORM_TOLERANCE = 0.1
-"""The part of tol by which the norm of the weights may change the loss within an epoch, unless it
-is measured before every step."""
-NORM_PART = 8192
-"""Weights whose squares BLAS adds up at a time: of longer vectors its own threads would take a
-share, and spin for a tenth of a second where those of the next steps are to run."""
 EXTRA_CONSTRAINTS = {
     "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Activation, list, tuple],
     "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer, lbfgs.LBFGS],
@@ -385,7 +379,7 @@ class _Perceptron(NetworkEstimator):
         end = network.epoch + (1 if incremental else self.max_iter)
         self.n_iter_ = 0
         divisor, loss = self._loss_divisor(), self._loss
-        norms = _Norms(self.coefs_, self.alpha / 2, samples, NORM_TOLERANCE * max(self.tol, 1e-4))
+        trainer.sum_penalties()
         try:
             while self.n_iter_ < self.max_iter:
                 if schedule is not None and schedule.has_ended(network.schedule_state):
@@ -402,10 +396,10 @@ class _Perceptron(NetworkEstimator):
                 rates = network.optimizer.rates(
                     network.epoch, len(counts), end, network.schedule_state
                 )
-                norms.begin_epoch(factors * counts)
-                if take_epoch(network, trainer, samples, order, rates, norms) < len(counts):
+                trainer.penalty_sums[:] = 0
+                if take_epoch(network, trainer, samples, order, rates) < len(counts):
                     raise self._diverged()
-                total = float(trainer.metric_sums[0]) / divisor + norms.penalty
+                total = float(trainer.metric_sums[0] / divisor + trainer.penalty_sums.sum())
                 logs = self._end_epoch(samples, total)
                 if validation is not None:
                     logs |= self._validate(validation, loss)
@@ -523,53 +517,6 @@ class _Perceptron(NetworkEstimator):
 
     def _strata(self, y):
         return None
-
-
-class _Norms:
-    """The penalty in the loss of an epoch: a sum over its steps of the norm before each.
-
-    The norm is measured before every step while it changes the loss of an epoch by more than
-    `bound`, else at the ends of the epoch, between which it is taken to go evenly. Whether it is
-    follows from the epoch before, and not from time, so that a training can be repeated.
-    """
-
-    def __init__(self, coefs: list, factor: float, samples: int, bound: float):
-        self.coefs = [
-            part
-            for values in coefs
-            for part in np.split(values.ravel(), range(NORM_PART, values.size, NORM_PART))
-        ]
-        self.scale, self.bound = factor, bound * samples
-        self.norm = self._measure()
-        self.least, self.most = 0.0, self.norm  # what a decay could do
-
-    def _measure(self) -> float:
-        return sum(float(np.vdot(values, values)) for values in self.coefs)
-
-    def begin_epoch(self, shares: np.ndarray) -> None:
-        """Begin an epoch with a share (steps,) of the penalty in each step."""
-        self.shares, self.taken, self.penalty = shares, 0, 0.0
-        self.whole = float(shares.sum())
-        change = self.scale * (self.most - self.least) * self.whole
-        self.every = 1 if change > self.bound else len(shares)
-        self.least = self.most = self.norm
-
-    def end_of_call(self, done: int, last: int, batches: int) -> int:
-        """Where a native call from batch `done` towards `last` ends: where the norm is measured."""
-        return min(last, done - done % self.every + self.every)
-
-    def after(self, taken: int, batches: int, seen: int, ended: bool) -> None:
-        """Go on from a native call that reached so many batches; see BetweenCalls."""
-        if batches % self.every and not ended:
-            return
-        before, self.norm = self.norm, self._measure()
-        steps, part = batches - self.taken, self.whole
-        if steps < len(self.shares):
-            part = float(self.shares[self.taken : batches].sum())
-        mean = before + (self.norm - before) * (steps - 1) / (2 * steps)
-        self.penalty += self.scale * mean * part
-        self.taken = batches
-        self.least, self.most = min(self.least, self.norm), max(self.most, self.norm)
 
 
 class MLPClassifier(ClassesMixin, _Perceptron):

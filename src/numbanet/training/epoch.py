@@ -138,10 +138,10 @@ def _take_piece(network, trainer, rows, rates, shuffle, between, first, first_sa
         trainer.plan.set_context(FIRST_SAMPLE, 0)
 
 
-def take_epoch(network, trainer, samples: int, order, rates, between=None) -> int:
+def take_epoch(network, trainer, samples: int, order, rates) -> int:
     """Take all steps of an epoch; see `take_steps`. The sums begin at 0."""
     trainer.metric_sums[:] = 0
-    return take_steps(network, trainer, samples, order, rates, between)
+    return take_steps(network, trainer, samples, order, rates)
 
 
 def take_steps(

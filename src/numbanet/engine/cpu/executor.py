@@ -242,7 +242,7 @@ class TrainingExecutor(_StepExecutor):
         self.n_state = len(optimizer.vectors) * plan.n_params
         self.keeps_gradients = optimizer.keeps_gradients
         self.call[CALL.accumulate] = optimizer.accumulate
-        self.square_sums = np.zeros(len(plan.tasks))
+        self.square_sums, self.penalty_sums = np.zeros((2, len(plan.tasks)))
         if optimizer.clip_norm is not None:
             self.call[CALL.sum_squares] = kernels.sum_squares.address(dtype)
             self.call[CALL.square_sums] = self.square_sums.ctypes.data
@@ -258,6 +258,11 @@ class TrainingExecutor(_StepExecutor):
     def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
         optimizer.write_rows(self.plan.optimizer_rows, self.plan.groups, self.plan.n_params)
+
+    def sum_penalties(self) -> None:
+        """From now on, add to penalty_sums what the L2 penalties add to the summed loss."""
+        self.call[CALL.sum_squares] = kernels.sum_squares.address(self.acts.dtype)
+        self.call[CALL.penalty_sums] = self.penalty_sums.ctypes.data
 
     def steps_per_call(self) -> int:
         """How many steps the next call should take."""

@@ -62,6 +62,7 @@ from numbanet.plan.columns import (
     FORWARD,
     GRADIENT,
     INPUTS,
+    L2_STRENGTH,
     N_OUT,
     N_SPLIT_K,
     N_WEIGHTS,
@@ -91,7 +92,8 @@ from numbanet.plan.plan import OVER_FEATURES, PHASE_SIZE, STEP_SIZE, TASK_SIZE, 
 CALL = Attrs(
     "tables table_rows schedule phases n_phases by_chunk tasks task_bounds state metric_sums "
     "barrier epoch_samples batch micro_batch threads losses correct task_size n_kept accumulate "
-    "optimizer_row sum_squares square_sums n_tasks first last steps_done stage piece n_pieces",
+    "optimizer_row sum_squares square_sums penalty_sums n_tasks first last steps_done stage piece "
+    "n_pieces",
     first=0,
 )
 """
@@ -106,8 +108,9 @@ task_size                    elements of a thread's gradient buffer
 n_kept                       elements in front of these buffers, where all gradients are kept, or 0
 accumulate                   batches whose gradients make one update
 optimizer_row                the first row of the optimiser
-sum_squares, square_sums     addresses of the kernel that sums the squares of a task's gradient, and
-                             of these sums; 0 where no norm is asked for
+sum_squares                  address of the kernel that sums squares, where one of the next is not 0
+square_sums, penalty_sums    addresses of the sums of squares of each task's gradient, and of what
+                             its L2 penalty adds to the summed loss of an epoch; 0 where not asked
 first, last                  batches from and to
 steps_done                   optimiser steps taken before the epoch
 stage, piece, n_pieces       of `run_stage`
@@ -285,12 +288,19 @@ def _begin_step(call, params, deltas, worker, workers, batch):
 
 @kernel
 def sum_squares(op, params, grads, acts, deltas, lo, hi):
-    """The sum of the squares of gradients lo ≤ i < hi, into the optimiser's row, in float64"""
+    """The sum of the squares of grads[lo … hi − 1], into the optimiser's row, in float64"""
     total = 0.0
     for i in range(lo, hi):
         g = np.float64(grads[i])
         total += g * g
     set_float_attr(op, STEERING.square_sum, total)
+
+
+@inline
+def _sum_squares(call, optimizer, values, acts, deltas, first, last):
+    """The sum of the squares of values first … last − 1."""
+    call_indirect(call[CALL.sum_squares], optimizer, values, values, acts, deltas, first, last)
+    return float_attr(optimizer, STEERING.square_sum)
 
 
 @inline
@@ -346,15 +356,21 @@ def _update_region(
                 _fetch_for_update(params, first, last)
             if take:
                 call_indirect(op[GRADIENT], op, params, g, acts, deltas, task[1], task[2])
-                penalize(op, params, g, first, min(last, op[W] + op[N_WEIGHTS]))
+                last_weight = min(last, op[W] + op[N_WEIGHTS])
+                penalize(op, params, g, first, last_weight)
+                if call[CALL.penalty_sums]:
+                    squares = _sum_squares(
+                        call, optimizer, params, acts, deltas, first, last_weight
+                    )
+                    strength = float_attr(op, L2_STRENGTH) * float_attr(table, PENALTY_FACTOR)
+                    sums = as_pointer(call[CALL.penalty_sums], np.float64)
+                    sums[k] += 0.5 * strength * table[SAMPLES] * squares
             if take and adding:
                 for i in range(first, last):
                     grads[i] += g[i]
             if take and norm:
-                sum_of = call[CALL.sum_squares]
-                call_indirect(sum_of, optimizer, params, grads, acts, deltas, first, last)
                 squares = as_pointer(call[CALL.square_sums], np.float64)
-                squares[k] = float_attr(optimizer, STEERING.square_sum)
+                squares[k] = _sum_squares(call, optimizer, grads, acts, deltas, first, last)
             if apply:
                 _update(optimizer, params, g, state, deltas, first, last)
 

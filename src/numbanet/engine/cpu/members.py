@@ -145,6 +145,7 @@ class Members:
             self.calls[k, CALL.tables] = self.tables[k].ctypes.data
             self.calls[k, CALL.metric_sums] = self.sums[k].ctypes.data
             self.calls[k, CALL.barrier] = self._done[k].ctypes.data
+            self.calls[k, CALL.penalty_sums] = 0
             if self.calls[k, CALL.square_sums]:
                 self.calls[k, CALL.square_sums] = self._square_sums[k].ctypes.data
         self._jobs = np.zeros((n, JOB_SIZE), np.int64)

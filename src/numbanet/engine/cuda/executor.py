@@ -88,7 +88,7 @@ class Executor:
         self.call[CALL.optimizer_row] = plan.tables.shape[1] - len(plan.groups)
         for column, op in ((CALL.losses, loss_op), (CALL.correct, correct_op)):
             self.call[column] = plan.offsets[op] if op is not None else -1
-        self.metric_sums = np.zeros(2)
+        self.metric_sums, self.penalty_sums = np.zeros(2), np.zeros(len(plan.tasks))
         self._bound: dict = {}
         self.phases = [kernels.steps(plan, phase) for phase in range(len(plan.phases))]
         self.tables_written = False
@@ -128,12 +128,22 @@ class Executor:
         for column, place in CONTEXT_COLUMNS.items():
             self.call[place] = self.plan.tables[0, 0, column]
         self.device_call.upload(self.call)
-        self.buffers[CALL.metric_sums].upload(self.metric_sums)
+        for column, sums in self._sums():
+            self.buffers[column].upload(sums)
 
     def download_call(self) -> None:
         """Wait for the GPU, and read what it wrote into call and sums."""
         self.device_call.download(self.call)
-        self.buffers[CALL.metric_sums].download(self.metric_sums)
+        for column, sums in self._sums():
+            self.buffers[column].download(sums)
+
+    def _sums(self) -> list[tuple[int, np.ndarray]]:
+        """Sums over batches, on the GPU and here."""
+        penalties = [(CALL.penalty_sums, self.penalty_sums)]
+        return [
+            (CALL.metric_sums, self.metric_sums),
+            *(penalties * bool(self.call[CALL.penalty_sums])),
+        ]
 
     def forward_backward(self, begin_step=None):
         """The phases as a function of the batch: the launches of the mode."""
@@ -233,6 +243,11 @@ class TrainingExecutor(Executor):
         """Write the optimiser's hyper-parameters."""
         optimizer.write_rows(self.plan.optimizer_rows, self.plan.groups, self.plan.n_params)
         self.tables_written = False
+
+    def sum_penalties(self) -> None:
+        """From now on, add to penalty_sums what the L2 penalties add to the summed loss."""
+        buffer = DeviceBuffer(self.penalty_sums.size, np.float64)
+        self.buffers[CALL.penalty_sums], self.call[CALL.penalty_sums] = buffer, buffer.address
 
     def steps_per_call(self) -> int:
         """How many steps the next call should take, so that Ctrl-C and progress are never far."""

@@ -44,6 +44,7 @@ from numbanet.plan.columns import (
     INPUT_COLUMNS,
     INPUT_STARTS,
     INPUTS,
+    L2_STRENGTH,
     LENGTHS,
     N_WEIGHTS,
     OPTIMIZER_ROW,
@@ -73,7 +74,7 @@ CALL = Attrs(
     "tables table_rows params grads acts deltas state metric_sums tasks n_tasks batch "
     "epoch_samples steps_done losses correct stopped batches_done n_chunks epoch seed "
     "permutation inputs targets outputs rates weights penalty_factors lengths first_sample "
-    "input_columns input_starts carried accumulate n_params optimizer_row square_sums",
+    "input_columns input_starts carried accumulate n_params optimizer_row square_sums penalty_sums",
     first=0,
 )
 """
@@ -87,6 +88,7 @@ accumulate             batches whose gradients make one update; with more than o
                        second vector of n_params elements, their sum
 optimizer_row          the first row of the optimiser
 square_sums            address of the sums of squares of the tasks' gradients, or 0
+penalty_sums           that of what each task's L2 penalty adds to the summed loss, or 0
 """
 CONTEXT_COLUMNS = {
     EPOCH: CALL.epoch,
@@ -319,6 +321,20 @@ def _dispatch_by_code(verbs):
     return chosen
 
 
+@inline
+def _add_penalty(call, task, k, params):
+    """Add what the L2 penalty of task k adds to the summed loss; one block runs it."""
+    if call[CALL.penalty_sums]:
+        table = as_pointer(call[CALL.tables], np.int64)
+        op = ptr_add(table, task[0] * ROW_SIZE)
+        sums = as_pointer(call[CALL.penalty_sums], np.float64)
+        squares = block_square_sum(sums, params, task[3], min(task[4], op[W] + op[N_WEIGHTS]))
+        if thread_in_block() == 0:
+            strength = float_attr(op, L2_STRENGTH) * float_attr(table, PENALTY_FACTOR)
+            sums[k] += 0.5 * strength * table[SAMPLES] * squares
+        syncthreads()
+
+
 @cache
 def gradients(verbs: tuple, kind) -> CudaKernel:
     """Gradients, a block group for each task and one more for the metrics.
@@ -347,6 +363,8 @@ def gradients(verbs: tuple, kind) -> CudaKernel:
                     task[1],
                     task[2],
                 )
+                if block_in_group() == 0:
+                    _add_penalty(call, task, group_index(), params)
             elif block_in_group() == 0:
                 _add_metrics(call, acts, batch, table[SAMPLES])
 
@@ -542,6 +560,7 @@ def single_block(
                     task = ptr_add(tasks, TASK_SIZE * k)
                     op = ptr_add(table, task[0] * ROW_SIZE)
                     gradient(op, params, grads, acts, deltas, task[1], task[2])
+                    _add_penalty(call, task, k, params)
                 syncthreads()
                 clip(call, params, grads, batch)
                 for k in range(n_tasks):
