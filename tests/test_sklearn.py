@@ -848,3 +848,26 @@ def test_the_end_of_the_epochs_is_announced():
 def test_numbanet_alone_does_not_import_scikit_learn():
     code = "import sys, numbanet; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"tol": 0.05, "dropout": 0.2},
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.01, "n_iter_no_change": 2},
+        {"shuffle": False, "n_iter_no_change": np.inf, "threads": 1},
+    ],
+)
+def test_epochs_trained_in_one_call_are_those_with_a_look_between_them(given):
+    options = {"random_state": 1, "learning_rate_init": 0.02, "max_iter": 60, **given}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        whole = ours.MLPClassifier(**options).fit(*CLASSES)
+        looked = ours.MLPClassifier(callbacks=nn.callbacks.Callback(), **options).fit(*CLASSES)
+    assert whole.n_iter_ == looked.n_iter_ > 11
+    assert whole.loss_curve_ == looked.loss_curve_
+    assert whole.best_loss_ == looked.best_loss_ and whole.t_ == looked.t_
+    assert whole.network_.memory.tobytes() == looked.network_.memory.tobytes()
+    states = [one._random_state.get_state()[1:3] for one in (whole, looked)]
+    assert states[0][1] == states[1][1] and (states[0][0] == states[1][0]).all()

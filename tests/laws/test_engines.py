@@ -28,7 +28,7 @@ from examples import (
     targets,
 )
 from numbanet.plan.columns import INPUTS, PENALTY_FACTORS, TARGETS
-from numbanet.training.epoch import reuse_optimizer_state, take_epoch
+from numbanet.training.epoch import reuse_optimizer_state, take_epochs
 
 ROUNDING = 1e-12
 LOSS = loss_named("quadratic")
@@ -227,7 +227,7 @@ def test_the_factors_of_penalties_agree():
     for column, array in ((INPUTS, x), (TARGETS, y), (PENALTY_FACTORS, factors)):
         trainer.bind(column, array)
     trainer.set_optimizer(net.optimizer)
-    assert take_epoch(net, trainer, 14, None, None) == 3
+    assert take_epochs(net, trainer, 14, None, None) == 3
     close(net.memory, params, ROUNDING)
 
 

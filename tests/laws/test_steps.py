@@ -16,6 +16,8 @@ from examples import (
     network,
     targets,
 )
+from numbanet.plan.columns import INPUTS, TARGETS
+from numbanet.training.epoch import reuse_optimizer_state, take_epochs
 
 LOSS = loss_named("mean squared error")
 ALONE = [example for example in TRAINABLE if example.alone]
@@ -100,3 +102,37 @@ def test_the_same_seed_gives_the_same_training_and_another_another():
         return net.parameters.tobytes()
 
     assert trained(1) == trained(1) != trained(2)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("optimizer", ["adam", "two batches and a clipped norm"])
+def test_epochs_in_one_call_are_epochs_one_by_one(optimizer, threads):
+    one = OPTIMIZERS.get(optimizer, nn.SGD(0.3, clip_norm=0.1, accumulate=2))
+    example = example_named("dropout in place")
+    x, y = inputs(example, 26), targets(LOSS, 26)
+    orders = np.array([np.random.default_rng(k).permutation(26) for k in range(5)])
+    nets, sums, penalties = [], [], []
+    for calls in ([orders], np.split(orders, [2, 3]), orders[:, None]):
+        net = network(example, LOSS, penalty=nn.L2(0.01))
+        reuse_optimizer_state(net, one)
+        trainer = net.executors.training(
+            LOSS.loss, one, x, y, False, batch=6, batches=5, threads=threads
+        )
+        trainer.set_optimizer(one)
+        trainer.bind(INPUTS, x)
+        trainer.bind(TARGETS, y)
+        trainer.sum_penalties()
+        for some in calls:
+            some = np.ascontiguousarray(some)
+            assert take_epochs(net, trainer, 26, some, None) == 5 * len(some)
+            net.epoch += len(some)
+            sums += trainer.sums[: len(some)].tolist()
+            penalties += trainer.penalty_sums[: len(some)].tolist()
+        nets.append(net)
+    assert len(sums) == 15 and min(map(min, penalties)) >= 0 < max(map(max, penalties))
+    for k, net in enumerate(nets):
+        assert net.memory.tobytes() == nets[0].memory.tobytes()
+        assert net.optimizer_state.tobytes() == nets[0].optimizer_state.tobytes()
+        assert net.optimizer_steps == nets[0].optimizer_steps == 5 * one.updates(5, 5)
+        assert sums[5 * k : 5 * k + 5] == sums[:5]
+        assert penalties[5 * k : 5 * k + 5] == penalties[:5]

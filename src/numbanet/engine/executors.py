@@ -37,8 +37,15 @@ class Executor(Protocol):
 
 
 class TrainingExecutor(Executor, Protocol):
-    """Steps of training by mini-batches."""
+    """Steps of training by mini-batches.
 
+    sums           those of loss and correct answers (epochs, 2), of as many epochs as a call of
+                   steps may go through
+    metric_sums    sums of the first of these epochs
+    penalty_sums   what the L2 penalty of each task adds to the summed loss (epochs, tasks)
+    """
+
+    sums: np.ndarray
     metric_sums: np.ndarray
     penalty_sums: np.ndarray
     correct_op: Op | None
@@ -55,6 +62,7 @@ class TrainingExecutor(Executor, Protocol):
     def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
         """Take batches first … last − 1 of an epoch and return how far it came.
 
+        They count on through the next epochs, whose orders of samples follow in memory.
         steps_done   updates before: an epoch's begin with its first batch
         """
 

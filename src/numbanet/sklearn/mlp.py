@@ -5,6 +5,7 @@ scikit-learn's, so that the same `random_state` gives the same training but for 
 differs, and what is offered beyond, stands in docs/sklearn.md.
 """
 
+import time
 import warnings
 from contextlib import ExitStack
 from numbers import Integral, Real
@@ -41,11 +42,13 @@ from numbanet.sklearn.base import (
 from numbanet.training import lbfgs
 from numbanet.training.callbacks import as_callbacks
 from numbanet.training.data import Validation, check_last_batch
-from numbanet.training.epoch import reuse_optimizer_state, take_epoch
+from numbanet.training.epoch import reuse_optimizer_state, take_epochs
 from numbanet.training.weights import relative_weights
 
 STOP_AT = 1e-6
 """At this learning rate, learning_rate="adaptive" stops."""
+CALL_SECONDS = 0.05
+"""The most that epochs take which are trained without a look between them."""
 EXTRA_CONSTRAINTS = {
     "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Activation, list, tuple],
     "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer, lbfgs.LBFGS],
@@ -373,21 +376,22 @@ class _Perceptron(NetworkEstimator):
         network, batch = self.network_, trainer.plan.batch
         order, best = np.arange(samples), None
         counts = np.minimum(batch, samples - np.arange(0, samples, batch)).astype(np.float64)
-        factors = 1 / counts
-        trainer.bind(PENALTY_FACTORS, factors)
+        trainer.bind(PENALTY_FACTORS, 1 / counts)
+        trainer.sum_penalties()
         schedule = network.optimizer.schedule
         end = network.epoch + (1 if incremental else self.max_iter)
-        self.n_iter_ = 0
+        self.n_iter_, seconds = 0, np.inf
         divisor, loss = self._loss_divisor(), self._loss
-        trainer.sum_penalties()
+        watched = incremental or validation is not None or callbacks or schedule or self.verbose
+        every = watched or weights is not None or self._rate_follows_epochs
         try:
             while self.n_iter_ < self.max_iter:
                 if schedule is not None and schedule.has_ended(network.schedule_state):
                     break
                 for callback in callbacks:
                     callback.on_epoch_begin(network.epoch + 1, network)
-                if self.shuffle:
-                    order[:] = order[self._random_state.permutation(samples)]
+                epochs = 1 if every else self._epochs_to_come(trainer, seconds)
+                orders = self._draw_orders(order, epochs)
                 if weights is not None:
                     relative, sums = relative_weights(weights, order, batch)
                     trainer.bind(WEIGHTS, relative)
@@ -396,17 +400,19 @@ class _Perceptron(NetworkEstimator):
                 rates = network.optimizer.rates(
                     network.epoch, len(counts), end, network.schedule_state
                 )
-                trainer.penalty_sums[:] = 0
-                if take_epoch(network, trainer, samples, order, rates) < len(counts):
+                began = time.perf_counter()
+                if take_epochs(network, trainer, samples, orders, rates) < epochs * len(counts):
                     raise self._diverged()
-                total = float(trainer.metric_sums[0] / divisor + trainer.penalty_sums.sum())
-                logs = self._end_epoch(samples, total)
-                if validation is not None:
-                    logs |= self._validate(validation, loss)
-                improved = self._record()
+                seconds = (time.perf_counter() - began) / epochs
+                penalties_ = trainer.penalty_sums[:epochs].sum(axis=1)
+                for total in (trainer.sums[:epochs, 0] / divisor + penalties_).tolist():
+                    logs = self._end_epoch(samples, total)
+                    if validation is not None:
+                        logs |= self._validate(validation, loss)
+                    improved = self._record()
                 if improved and validation is not None:
                     best = network.memory.copy()
-                if self.solver == "sgd" and self.learning_rate == "invscaling":
+                if self._rate_follows_epochs:
                     rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
                     self._change_rate(trainer, rate)
                 if schedule is not None:
@@ -426,6 +432,29 @@ class _Perceptron(NetworkEstimator):
             warnings.warn("Training interrupted by user.", stacklevel=5)
         if best is not None:
             network.memory[:] = best
+
+    @property
+    def _rate_follows_epochs(self) -> bool:
+        return self.solver == "sgd" and self.learning_rate == "invscaling"
+
+    def _epochs_to_come(self, trainer, seconds: float) -> int:
+        """How many epochs come for certain, up to one that may be the last; at most CALL_SECONDS.
+
+        seconds   of an epoch
+        """
+        sure = self.n_iter_no_change - self._without_improvement + 1
+        short = int(CALL_SECONDS / seconds)
+        most = min(sure, short, self.max_iter - self.n_iter_, len(trainer.sums))
+        return max(1, int(most))
+
+    def _draw_orders(self, order: np.ndarray, epochs: int) -> np.ndarray:
+        """The orders (epochs, samples) of the next epochs, the last of which becomes `order`."""
+        orders = np.empty((epochs, len(order)), np.int64)
+        for each in orders:
+            if self.shuffle:
+                order[:] = order[self._random_state.permutation(len(order))]
+            each[:] = order
+        return orders
 
     def _end_epoch(self, samples: int, loss: float) -> dict[str, float]:
         """Record the epoch's loss, with the penalty, a sum over its samples; its metrics."""

@@ -138,10 +138,16 @@ def _take_piece(network, trainer, rows, rates, shuffle, between, first, first_sa
         trainer.plan.set_context(FIRST_SAMPLE, 0)
 
 
-def take_epoch(network, trainer, samples: int, order, rates) -> int:
-    """Take all steps of an epoch; see `take_steps`. The sums begin at 0."""
-    trainer.metric_sums[:] = 0
-    return take_steps(network, trainer, samples, order, rates)
+def take_epochs(network, trainer, samples: int, orders, rates) -> int:
+    """Take all steps of one epoch or several; see `take_steps`. Their sums begin at 0.
+
+    orders   the order of the samples in each of them, int64 (epochs, samples), or None for one
+             epoch; at most len(trainer.sums)
+    rates    those of one epoch, for each of them
+    """
+    trainer.sums[:], trainer.penalty_sums[:] = 0, 0
+    epochs = 1 if orders is None else len(orders)
+    return take_steps(network, trainer, samples, orders, rates, epochs=epochs)
 
 
 def take_steps(
@@ -153,6 +159,7 @@ def take_steps(
     between: Between | None = None,
     first: int = 0,
     first_sample: int = 0,
+    epochs: int = 1,
 ) -> int:
     """Take the steps from batch `first` on the bound data, in native calls of at most about 50 ms.
 
@@ -160,6 +167,8 @@ def take_steps(
     rates          the learning rate of every step, float64, or None where it is constant
     between        what is done between the calls
     first_sample   how many samples of the epoch, in whole batches, came before the bound data
+    epochs         how many to go through, without anything between: batches count on, and `order`
+                   holds the order of each
     Returns the number of the batch that was reached: less than there are where the loss of the next
     one is not finite. The losses' and correct answers' sums are added to trainer.metric_sums.
     """
@@ -168,9 +177,10 @@ def take_steps(
     trainer.plan.set_context(EPOCH, network.epoch)
     trainer.plan.set_context(SEED, network.seed)
     batch, done = trainer.plan.batch, first
-    batches = -(-samples // batch)
-    updates = network.optimizer.updates
-    steps_before = network.optimizer_steps - updates(first, batches)
+    of_epoch = -(-samples // batch)
+    batches = epochs * of_epoch
+    updates = _updates(network.optimizer, of_epoch)
+    steps_before = network.optimizer_steps - updates(first)
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
         if between is not None:
@@ -178,7 +188,7 @@ def take_steps(
         reached = trainer.steps(
             network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
         )
-        taken = steps_before + updates(reached, batches) - network.optimizer_steps
+        taken = steps_before + updates(reached) - network.optimizer_steps
         network.optimizer_steps += taken
         if reached < last:
             return reached
@@ -187,6 +197,12 @@ def take_steps(
             seen = min(done * batch, samples)
             between.after(taken, first_sample // batch + done, first_sample + seen, done == batches)
     return batches
+
+
+def _updates(optimizer, batches: int):
+    """How many updates the first `done` batches make, of epochs of so many: a function of it."""
+    whole = optimizer.updates(batches, batches)
+    return lambda done: done // batches * whole + optimizer.updates(done % batches, batches)
 
 
 def go_back(network, memory: np.ndarray) -> None:

@@ -17,8 +17,13 @@ from numbanet.engine.cpu.kernels import APPLY_GRADIENTS, CALL, TAKE_GRADIENTS
 from numbanet.engine.cpu.tuner import CALL_SECONDS, ThreadTuner
 from numbanet.io.fields import fits
 from numbanet.nn import data
+from numbanet.plan.columns import EPOCH, PERMUTATION
 from numbanet.plan.lower import lower
 
+MOST_EPOCHS = 16
+"""Epochs that one native call of a training may go through."""
+CONTEXT = [EPOCH, PERMUTATION]
+"""What changes from epoch to epoch in the context of a call."""
 SURE_FLOPS = 5e9
 """Operations per second that any core reaches: a step that would last long at this rate is cut."""
 
@@ -62,7 +67,8 @@ class Executor:
         self.acts = allocate(plan.n_acts, dtype)
         self.deltas = allocate(plan.n_deltas, dtype)
         self.grads = allocate(0, dtype)
-        self.metric_sums = np.zeros(2)
+        self.sums = np.zeros((MOST_EPOCHS if train else 1, kernels.N_SUMS))
+        self.metric_sums = self.sums[0]
         self.tuner = ThreadTuner(plan.threads)
         self.barrier = np.zeros(kernels.BARRIER_SIZE, np.int64)
         self._bound: dict[int, np.ndarray | None] = {}
@@ -242,7 +248,8 @@ class TrainingExecutor(_StepExecutor):
         self.n_state = len(optimizer.vectors) * plan.n_params
         self.keeps_gradients = optimizer.keeps_gradients
         self.call[CALL.accumulate] = optimizer.accumulate
-        self.square_sums, self.penalty_sums = np.zeros((2, len(plan.tasks)))
+        self.square_sums = np.zeros(len(plan.tasks))
+        self.penalty_sums = np.zeros((MOST_EPOCHS, len(plan.tasks)))
         if optimizer.clip_norm is not None:
             self.call[CALL.sum_squares] = kernels.sum_squares.address(dtype)
             self.call[CALL.square_sums] = self.square_sums.ctypes.data
@@ -269,17 +276,33 @@ class TrainingExecutor(_StepExecutor):
         return 1 if self.long_steps else self.tuner.steps_per_call()
 
     def steps(self, params, state, samples: int, first: int, last: int, steps_done: int) -> int:
-        """Take steps first … last − 1 of the epoch and return how far it came.
+        """Take steps first … last − 1 and return how far it came.
 
-        metric_sums collects the sums of the losses and of the correct answers.
+        They go on through the epochs after the bound one. sums collects those of the losses and of
+        the correct answers of each.
         """
         self._check_array(state, self.n_state, "optimizer_state")
         self.call[CALL.state], self.call[CALL.epoch_samples] = state.ctypes.data, samples
-        accumulate = int(self.call[CALL.accumulate])
-        self.call[CALL.steps_done] = steps_done - first // accumulate
+        accumulate, batches = int(self.call[CALL.accumulate]), -(-samples // self.plan.batch)
+        epoch, batch = divmod(first, batches)
+        before = epoch * -(-batches // accumulate) + batch // accumulate
+        self.call[CALL.steps_done] = steps_done - before
+        several, bound = last > batches, self.plan.tables[0, 0, CONTEXT]
+        if several:
+            assert last <= len(self.sums) * batches
+            self.call[[CALL.epoch, CALL.permutation]] = bound
+        try:
+            return self._steps(
+                params, first, last, (batch + 1) % accumulate == 0 or batch + 1 == batches
+            )
+        finally:
+            if several:
+                self.plan.tables[:, 0, CONTEXT] = bound
+
+    def _steps(self, params, first: int, last: int, apply: bool) -> int:
+        """Take them, and return how far it came; `apply` the gradients of a long one."""
         if self.long_steps:
             assert last == first + 1
-            apply = last % accumulate == 0 or last * self.plan.batch >= samples
             return last if self.run_in_pieces(params, first, apply=apply) else first
         self.allocate_grads(keep=self.keeps_gradients)
         reached = self.timed_batches(params, first, last)

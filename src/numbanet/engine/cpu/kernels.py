@@ -59,6 +59,7 @@ from numbanet.plan.columns import (
     BASE_X,
     BASE_Y,
     CHUNKS,
+    EPOCH,
     FORWARD,
     GRADIENT,
     INPUTS,
@@ -72,6 +73,7 @@ from numbanet.plan.columns import (
     PARTIAL_STRIDE,
     PENALTY_FACTOR,
     PENALTY_FACTORS,
+    PERMUTATION,
     PREFETCH_LIMIT,
     RATES,
     ROW_SIZE,
@@ -91,18 +93,19 @@ from numbanet.plan.plan import OVER_FEATURES, PHASE_SIZE, STEP_SIZE, TASK_SIZE, 
 
 CALL = Attrs(
     "tables table_rows schedule phases n_phases by_chunk tasks task_bounds state metric_sums "
-    "barrier epoch_samples batch micro_batch threads losses correct task_size n_kept accumulate "
-    "optimizer_row sum_squares square_sums penalty_sums n_tasks first last steps_done stage piece "
-    "n_pieces",
+    "barrier epoch_samples batch micro_batch epoch permutation threads losses correct "
+    "task_size n_kept accumulate optimizer_row sum_squares square_sums penalty_sums n_tasks "
+    "first last steps_done stage piece n_pieces",
     first=0,
 )
 """
 What one native call works on:
 tables … task_bounds         addresses and sizes of the plan's arrays
 state                        address of the optimiser's state
-metric_sums, barrier         addresses of where loss and correct answers are added up, and of the
-                             workers' barrier
-epoch_samples, batch         samples in the epoch and in a batch
+metric_sums, barrier         addresses of where loss and correct answers of each epoch are added
+                             up, and of the workers' barrier
+epoch_samples, batch         samples in an epoch and in a batch
+epoch, permutation           of the first epoch, where there are several; 0 without an order
 losses, correct              offsets in acts of the samples' losses and correct answers, −1: none
 task_size                    elements of a thread's gradient buffer
 n_kept                       elements in front of these buffers, where all gradients are kept, or 0
@@ -111,13 +114,15 @@ optimizer_row                the first row of the optimiser
 sum_squares                  address of the kernel that sums squares, where one of the next is not 0
 square_sums, penalty_sums    addresses of the sums of squares of each task's gradient, and of what
                              its L2 penalty adds to the summed loss of an epoch; 0 where not asked
-first, last                  batches from and to
-steps_done                   optimiser steps taken before the epoch
+first, last                  batches from and to; in training they count on through the next epochs
+steps_done                   optimiser steps taken before the first epoch
 stage, piece, n_pieces       of `run_stage`
 """
 BATCHES_DONE, CPU_IDS, BARRIER_SIZE = 16, 24, 24 + 1024
 """Offsets in the barrier's memory of the batch reached and of the workers' CPUs, and its size."""
 MAX_WORKERS = BARRIER_SIZE - CPU_IDS
+N_SUMS, INDEX_BYTES = 2, 8
+"""Sums of an epoch, and the size of an integer in the order of its samples."""
 
 # --- the forward-backward region ------------------------------------------------------------------
 
@@ -129,8 +134,19 @@ def _table(call, t):
 
 
 @inline
-def _write_context(call, table, batch, train):
-    """Write the position of the batch in the epoch, and its factor of the penalties."""
+def _batches(call):
+    """The batches of an epoch."""
+    return (call[CALL.epoch_samples] + call[CALL.batch] - 1) // call[CALL.batch]
+
+
+@inline
+def _write_context(call, table, epoch, batch, train):
+    """Write the position of the batch in its epoch, and its factor of the penalties."""
+    if epoch > 0:
+        table[EPOCH] = call[CALL.epoch] + epoch
+        if call[CALL.permutation]:
+            size = epoch * call[CALL.epoch_samples] * INDEX_BYTES
+            table[PERMUTATION] = call[CALL.permutation] + size
     start = batch * call[CALL.batch]
     table[START], table[SAMPLES] = start, min(call[CALL.batch], call[CALL.epoch_samples] - start)
     table[PREFETCH_LIMIT] = call[CALL.epoch_samples] if train else 0
@@ -228,7 +244,9 @@ def _split_k(call, table, params, acts, deltas, t, phase):
 
 
 @inline
-def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train, piece, n_pieces):
+def _run_phase(
+    call, params, acts, deltas, worker, workers, epoch, batch, number, train, piece, n_pieces
+):
     """One phase of a batch, for the threads that this worker replaces."""
     threads, phase = (
         call[CALL.threads],
@@ -236,7 +254,7 @@ def _run_phase(call, params, acts, deltas, worker, workers, batch, number, train
     )
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
-        _write_context(call, table, batch, train)
+        _write_context(call, table, epoch, batch, train)
         if train and phase[0] == OVER_FEATURES:
             if piece == 0:
                 _split_k(call, table, params, acts, deltas, t, phase)
@@ -267,12 +285,14 @@ def _gradient_factor(call, optimizer, batch):
 
 
 @inline
-def _begin_step(call, params, deltas, worker, workers, batch):
+def _begin_step(call, params, deltas, worker, workers, epoch, batch):
     """Write what all parameters share, and let the optimiser compute the rest of it."""
     threads, state = call[CALL.threads], as_pointer(call[CALL.state], params)
+    updates = (_batches(call) + call[CALL.accumulate] - 1) // call[CALL.accumulate]
+    step = call[CALL.steps_done] + epoch * updates + batch // call[CALL.accumulate] + 1
     for t in range(threads * worker // workers, threads * (worker + 1) // workers):
         table = _table(call, t)
-        table[STEP] = call[CALL.steps_done] + batch // call[CALL.accumulate] + 1
+        table[STEP] = step
         for row in range(call[CALL.optimizer_row], call[CALL.table_rows]):
             optimizer = ptr_add(table, row * ROW_SIZE)
             if optimizer[CLIP]:
@@ -328,7 +348,7 @@ def _fetch_for_update(params, first, last):
 
 @inline
 def _update_region(
-    call, params, grads, acts, deltas, worker, workers, batch, piece, n_pieces, take, apply
+    call, params, grads, acts, deltas, worker, workers, epoch, batch, piece, n_pieces, take, apply
 ):
     """`take` the gradients of tasks, with penalties, and `apply` them; one of n_pieces.
 
@@ -364,7 +384,9 @@ def _update_region(
                     )
                     strength = float_attr(op, L2_STRENGTH) * float_attr(table, PENALTY_FACTOR)
                     sums = as_pointer(call[CALL.penalty_sums], np.float64)
-                    sums[k] += 0.5 * strength * table[SAMPLES] * squares
+                    sums[epoch * call[CALL.n_tasks] + k] += (
+                        0.5 * strength * table[SAMPLES] * squares
+                    )
             if take and adding:
                 for i in range(first, last):
                     grads[i] += g[i]
@@ -387,9 +409,9 @@ def _sum(call, acts, offset, batch):
 
 
 @inline
-def _add_metrics(call, acts, batch, loss):
-    """Add the summed loss and the correct answers of a batch to the sums."""
-    sums = as_pointer(call[CALL.metric_sums], np.float64)
+def _add_metrics(call, acts, epoch, batch, loss):
+    """Add the summed loss and the correct answers of a batch to the sums of its epoch."""
+    sums = ptr_add(as_pointer(call[CALL.metric_sums], np.float64), epoch * N_SUMS)
     sums[0] += loss
     sums[1] += _sum(call, acts, call[CALL.correct], batch)
 
@@ -411,24 +433,25 @@ def _arrive(counter, worker, workers):
 
 @kernel
 def train(call, params, grads, acts, deltas, worker, workers):
-    """Take the steps first … last − 1 of an epoch; stop at a loss that is not finite.
+    """Take the steps first … last − 1, of one epoch or several; stop at a loss that is not finite.
 
     BATCHES_DONE becomes the batch that was reached; it stays −1 if the workers never all came.
     """
     counter = as_pointer(call[CALL.barrier], np.int64)
     if not _arrive(counter, worker, workers):
         return
-    generation, batch = 1, call[CALL.first]
-    while batch < call[CALL.last]:
+    generation, done, batches = 1, call[CALL.first], _batches(call)
+    while done < call[CALL.last]:
+        epoch, batch = done // batches, done % batches
         for phase in range(call[CALL.n_phases]):
-            _run_phase(call, params, acts, deltas, worker, workers, batch, phase, True, 0, 1)
+            _run_phase(call, params, acts, deltas, worker, workers, epoch, batch, phase, True, 0, 1)
             generation += 1
             barrier_wait(counter, workers, generation)
         loss = _sum(call, acts, call[CALL.losses], batch)
         if not math.isfinite(loss):
             break
         if worker == 0:
-            _add_metrics(call, acts, batch, loss)
+            _add_metrics(call, acts, epoch, batch, loss)
         due, last_part = _update_due(call, batch), 1 if call[CALL.n_kept] else 0
         for part in range(last_part + 1):
             if part > 0 and due:
@@ -436,15 +459,16 @@ def train(call, params, grads, acts, deltas, worker, workers):
                 barrier_wait(counter, workers, generation)
             apply = due and part == last_part
             if apply:
-                _begin_step(call, params, deltas, worker, workers, batch)
+                _begin_step(call, params, deltas, worker, workers, epoch, batch)
+            take = part == 0
             _update_region(
-                call, params, grads, acts, deltas, worker, workers, batch, 0, 1, part == 0, apply
+                call, params, grads, acts, deltas, worker, workers, epoch, batch, 0, 1, take, apply
             )
-        batch += 1
+        done += 1
         generation += 1
         barrier_wait(counter, workers, generation)
     if worker == 0:
-        counter[BATCHES_DONE] = batch
+        counter[BATCHES_DONE] = done
 
 
 @kernel
@@ -458,12 +482,12 @@ def differentiate(call, params, grads, acts, deltas, worker, workers):
         return
     generation = 1
     for phase in range(call[CALL.n_phases]):
-        _run_phase(call, params, acts, deltas, worker, workers, 0, phase, True, 0, 1)
+        _run_phase(call, params, acts, deltas, worker, workers, 0, 0, phase, True, 0, 1)
         generation += 1
         barrier_wait(counter, workers, generation)
-    _update_region(call, params, grads, acts, deltas, worker, workers, 0, 0, 1, True, False)
+    _update_region(call, params, grads, acts, deltas, worker, workers, 0, 0, 0, 1, True, False)
     if worker == 0:
-        _add_metrics(call, acts, 0, _sum(call, acts, call[CALL.losses], 0))
+        _add_metrics(call, acts, 0, 0, _sum(call, acts, call[CALL.losses], 0))
         counter[BATCHES_DONE] = 1
 
 
@@ -479,12 +503,12 @@ def infer(call, params, grads, acts, deltas, worker, workers):
         return
     generation = 1
     for batch in range(call[CALL.first], call[CALL.last]):
-        _run_phase(call, params, acts, deltas, worker, workers, batch, 0, False, 0, 1)
+        _run_phase(call, params, acts, deltas, worker, workers, 0, batch, 0, False, 0, 1)
         if summing:
             generation += 1
             barrier_wait(counter, workers, generation)
             if worker == 0:
-                _add_metrics(call, acts, batch, _sum(call, acts, call[CALL.losses], batch))
+                _add_metrics(call, acts, 0, batch, _sum(call, acts, call[CALL.losses], batch))
             generation += 1
             barrier_wait(counter, workers, generation)
     if worker == 0:
@@ -501,23 +525,34 @@ def run_stage(call, params, grads, acts, deltas, worker, workers):
 
     Without a barrier: the end of the native call is one. BATCHES_DONE becomes the batch.
     """
-    batch, stage, piece, n_pieces = (
-        call[CALL.first],
-        call[CALL.stage],
-        call[CALL.piece],
-        call[CALL.n_pieces],
-    )
+    stage, piece, n_pieces = call[CALL.stage], call[CALL.piece], call[CALL.n_pieces]
+    epoch, batch = call[CALL.first] // _batches(call), call[CALL.first] % _batches(call)
+    take = stage == TAKE_GRADIENTS
     if stage >= 0:
-        _run_phase(call, params, acts, deltas, worker, workers, batch, stage, True, piece, n_pieces)
-    elif stage == TAKE_GRADIENTS:
-        _update_region(
-            call, params, grads, acts, deltas, worker, workers, batch, piece, n_pieces, True, False
+        _run_phase(
+            call, params, acts, deltas, worker, workers, epoch, batch, stage, True, piece, n_pieces
         )
     else:
-        _begin_step(call, params, deltas, worker, workers, batch)
-        _update_region(call, params, grads, acts, deltas, worker, workers, batch, 0, 1, False, True)
+        if not take:
+            _begin_step(call, params, deltas, worker, workers, epoch, batch)
+        part, parts = (piece, n_pieces) if take else (0, 1)
+        _update_region(
+            call,
+            params,
+            grads,
+            acts,
+            deltas,
+            worker,
+            workers,
+            epoch,
+            batch,
+            part,
+            parts,
+            take,
+            not take,
+        )
     if worker == 0:
-        as_pointer(call[CALL.barrier], np.int64)[BATCHES_DONE] = batch
+        as_pointer(call[CALL.barrier], np.int64)[BATCHES_DONE] = call[CALL.first]
 
 
 # --- entry points ---------------------------------------------------------------------------------
@@ -555,9 +590,10 @@ def region_unit(dtype, parallel: bool) -> Unit:
 @entry_point
 def batch_loss(call, acts):
     """Add loss and correct answers of batch `first` to the sums; the loss of the batch."""
-    call_, acts_, batch = data_pointer(call), data_pointer(acts), call[CALL.first]
+    call_, acts_ = data_pointer(call), data_pointer(acts)
+    epoch, batch = call[CALL.first] // _batches(call_), call[CALL.first] % _batches(call_)
     loss = _sum(call_, acts_, call[CALL.losses], batch)
-    _add_metrics(call_, acts_, batch, loss)
+    _add_metrics(call_, acts_, epoch, batch, loss)
     return loss
 
 
@@ -577,7 +613,7 @@ def predict_small(x, outputs, call, params, acts, check_finite):
     table = as_pointer(call[CALL.tables], np.int64)
     table[INPUTS], table[OUTPUTS] = address(inputs), address(results)
     call[CALL.epoch_samples] = len(x)
-    _run_phase(data_pointer(call), data_pointer(params), memory, memory, 0, 1, 0, 0, False, 0, 1)
+    _run_phase(data_pointer(call), data_pointer(params), memory, memory, 0, 1, 0, 0, 0, False, 0, 1)
     table[INPUTS] = table[OUTPUTS] = 0
     for k in range(outputs.size):
         total += results[k] * const_like(memory, 0)

@@ -88,7 +88,8 @@ class Executor:
         self.call[CALL.optimizer_row] = plan.tables.shape[1] - len(plan.groups)
         for column, op in ((CALL.losses, loss_op), (CALL.correct, correct_op)):
             self.call[column] = plan.offsets[op] if op is not None else -1
-        self.metric_sums, self.penalty_sums = np.zeros(2), np.zeros(len(plan.tasks))
+        self.sums, self.penalty_sums = np.zeros((1, 2)), np.zeros((1, len(plan.tasks)))
+        self.metric_sums = self.sums[0]
         self._bound: dict = {}
         self.phases = [kernels.steps(plan, phase) for phase in range(len(plan.phases))]
         self.tables_written = False
