@@ -9,7 +9,7 @@ import pytest
 from numbanet.backend.intrinsics import data_pointer, fold_in, store, uniform, uniform_scalar
 from numbanet.backend.intrinsics.random import Word, fold_in_python, murmur, uniform_python
 from numbanet.backend.jit import entry_point
-from numbanet.backend.permutation import WORDS, permutation
+from numbanet.backend.permutation import WORDS, permutation, permute
 
 COUNTERS = [0, 1, 77, 2**32 - 9]
 KEYS = [0, 1, -1, 2**63 - 1, -(2**63), 0x123456789ABCDEF]
@@ -51,3 +51,17 @@ def test_a_permutation_is_the_one_that_numpy_draws(samples):
         drawn = permutation(samples, low, high, first)
         assert drawn.dtype == np.int64
         np.testing.assert_array_equal(drawn, generator.permutation(samples))
+
+
+@pytest.mark.parametrize("generator", [np.random.MT19937, np.random.PCG64])
+@pytest.mark.parametrize("samples", [1, 2, 3, 64, 65, 1000])
+def test_orders_are_those_that_a_random_state_draws(samples, generator):
+    ours, theirs = (np.random.RandomState(generator(5)) for _ in range(2))
+    order, expected = np.arange(samples)[::-1].copy(), np.arange(samples)[::-1].copy()
+    orders = np.full((4, samples), -1)
+    permute(order, orders, ours)
+    for drawn in orders:
+        expected = expected[theirs.permutation(samples)]
+        np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(order, expected)
+    assert ours.randint(2**30) == theirs.randint(2**30)

@@ -1391,7 +1391,7 @@ def test_short_work_has_one_thread():
 @pytest.mark.parametrize(
     ("looks", "begins", "ends"),
     [
-        (itertools.repeat(2), 0.003, 0.008),
+        (itertools.repeat(2), 0.0015, 0.004),
         (itertools.chain([1] * 12, itertools.repeat(2)), 0.015, 0.03),
         (itertools.cycle([2, 2, 1]), 0.04, 0.06),
         (itertools.repeat(0), 0.04, 0.06),

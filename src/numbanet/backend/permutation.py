@@ -1,7 +1,9 @@
-"""A random permutation, drawn by compiled code: the one that NumPy draws, several times as fast.
+"""Random permutations, drawn by compiled code: those that NumPy draws, several times as fast.
 
     permutation(samples, low, high, first)
         = Generator(Philox(counter=first, key=[low, high])).permutation(samples)
+    permute(order, orders, state)
+        = order[:] = order[state.permutation(len(order))], once for each of orders
 
 Fisher's and Yates' shuffle: for i = samples − 1 … 1, elements i and j ≤ i change places, where j is
 the next word of the generator, cut to as many bits as i has, that is not above i. The loop has no
@@ -11,11 +13,20 @@ changes places with itself, and i stays.
 Source   Fisher, Yates 1938; NumPy's Generator.permutation
 """
 
+import ctypes
+
 import numpy as np
 from numba.core import types
 
 from numbanet.backend.ahead import Unit
-from numbanet.backend.intrinsics import as_pointer, data_pointer, local_array, philox, ptr_add
+from numbanet.backend.intrinsics import (
+    as_pointer,
+    data_pointer,
+    local_array,
+    next_word,
+    philox,
+    ptr_add,
+)
 from numbanet.backend.jit import entry_point
 
 WORDS, BLOCK = 1024, 8
@@ -60,3 +71,39 @@ def _shuffle(order, low, high, first):
 def shuffle_unit() -> Unit:
     """Return what has to be compiled for `permutation`."""
     return _shuffle.unit((types.Array(types.int64, 1, "C"), types.int64, types.int64, types.int64))
+
+
+def permute(order: np.ndarray, orders: np.ndarray, state: np.random.RandomState) -> None:
+    """Shuffle `order` again and again by a RandomState, and write down each of its orders.
+
+    order    int64 (samples,), at most 2³² of them; the last of the orders afterwards
+    orders   int64 (times, samples), which is overwritten
+    """
+    generator = state._bit_generator
+    words = generator.ctypes
+    function = ctypes.cast(words.next_uint32, ctypes.c_void_p).value
+    with generator.lock:
+        _permute(order, orders, function, words.state_address)
+
+
+@entry_point
+def _permute(order, orders, function, state):
+    """Fill all orders, and leave the last one in `order`; `function` draws a word from `state`."""
+    elements, samples = data_pointer(order), order.size
+    for k in range(len(orders)):
+        drawn = ptr_add(data_pointer(orders), k * samples)
+        for i in range(samples):
+            drawn[i] = i
+        i, mask = samples - 1, 2**32 - 1
+        while i > 0:
+            while mask >> 1 >= i:
+                mask >>= 1
+            j = np.int64(next_word(function, state)) & mask
+            fits = j <= i
+            j = j if fits else i
+            drawn[i], drawn[j] = drawn[j], drawn[i]
+            i -= fits
+        for i in range(samples):
+            drawn[i] = elements[drawn[i]]
+        for i in range(samples):
+            elements[i] = drawn[i]

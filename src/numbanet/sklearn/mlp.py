@@ -22,6 +22,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight
 
+from numbanet.backend.permutation import permute
 from numbanet.network.sequential import Sequential
 from numbanet.nn import losses, optimizers
 from numbanet.nn.data import bind_inputs
@@ -450,10 +451,10 @@ class _Perceptron(NetworkEstimator):
     def _draw_orders(self, order: np.ndarray, epochs: int) -> np.ndarray:
         """The orders (epochs, samples) of the next epochs, the last of which becomes `order`."""
         orders = np.empty((epochs, len(order)), np.int64)
-        for each in orders:
-            if self.shuffle:
-                order[:] = order[self._random_state.permutation(len(order))]
-            each[:] = order
+        if self.shuffle:
+            permute(order, orders, self._random_state)
+        else:
+            orders[:] = order
         return orders
 
     def _end_epoch(self, samples: int, loss: float) -> dict[str, float]:

@@ -239,6 +239,17 @@ def call_indirect(typingctx, address, op, params, grads, acts, deltas, lo, hi):
     return types.void(types.int64, *arguments), codegen
 
 
+@intrinsic
+def next_word(typingctx, function, state):
+    """The next word of a NumPy bit generator: its `next_uint32` and its state, as addresses."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.IntType(32), [ir.IntType(64)])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.uint32(types.int64, types.int64), codegen
+
+
 def call_external(helper, dtype):
     """(signature, code) of an intrinsic that calls an external helper for a dtype by its symbol."""
     arguments = helper.arguments(dtype)

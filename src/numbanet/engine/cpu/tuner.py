@@ -32,9 +32,9 @@ class ThreadTuner:
     step that lasts longer needs no warming."""
     FIRST_SECONDS = 0.05
     """Seconds of steps by one thread before several are tried, unless CPUs are found idle."""
-    LOOK_SECONDS, LOOKS = 0.001, 3
-    """Seconds of these steps before each look for idle CPUs, and how many looks in a row must find
-    them."""
+    LOOK_SECONDS, LOOKS = 0.0005, 3
+    """Seconds of these steps, warming ones too, before each look for idle CPUs, twice as many after
+    one in vain, and how many looks in a row must find them."""
     TRIAL_INTERVAL = 0.35
     """Seconds of steps between trials."""
     TRIAL_SHARE = 0.025
@@ -46,7 +46,7 @@ class ThreadTuner:
         self.latest: dict[int, float] = {}
         self.steps: dict[int, int] = {}
         self.asked = self.found_idle = 0
-        self.next_look = self.LOOK_SECONDS
+        self.since_look, self.look_seconds = 0.0, self.LOOK_SECONDS
         self.untried = [1, threads] if threads > 1 else []
         self.since_trial, self.interval = 0.0, self.TRIAL_INTERVAL
         self._begin_timing()
@@ -83,7 +83,9 @@ class ThreadTuner:
         if self.untried:
             warm = self.warm >= self.WARM_SECONDS
             seconds = self._timed_seconds - self.timed if warm else self.WARM_SECONDS - self.warm
-            seconds = min(seconds, self.STEPS_SECONDS if self.seconds else self.LOOK_SECONDS)
+            if not self.seconds:
+                seconds = min(seconds, self.look_seconds)
+            seconds = min(seconds, self.STEPS_SECONDS)
         step = self.latest.get(self.size, self.latest[1])
         return max(1, min(2 * self.steps.get(self.size, 0), round(seconds / step)))
 
@@ -111,22 +113,26 @@ class ThreadTuner:
     def _record_trial(self, seconds: float, steps: int) -> None:
         """The same for a call of a trial, which ends when enough of it was timed."""
         self.cost += (seconds - min(self.seconds.values(), default=seconds)) * steps
+        if not self.seconds:
+            self._look_for_idle_cpus(seconds * steps)
         if self.warm < self.WARM_SECONDS and seconds < self.TIMED_SECONDS:
             self.warm += seconds * steps
             return
         self.warm = self.WARM_SECONDS
         self.timed, self.timed_steps = self.timed + seconds * steps, self.timed_steps + steps
-        if self.timed >= 0.8 * self._timed_seconds or self._all_idle():
+        if self.timed >= 0.8 * self._timed_seconds or self.found_idle >= self.LOOKS:
             self.seconds[self.size] = self.timed / self.timed_steps
             self.untried.pop(0)
             self.since_trial = 0.0
             self.interval = max(self.TRIAL_INTERVAL, self.cost / self.TRIAL_SHARE)
             self._begin_timing()
 
-    def _all_idle(self) -> bool:
-        """Whether one thread has been timed for a while, and there are idle CPUs for all."""
-        if self.seconds or self.timed < self.next_look:
-            return False
-        self.next_look = self.timed + self.LOOK_SECONDS
-        self.found_idle = self.found_idle + 1 if self.idle() >= self.threads else 0
-        return self.found_idle >= self.LOOKS
+    def _look_for_idle_cpus(self, seconds: float) -> None:
+        """Count looks in a row that find an idle CPU for each thread."""
+        self.since_look += seconds
+        if self.since_look >= self.look_seconds:
+            self.since_look = 0.0
+            if self.idle() >= self.threads:
+                self.found_idle += 1
+            else:
+                self.found_idle, self.look_seconds = 0, 2 * self.LOOK_SECONDS
