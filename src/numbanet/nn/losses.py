@@ -28,7 +28,22 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from numbanet.backend import elementary
-from numbanet.backend.intrinsics import as_pointer, const_like, float_attr
+from numbanet.backend.intrinsics import (
+    as_pointer,
+    const_like,
+    float_attr,
+    lanes,
+    load,
+    local_array,
+    num_threads,
+    ptr_add,
+    splat,
+    store,
+    thread_rank,
+    transpose,
+    where_equal,
+    where_greater,
+)
 from numbanet.backend.jit import Kernel, inline, kernel, specialize
 from numbanet.io.attributes import Description, instance
 from numbanet.io.fields import Real, Reals, check, shown
@@ -56,6 +71,9 @@ LOGITS = (
 """What to use instead of a loss of logits."""
 NO_LOGIT = -1e4
 """A logit z whose eᶻ and sigmoid are exactly 0."""
+PANEL = 1024
+"""Elements of the classes of as many samples as a register has lanes, where they are transposed:
+a register then holds one class of each sample. With more classes, loops over them are long."""
 
 
 verb: Any = None
@@ -364,40 +382,111 @@ class BinaryCrossEntropy(Loss):
     fused_activation, target_range, neutral = "Sigmoid", (0, 1), NO_LOGIT
 
 
-@kernel(independent=True)
+@inline
+def _largest(acts, z, n):
+    """The largest of n elements of acts."""
+    z_max = acts[z]
+    for j in range(z, z + n):
+        z_max = acts[j] if acts[j] > z_max else z_max
+    return z_max
+
+
+@inline
+def _cross_entropy(op, acts, i):
+    """The loss of sample i."""
+    n = op[N_IN]
+    z, y = op[X] + i * n, op[AUX] + i * n
+    z_max = _largest(acts, z, n)
+    total, y_sum, dot = const_like(acts, 0), const_like(acts, 0), const_like(acts, 0)
+    for j in range(n):
+        total += elementary.exp(acts[z + j] - z_max)
+        y_sum += acts[y + j]
+        dot += acts[y + j] * (acts[z + j] - z_max)
+    acts[op[Y] + i] = y_sum * elementary.log(total) - dot
+
+
+@inline
+def _largest_in_lanes(z, n):
+    """The largest of n registers, lane by lane."""
+    width = lanes(z)
+    z_max = load(z, width)
+    for j in range(1, n):
+        z_max = elementary.maximum(z_max, load(ptr_add(z, j * width), width))
+    return z_max
+
+
+@kernel
 def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
     """Σ y (log Σ eᶻ − z), which equals − Σ y log a"""
-    n = op[N_IN]
-    for i in range(lo, hi):
-        z, y = op[X] + i * n, op[AUX] + i * n
-        z_max = acts[z]
-        for j in range(n):
-            z_max = acts[z + j] if acts[z + j] > z_max else z_max
-        total, y_sum, dot = const_like(acts, 0), const_like(acts, 0), const_like(acts, 0)
-        for j in range(n):
-            total += elementary.exp(acts[z + j] - z_max)
-            y_sum += acts[y + j]
-            dot += acts[y + j] * (acts[z + j] - z_max)
-        acts[op[Y] + i] = y_sum * elementary.log(total) - dot
+    n, width, zero = op[N_IN], lanes(acts), splat(acts, 0)
+    z, y = local_array(acts, PANEL), local_array(acts, PANEL)
+    if n * width > PANEL:
+        for i in range(lo, hi):
+            _cross_entropy(op, acts, i)
+        return
+    for i in range(lo, hi, width):
+        m = min(width, hi - i)
+        transpose(m, n, ptr_add(acts, op[X] + i * n), n, z, width)
+        transpose(m, n, ptr_add(acts, op[AUX] + i * n), n, y, width)
+        z_max, total, y_sum, dot = _largest_in_lanes(z, n), zero, zero, zero
+        for j in range(0, n * width, width):
+            y_j, z_j = load(ptr_add(y, j), width), load(ptr_add(z, j), width) - z_max
+            total, y_sum, dot = total + elementary.exp(z_j), y_sum + y_j, dot + y_j * z_j
+        store(ptr_add(acts, op[Y] + i), y_sum * elementary.log(total) - dot, m)
 
 
-@kernel(independent=True)
-def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
-    """dz = (softmax(z) Σ y − y) / samples"""
+@cross_entropy_forward.cuda
+def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        _cross_entropy(op, acts, i)
+
+
+@inline
+def _cross_entropy_derivative(op, acts, deltas, i):
+    """That of sample i."""
     n = op[N_IN]
     scale = const_like(acts, 1 / context(op, SAMPLES))
-    for i in range(lo, hi):
-        z, y = op[X] + i * n, op[AUX] + i * n
-        z_max = acts[z]
-        for j in range(n):
-            z_max = acts[z + j] if acts[z + j] > z_max else z_max
-        total, y_sum = const_like(acts, 0), const_like(acts, 0)
-        for j in range(n):
-            deltas[z + j] = elementary.exp(acts[z + j] - z_max)
-            total += deltas[z + j]
-            y_sum += acts[y + j]
-        for j in range(n):
-            deltas[z + j] = scale * (deltas[z + j] * y_sum / total - acts[y + j])
+    z, y = op[X] + i * n, op[AUX] + i * n
+    z_max = _largest(acts, z, n)
+    total, y_sum = const_like(acts, 0), const_like(acts, 0)
+    for j in range(n):
+        deltas[z + j] = elementary.exp(acts[z + j] - z_max)
+        total += deltas[z + j]
+        y_sum += acts[y + j]
+    for j in range(n):
+        deltas[z + j] = scale * (deltas[z + j] * y_sum / total - acts[y + j])
+
+
+@kernel
+def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
+    """dz = (softmax(z) Σ y − y) / samples"""
+    n, width, zero = op[N_IN], lanes(acts), splat(acts, 0)
+    scale = splat(acts, 1 / context(op, SAMPLES))
+    z, y = local_array(acts, PANEL), local_array(acts, PANEL)
+    if n * width > PANEL:
+        for i in range(lo, hi):
+            _cross_entropy_derivative(op, acts, deltas, i)
+        return
+    for i in range(lo, hi, width):
+        m = min(width, hi - i)
+        transpose(m, n, ptr_add(acts, op[X] + i * n), n, z, width)
+        transpose(m, n, ptr_add(acts, op[AUX] + i * n), n, y, width)
+        z_max, total, y_sum = _largest_in_lanes(z, n), zero, zero
+        for j in range(0, n * width, width):
+            power = elementary.exp(load(ptr_add(z, j), width) - z_max)
+            store(ptr_add(z, j), power, width)
+            total, y_sum = total + power, y_sum + load(ptr_add(y, j), width)
+        share = y_sum / total
+        for j in range(0, n * width, width):
+            y_j, power = load(ptr_add(y, j), width), load(ptr_add(z, j), width)
+            store(ptr_add(z, j), scale * (power * share - y_j), width)
+        transpose(n, m, z, width, ptr_add(deltas, op[X] + i * n), n)
+
+
+@cross_entropy_backward.cuda
+def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        _cross_entropy_derivative(op, acts, deltas, i)
 
 
 class CrossEntropy(Loss):
@@ -633,7 +722,45 @@ def steps_ops(n_outputs: int, steps: int, loss_op: Op, weighted: bool = False) -
 CORRECT = Attrs("threshold steps weighted")
 
 
-@kernel(independent=True)
+@inline
+def _mark_correct(op, acts, i):
+    """What sample i has to its credit; see count_correct."""
+    steps, threshold = op[CORRECT.steps], const_like(acts, float_attr(op, CORRECT.threshold))
+    n, each = op[N_IN] // steps, op[CORRECT.weighted] != 0
+    weight = const_like(acts, 1)
+    if context(op, WEIGHTS) and not each:
+        weight = _weight(op, acts, i)
+    length, count = sequence_length(op, i, steps) if steps > 1 else 1, 0
+    total = const_like(acts, 0)
+    for s in range(length):
+        a, y = op[X] + i * op[N_IN] + s * n, op[AUX] + i * op[N_IN] + s * n
+        best = right = 0
+        for j in range(1, n):
+            best = j if acts[a + j] > acts[a + best] else best
+            right = j if acts[y + j] > acts[y + right] else right
+        same = best == right
+        if n == 1:
+            same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
+        count += 1 if same else 0
+        if each and same:
+            total += _step_weight(op, acts, i, steps, s)
+    share = const_like(acts, count) / const_like(acts, length)
+    acts[op[Y] + i] = total if each else weight * share
+
+
+@inline
+def _argmax_in_lanes(rows, n):
+    """Which of n registers is the largest, the first where several are, lane by lane."""
+    width, place = lanes(rows), splat(rows, 0)
+    top = load(rows, width)
+    for j in range(1, n):
+        value = load(ptr_add(rows, j * width), width)
+        place = where_greater(value, top, splat(rows, j), place)
+        top = elementary.maximum(top, value)
+    return place
+
+
+@kernel
 def count_correct(op, params, grads, acts, deltas, lo, hi):
     """acts[Y + i] = the sample's weight, or 1, times the share of its steps with a correct answer.
 
@@ -641,29 +768,28 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
     largest output is that of the class, or the one output is on the target's side. A sample that is
     no sequence is one step.
     """
-    steps, threshold = op[CORRECT.steps], const_like(acts, float_attr(op, CORRECT.threshold))
-    n = op[N_IN] // steps
-    for i in range(lo, hi):
-        each = op[CORRECT.weighted] != 0
-        weight = const_like(acts, 1)
-        if context(op, WEIGHTS) and not each:
-            weight = _weight(op, acts, i)
-        length, count = sequence_length(op, i, steps) if steps > 1 else 1, 0
-        total = const_like(acts, 0)
-        for s in range(length):
-            a, y = op[X] + i * op[N_IN] + s * n, op[AUX] + i * op[N_IN] + s * n
-            best = right = 0
-            for j in range(1, n):
-                best = j if acts[a + j] > acts[a + best] else best
-                right = j if acts[y + j] > acts[y + right] else right
-            same = best == right
-            if n == 1:
-                same = (acts[a] > threshold) == (acts[y] > const_like(acts, 0.5))
-            count += 1 if same else 0
-            if each and same:
-                total += _step_weight(op, acts, i, steps, s)
-        share = const_like(acts, count) / const_like(acts, length)
-        acts[op[Y] + i] = total if each else weight * share
+    n, width, zero, one = op[N_IN], lanes(acts), splat(acts, 0), splat(acts, 1)
+    a, y = local_array(acts, PANEL), local_array(acts, PANEL)
+    by_step = op[CORRECT.steps] > 1 or op[CORRECT.weighted] != 0
+    if by_step or n == 1 or n * width > PANEL:
+        for i in range(lo, hi):
+            _mark_correct(op, acts, i)
+        return
+    for i in range(lo, hi, width):
+        m = min(width, hi - i)
+        transpose(m, n, ptr_add(acts, op[X] + i * n), n, a, width)
+        transpose(m, n, ptr_add(acts, op[AUX] + i * n), n, y, width)
+        same = where_equal(_argmax_in_lanes(a, n), _argmax_in_lanes(y, n), one, zero)
+        store(ptr_add(acts, op[Y] + i), same, m)
+    if context(op, WEIGHTS):
+        for i in range(lo, hi):
+            acts[op[Y] + i] *= _weight(op, acts, i)
+
+
+@count_correct.cuda
+def count_correct(op, params, grads, acts, deltas, lo, hi):
+    for i in range(lo + thread_rank(), hi, num_threads()):
+        _mark_correct(op, acts, i)
 
 
 def correct_op(
