@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -179,9 +180,10 @@ class Contender(Process):
     note: str = ""
 
     def begin(self, line: work.Line, folder: Path, isa: str) -> None:
-        """Start the process; it loads its data and makes itself ready."""
+        """Start the process; it loads its data, makes itself ready, and is checked."""
         arguments = [self.peer, self.variant, str(self.threads), line.name, str(folder)]
         self.start(arguments, environment(self.threads, isa))
+        self.agree(line)
 
     def agree(self, line: work.Line) -> None:
         """Compare with numbanet in float64; note it where they differ."""
@@ -250,10 +252,10 @@ def measure(
     turn, gauge = seconds / rounds, Gauge(min(max(threads), cores()))
     try:
         gauge.begin(isa)
+        say(f"{line.name}: {len(everybody)} contenders begin")
+        with ThreadPoolExecutor(cores()) as pool:  # libraries take seconds to load and to compile
+            list(pool.map(lambda one: one.begin(line, folder, isa), everybody))
         for one in everybody:
-            say(f"{line.name}: {one.label}, begins")
-            one.begin(line, folder, isa)
-            one.agree(line)
             one.step = one.ask("warm", seconds=turn).get("step", 0.0)
             if one.note:
                 say(f"{line.name}: {one.label} left out, {one.note}")

@@ -21,6 +21,8 @@ def check_threads(value) -> int | None:
     return None if value is None else THREADS(value, "threads")
 
 
+PIECE_BYTES = 1 << 19
+"""Data that are looked through at a time."""
 FILL = "remove or fill such values first"
 FILL_OR_MASK = f"{FILL}, or leave them out by np.ma.masked_invalid"
 
@@ -33,8 +35,9 @@ def assert_all_finite(array, name: str, dtype, way: str = FILL) -> None:
     if array.dtype.kind != "f" or array.size == 0:
         return
     limit = min(np.finfo(array.dtype).max, np.finfo(dtype).max)
-    for start in range(0, len(array), 4096):  # in pieces: no copy of the data
-        piece = array[start : start + 4096]
+    rows = max(1, PIECE_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):  # what is read twice lies in the cache
+        piece = array[start : start + rows]
         if piece.min() >= -limit and piece.max() <= limit:  # False for NaN too
             continue
         index = np.argwhere(~(np.abs(piece) <= limit))[0]

@@ -63,14 +63,17 @@ def adapt(network, x, *, again: bool = True) -> None:
 
     A layer is new where it was never adapted and mean and deviation are still 0 and 1.
     """
+    kinds = [(k, one) for k, one in enumerate(network.layers) if isinstance(one.layer, Standardize)]
+    wanted = [(k, built) for k, built in kinds if again or _is_new(built)]
+    if not wanted and not again:
+        return
     x = validation.check_inputs(x, network.input_shape, network.dtype)
     with Undo(network):
-        for k, built in enumerate(network.layers):
-            if isinstance(built.layer, Standardize) and (again or _is_new(built)):
-                where = f"layer {k} (Standardize): channel"
-                measured = measure(_inputs_of(network, k, x))
-                mean, deviation = _held(*measured, network.dtype, where)
-                built.mean, built.deviation, built.adapted = mean, deviation, 1
+        for k, built in wanted:
+            where = f"layer {k} (Standardize): channel"
+            measured = measure(_inputs_of(network, k, x))
+            mean, deviation = _held(*measured, network.dtype, where)
+            built.mean, built.deviation, built.adapted = mean, deviation, 1
 
 
 def check_measured(network, scale_targets: bool) -> None:
