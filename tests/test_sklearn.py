@@ -821,6 +821,20 @@ def test_a_training_that_diverges():
         ours.MLPRegressor(solver="sgd", learning_rate_init=1e20).fit(*TARGETS)
 
 
+@pytest.mark.parametrize("generator", [np.random.MT19937, np.random.PCG64])
+def test_a_training_that_diverges_among_several_epochs(generator, monkeypatch):
+    monkeypatch.setattr(ours.mlp, "CALL_SECONDS", 1e6)  # the most epochs at once
+    options = {"solver": "sgd", "learning_rate_init": 0.5, "batch_size": 90, "dtype": "float32"}
+    found = []
+    for callbacks in (None, nn.callbacks.Callback()):
+        one = ours.MLPRegressor(callbacks=callbacks, hidden_layer_sizes=(9,), **options)
+        one.random_state = np.random.RandomState(generator(1))
+        with pytest.raises(ValueError, match="non-finite parameter weights"):
+            one.fit(TARGETS[0], 9 * TARGETS[1])
+        found.append((one.n_iter_, one.t_, one.loss_curve_, one.random_state.randint(2**30)))
+    assert found[0] == found[1] and found[0][0] > 2
+
+
 def test_bad_calls_of_partial_fit():
     x, y = CLASSES
     with pytest.raises(ValueError, match="classes must be passed on the first call"):

@@ -217,10 +217,11 @@ def test_estimators_gather_sparse_rows_too():
         tracemalloc.stop()
 
 
-def damaged(name, values):
+def damaged(name, values, canonical=True):
     x = sparse.csr_array(matrix())
     setattr(x, name, np.asarray(values, x.indices.dtype))
-    x.has_canonical_format = True
+    if canonical:
+        x.has_canonical_format = True
     return x
 
 
@@ -251,6 +252,11 @@ def with_value(value, dtype="float32"):
         (damaged("indices", [99] * 5), ValueError, "x is a damaged sparse matrix"),
         (damaged("indptr", [0] * 60), ValueError, "x is a damaged sparse matrix"),
         (damaged("indptr", [0] * 60 + [10**6]), ValueError, "x is a damaged sparse matrix"),
+        (
+            damaged("indptr", [0, 5, 1] + [5] * 58, canonical=False),
+            ValueError,
+            "x is a damaged sparse matrix",
+        ),
     ],
 )
 def test_what_is_refused(x, error, message):

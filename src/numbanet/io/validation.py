@@ -145,7 +145,12 @@ def _check_sparse(x, features: int, dtype, name: str, check_finite: bool) -> Spa
         rows = x
     else:
         found = x.tocsr()
-        if not found.has_canonical_format:
+        columns, starts = found.indices, found.indptr.astype(np.int64, copy=False)
+        inside = len(starts) == x.shape[0] + 1 and starts[0] >= 0 and (np.diff(starts) >= 0).all()
+        inside = inside and starts[-1] <= min(len(found.data), len(columns))
+        if not inside or (len(columns) and not 0 <= columns.min() <= columns.max() < features):
+            raise ValueError(f"{name} is a damaged sparse matrix; {name}.check_format() says where")
+        if not found.has_canonical_format:  # native code, which reads and writes at its indices
             found = found.copy()
             found.sum_duplicates()
         values = found.data
@@ -157,10 +162,6 @@ def _check_sparse(x, features: int, dtype, name: str, check_finite: bool) -> Spa
             np.ascontiguousarray(one, kind)
             for one, kind in ((values, None), (found.indices, np.int32), (found.indptr, np.int64))
         )
-        inside = len(starts) == x.shape[0] + 1 and starts[0] >= 0 and (np.diff(starts) >= 0).all()
-        inside = inside and starts[-1] <= min(len(values), len(columns))
-        if not inside or (len(columns) and not 0 <= columns.min() <= columns.max() < features):
-            raise ValueError(f"{name} is a damaged sparse matrix; {name}.check_format() says where")
         rows = SparseRows(values, columns, starts, features)
     if check_finite:
         assert_all_finite(rows, name, dtype)

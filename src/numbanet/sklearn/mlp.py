@@ -385,6 +385,7 @@ class _Perceptron(NetworkEstimator):
         divisor, loss = self._loss_divisor(), self._loss
         watched = incremental or validation is not None or callbacks or schedule or self.verbose
         every = watched or weights is not None or self._rate_follows_epochs
+        begin = self._random_state.get_state(legacy=False)
         try:
             while self.n_iter_ < self.max_iter:
                 if schedule is not None and schedule.has_ended(network.schedule_state):
@@ -402,15 +403,17 @@ class _Perceptron(NetworkEstimator):
                     network.epoch, len(counts), end, network.schedule_state
                 )
                 began = time.perf_counter()
-                if take_epochs(network, trainer, samples, orders, rates) < epochs * len(counts):
-                    raise self._diverged()
-                seconds = (time.perf_counter() - began) / epochs
-                penalties_ = trainer.penalty_sums[:epochs].sum(axis=1)
-                for total in (trainer.sums[:epochs, 0] / divisor + penalties_).tolist():
+                reached = take_epochs(network, trainer, samples, orders, rates)
+                seconds, whole = (time.perf_counter() - began) / epochs, reached // len(counts)
+                penalties_ = trainer.penalty_sums[:whole].sum(axis=1)
+                for total in (trainer.sums[:whole, 0] / divisor + penalties_).tolist():
                     logs = self._end_epoch(samples, total)
                     if validation is not None:
                         logs |= self._validate(validation, loss)
                     improved = self._record()
+                if whole < epochs:
+                    self._draw_again(begin, samples)
+                    raise self._diverged()
                 if improved and validation is not None:
                     best = network.memory.copy()
                 if self._rate_follows_epochs:
@@ -456,6 +459,12 @@ class _Perceptron(NetworkEstimator):
         else:
             orders[:] = order
         return orders
+
+    def _draw_again(self, begin: dict, samples: int) -> None:
+        """Leave the random state as if nothing was drawn after the order of the epoch of now."""
+        self._random_state.set_state(begin)
+        for _ in range(self.n_iter_ + 1):
+            self._draw_orders(np.arange(samples), 1)
 
     def _end_epoch(self, samples: int, loss: float) -> dict[str, float]:
         """Record the epoch's loss, with the penalty, a sum over its samples; its metrics."""
