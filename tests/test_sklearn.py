@@ -32,6 +32,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import numbanet as nn
 from numbanet import sklearn as ours
+from numbanet.engine.cpu.executor import TrainingExecutor
 from numbanet.nn.optimizers import AdamEpsilonHat
 
 pytestmark = [
@@ -885,3 +886,29 @@ def test_epochs_trained_in_one_call_are_those_with_a_look_between_them(given):
     assert whole.network_.memory.tobytes() == looked.network_.memory.tobytes()
     states = [one._random_state.get_state()[1:3] for one in (whole, looked)]
     assert states[0][1] == states[1][1] and (states[0][0] == states[1][0]).all()
+
+
+@pytest.mark.parametrize("call", [1, 4, 9])
+def test_epochs_that_an_interrupted_call_has_finished_are_recorded(call, monkeypatch):
+    steps, calls = TrainingExecutor.steps, []
+
+    def interrupted(self, *arguments):
+        reached = steps(self, *arguments)
+        calls.append(reached)
+        if len(calls) == call:
+            raise KeyboardInterrupt  # as it is raised when a native call has ended
+        return reached
+
+    options = {"random_state": 1, "tol": 0.0, "n_iter_no_change": 1000, "threads": 1}
+    monkeypatch.setattr(TrainingExecutor, "steps", interrupted)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        made = ours.MLPClassifier(max_iter=500, **options).fit(*CLASSES)
+    monkeypatch.undo()
+    per_epoch = -(-len(CLASSES[1]) // 200)
+    assert made.n_iter_ == made.network_.optimizer_steps // per_epoch == len(made.loss_curve_)
+    assert made.n_iter_ == 0 or made.network_.optimizer_steps % per_epoch == 0
+    if made.n_iter_:
+        with pytest.warns(ConvergenceWarning):
+            whole = ours.MLPClassifier(max_iter=made.n_iter_, **options).fit(*CLASSES)
+        assert made.loss_curve_ == whole.loss_curve_
+        assert made.network_.memory.tobytes() == whole.network_.memory.tobytes()

@@ -42,6 +42,8 @@ class TrainingExecutor(Executor, Protocol):
     sums           those of loss and correct answers (epochs, 2), of as many epochs as a call of
                    steps may go through
     metric_sums    sums of the first of these epochs
+    reached        the batch that the last call of steps reached, if it was interrupted and that is
+                   known; else any batch before
     penalty_sums   what the L2 penalty of each task adds to the summed loss (epochs, tasks)
     """
 
@@ -49,6 +51,7 @@ class TrainingExecutor(Executor, Protocol):
     metric_sums: np.ndarray
     penalty_sums: np.ndarray
     correct_op: Op | None
+    reached: int
 
     def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""

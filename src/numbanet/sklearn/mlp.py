@@ -382,10 +382,11 @@ class _Perceptron(NetworkEstimator):
         schedule = network.optimizer.schedule
         end = network.epoch + (1 if incremental else self.max_iter)
         self.n_iter_, seconds = 0, np.inf
-        divisor, loss = self._loss_divisor(), self._loss
+        loss = self._loss
         watched = incremental or validation is not None or callbacks or schedule or self.verbose
         every = watched or weights is not None or self._rate_follows_epochs
         begin = self._random_state.get_state(legacy=False)
+        epoch, steps = network.epoch, network.optimizer_steps
         try:
             while self.n_iter_ < self.max_iter:
                 if schedule is not None and schedule.has_ended(network.schedule_state):
@@ -402,11 +403,11 @@ class _Perceptron(NetworkEstimator):
                 rates = network.optimizer.rates(
                     network.epoch, len(counts), end, network.schedule_state
                 )
+                epoch, steps = network.epoch, network.optimizer_steps
                 began = time.perf_counter()
                 reached = take_epochs(network, trainer, samples, orders, rates)
                 seconds, whole = (time.perf_counter() - began) / epochs, reached // len(counts)
-                penalties_ = trainer.penalty_sums[:whole].sum(axis=1)
-                for total in (trainer.sums[:whole, 0] / divisor + penalties_).tolist():
+                for total in self._losses(trainer, whole):
                     logs = self._end_epoch(samples, total)
                     if validation is not None:
                         logs |= self._validate(validation, loss)
@@ -433,6 +434,12 @@ class _Perceptron(NetworkEstimator):
                         stacklevel=5,
                     )
         except KeyboardInterrupt:
+            if not every:
+                updates = network.optimizer.updates(len(counts), len(counts))
+                whole = (network.optimizer_steps - steps) // updates
+                for total in self._losses(trainer, whole)[network.epoch - epoch :]:
+                    self._end_epoch(samples, total)
+                    self._record()
             warnings.warn("Training interrupted by user.", stacklevel=5)
         if best is not None:
             network.memory[:] = best
@@ -465,6 +472,11 @@ class _Perceptron(NetworkEstimator):
         self._random_state.set_state(begin)
         for _ in range(self.n_iter_ + 1):
             self._draw_orders(np.arange(samples), 1)
+
+    def _losses(self, trainer, epochs: int) -> list[float]:
+        """The loss, with the penalty, of each of the last epochs: a sum over its samples."""
+        penalties_ = trainer.penalty_sums[:epochs].sum(axis=1)
+        return (trainer.sums[:epochs, 0] / self._loss_divisor() + penalties_).tolist()
 
     def _end_epoch(self, samples: int, loss: float) -> dict[str, float]:
         """Record the epoch's loss, with the penalty, a sum over its samples; its metrics."""

@@ -185,9 +185,18 @@ def take_steps(
         last = min(batches, done + trainer.steps_per_call())
         if between is not None:
             last = between.end_of_call(done, last, batches)
-        reached = trainer.steps(
-            network.memory, network.optimizer_state, samples, done, last, network.optimizer_steps
-        )
+        try:
+            reached = trainer.steps(
+                network.memory,
+                network.optimizer_state,
+                samples,
+                done,
+                last,
+                network.optimizer_steps,
+            )
+        except KeyboardInterrupt:  # it is raised when the native call has ended
+            network.optimizer_steps = steps_before + updates(max(done, trainer.reached))
+            raise
         taken = steps_before + updates(reached) - network.optimizer_steps
         network.optimizer_steps += taken
         if reached < last:

@@ -262,6 +262,11 @@ class TrainingExecutor(_StepExecutor):
         """The same, and what shuffles the samples of an epoch."""
         return [*super().engine_units(dtype, threads), shuffle_unit()]
 
+    @property
+    def reached(self) -> int:
+        """The batch that the last call of steps reached, in a call that was interrupted too."""
+        return int(self.barrier[kernels.BATCHES_DONE])
+
     def set_optimizer(self, optimizer) -> None:
         """Write the optimiser's hyper-parameters."""
         optimizer.write_rows(self.plan.optimizer_rows, self.plan.groups, self.plan.n_params)

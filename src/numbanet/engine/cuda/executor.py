@@ -206,6 +206,8 @@ def check_memory(needed: int, what: str, instead: str) -> None:
 class TrainingExecutor(Executor):
     """Training by mini-batches."""
 
+    reached = 0  # the GPU goes on where a call is interrupted: the host's arrays are as before
+
     def __init__(self, ops, dtype, *, batch, threads, loss_op, correct_op, optimizer):
         super().__init__(
             ops,
