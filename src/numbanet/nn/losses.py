@@ -406,6 +406,14 @@ def _cross_entropy(op, acts, i):
 
 
 @inline
+def _transpose_classes(op, acts, i, m, a, y):
+    """Outputs and targets of samples i … i + m − 1 into panels with a register for each class."""
+    n, width = op[N_IN], lanes(acts)
+    transpose(m, n, ptr_add(acts, op[X] + i * n), n, a, width)
+    transpose(m, n, ptr_add(acts, op[AUX] + i * n), n, y, width)
+
+
+@inline
 def _largest_in_lanes(z, n):
     """The largest of n registers, lane by lane."""
     width = lanes(z)
@@ -426,8 +434,7 @@ def cross_entropy_forward(op, params, grads, acts, deltas, lo, hi):
         return
     for i in range(lo, hi, width):
         m = min(width, hi - i)
-        transpose(m, n, ptr_add(acts, op[X] + i * n), n, z, width)
-        transpose(m, n, ptr_add(acts, op[AUX] + i * n), n, y, width)
+        _transpose_classes(op, acts, i, m, z, y)
         z_max, total, y_sum, dot = _largest_in_lanes(z, n), zero, zero, zero
         for j in range(0, n * width, width):
             y_j, z_j = load(ptr_add(y, j), width), load(ptr_add(z, j), width) - z_max
@@ -469,8 +476,7 @@ def cross_entropy_backward(op, params, grads, acts, deltas, lo, hi):
         return
     for i in range(lo, hi, width):
         m = min(width, hi - i)
-        transpose(m, n, ptr_add(acts, op[X] + i * n), n, z, width)
-        transpose(m, n, ptr_add(acts, op[AUX] + i * n), n, y, width)
+        _transpose_classes(op, acts, i, m, z, y)
         z_max, total, y_sum = _largest_in_lanes(z, n), zero, zero
         for j in range(0, n * width, width):
             power = elementary.exp(load(ptr_add(z, j), width) - z_max)
@@ -777,8 +783,7 @@ def count_correct(op, params, grads, acts, deltas, lo, hi):
         return
     for i in range(lo, hi, width):
         m = min(width, hi - i)
-        transpose(m, n, ptr_add(acts, op[X] + i * n), n, a, width)
-        transpose(m, n, ptr_add(acts, op[AUX] + i * n), n, y, width)
+        _transpose_classes(op, acts, i, m, a, y)
         same = where_equal(_argmax_in_lanes(a, n), _argmax_in_lanes(y, n), one, zero)
         store(ptr_add(acts, op[Y] + i), same, m)
     if context(op, WEIGHTS):
