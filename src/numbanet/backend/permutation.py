@@ -27,7 +27,7 @@ from numbanet.backend.intrinsics import (
     philox,
     ptr_add,
 )
-from numbanet.backend.jit import entry_point
+from numbanet.backend.jit import entry_point, inline
 
 WORDS, BLOCK = 1024, 8
 """Words that are drawn at a time, and those that one counter gives."""
@@ -48,6 +48,18 @@ def permutation(samples: int, low: int, high: int, first: int = 0) -> np.ndarray
     return order
 
 
+@inline
+def _exchange(elements, i, mask, word):
+    """One place of the shuffle, if the word fits; the next i, and as many bits as i has."""
+    while mask >> 1 >= max(i, 1):
+        mask >>= 1
+    j = np.int64(word) & mask
+    fits = j <= i
+    j = j if fits else i
+    elements[i], elements[j] = elements[j], elements[i]
+    return i - (fits and i > 0), mask
+
+
 @entry_point
 def _shuffle(order, low, high, first):
     """Shuffle the elements of `order`, int64."""
@@ -59,13 +71,7 @@ def _shuffle(order, low, high, first):
             counter += 1
             philox(ptr_add(words, k), low, high, counter)
         for k in range(drawn):
-            while mask >> 1 >= max(i, 1):
-                mask >>= 1
-            j = np.int64(words[k]) & mask
-            fits = j <= i
-            j = j if fits else i
-            elements[i], elements[j] = elements[j], elements[i]
-            i -= fits and i > 0
+            i, mask = _exchange(elements, i, mask, words[k])
 
 
 def shuffle_unit() -> Unit:
@@ -96,13 +102,7 @@ def _permute(order, orders, function, state):
             drawn[i] = i
         i, mask = samples - 1, 2**32 - 1
         while i > 0:
-            while mask >> 1 >= i:
-                mask >>= 1
-            j = np.int64(next_word(function, state)) & mask
-            fits = j <= i
-            j = j if fits else i
-            drawn[i], drawn[j] = drawn[j], drawn[i]
-            i -= fits
+            i, mask = _exchange(drawn, i, mask, next_word(function, state))
         for i in range(samples):
             drawn[i] = elements[drawn[i]]
         for i in range(samples):

@@ -142,8 +142,12 @@ class Optimizer(Description):
         return (*self.state_names, AVERAGES) if self.average else tuple(self.state_names)
 
     def updates(self, done: int, batches: int) -> int:
-        """How many updates the first `done` batches of an epoch of `batches` make."""
-        return -(-done // self.accumulate) if done == batches else done // self.accumulate
+        """How many updates `done` batches make, counted on through epochs of so many batches.
+
+        The last batch of an epoch ends an update.
+        """
+        epochs, rest = divmod(done, batches)
+        return epochs * -(-batches // self.accumulate) + rest // self.accumulate
 
     def initial_state(self, parameters: np.ndarray) -> np.ndarray:
         """The state before the first step: zeros, and the parameters as their own averages."""

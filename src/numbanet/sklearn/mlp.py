@@ -5,7 +5,6 @@ scikit-learn's, so that the same `random_state` gives the same training but for 
 differs, and what is offered beyond, stands in docs/sklearn.md.
 """
 
-import time
 import warnings
 from contextlib import ExitStack
 from numbers import Integral, Real
@@ -48,8 +47,8 @@ from numbanet.training.weights import relative_weights
 
 STOP_AT = 1e-6
 """At this learning rate, learning_rate="adaptive" stops."""
-CALL_SECONDS = 0.05
-"""The most that epochs take which are trained without a look between them."""
+MOST_PLACES = 1 << 20
+"""Samples in the orders of epochs that are trained without a look between them: 8 MiB."""
 EXTRA_CONSTRAINTS = {
     "activation": [StrOptions({*per_neuron.NAMES, *per_neuron.SYNONYMS}), Activation, list, tuple],
     "solver": [StrOptions({"lbfgs", *optimizers.NAMES}), Optimizer, lbfgs.LBFGS],
@@ -381,8 +380,7 @@ class _Perceptron(NetworkEstimator):
         trainer.sum_penalties()
         schedule = network.optimizer.schedule
         end = network.epoch + (1 if incremental else self.max_iter)
-        self.n_iter_, seconds = 0, np.inf
-        loss = self._loss
+        self.n_iter_, loss = 0, self._loss
         watched = incremental or validation is not None or callbacks or schedule or self.verbose
         every = watched or weights is not None or self._rate_follows_epochs
         begin = self._random_state.get_state(legacy=False)
@@ -393,7 +391,7 @@ class _Perceptron(NetworkEstimator):
                     break
                 for callback in callbacks:
                     callback.on_epoch_begin(network.epoch + 1, network)
-                epochs = 1 if every else self._epochs_to_come(trainer, seconds)
+                epochs = 1 if every else self._epochs_to_come(trainer, samples)
                 orders = self._draw_orders(order, epochs)
                 if weights is not None:
                     relative, sums = relative_weights(weights, order, batch)
@@ -404,9 +402,7 @@ class _Perceptron(NetworkEstimator):
                     network.epoch, len(counts), end, network.schedule_state
                 )
                 epoch, steps = network.epoch, network.optimizer_steps
-                began = time.perf_counter()
-                reached = take_epochs(network, trainer, samples, orders, rates)
-                seconds, whole = (time.perf_counter() - began) / epochs, reached // len(counts)
+                whole = take_epochs(network, trainer, samples, orders, rates) // len(counts)
                 for total in self._losses(trainer, whole):
                     logs = self._end_epoch(samples, total)
                     if validation is not None:
@@ -448,15 +444,11 @@ class _Perceptron(NetworkEstimator):
     def _rate_follows_epochs(self) -> bool:
         return self.solver == "sgd" and self.learning_rate == "invscaling"
 
-    def _epochs_to_come(self, trainer, seconds: float) -> int:
-        """How many epochs come for certain, up to one that may be the last; at most CALL_SECONDS.
-
-        seconds   of an epoch
-        """
+    def _epochs_to_come(self, trainer, samples: int) -> int:
+        """How many epochs come for certain, up to one that may be the last."""
         sure = self.n_iter_no_change - self._without_improvement + 1
-        short = int(CALL_SECONDS / seconds)
-        most = min(sure, short, self.max_iter - self.n_iter_, len(trainer.sums))
-        return max(1, int(most))
+        few = min(len(trainer.sums), MOST_PLACES // samples)
+        return max(1, int(min(sure, few, self.max_iter - self.n_iter_)))
 
     def _draw_orders(self, order: np.ndarray, epochs: int) -> np.ndarray:
         """The orders (epochs, samples) of the next epochs, the last of which becomes `order`."""

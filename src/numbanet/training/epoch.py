@@ -179,8 +179,8 @@ def take_steps(
     batch, done = trainer.plan.batch, first
     of_epoch = -(-samples // batch)
     batches = epochs * of_epoch
-    updates = _updates(network.optimizer, of_epoch)
-    steps_before = network.optimizer_steps - updates(first)
+    updates = network.optimizer.updates
+    steps_before = network.optimizer_steps - updates(first, of_epoch)
     while done < batches:
         last = min(batches, done + trainer.steps_per_call())
         if between is not None:
@@ -195,9 +195,9 @@ def take_steps(
                 network.optimizer_steps,
             )
         except KeyboardInterrupt:  # it is raised when the native call has ended
-            network.optimizer_steps = steps_before + updates(max(done, trainer.reached))
+            network.optimizer_steps = steps_before + updates(max(done, trainer.reached), of_epoch)
             raise
-        taken = steps_before + updates(reached) - network.optimizer_steps
+        taken = steps_before + updates(reached, of_epoch) - network.optimizer_steps
         network.optimizer_steps += taken
         if reached < last:
             return reached
@@ -206,12 +206,6 @@ def take_steps(
             seen = min(done * batch, samples)
             between.after(taken, first_sample // batch + done, first_sample + seen, done == batches)
     return batches
-
-
-def _updates(optimizer, batches: int):
-    """How many updates the first `done` batches make, of epochs of so many: a function of it."""
-    whole = optimizer.updates(batches, batches)
-    return lambda done: done // batches * whole + optimizer.updates(done % batches, batches)
 
 
 def go_back(network, memory: np.ndarray) -> None:

@@ -247,7 +247,7 @@ class TrainingExecutor(_StepExecutor):
         plan = self.plan
         self.n_state = len(optimizer.vectors) * plan.n_params
         self.keeps_gradients = optimizer.keeps_gradients
-        self.call[CALL.accumulate] = optimizer.accumulate
+        self.call[CALL.accumulate], self.updates = optimizer.accumulate, optimizer.updates
         self.square_sums = np.zeros(len(plan.tasks))
         self.penalty_sums = np.zeros((MOST_EPOCHS, len(plan.tasks)))
         if optimizer.clip_norm is not None:
@@ -286,20 +286,19 @@ class TrainingExecutor(_StepExecutor):
         They go on through the epochs after the bound one. sums collects those of the losses and of
         the correct answers of each.
         """
+        self.barrier[kernels.BATCHES_DONE] = -1  # what an earlier epoch reached says nothing
         self._check_array(state, self.n_state, "optimizer_state")
         self.call[CALL.state], self.call[CALL.epoch_samples] = state.ctypes.data, samples
-        accumulate, batches = int(self.call[CALL.accumulate]), -(-samples // self.plan.batch)
-        epoch, batch = divmod(first, batches)
-        before = epoch * -(-batches // accumulate) + batch // accumulate
+        batches = -(-samples // self.plan.batch)
+        before = self.updates(first, batches)
         self.call[CALL.steps_done] = steps_done - before
         several, bound = last > batches, self.plan.tables[0, 0, CONTEXT]
         if several:
             assert last <= len(self.sums) * batches
             self.call[[CALL.epoch, CALL.permutation]] = bound
         try:
-            return self._steps(
-                params, first, last, (batch + 1) % accumulate == 0 or batch + 1 == batches
-            )
+            apply = self.updates(first + 1, batches) > before
+            return self._steps(params, first, last, apply)
         finally:
             if several:
                 self.plan.tables[:, 0, CONTEXT] = bound
