@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 
 from numbanet.backend.intrinsics.elementwise import const_like
 from numbanet.backend.intrinsics.pointers import call_external, lanes, ptr_add
-from numbanet.backend.intrinsics.target import MR, lanes_of
+from numbanet.backend.intrinsics.target import MR, NR, VECTOR_BYTES, lanes_of
 from numbanet.backend.intrinsics.vectors import (
     broadcast,
     first_n_mask,
@@ -126,20 +126,22 @@ def _brgemm(c0, ldc0, a, lda, a_k, stride_a, b, ldb, stride_b, c, ldc, m, n, k, 
 
     c[i, j] = β c0[i, j] + Σ_t Σ_p a[i·lda + p·a_k + t·stride_a] · b[j + p·ldb + t·stride_b]
     for 0 ≤ p < k and 0 ≤ t < batch. Strides are in elements; rows of B, C and C₀ are contiguous.
-    c0 may be c; with ldc0 = 0 every row starts from the same row (a bias).
+    c0 may be c; with ldc0 = 0 every row starts from the same row (a bias). Panels are two vectors
+    wide, the last one up to NR: a single vector would wait for the broadcast elements of A.
     """
-    panel = (NR_GEMV if m == 1 else 2) * lanes(c)
-    tiles = (m + MR - 1) // MR
-    for j in range(0, n, panel):
-        i = 0
+    width, tiles, j = lanes(c), (m + MR - 1) // MR, 0
+    panel, widest = (NR_GEMV if m == 1 else 2) * width, (NR_GEMV if m == 1 else NR) * width
+    while j < n:
+        i, columns = 0, n - j if n - j <= widest else panel
         for tile in range(tiles):
             rows = (m - i) // (tiles - tile)
             microkernel(
                 ptr_add(c0, i * ldc0 + j), ldc0, ptr_add(a, i * lda), lda, a_k, stride_a,
                 ptr_add(b, j), ldb, stride_b, ptr_add(c, i * ldc + j), ldc,
-                rows, min(n - j, panel), k, batch, beta,
+                rows, columns, k, batch, beta,
             )  # fmt: skip
             i += rows
+        j += columns
 
 
 _external_brgemm = ExternalHelper(_brgemm, _brgemm_arguments)
@@ -150,10 +152,10 @@ _external_brgemm.bind_to(brgemm_strided)
 def microkernel(
     typingctx, c0, ldc0, a, lda, a_k, stride_a, b, ldb, stride_b, c, ldc, m, n, k, batch, beta
 ):
-    """One tile of `_brgemm`: 1 to MR rows of 1 to 2 vectors, or one row of up to NR_GEMV.
+    """One tile of `_brgemm`: 1 to MR rows of 1 to NR vectors, or one row of up to NR_GEMV.
 
-    A body is emitted for every number of rows and vectors, with the last vector masked and not;
-    nothing beyond the tile is read or written.
+    A body is emitted for every number of rows and vectors, with the last vector masked, and for
+    some without; nothing beyond the tile is read or written.
     """
 
     def codegen(context, builder, signature, args):
@@ -162,17 +164,18 @@ def microkernel(
         integer = ir.IntType(64)
         n, one = operands["n"], integer(width)
         vectors = builder.sdiv(builder.add(n, integer(width - 1)), one)
-        several = builder.icmp_signed(">", vectors, integer(1))
-        full = builder.and_(builder.icmp_signed("==", builder.mul(vectors, one), n), several)
+        full = builder.icmp_signed("==", builder.mul(vectors, one), n)
         kind = builder.add(builder.mul(vectors, integer(2)), builder.zext(full, integer))
         done = builder.append_basic_block("tile.done")
         case = builder.add(builder.mul(kind, integer(MR + 1)), operands["m"])
         choose = builder.switch(case, done)
         for count in range(1, NR_GEMV + 1):
-            for masked in (True, False) if count > 1 else (True,):
-                for rows in range(1, (MR if count <= 2 else 1) + 1):
+            for rows in range(1, (MR if count <= NR else 1) + 1):
+                both = _has_unmasked(rows, count)
+                for masked in (True, False) if both else (True,):
                     block = builder.append_basic_block(f"tile.{rows}x{count}")
-                    choose.add_case(integer((2 * count + (not masked)) * (MR + 1) + rows), block)
+                    for kind_here in (not masked,) if both else (0, 1):
+                        choose.add_case(integer((2 * count + kind_here) * (MR + 1) + rows), block)
                     builder.position_at_end(block)
                     _emit_microkernel(builder, operands, rows, count, masked, width, bitwidth)
                     builder.branch(done)
@@ -180,6 +183,16 @@ def microkernel(
         return context.get_dummy_value()
 
     return types.void(*_brgemm_arguments(c.dtype)), codegen
+
+
+def _has_unmasked(rows: int, vectors: int) -> bool:
+    """Whether whole vectors have a tile's body of their own.
+
+    With masks in registers (AVX-512) the masked one is 2 % slower, else its stores are far more.
+    """
+    if VECTOR_BYTES == 64:
+        return vectors == 2 and rows >= MR - 1
+    return vectors > 1
 
 
 def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth):

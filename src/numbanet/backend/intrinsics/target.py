@@ -27,6 +27,8 @@ CACHE_LINE = 64
 """Bytes of a cache line; a vector register that lies across two of them costs two accesses."""
 MR = 8 if VECTOR_BYTES == 64 else 6 if binding.get_process_triple().startswith("x86") else 8
 """Rows of the micro-kernel: with two vectors per row its sums fill the registers."""
+NR = 3 if VECTOR_BYTES == 64 else 2
+"""Most vectors per row: of 32 registers the sums of three leave enough for what is multiplied."""
 
 
 def lanes_of(element) -> int:
