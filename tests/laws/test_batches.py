@@ -33,6 +33,18 @@ def test_an_output_does_not_depend_on_companions(example, dtype):
 
 
 @pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_first_prediction_and_later_ones_are_the_same_bits(example, dtype):
+    """Later ones of so few samples are done by one thread in one call, many micro-batches long."""
+    net, x = network(example, dtype=dtype), inputs(example, 150)
+    first = net.predict(x)
+    assert net.executors.small_batch
+    for _ in range(2):
+        assert net.predict(x).tobytes() == first.tobytes()
+    assert net.predict(x[70:]).tobytes() == first[70:].tobytes()
+
+
+@pytest.mark.parametrize("example", LAYERS, ids=named(LAYERS))
 def test_a_permuted_batch_gives_permuted_outputs(example):
     net, x = network(example, dtype="float32"), inputs(example, 23)
     order = np.random.default_rng(7).permutation(23)

@@ -18,6 +18,8 @@ from numbanet.plan.plan import Plan
 
 FLOPS_PER_THREAD = 300_000
 """Floating-point operations in a call above which one more thread is faster."""
+SMALL_FLOPS = 2_000_000
+"""Floating-point operations in a prediction that one thread has done before others have begun."""
 MAX_EXECUTORS = 8
 """Executors that a network keeps."""
 
@@ -304,7 +306,8 @@ class ExecutorCache:
     def build_small_batch(self, x_dtype) -> None:
         """Prepare an executor for as many samples as one thread should process alone."""
         if x_dtype not in self.small_batch and self.device == "cpu":
-            batch = max(1, min(64, FLOPS_PER_THREAD // max(1, self.flops)))
+            most = self.backend.InferenceExecutor.evaluation_batch
+            batch = max(1, min(most, SMALL_FLOPS // max(1, self.flops)))
             self.small_batch[x_dtype] = cpu.SmallBatchInference(
                 self.inference_ops(x_dtype), self.network.dtype, batch=batch
             )

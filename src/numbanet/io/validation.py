@@ -1,5 +1,6 @@
 """Checks of everything that comes from the user, before any kernel runs."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ def check_threads(value) -> int | None:
     return None if value is None else THREADS(value, "threads")
 
 
+READ_AS_THEY_ARE = frozenset(map(np.dtype, ("float32", "float64", "uint8")))
+"""Types of inputs that kernels read where they lie; others are converted first."""
 PIECE_BYTES = 1 << 19
 """Data that are looked through at a time."""
 FILL = "remove or fill such values first"
@@ -99,7 +102,7 @@ def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) ->
     Raises ValueError for a wrong shape, no samples, and what is not finite in `dtype` (with
     `check_finite`, or where x is converted); TypeError for anything but real numbers.
     """
-    features = int(np.prod(shape))
+    features = math.prod(shape)
     if isinstance(x, SparseRows) or hasattr(x, "tocsr"):
         return _check_sparse(x, features, dtype, name, check_finite)
     x = arrays.as_numbers(x, name)
@@ -119,12 +122,13 @@ def check_inputs(x, shape, dtype, name: str = "x", check_finite: bool = True) ->
         raise ValueError(f"{name} must have shape {expected}, got {x.shape}{hint}")
     if len(x) == 0:
         raise ValueError(f"{name} has no samples: its shape is {x.shape}")
-    converted = x.dtype not in (np.float32, np.float64, np.uint8) or not x.dtype.isnative
+    converted = x.dtype not in READ_AS_THEY_ARE
     if check_finite or converted:
         assert_all_finite(x, name, dtype)
     if converted:
         x = x.astype(dtype)
-    return np.require(x, requirements=("C", "A"))
+    whole = x.flags.c_contiguous and x.flags.aligned
+    return x if whole else np.require(x, requirements=("C", "A"))
 
 
 def check_dense(x, why: str, name: str = "x") -> None:

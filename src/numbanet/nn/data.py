@@ -288,6 +288,7 @@ _INPUTS = {
     "sparse_float64": sparse_float64,
 }
 _TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": targets_int64}
+_NAMES = {np.dtype(name): name for name in ("float32", "float64", "uint8")}
 
 
 def layout(x) -> str:
@@ -295,7 +296,8 @@ def layout(x) -> str:
 
     It is the name of their dtype, with "sparse_" in front for SparseRows.
     """
-    return f"sparse_{x.dtype}" if isinstance(x, SparseRows) else str(x.dtype)
+    name = _NAMES[x.dtype]
+    return f"sparse_{name}" if isinstance(x, SparseRows) else name
 
 
 def inference_layout(x) -> str:

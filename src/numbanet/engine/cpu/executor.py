@@ -71,7 +71,7 @@ class Executor:
         self.metric_sums = self.sums[0]
         self.tuner = ThreadTuner(plan.threads)
         self.barrier = np.zeros(kernels.BARRIER_SIZE, np.int64)
-        self._bound: dict[int, np.ndarray | None] = {}
+        self._bound: dict[int, np.ndarray] = {}
         self.call = np.zeros(len(CALL), np.int64)
         for column, array in (
             (CALL.tables, plan.tables),
@@ -100,9 +100,12 @@ class Executor:
 
     def bind(self, column: int, array: np.ndarray | None) -> None:
         """Let the plan read (or write) a contiguous array of the caller's; None unbinds."""
-        if column in self._bound and self._bound[column] is array:
+        if self._bound.get(column) is array:
             return
-        self._bound[column] = array
+        if array is None:
+            del self._bound[column]
+        else:
+            self._bound[column] = array
         self.plan.set_context(column, array.ctypes.data if array is not None else 0)
 
     def release(self) -> None:
@@ -366,9 +369,10 @@ class InferenceExecutor(Executor):
     def inputs_finite(self) -> bool:
         """Whether all inputs of the last call were finite, where the executor `checks_finite`."""
         nonfinite = self.plan.tables[:, 1, data.NONFINITE]
-        result = not nonfinite.any()
-        nonfinite[:] = 0
-        return result
+        if nonfinite.any():
+            nonfinite[:] = 0
+            return False
+        return True
 
 
 class SmallBatchInference(InferenceExecutor):
