@@ -154,30 +154,31 @@ def microkernel(
 ):
     """One tile of `_brgemm`: 1 to MR rows of 1 to NR vectors, or one row of up to NR_GEMV.
 
-    A body is emitted for every number of rows and vectors, with the last vector masked, and for
-    some without; nothing beyond the tile is read or written.
+    A body is emitted for every number of rows and vectors, and for some with another form of the
+    last vector; nothing beyond the tile is read or written.
     """
 
     def codegen(context, builder, signature, args):
         width, bitwidth = lanes_of(c.dtype), c.dtype.bitwidth
         operands = dict(zip(inspect.signature(_brgemm).parameters, args, strict=True))
         integer = ir.IntType(64)
-        n, one = operands["n"], integer(width)
-        vectors = builder.sdiv(builder.add(n, integer(width - 1)), one)
-        full = builder.icmp_signed("==", builder.mul(vectors, one), n)
-        kind = builder.add(builder.mul(vectors, integer(2)), builder.zext(full, integer))
+        vectors, form = _choose_form(builder, operands["n"], width)
+        kind = builder.add(builder.mul(vectors, integer(len(FORMS))), form)
         done = builder.append_basic_block("tile.done")
         case = builder.add(builder.mul(kind, integer(MR + 1)), operands["m"])
         choose = builder.switch(case, done)
         for count in range(1, NR_GEMV + 1):
             for rows in range(1, (MR if count <= NR else 1) + 1):
-                both = _has_unmasked(rows, count)
-                for masked in (True, False) if both else (True,):
-                    block = builder.append_basic_block(f"tile.{rows}x{count}")
-                    for kind_here in (not masked,) if both else (0, 1):
-                        choose.add_case(integer((2 * count + kind_here) * (MR + 1) + rows), block)
+                blocks = {
+                    form: builder.append_basic_block(f"tile.{rows}x{count}")
+                    for form in _forms(rows, count)
+                }
+                for form in FORMS:
+                    number = (len(FORMS) * count + form) * (MR + 1) + rows
+                    choose.add_case(integer(number), blocks.get(form, blocks[MASKED]))
+                for form, block in blocks.items():
                     builder.position_at_end(block)
-                    _emit_microkernel(builder, operands, rows, count, masked, width, bitwidth)
+                    _emit_microkernel(builder, operands, rows, count, form, width, bitwidth)
                     builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -185,42 +186,76 @@ def microkernel(
     return types.void(*_brgemm_arguments(c.dtype)), codegen
 
 
-def _has_unmasked(rows: int, vectors: int) -> bool:
-    """Whether whole vectors have a tile's body of their own.
+FORMS = MASKED, WHOLE, HALVES, QUARTERS = range(4)
+"""What the last vector of a tile is: the masked end of a row; a whole vector; or the short ends of
+two or four rows, side by side."""
+SHARED_BY = {HALVES: 2, QUARTERS: 4}
+"""Rows whose ends share a vector."""
 
-    With masks in registers (AVX-512) the masked one is 2 % slower, else its stores are far more.
+
+def _forms(rows: int, vectors: int) -> list[int]:
+    """The forms for which a tile has a body of its own; the masked one does for all of them.
+
+    With masks in registers (AVX-512) that is 2 % slower for whole vectors, else its stores are far
+    slower. Rows that share a vector wait for their broadcast elements: it takes others beside it.
     """
-    if VECTOR_BYTES == 64:
-        return vectors == 2 and rows >= MR - 1
-    return vectors > 1
+    if VECTOR_BYTES < 64:
+        return [MASKED, WHOLE] if vectors > 1 else [MASKED]
+    if rows < MR - 1 or vectors == 1:
+        return [MASKED]
+    return [MASKED, HALVES, QUARTERS] if vectors > 2 else [MASKED, WHOLE, HALVES, QUARTERS]
 
 
-def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth):
-    """Emit one tile: load or clear the sums, add all products with the sums in registers, store."""
+def _choose_form(builder, n, width):
+    """(vectors, form) of a tile of n columns, as integers of LLVM."""
     integer = ir.IntType(64)
-    vector = ir.VectorType(ir.FloatType() if bitwidth == 32 else ir.DoubleType(), width)
-    zero = ir.Constant(vector, None)
-    last = vectors - 1 if masked else vectors
-    mask = first_n_mask(builder, operands["n"], width * (vectors - 1), width) if masked else None
+    vectors = builder.sdiv(builder.add(n, integer(width - 1)), integer(width))
+    rest = builder.sub(n, builder.mul(builder.sub(vectors, integer(1)), integer(width)))
+    form = integer(MASKED)
+    for kind, rows in SHARED_BY.items():
+        fits = builder.icmp_signed("<=", rest, integer(width // rows))
+        form = builder.select(fits, integer(kind), form)
+    whole = builder.icmp_signed("==", rest, integer(width))
+    return vectors, builder.select(whole, integer(WHOLE), form)
+
+
+def _emit_microkernel(builder, operands, rows, vectors, form, width, bitwidth):
+    """Emit one tile: load or clear the sums, add all products with the sums in registers, store.
+
+    A sum is named by its row and its vector; where rows share one, by the first of them.
+    """
+    integer, shared = ir.IntType(64), SHARED_BY.get(form, 1)
+    element, last = ir.FloatType() if bitwidth == 32 else ir.DoubleType(), vectors - 1
+    vector, end = ir.VectorType(element, width), ir.VectorType(element, width // shared)
+    zero, no_end = ir.Constant(vector, None), ir.Constant(end, None)
+    mask = None
+    if form != WHOLE:
+        mask = first_n_mask(builder, operands["n"], width * last, end.count)
+
+    def place(base, v):
+        kind = end if v == last else vector
+        return builder.bitcast(builder.gep(base, [integer(v * width)]), kind.as_pointer())
 
     def load(base, v):
-        place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
-        if v == last:
-            return masked_load(builder, place, vector, mask)
-        return builder.load(place, align=bitwidth // 8)
+        if v == last and mask is not None:
+            return masked_load(builder, place(base, v), end, mask)
+        return builder.load(place(base, v), align=bitwidth // 8)
 
     def store(value, base, v):
-        place = builder.bitcast(builder.gep(base, [integer(v * width)]), vector.as_pointer())
-        if v == last:
-            masked_store(builder, value, place, mask)
+        if v == last and mask is not None:
+            masked_store(builder, value, place(base, v), mask)
         else:
-            builder.store(value, place, align=bitwidth // 8)
+            builder.store(value, place(base, v), align=bitwidth // 8)
 
     def row(base, stride, r):
         return builder.gep(base, [builder.mul(stride, integer(r))])
 
+    def sharing(r):
+        """The rows that share the last vector with row r, the first of them."""
+        return range(r, min(r + shared, rows))
+
     fma = llvm_intrinsic(builder, "fmuladd", vector, vector, vector, vector, vector)
-    places = [(r, v) for r in range(rows) for v in range(vectors)]
+    places = [(r, v) for r in range(rows) for v in range(vectors) if v < last or r % shared == 0]
 
     def products(t, sums):
         a_t = builder.gep(operands["a"], [builder.mul(t, operands["stride_a"])])
@@ -230,10 +265,18 @@ def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth)
             a_p = builder.gep(a_t, [builder.mul(p, operands["a_k"])])
             b_p = builder.gep(b_t, [builder.mul(p, operands["ldb"])])
             b_row = [load(b_p, v) for v in range(vectors)]
+            b_row[last] = _lanes_from(builder, b_row[last], no_end, [*range(end.count)] * shared)
             a_values = [builder.load(row(a_p, operands["lda"], r)) for r in range(rows)]
             a_column = [broadcast(builder, value, vector) for value in a_values]
+            a_ends = {
+                r: _of_each_row(builder, [a_column[k] for k in sharing(r)], end.count)
+                for r in range(0, rows, shared)
+            }
             return {
-                (r, v): builder.call(fma, [a_column[r], b_row[v], sums[r, v]]) for r, v in places
+                (r, v): builder.call(
+                    fma, [a_ends[r] if v == last else a_column[r], b_row[v], sums[r, v]]
+                )
+                for r, v in places
             }
 
         return _loop(builder, operands["k"], sums, rank_one, unroll=2 if vectors == 1 else 1)
@@ -243,13 +286,46 @@ def _emit_microkernel(builder, operands, rows, vectors, masked, width, bitwidth)
     builder.position_at_end(empty)
     builder.branch(ready)
     builder.position_at_end(full)
-    loaded = {(r, v): load(row(operands["c0"], operands["ldc0"], r), v) for r, v in places}
+    c0_rows = [row(operands["c0"], operands["ldc0"], r) for r in range(rows)]
+    loaded = {(r, v): load(c0_rows[r], v) for r, v in places if v < last}
+    for r in range(0, rows, shared):
+        ends = [load(c0_rows[k], last) for k in sharing(r)]
+        loaded[r, last] = _side_by_side(builder, ends + [no_end] * (shared - len(ends)))
     builder.branch(ready)
     builder.position_at_end(ready)
     starts = _phi(builder, [(empty, dict.fromkeys(places, zero)), (full, loaded)])
     sums = _loop(builder, operands["batch"], starts, products)
     for r, v in places:
-        store(sums[r, v], row(operands["c"], operands["ldc"], r), v)
+        for k, one in enumerate(sharing(r) if v == last else [r]):
+            numbers = [*range(k * end.count, (k + 1) * end.count)]
+            value = _lanes_from(builder, sums[r, v], zero, numbers) if v == last else sums[r, v]
+            store(value, row(operands["c"], operands["ldc"], one), v)
+
+
+def _lanes_from(builder, left, right, numbers):
+    """A vector of the lanes with these numbers, counted through both."""
+    if numbers == [*range(left.type.count)]:
+        return left
+    kind = ir.VectorType(ir.IntType(32), len(numbers))
+    return builder.shuffle_vector(left, right, ir.Constant(kind, numbers))
+
+
+def _side_by_side(builder, ends):
+    """The ends of rows, a power of two, in one vector."""
+    while len(ends) > 1:
+        numbers = [*range(2 * ends[0].type.count)]
+        pairs = zip(ends[::2], ends[1::2], strict=True)
+        ends = [_lanes_from(builder, left, right, numbers) for left, right in pairs]
+    return ends[0]
+
+
+def _of_each_row(builder, values, count):
+    """A vector with the value of each row, which all lanes of a vector hold, in `count` lanes."""
+    found, width = values[0], values[0].type.count
+    for k, value in enumerate(values[1:], 1):
+        numbers = [i + (width if i // count == k else 0) for i in range(width)]
+        found = _lanes_from(builder, found, value, numbers)
+    return found
 
 
 def _phi(builder, sums_by_block):
