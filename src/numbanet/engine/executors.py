@@ -307,7 +307,8 @@ class ExecutorCache:
         """Prepare an executor for as many samples as one thread should process alone."""
         if x_dtype not in self.small_batch and self.device == "cpu":
             most = self.backend.InferenceExecutor.evaluation_batch
-            batch = max(1, min(most, SMALL_FLOPS // max(1, self.flops)))
+            read = size(self.network.input_shape)  # pooling reads far more than it computes
+            batch = max(1, min(most, SMALL_FLOPS // (self.flops + read)))
             self.small_batch[x_dtype] = cpu.SmallBatchInference(
                 self.inference_ops(x_dtype), self.network.dtype, batch=batch
             )
