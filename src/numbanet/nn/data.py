@@ -25,6 +25,7 @@ from numbanet.backend.intrinsics import (
 from numbanet.backend.intrinsics.pointers import prefetch
 from numbanet.backend.jit import inline, kernel, specialize
 from numbanet.io.sparse import SparseRows
+from numbanet.io.validation import READ_AS_THEY_ARE
 from numbanet.plan.columns import (
     BASE_X,
     INDEX,
@@ -288,7 +289,7 @@ _INPUTS = {
     "sparse_float64": sparse_float64,
 }
 _TARGETS = {"float32": targets_float32, "float64": targets_float64, "int64": targets_int64}
-_NAMES = {np.dtype(name): name for name in ("float32", "float64", "uint8")}
+_NAMES = {dtype: dtype.name for dtype in READ_AS_THEY_ARE}
 
 
 def layout(x) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from numbanet.backend.cuda.gemm import gemm_bias_cuda, gemm_cuda, gemm_nt_cuda, gemm_tn_cuda
 from numbanet.backend.intrinsics import (
+    VECTOR_BYTES,
     const_like,
     div_u32,
     gemm,
@@ -327,9 +328,10 @@ def gradient(op, params, grads, acts, deltas, lo, hi):
         add_rows(samples, n_out, dz, n_out, 0, db)
 
 
-FEW_COLUMNS, MANY_SAMPLES = 4, 32
-"""Most columns beside whole panels of the microkernel whose gradient is taken transposed, and the
-fewest samples for which that saves more than it costs to turn them back."""
+FEW_COLUMNS, MANY_SAMPLES = 4 if VECTOR_BYTES < 64 else 0, 32
+"""Most columns beside whole panels of the microkernel whose gradient is taken transposed: none
+where it lets short ends of rows share a vector (AVX-512); and the fewest samples for which that
+saves more than it costs to turn them back."""
 
 
 @inline
